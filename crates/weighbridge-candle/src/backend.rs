@@ -1,0 +1,95 @@
+//! Candle's `VarBuilder` over a session that reads ahead.
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::var_builder::SimpleBackend;
+use weighbridge::{Checkpoint, Report, Session};
+
+use crate::dtype::arrival;
+use crate::tensor::place;
+
+/// Gives a model's tensors as it asks for them, each in the dtype and on the device that it asks for.
+///
+/// [`Loader::var_builder`](crate::Loader::var_builder) wraps it; take it apart where the report is wanted:
+///
+/// ```
+/// use weighbridge_candle::candle_core::{DType, Device};
+/// use weighbridge_candle::candle_nn::VarBuilder;
+/// # use weighbridge_candle::{Loader, weighbridge::Checkpoint};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
+/// let backend = Loader::new(&ckpt).backend()?;
+/// let report = backend.report();
+/// let vb = VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu);
+/// // ... build the model from `vb` ...
+/// println!("never asked for: {:?}", report.unused());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Backend {
+    checkpoint: Checkpoint,
+    session: Session,
+    complex_pairs: bool,
+}
+
+impl Backend {
+    pub(crate) fn new(checkpoint: Checkpoint, session: Session, complex_pairs: bool) -> Self {
+        Self { checkpoint, session, complex_pairs }
+    }
+
+    /// What has been asked for so far, what was cast, and what never was asked for.
+    pub fn report(&self) -> Report {
+        self.session.report()
+    }
+
+    fn take(
+        &self,
+        name: &str,
+        expected: Option<Shape>,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let Some(tensor) = self.checkpoint.tensor(name) else {
+            return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
+        };
+        let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs)
+            .map_err(|error| candle_core::Error::wrap(error.in_tensor(name)))?;
+        let mut shape = tensor.shape().to_vec();
+        if arrival.pairs {
+            shape.push(2);
+        }
+        let shape = Shape::from(shape);
+        if let Some(expected) = expected
+            && expected != shape
+        {
+            let msg = format!("shape mismatch for {name}");
+            return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
+        }
+        let (_, buffer) = self.session.take(name, Some(arrival.made)).map_err(candle_core::Error::wrap)?;
+        place(buffer, arrival.dtype, shape, device)
+    }
+}
+
+impl SimpleBackend for Backend {
+    /// The hint, an initialisation for training from scratch, has no meaning for stored weights.
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.take(name, Some(shape), dtype, device)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        self.take(name, None, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.checkpoint.tensor(name).is_some()
+    }
+}

@@ -1,0 +1,156 @@
+//! What each stored dtype becomes in Candle, and what each Candle dtype is stored as.
+//!
+//! | stored | as stored it becomes | on request |
+//! |---|---|---|
+//! | `BOOL` | `U8`, 0 or 1 | any number |
+//! | `U8`, `U32`, `I16`, `I32`, `I64` | the same | any number that holds the values |
+//! | `I8` | `I16` | any number that holds the values |
+//! | `U16` | `U32` | any number that holds the values |
+//! | `U64` | `I64`, an error for values that do not fit | any number that holds the values |
+//! | `F16`, `BF16`, `F32`, `F64` | the same | any number |
+//! | `F8_E4M3` | `F8E4M3` | any number |
+//! | `F8_E5M2`, `F8_E5M2FNUZ`, `F8_E4M3FNUZ` | `F16`, which holds them exactly | any number |
+//! | `F8_E8M0` | `F8E8M0`, raw | any float |
+//! | `F4`, `F6_E2M3`, `F6_E3M2` | the same, raw | nothing else |
+//! | `C64` | nothing, or `F32` pairs with [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
+//!
+//! "Raw" dtypes hold the file's packed bytes; Candle has no operations on them.
+
+use candle_core::DType;
+use weighbridge::plan::Cast;
+use weighbridge::{Dtype, Error, ErrorKind, Result};
+
+/// How a stored tensor arrives in Candle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// What the engine makes.
+    pub(crate) made: Dtype,
+    /// What Candle calls it.
+    pub(crate) dtype: DType,
+    /// Complex numbers: the shape gets a last dimension of 2.
+    pub(crate) pairs: bool,
+}
+
+/// How `stored` arrives, as `requested` or, without a request, as close to stored as Candle can.
+///
+/// # Errors
+///
+/// Fails when it cannot be had; the message names the way out.
+pub(crate) fn arrival(stored: Dtype, requested: Option<DType>, complex_pairs: bool) -> Result<Arrival> {
+    let natural = natural(stored, complex_pairs);
+    match (natural, requested) {
+        (Some(natural), None) => Ok(natural),
+        (Some(natural), Some(requested)) if natural.dtype == requested => Ok(natural),
+        (Some(natural), Some(requested)) => {
+            let made = to_stored(requested);
+            if let Some(made) = made.filter(|&made| Cast::exists(stored, made)) {
+                return Ok(Arrival { made, dtype: requested, pairs: false });
+            }
+            let message = format!(
+                "there is no cast from {stored} to {requested:?}; load it without a dtype to get {:?}",
+                natural.dtype
+            );
+            Err(Error::new(ErrorKind::Dtype, message))
+        }
+        (None, _) => Err(refusal(stored)),
+    }
+}
+
+fn natural(stored: Dtype, complex_pairs: bool) -> Option<Arrival> {
+    let (made, dtype) = match stored {
+        Dtype::Bool | Dtype::U8 => (stored, DType::U8),
+        Dtype::I8 => (Dtype::I16, DType::I16),
+        Dtype::I16 => (stored, DType::I16),
+        Dtype::U16 => (Dtype::U32, DType::U32),
+        Dtype::U32 => (stored, DType::U32),
+        Dtype::I32 => (stored, DType::I32),
+        Dtype::I64 => (stored, DType::I64),
+        Dtype::U64 => (Dtype::I64, DType::I64),
+        Dtype::F8_E4M3 => (stored, DType::F8E4M3),
+        Dtype::F8_E5M2 | Dtype::F8_E5M2FNUZ | Dtype::F8_E4M3FNUZ => (Dtype::F16, DType::F16),
+        Dtype::F16 => (stored, DType::F16),
+        Dtype::BF16 => (stored, DType::BF16),
+        Dtype::F32 => (stored, DType::F32),
+        Dtype::F64 => (stored, DType::F64),
+        Dtype::F8_E8M0 => (stored, DType::F8E8M0),
+        Dtype::F4 => (stored, DType::F4),
+        Dtype::F6_E2M3 => (stored, DType::F6E2M3),
+        Dtype::F6_E3M2 => (stored, DType::F6E3M2),
+        Dtype::C64 if complex_pairs => (stored, DType::F32),
+        // `C64`, and whatever the format may get.
+        _ => return None,
+    };
+    Some(Arrival { made, dtype, pairs: stored == Dtype::C64 })
+}
+
+fn refusal(stored: Dtype) -> Error {
+    let message = match stored {
+        Dtype::C64 => {
+            "Candle has no C64; `Loader::complex_pairs()` loads it as F32 with a last dimension of 2 (real, \
+             imaginary)"
+                .to_owned()
+        }
+        other => format!("Candle has no {other}"),
+    };
+    Error::new(ErrorKind::Dtype, message)
+}
+
+/// What a Candle dtype is stored as. `None` for what Candle may get and the format does not have.
+pub fn to_stored(dtype: DType) -> Option<Dtype> {
+    Some(match dtype {
+        DType::U8 => Dtype::U8,
+        DType::U32 => Dtype::U32,
+        DType::I16 => Dtype::I16,
+        DType::I32 => Dtype::I32,
+        DType::I64 => Dtype::I64,
+        DType::BF16 => Dtype::BF16,
+        DType::F16 => Dtype::F16,
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+        DType::F8E4M3 => Dtype::F8_E4M3,
+        DType::F6E2M3 => Dtype::F6_E2M3,
+        DType::F6E3M2 => Dtype::F6_E3M2,
+        DType::F4 => Dtype::F4,
+        DType::F8E8M0 => Dtype::F8_E8M0,
+        _ => return None,
+    })
+}
+
+/// What `dtype` becomes in Candle when nothing else is asked for; `None` where Candle cannot hold it.
+pub fn from_stored(dtype: Dtype) -> Option<DType> {
+    natural(dtype, false).map(|arrival| arrival.dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dtype_has_its_row() {
+        for stored in Dtype::all() {
+            match arrival(stored, None, false) {
+                Ok(arrival) => assert_eq!(Some(arrival.dtype), from_stored(stored)),
+                Err(error) => {
+                    assert_eq!(stored, Dtype::C64);
+                    assert!(error.to_string().contains("complex_pairs"), "{error}");
+                }
+            }
+        }
+        assert_eq!(arrival(Dtype::C64, None, true).unwrap().dtype, DType::F32);
+    }
+
+    #[test]
+    fn requests() {
+        for stored in Dtype::all() {
+            let raw = matches!(stored, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64);
+            for requested in [DType::F32, DType::BF16, DType::F16, DType::I64, DType::U8, DType::F8E4M3] {
+                let arrival = arrival(stored, Some(requested), false);
+                assert_eq!(arrival.is_err(), raw, "{stored} as {requested:?}");
+                assert!(arrival.is_err() || arrival.unwrap().dtype == requested);
+            }
+        }
+        let error = arrival(Dtype::F4, Some(DType::F32), false).unwrap_err();
+        assert!(error.to_string().contains("without a dtype to get F4"), "{error}");
+        assert!(arrival(Dtype::F4, Some(DType::F4), false).is_ok());
+    }
+}

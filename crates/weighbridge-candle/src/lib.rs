@@ -1,0 +1,37 @@
+//! Weights for [Candle](candle_core): any Hugging Face checkpoint on any device, read by several threads
+//! straight into the memory that becomes the tensors.
+//!
+//! ```
+//! use weighbridge::Checkpoint;
+//! use weighbridge_candle::Loader;
+//! use weighbridge_candle::candle_core::{DType, Device};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+//! # let device = Device::Cpu;
+//! let ckpt = Checkpoint::open(dir)?; // a file, a directory, an index, or "org/name" in the local cache
+//! let vb = Loader::new(&ckpt).dtype(DType::F32).device(&device).var_builder()?;
+//! let embeddings = vb.pp("model.embed_tokens").get_unchecked("weight")?;
+//! # assert_eq!(embeddings.dtype(), DType::F32);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Loader::var_builder`] gives the `VarBuilder<'static>` that Candle's models are built from,
+//! [`Loader::load`] all tensors by name. [`dtype`] says what each stored dtype becomes.
+//!
+//! # Features
+//!
+//! - `cuda`, `metal`: Candle's own backends for these devices.
+
+mod backend;
+pub mod dtype;
+mod loader;
+mod tensor;
+
+pub use candle_core;
+pub use candle_nn;
+pub use weighbridge;
+
+pub use backend::Backend;
+pub use loader::{Conversion, Loaded, Loader, Skipped};

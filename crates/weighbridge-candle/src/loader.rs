@@ -1,0 +1,262 @@
+//! What to load, as what, and onto which device.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::VarBuilder;
+use weighbridge::engine::{Order, SessionBuilder};
+use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Progress, Report, Result, TensorRef};
+
+use crate::backend::Backend;
+use crate::dtype::{Arrival, arrival, from_stored};
+use crate::tensor::place;
+
+/// Loads the tensors of a checkpoint into Candle.
+///
+/// On the CPU the peak of memory is the tensors and a bounded read-ahead; see
+/// [`read_ahead`](Self::read_ahead).
+#[must_use]
+pub struct Loader {
+    checkpoint: Checkpoint,
+    dtype: Option<DType>,
+    device: Device,
+    filter: Option<Box<dyn Fn(&TensorRef<'_>) -> bool>>,
+    require_all: bool,
+    complex_pairs: bool,
+    threads: Option<usize>,
+    read_ahead: u64,
+    progress: Option<Box<dyn FnMut(Progress) + Send>>,
+}
+
+impl Loader {
+    /// Loads from `checkpoint` onto the CPU, in the stored dtypes.
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        Self {
+            checkpoint: checkpoint.clone(),
+            dtype: None,
+            device: Device::Cpu,
+            filter: None,
+            require_all: false,
+            complex_pairs: false,
+            threads: None,
+            read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
+            progress: None,
+        }
+    }
+
+    /// Sets the dtype of the weights.
+    ///
+    /// A `VarBuilder` gives every tensor in it, as Candle's own do. [`load`](Self::load) casts the tensors of
+    /// floats and leaves integers and booleans alone: ids and masks do not survive as `BF16`. The rounding is
+    /// that of [`Cast`](weighbridge::plan::Cast).
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Sets the device; the CPU otherwise.
+    pub fn device(mut self, device: &Device) -> Self {
+        self.device = device.clone();
+        self
+    }
+
+    /// Loads only the tensors for which `keep` holds.
+    pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'static) -> Self {
+        self.filter = Some(Box::new(keep));
+        self
+    }
+
+    /// Makes [`load`](Self::load) fail where Candle cannot hold a tensor, instead of listing it as skipped.
+    pub fn require_all(mut self) -> Self {
+        self.require_all = true;
+        self
+    }
+
+    /// Loads complex numbers as `F32` with a last dimension of 2: real part, imaginary part.
+    pub fn complex_pairs(mut self) -> Self {
+        self.complex_pairs = true;
+        self
+    }
+
+    /// Sets the number of threads that read; by default one a core, and 8 at most.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets how many bytes a `VarBuilder` may have read ahead of what the model has asked for; 64 MiB
+    /// otherwise.
+    pub fn read_ahead(mut self, bytes: u64) -> Self {
+        self.read_ahead = bytes;
+        self
+    }
+
+    /// Has `handler` called as bytes arrive: from the threads that read, by one at a time, with figures that
+    /// never fall. It should return at once.
+    pub fn progress(mut self, handler: impl FnMut(Progress) + Send + 'static) -> Self {
+        self.progress = Some(Box::new(handler));
+        self
+    }
+
+    /// Loads all tensors.
+    ///
+    /// What Candle cannot hold is listed in [`Loaded::skipped`].
+    ///
+    /// # Errors
+    ///
+    /// Fails when reading, casting or placing a tensor on the device fails, and, with
+    /// [`require_all`](Self::require_all), when Candle cannot hold one.
+    pub fn load(mut self) -> Result<Loaded> {
+        let (mut arrivals, mut skipped) = (HashMap::new(), Vec::new());
+        for tensor in self.tensors() {
+            let requested = self.dtype.filter(|_| tensor.dtype().is_float());
+            match arrival(tensor.dtype(), requested, self.complex_pairs) {
+                Ok(arrival) => drop(arrivals.insert(tensor.name().to_owned(), arrival)),
+                Err(error) if self.require_all => return Err(error.in_tensor(tensor.name())),
+                Err(error) => skipped.push(Skipped {
+                    name: tensor.name().to_owned(),
+                    dtype: tensor.dtype(),
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        let session = self.session(&arrivals)?.read_ahead(u64::MAX).order(Order::File).start()?;
+        let mut tensors = HashMap::with_capacity(arrivals.len());
+        let mut converted = Vec::new();
+        for tensor in self.tensors() {
+            let name = tensor.name();
+            let Some(arrival) = arrivals.get(name) else { continue };
+            let (_, buffer) = session.take(name, None)?;
+            let mut shape = tensor.shape().to_vec();
+            if arrival.pairs {
+                shape.push(2);
+            }
+            let placed = place(buffer, arrival.dtype, Shape::from(shape), &self.device);
+            tensors.insert(name.to_owned(), placed.map_err(|error| refused(&error).in_tensor(name))?);
+            if tensor.dtype() != arrival.made || arrival.pairs {
+                let (from, to) = (tensor.dtype(), arrival.dtype);
+                converted.push(Conversion { name: name.to_owned(), from, to });
+            }
+        }
+        Ok(Loaded { tensors, skipped, converted, report: session.report() })
+    }
+
+    /// A `VarBuilder` over all tensors; a model that is built from it gets them as it asks for them.
+    ///
+    /// Its dtype is the one that was [set](Self::dtype), else the float dtype with the most bytes in the
+    /// checkpoint, else `F32`. A tensor that Candle cannot hold, or not in the builder's dtype, is an error when
+    /// it is asked for. The shape that the model expects is checked before anything is read for the request.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the session cannot be started.
+    pub fn var_builder(self) -> Result<VarBuilder<'static>> {
+        let (dtype, device) = (self.builder_dtype(), self.device.clone());
+        Ok(VarBuilder::from_backend(Box::new(self.backend()?), dtype, device))
+    }
+
+    /// What [`var_builder`](Self::var_builder) wraps, for those who want its report.
+    ///
+    /// # Errors
+    ///
+    /// As [`var_builder`](Self::var_builder).
+    pub fn backend(mut self) -> Result<Backend> {
+        let dtype = self.builder_dtype();
+        let fitting = |tensor: TensorRef<'_>| {
+            let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs);
+            // What does not come in the builder's dtype may be asked for in another one, and fails then if not.
+            let arrival = arrival.or_else(|_| self::arrival(tensor.dtype(), None, self.complex_pairs));
+            Some((tensor.name().to_owned(), arrival.ok()?))
+        };
+        let arrivals = self.tensors().filter_map(fitting).collect();
+        let read_ahead = self.read_ahead;
+        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural).start()?;
+        Ok(Backend::new(self.checkpoint, session, self.complex_pairs))
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.checkpoint.tensors().filter(|tensor| self.filter.as_ref().is_none_or(|keep| keep(tensor)))
+    }
+
+    /// A session over the tensors of `arrivals`, each as it arrives.
+    fn session(&mut self, arrivals: &HashMap<String, Arrival>) -> Result<SessionBuilder> {
+        let plan = Plan::of(&self.checkpoint)
+            .filter(|tensor| arrivals.contains_key(tensor.name()))
+            .dtype(|tensor| arrivals.get(tensor.name()).map(|arrival| arrival.made))
+            .build()?;
+        let mut session = plan.session();
+        if let Some(threads) = self.threads {
+            session = session.threads(threads);
+        }
+        if let Some(progress) = self.progress.take() {
+            session = session.progress(progress);
+        }
+        Ok(session)
+    }
+
+    fn builder_dtype(&self) -> DType {
+        let most_bytes = || {
+            let mut bytes = HashMap::<Dtype, u64>::new();
+            for tensor in self.tensors() {
+                *bytes.entry(tensor.dtype()).or_default() += tensor.byte_len();
+            }
+            let computable = [Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64];
+            let most = computable.into_iter().max_by_key(|dtype| bytes.get(dtype));
+            most.filter(|dtype| bytes.contains_key(dtype)).and_then(from_stored)
+        };
+        self.dtype.or_else(most_bytes).unwrap_or(DType::F32)
+    }
+}
+
+fn refused(error: &candle_core::Error) -> Error {
+    Error::new(ErrorKind::Device, format!("Candle could not place it: {error}"))
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("checkpoint", &self.checkpoint)
+            .field("dtype", &self.dtype)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Loader::load`] gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The tensors by name.
+    pub tensors: HashMap<String, Tensor>,
+    /// The tensors that Candle cannot hold.
+    pub skipped: Vec<Skipped>,
+    /// The tensors whose dtype was changed.
+    pub converted: Vec<Conversion>,
+    /// Bytes taken and read.
+    pub report: Report,
+}
+
+/// A tensor that was not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Its stored dtype.
+    pub dtype: Dtype,
+    /// Why, and what would load it.
+    pub reason: String,
+}
+
+/// A tensor that came in another dtype than it is stored in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conversion {
+    /// Its name.
+    pub name: String,
+    /// Its stored dtype.
+    pub from: Dtype,
+    /// Its dtype in Candle.
+    pub to: DType,
+}

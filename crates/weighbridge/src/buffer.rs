@@ -1,0 +1,378 @@
+//! Uninitialised host memory: the first of the crate's fenced `unsafe` modules.
+//!
+//! Three things live here, each behind a safe interface:
+//!
+//! - [`fill`]: initialise a slice step by step, with each step's initialised part as the proof.
+//! - [`Allocation`]: memory for one tensor, handed out as disjoint [`Chunk`]s that several threads fill, and
+//!   turned into the `Vec` of its element type once every byte is there. No byte is written twice and none is
+//!   zeroed first.
+//! - a hint to the kernel that a large allocation wants huge pages.
+//!
+//! One argument carries the module. *A function that is handed `&'a mut [MaybeUninit<u8>]` and returns
+//! `&'a mut [u8]` of the same address and length has initialised it*: the argument is the only path to that
+//! memory for `'a`, so the result was derived from it, and a `&mut [u8]` may only refer to initialised bytes.
+//! So closures which cannot contain `unsafe` themselves may do the filling.
+
+#![allow(unsafe_code)]
+
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use half::{bf16, f16};
+
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind};
+
+/// Zeroes `buf` and returns it as bytes.
+pub(crate) fn zeroed(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
+    buf.fill(MaybeUninit::new(0));
+    // SAFETY: the line above initialised every byte.
+    unsafe { buf.assume_init_mut() }
+}
+
+/// Initialises `buf` step by step. `step` is handed the number of bytes done and the rest of the slice; it
+/// initialises a part at the start of the rest and returns that part. An empty part means that there is no
+/// more to be had, `None` that it was interrupted and wants to be called again.
+///
+/// # Errors
+///
+/// Passes on the error of `step`, and fails with `UnexpectedEof` when a step returns nothing.
+pub(crate) fn fill<E: From<std::io::Error>>(
+    buf: &mut [MaybeUninit<u8>],
+    mut step: impl for<'a> FnMut(usize, &'a mut [MaybeUninit<u8>]) -> Result<Option<&'a [u8]>, E>,
+) -> Result<&mut [u8], E> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        let rest = &mut buf[filled..];
+        let (address, most) = (rest.as_ptr().cast::<u8>(), rest.len());
+        let Some(part) = step(filled, rest)? else {
+            continue;
+        };
+        if part.is_empty() {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        if !std::ptr::eq(part.as_ptr(), address) || part.len() > most {
+            return Err(std::io::Error::other("a reader returned memory that it was not given").into());
+        }
+        filled += part.len();
+    }
+    // SAFETY: each step returned an initialised slice that starts where the last one ended (the module's
+    // argument; a shared slice of that address is as good a proof as an exclusive one, since the step's
+    // exclusive borrow left no other path to the memory), and together they cover `buf`.
+    Ok(unsafe { buf.assume_init_mut() })
+}
+
+/// Makes each element of `made`, of `D` bytes, out of one of `stored`, of `S` bytes.
+///
+/// # Errors
+///
+/// Passes on the error of `convert`.
+///
+/// # Panics
+///
+/// Panics when the two do not have as many elements.
+pub(crate) fn map_elements<'t, const S: usize, const D: usize, E>(
+    stored: &[u8],
+    made: &'t mut [MaybeUninit<u8>],
+    convert: impl Fn([u8; S]) -> Result<[u8; D], E>,
+) -> Result<&'t mut [u8], E> {
+    let (from, rest) = stored.as_chunks::<S>();
+    let (to, other_rest) = made.as_chunks_mut::<D>();
+    assert!(from.len() == to.len() && rest.is_empty() && other_rest.is_empty(), "lengths differ");
+    for (from, to) in from.iter().zip(to) {
+        *to = convert(*from)?.map(MaybeUninit::new);
+    }
+    // SAFETY: `made` consists of the chunks that the loop has written, each whole, without a rest.
+    Ok(unsafe { made.assume_init_mut() })
+}
+
+macro_rules! elements {
+    ($($variant:ident $type:ty),*) => {
+        /// The host type whose `Vec` holds the elements of a dtype.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Element { $($variant),* }
+
+        /// A loaded tensor in host memory: the `Vec` of its element type.
+        ///
+        /// Dtypes without a Rust type of their own come as the raw bytes of the file (`BOOL`, `F4`, `F6_*`
+        /// and `F8_*` as `U8`), and `C64` as `F32` pairs.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        #[allow(missing_docs)]
+        pub enum HostBuffer { $($variant(Vec<$type>)),* }
+
+        impl HostBuffer {
+            /// The bytes, in the machine's byte order.
+            pub fn as_bytes(&self) -> &[u8] {
+                match self { $(Self::$variant(values) => bytemuck::cast_slice(values)),* }
+            }
+        }
+
+        impl Allocation {
+            /// Memory for `bytes` bytes of `dtype`, uninitialised.
+            ///
+            /// # Errors
+            ///
+            /// Fails when the memory cannot be had.
+            pub(crate) fn new(dtype: Dtype, bytes: usize) -> Result<Self, Error> {
+                let element = Element::of(dtype);
+                let (start, capacity) = match element {
+                    $(Element::$variant => {
+                        let mut values = Vec::<$type>::new();
+                        values.try_reserve_exact(bytes.div_ceil(size_of::<$type>())).map_err(|error| {
+                            let message = format!("{bytes} bytes of memory could not be had");
+                            Error::new(ErrorKind::Memory, message).with_source(error)
+                        })?;
+                        let mut values = ManuallyDrop::new(values);
+                        (NonNull::from(values.spare_capacity_mut()).cast::<u8>(), values.capacity())
+                    })*
+                };
+                advise_huge_pages(start, bytes);
+                Ok(Self { start, bytes, element, capacity, filled: AtomicUsize::new(0) })
+            }
+
+            /// The vector that was taken apart in `new`, with `bytes` of it as its length.
+            ///
+            /// # Safety
+            ///
+            /// The first `bytes` bytes are initialised, and nothing uses `start` afterwards.
+            unsafe fn rebuild(&mut self, bytes: usize) -> HostBuffer {
+                match self.element {
+                    $(Element::$variant => {
+                        let start = self.start.as_ptr().cast::<$type>();
+                        let len = bytes / size_of::<$type>();
+                        // SAFETY: `start` and `capacity` come from a `Vec` of this very type, whose
+                        // destructor did not run; `len` is at most the capacity, and that many elements
+                        // are initialised (the caller's promise); every bit pattern is a value of them.
+                        HostBuffer::$variant(unsafe { Vec::from_raw_parts(start, len, self.capacity) })
+                    })*
+                }
+            }
+        }
+    };
+}
+
+elements! {
+    U8 u8, I8 i8, U16 u16, I16 i16, U32 u32, I32 i32, U64 u64, I64 i64, F16 f16, BF16 bf16, F32 f32, F64 f64
+}
+
+impl Element {
+    fn of(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::I8 => Self::I8,
+            Dtype::I16 => Self::I16,
+            Dtype::U16 => Self::U16,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+            Dtype::I32 => Self::I32,
+            Dtype::U32 => Self::U32,
+            Dtype::F32 | Dtype::C64 => Self::F32,
+            Dtype::F64 => Self::F64,
+            Dtype::I64 => Self::I64,
+            Dtype::U64 => Self::U64,
+            Dtype::Bool
+            | Dtype::F4
+            | Dtype::F6_E2M3
+            | Dtype::F6_E3M2
+            | Dtype::U8
+            | Dtype::F8_E5M2
+            | Dtype::F8_E4M3
+            | Dtype::F8_E8M0
+            | Dtype::F8_E4M3FNUZ
+            | Dtype::F8_E5M2FNUZ => Self::U8,
+        }
+    }
+}
+
+/// The memory of one tensor while it is filled.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    start: NonNull<u8>,
+    bytes: usize,
+    element: Element,
+    /// Of the vector behind it, in elements.
+    capacity: usize,
+    /// Bytes that finished chunks have initialised.
+    filled: AtomicUsize,
+}
+
+// SAFETY: an `Allocation` owns its memory as a `Vec` does; other threads reach it only through `Chunk`s,
+// which are disjoint.
+unsafe impl Send for Allocation {}
+// SAFETY: shared access touches the atomic counter only.
+unsafe impl Sync for Allocation {}
+
+impl Allocation {
+    /// Cuts the memory into chunks of `size` bytes (the last may be shorter); `size` is not 0.
+    ///
+    /// It takes the allocation by value so that it happens once: chunks stay disjoint.
+    pub(crate) fn into_chunks(self, size: usize) -> (Filling, Vec<Chunk>) {
+        let bytes = self.bytes;
+        let memory = Arc::new(self);
+        let chunks = (0..bytes)
+            .step_by(size)
+            .map(|start| Chunk { memory: Arc::clone(&memory), start, len: size.min(bytes - start) })
+            .collect();
+        (Filling(memory), chunks)
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: no bytes are claimed to be initialised, and the value is gone after this.
+        drop(unsafe { self.rebuild(0) });
+    }
+}
+
+/// What is left of an allocation when its chunks are handed out: the right to collect it.
+#[derive(Debug)]
+pub(crate) struct Filling(Arc<Allocation>);
+
+impl Filling {
+    /// The filled memory; `None` while a chunk is still out or was dropped unfilled.
+    pub(crate) fn finish(self) -> Option<HostBuffer> {
+        let allocation = Arc::into_inner(self.0)?;
+        if allocation.filled.load(Ordering::Acquire) != allocation.bytes {
+            return None;
+        }
+        let mut allocation = ManuallyDrop::new(allocation);
+        let bytes = allocation.bytes;
+        // SAFETY: chunks are disjoint and each adds its length once, when it is full; so all bytes are
+        // initialised. `ManuallyDrop` keeps the destructor from freeing the memory a second time.
+        Some(unsafe { allocation.rebuild(bytes) })
+    }
+}
+
+/// The exclusive right to fill one part of an [`Allocation`].
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    memory: Arc<Allocation>,
+    start: usize,
+    len: usize,
+}
+
+impl Chunk {
+    /// The bytes of the tensor that this chunk is for.
+    pub(crate) fn range(&self) -> std::ops::Range<u64> {
+        self.start as u64..(self.start + self.len) as u64
+    }
+
+    /// Has `fill` initialise the whole chunk; it returns the slice it was given, now as bytes.
+    ///
+    /// # Errors
+    ///
+    /// Passes on the error of `fill`; the chunk is lost then, and the tensor with it.
+    pub(crate) fn fill<E>(
+        self,
+        fill: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<&'a mut [u8], E>,
+    ) -> Result<(), E> {
+        // SAFETY: `start..start + len` lies inside the allocation, so the offset stays in bounds.
+        let first = unsafe { self.memory.start.add(self.start) };
+        // SAFETY: the range lies inside the allocation, which lives as long as `self.memory`; no other chunk
+        // covers it and `self` is consumed, so access is exclusive; `MaybeUninit` asks for no initialisation.
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(first.as_ptr().cast::<MaybeUninit<u8>>(), self.len) };
+        let filled = fill(memory)?;
+        if std::ptr::eq(filled.as_ptr(), first.as_ptr()) && filled.len() == self.len {
+            self.memory.filled.fetch_add(self.len, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Below this size the cost of the system call outweighs the page faults that it saves.
+#[cfg(target_os = "linux")]
+const HUGE_PAGES_FROM: usize = 4 << 20;
+
+/// Asks for huge pages behind a large allocation: fresh 4 KiB pages cost more than the reads into them.
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
+    if bytes < HUGE_PAGES_FROM {
+        return;
+    }
+    let page = rustix::param::page_size();
+    let before = start.addr().get() % page;
+    let pages = start.as_ptr().wrapping_sub(before);
+    let len = (before + bytes).next_multiple_of(page);
+    // SAFETY: the advice changes how the kernel backs the pages, never what they hold, for our own bytes
+    // and for whatever shares the first and the last page with them. All the pages are mapped, since each
+    // holds a byte of the allocation. A refusal is no failure.
+    let _ = unsafe { rustix::mm::madvise(pages.cast(), len, rustix::mm::Advice::LinuxHugepage) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(dtype: Dtype, bytes: usize, size: usize) -> (Filling, Vec<Chunk>) {
+        Allocation::new(dtype, bytes).unwrap().into_chunks(size)
+    }
+
+    fn write(chunk: Chunk) {
+        let first = chunk.range().start as u8;
+        chunk
+            .fill(|memory| {
+                let bytes: Vec<u8> = (0..memory.len()).map(|i| first + i as u8).collect();
+                Ok::<_, Error>(memory.write_copy_of_slice(&bytes))
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn threads_fill_disjoint_chunks() {
+        let (filling, chunks) = chunks(Dtype::U16, 20, 6);
+        assert_eq!(chunks.len(), 4);
+        std::thread::scope(|scope| {
+            for chunk in chunks {
+                scope.spawn(|| write(chunk));
+            }
+        });
+        let buffer = filling.finish().unwrap();
+        assert!(matches!(&buffer, HostBuffer::U16(values) if values.len() == 10));
+        assert_eq!(buffer.as_bytes(), (0..20).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_missing_chunk_is_noticed() {
+        let (filling, mut parts) = chunks(Dtype::F32, 16, 8);
+        write(parts.pop().unwrap());
+        drop(parts);
+        assert_eq!(filling.finish(), None);
+
+        let (filling, parts) = chunks(Dtype::F32, 16, 8);
+        assert_eq!(filling.finish(), None);
+        drop(parts);
+    }
+
+    #[test]
+    fn a_reader_that_returns_other_memory_is_refused() {
+        let (filling, parts) = chunks(Dtype::U8, 4, 4);
+        for part in parts {
+            let leaked: &'static mut [u8] = Box::leak(Box::new([1; 4]));
+            part.fill(|_| Ok::<_, Error>(leaked)).unwrap();
+        }
+        assert_eq!(filling.finish(), None);
+
+        let mut memory = [MaybeUninit::uninit(); 4];
+        assert!(fill::<std::io::Error>(&mut memory, |_, _| Ok(Some(&[1; 4]))).is_err());
+        assert!(fill::<std::io::Error>(&mut memory, |_, _| Ok(Some(&[]))).is_err());
+    }
+
+    #[test]
+    fn an_empty_tensor_is_complete_at_once() {
+        let (filling, parts) = chunks(Dtype::F64, 0, 1);
+        assert!(parts.is_empty());
+        assert_eq!(filling.finish(), Some(HostBuffer::F64(Vec::new())));
+    }
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error() {
+        let error = Allocation::new(Dtype::F64, usize::MAX / 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Memory);
+    }
+}

@@ -1,0 +1,491 @@
+//! A checkpoint: one file, or the shards of an index, with every header read and proven.
+
+mod hub;
+mod index;
+mod locate;
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::header::{Decode, Header, Profile, TensorInfo};
+use crate::source::{FileSource, MemorySource, Source};
+use index::Index;
+use locate::Located;
+
+/// The tensors of a model, wherever their shards lie. Cloning is cheap.
+///
+/// Opening reads headers only, but reads them all: afterwards every name resolves to proven bytes, and the
+/// files stay open, so that nothing which happens to their names changes what is loaded.
+///
+/// ```
+/// use weighbridge::Checkpoint;
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let bytes = b"\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}xy".to_vec();
+/// let ckpt = Checkpoint::from_bytes(bytes)?; // or Checkpoint::open("path/to/model")
+/// for tensor in ckpt.tensors() {
+///     println!("{} {} {:?}", tensor.name(), tensor.dtype(), tensor.shape());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Checkpoint(Arc<Inner>);
+
+struct Inner {
+    shards: Vec<Shard>,
+    by_name: HashTable<Place>,
+    hasher: RandomState,
+    directory: Option<PathBuf>,
+    warnings: Vec<String>,
+}
+
+/// One file of a checkpoint.
+pub struct Shard {
+    path: Option<PathBuf>,
+    source: Arc<dyn Source>,
+    header: Header,
+}
+
+/// Where a tensor is: which shard, and which of its tensors.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: u32,
+    tensor: u32,
+}
+
+/// How a checkpoint is opened.
+///
+/// ```no_run
+/// use weighbridge::{Checkpoint, Profile};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// let ckpt = Checkpoint::options().profile(Profile::Strict).variant("fp16").open("sdxl/unet")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    decode: Decode,
+    variant: Option<String>,
+}
+
+impl OpenOptions {
+    /// Sets how strictly headers are read; [`Profile::Compat`] otherwise.
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.decode = self.decode.profile(profile);
+        self
+    }
+
+    /// Sets the greatest length of a header in bytes; 100 MB otherwise, as in the official crate.
+    #[must_use]
+    pub fn header_limit(mut self, bytes: u64) -> Self {
+        self.decode = self.decode.header_limit(bytes);
+        self
+    }
+
+    /// Asks for a variant such as `fp16`: `model.fp16.safetensors` instead of `model.safetensors`.
+    #[must_use]
+    pub fn variant(mut self, variant: impl Into<String>) -> Self {
+        self.variant = Some(variant.into());
+        self
+    }
+
+    /// Opens a file, a directory, an index file, or a repository in the local Hugging Face cache.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`].
+    pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
+        let location = location.as_ref();
+        let path = if location.exists() { location.to_owned() } else { hub::snapshot(location)? };
+        let located = locate::locate(&path, self.variant.as_deref())?;
+        match located {
+            Located::File(path) => self.open_all(vec![path], None),
+            Located::Set(paths) => self.open_all(paths, None),
+            Located::Index(path) => {
+                let index = Index::read(&path)?;
+                self.open_all(index.shard_paths(&path)?, Some((&path, &index)))
+            }
+        }
+    }
+
+    /// Opens the bytes of one safetensors file that are in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(&self, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Checkpoint> {
+        self.from_source(MemorySource(bytes))
+    }
+
+    /// Opens one safetensors file that any [`Source`] gives.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`].
+    pub fn from_source(&self, source: impl Source + 'static) -> Result<Checkpoint> {
+        let shard = Shard { path: None, header: self.decode.read(&source)?, source: Arc::new(source) };
+        Checkpoint::new(vec![shard], None, None)
+    }
+
+    fn open_all(&self, paths: Vec<PathBuf>, index: Option<(&Path, &Index)>) -> Result<Checkpoint> {
+        let directory = match (index, &*paths) {
+            (Some((index, _)), _) => index.parent(),
+            (None, [first, ..]) => first.parent(),
+            (None, []) => None,
+        };
+        let directory = directory.map(|directory| match directory.as_os_str().is_empty() {
+            true => PathBuf::from("."),
+            false => directory.to_owned(),
+        });
+        let mut shards = Vec::with_capacity(paths.len());
+        for path in paths {
+            let shard = self.shard(&path).map_err(|error| match (index, error.kind()) {
+                (Some((index, _)), ErrorKind::NotFound) => {
+                    let message = format!("the shard {:?} that it names is not there", path.display());
+                    Error::new(ErrorKind::MissingShard, message).with_source(error).in_file(index)
+                }
+                _ => error.in_file(&path),
+            })?;
+            shards.push(shard);
+        }
+        Checkpoint::new(shards, directory, index)
+    }
+
+    fn shard(&self, path: &Path) -> Result<Shard> {
+        let cannot = |error| Error::io("it cannot be opened", error);
+        let file = File::open(path).map_err(cannot)?;
+        if file.metadata().map_err(cannot)?.is_dir() {
+            return Err(Error::new(ErrorKind::Io, "it is a directory, expected a safetensors file"));
+        }
+        let source = FileSource::new(file).map_err(cannot)?;
+        Ok(Shard {
+            path: Some(path.to_owned()),
+            header: self.decode.read(&source)?,
+            source: Arc::new(source),
+        })
+    }
+}
+
+impl Checkpoint {
+    /// Opens what `location` names, whichever of these it is:
+    ///
+    /// - a safetensors file;
+    /// - an index file, `*.index.json`, whose shards lie beside it;
+    /// - a directory: `model.safetensors`, else `model.safetensors.index.json`, else numbered shards of that
+    ///   name, else the same for `diffusion_pytorch_model`, `adapter_model` and `pytorch_lora_weights`, else
+    ///   the only checkpoint there, whatever its name. The order is that of `transformers`;
+    /// - where no such path exists, a repository id, `org/name` or `org/name@revision`, that the local Hugging
+    ///   Face cache holds (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`). Nothing is
+    ///   downloaded.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is nothing to load, when several checkpoints could be meant, when a header breaks a
+    /// rule of the format, and when index and shards disagree: a shard that is not there or whose name leads
+    /// out of the directory, a tensor that its shard does not hold or that two shards hold.
+    pub fn open(location: impl AsRef<Path>) -> Result<Self> {
+        Self::options().open(location)
+    }
+
+    /// Opens the bytes of one safetensors file that are in memory; they are kept as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
+        Self::options().from_bytes(bytes)
+    }
+
+    /// Opens one safetensors file that any [`Source`] gives.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_source(source: impl Source + 'static) -> Result<Self> {
+        Self::options().from_source(source)
+    }
+
+    /// Profile, limits and variant, for the opening functions of the same names.
+    pub fn options() -> OpenOptions {
+        OpenOptions::default()
+    }
+
+    fn new(shards: Vec<Shard>, directory: Option<PathBuf>, index: Option<(&Path, &Index)>) -> Result<Self> {
+        let mut inner = Inner {
+            shards,
+            by_name: HashTable::new(),
+            hasher: RandomState::new(),
+            directory,
+            warnings: Vec::new(),
+        };
+        if inner.shards.len() > 1 {
+            inner.index_names()?;
+        }
+        for shard in &inner.shards {
+            let findings = shard.header.findings().iter();
+            inner.warnings.extend(findings.map(|finding| match &shard.path {
+                Some(path) => format!("{}: {finding}", path.display()),
+                None => finding.to_string(),
+            }));
+        }
+        if let Some((path, index)) = index {
+            inner.agree(path, index)?;
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
+        let place = self.0.place(name)?;
+        self.0.at(place)
+    }
+
+    /// Every tensor, shard by shard, in the order of their data.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.shards().iter().enumerate().flat_map(|(number, shard)| {
+            shard.header.tensors().map(move |info| TensorRef { info, shard, number })
+        })
+    }
+
+    /// The number of tensors.
+    pub fn len(&self) -> usize {
+        self.shards().iter().map(|shard| shard.header.len()).sum()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of data of all tensors.
+    pub fn byte_len(&self) -> u64 {
+        self.shards().iter().map(|shard| shard.header.data_len()).sum()
+    }
+
+    /// The files, in the order of their names.
+    pub fn shards(&self) -> &[Shard] {
+        &self.0.shards
+    }
+
+    /// The directory in which the checkpoint lies, with its `config.json` and whatever else belongs to it.
+    /// `None` for bytes and sources.
+    pub fn directory(&self) -> Option<&Path> {
+        self.0.directory.as_deref()
+    }
+
+    /// What is not as the specification wants it but did not stand in the way, one line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.0.warnings
+    }
+
+    /// The name among the tensors that is most like `name`, to suggest in a message.
+    pub fn nearest_name(&self, name: &str) -> Option<&str> {
+        let candidates = self.tensors().map(|tensor| tensor.name()).take(NEAREST_AMONG);
+        let (distance, nearest) =
+            candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
+        (distance <= name.len() / 3).then_some(nearest)
+    }
+}
+
+/// A hint is worth this many comparisons.
+const NEAREST_AMONG: usize = 20_000;
+
+/// The edit distance of two names, with long ones counted as unlike.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len().abs_diff(b.len()) > a.len() / 3 || a.len() > 256 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl Inner {
+    fn place(&self, name: &str) -> Option<Place> {
+        if let [shard] = &*self.shards {
+            let tensor = shard.header.place(name)?;
+            return Some(Place { shard: 0, tensor: tensor as u32 });
+        }
+        let same = |place: &Place| self.at(*place).is_some_and(|tensor| tensor.name() == name);
+        self.by_name.find(self.hasher.hash_one(name), same).copied()
+    }
+
+    fn at(&self, place: Place) -> Option<TensorRef<'_>> {
+        let number = place.shard as usize;
+        let shard = self.shards.get(number)?;
+        let info = shard.header.at(place.tensor as usize)?;
+        Some(TensorRef { info, shard, number })
+    }
+
+    fn index_names(&mut self) -> Result<()> {
+        let count = self.shards.iter().map(|shard| shard.header.len()).sum();
+        let mut by_name = HashTable::with_capacity(count);
+        let name = |place: &Place| self.at(*place).map_or("", |tensor| tensor.name());
+        for (shard, number) in self.shards.iter().zip(0..) {
+            for (info, tensor) in shard.header.tensors().zip(0..) {
+                let place = Place { shard: number, tensor };
+                let slot = by_name.entry(
+                    self.hasher.hash_one(info.name()),
+                    |other: &Place| name(other) == info.name(),
+                    |other| self.hasher.hash_one(name(other)),
+                );
+                match slot {
+                    Entry::Vacant(slot) => drop(slot.insert(place)),
+                    Entry::Occupied(slot) => {
+                        let first = self.shards[slot.get().shard as usize].name();
+                        let message = format!("it stands in {first} too");
+                        let error = Error::new(ErrorKind::DuplicateTensor, message);
+                        return Err(shard.blame(error.in_tensor(info.name())));
+                    }
+                }
+            }
+        }
+        self.by_name = by_name;
+        Ok(())
+    }
+
+    /// Whether the shards hold what the index says.
+    fn agree(&mut self, path: &Path, index: &Index) -> Result<()> {
+        for (tensor, shard_name) in index.weights() {
+            let fail = |kind, message| Err(Error::new(kind, message).in_tensor(tensor).in_file(path));
+            match self.place(tensor).and_then(|place| self.at(place)) {
+                None => {
+                    let message = format!("the index places it in {shard_name}, which does not hold it");
+                    return fail(ErrorKind::MissingTensor, message);
+                }
+                Some(found) if index.shard_number(shard_name) != Some(found.number) => {
+                    let actual = found.shard.name();
+                    let message = format!("the index places it in {shard_name}, but it stands in {actual}");
+                    return fail(ErrorKind::MissingTensor, message);
+                }
+                Some(_) => {}
+            }
+        }
+        let listed = index.weights().len();
+        let there: usize = self.shards.iter().map(|shard| shard.header.len()).sum();
+        if there > listed {
+            let more = there - listed;
+            self.warnings.push(format!("{}: {more} tensors in its shards are not listed", path.display()));
+        }
+        Ok(())
+    }
+}
+
+impl Shard {
+    /// The name of the file, or `<memory>`.
+    pub fn name(&self) -> std::borrow::Cow<'_, str> {
+        match self.path.as_deref().and_then(Path::file_name) {
+            Some(name) => name.to_string_lossy(),
+            None => "<memory>".into(),
+        }
+    }
+
+    /// Where the file is, unless it is in memory or behind a [`Source`].
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// What the file holds.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes of the file.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// Names this shard in an error.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        match &self.path {
+            Some(path) => error.in_file(path),
+            None => error,
+        }
+    }
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Copy)]
+pub struct TensorRef<'a> {
+    info: TensorInfo<'a>,
+    shard: &'a Shard,
+    number: usize,
+}
+
+impl<'a> TensorRef<'a> {
+    /// The name.
+    pub fn name(&self) -> &'a str {
+        self.info.name()
+    }
+
+    /// The type of the elements, as stored.
+    pub fn dtype(&self) -> Dtype {
+        self.info.dtype()
+    }
+
+    /// The size of each dimension, in elements; empty for a scalar.
+    pub fn shape(&self) -> &'a [usize] {
+        self.info.shape()
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> u64 {
+        self.info.elements()
+    }
+
+    /// The number of bytes, as stored.
+    pub fn byte_len(&self) -> u64 {
+        self.info.byte_len()
+    }
+
+    /// The header's entry.
+    pub fn info(&self) -> TensorInfo<'a> {
+        self.info
+    }
+
+    /// The file that holds it.
+    pub fn shard(&self) -> &'a Shard {
+        self.shard
+    }
+
+    /// Which of [`Checkpoint::shards`] that is.
+    pub fn shard_number(&self) -> usize {
+        self.number
+    }
+}
+
+impl std::fmt::Debug for TensorRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TensorRef").field("info", &self.info).field("shard", &self.shard.name()).finish()
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("directory", &self.directory())
+            .field("shards", &self.shards().len())
+            .field("tensors", &self.len())
+            .field("bytes", &self.byte_len())
+            .finish()
+    }
+}

@@ -1,0 +1,444 @@
+//! A plan that is being carried out.
+//!
+//! Every entry is pending, being read, ready, failed or taken. Threads take jobs, which are tiles of entries,
+//! from one queue: what somebody waits for stands in front, behind it comes what is read ahead. Whoever waits
+//! does jobs too.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::report::Report;
+use super::tile::TileMaker;
+use super::{Order, Settings};
+use crate::buffer::{Allocation, Chunk, Filling, HostBuffer};
+use crate::checkpoint::Checkpoint;
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Entry, Plan};
+
+/// A plan that is being carried out by several threads.
+///
+/// Tensors are [taken](Session::take) by name, in any order, from any thread. Dropping the session stops it:
+/// reads under way are finished, no more are started.
+///
+/// ```
+/// use weighbridge::{Checkpoint, HostBuffer, Plan};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let bytes = b"\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}xy".to_vec();
+/// let ckpt = Checkpoint::from_bytes(bytes)?;
+/// let session = Plan::of(&ckpt).build()?.session().start()?;
+/// let (entry, values) = session.take("a", None)?;
+/// assert_eq!(entry.shape(), [2]);
+/// assert_eq!(values, HostBuffer::U8(b"xy".to_vec()));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    checkpoint: Checkpoint,
+    entries: Vec<Arc<Entry>>,
+    by_name: HashMap<String, usize>,
+    /// Entries in the order in which they are read ahead.
+    order: Vec<usize>,
+    settings: Settings,
+    report: Report,
+    state: Mutex<State>,
+    /// There are jobs, or room to read ahead, or it is time to stop.
+    work: Condvar,
+    /// An entry is ready or has failed.
+    landed: Condvar,
+}
+
+struct State {
+    slots: Vec<Slot>,
+    queue: VecDeque<Job>,
+    /// Place in `order` of what is read ahead next.
+    next_ahead: usize,
+    /// Bytes that were read ahead, or are being, and that nobody has taken.
+    ahead_bytes: u64,
+    stop: bool,
+}
+
+/// Where an entry stands.
+enum Slot {
+    /// Not read.
+    Idle,
+    /// Taken; it can be read again, but is not read ahead.
+    Taken,
+    Reading(Reading),
+    Ready {
+        entry: Arc<Entry>,
+        buffer: HostBuffer,
+        ahead: bool,
+    },
+    Failed(Error),
+}
+
+struct Reading {
+    entry: Arc<Entry>,
+    filling: Filling,
+    jobs_left: usize,
+    error: Option<Error>,
+    ahead: bool,
+}
+
+struct Job {
+    place: usize,
+    entry: Arc<Entry>,
+    chunk: Chunk,
+}
+
+impl Session {
+    pub(super) fn start(plan: Plan, settings: Settings) -> Result<Self> {
+        let entries = plan.entries().to_vec();
+        let mut by_name = HashMap::with_capacity(entries.len());
+        for (place, entry) in entries.iter().enumerate() {
+            if by_name.insert(entry.name().to_owned(), place).is_some() {
+                let error = Error::new(ErrorKind::DuplicateTensor, "the plan has two entries of this name");
+                return Err(error.in_tensor(entry.name()));
+            }
+        }
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        match settings.order {
+            Order::File => order.sort_by_key(|&place| {
+                entries[place].inputs().first().map(|input| (input.shard(), input.range().start))
+            }),
+            Order::Natural => order.sort_by_cached_key(|&place| natural_key(entries[place].name())),
+        }
+        let state = State {
+            slots: entries.iter().map(|_| Slot::Idle).collect(),
+            queue: VecDeque::new(),
+            next_ahead: 0,
+            ahead_bytes: 0,
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            checkpoint: plan.checkpoint().clone(),
+            report: Report::new(&entries),
+            entries,
+            by_name,
+            order,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            landed: Condvar::new(),
+            settings,
+        });
+        // The caller is the remaining thread. Where threads cannot be had it is the only one.
+        let threads = (1..shared.settings.threads)
+            .map_while(|_| {
+                let shared = Arc::clone(&shared);
+                let builder = std::thread::Builder::new().name("weighbridge".to_owned());
+                builder.spawn(move || shared.work()).ok()
+            })
+            .collect();
+        Ok(Self { shared, threads })
+    }
+
+    /// Takes a tensor, waiting for it if need be; `dtype` may ask for another dtype than the plan has. It
+    /// returns the entry as it was carried out, and the values.
+    ///
+    /// What was taken is no longer held; taken again, it is read again.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the plan has no entry of this name, when there is no cast to `dtype`, and when reading or
+    /// converting fails.
+    pub fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<(Arc<Entry>, HostBuffer)> {
+        let Some(&place) = self.shared.by_name.get(name) else {
+            let error = Error::new(ErrorKind::MissingTensor, "there is no such tensor in the plan");
+            return Err(error.in_tensor(name));
+        };
+        let planned = &self.shared.entries[place];
+        let entry = match dtype {
+            Some(dtype) if dtype != planned.dtype() => Arc::new(planned.recast(dtype)?),
+            _ => Arc::clone(planned),
+        };
+        self.shared.take(place, entry)
+    }
+
+    /// The names of the plan's entries, in their order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.shared.entries.iter().map(|entry| entry.name())
+    }
+
+    /// The entry of that name, as planned.
+    pub fn entry(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.shared.by_name.get(name).map(|&place| &self.shared.entries[place])
+    }
+
+    /// What has been done so far; the handle keeps counting.
+    pub fn report(&self) -> Report {
+        self.shared.report.clone()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread's panics were caught and have become errors.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("checkpoint", &self.shared.checkpoint)
+            .field("entries", &self.shared.entries.len())
+            .field("threads", &(self.threads.len() + 1))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that holds the lock leaves the state half changed when it panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread of the session does.
+    fn work(&self) {
+        let mut maker = TileMaker::default();
+        let mut state = self.lock();
+        while !state.stop {
+            match self.next_job(&mut state) {
+                Some(job) => {
+                    drop(state);
+                    self.carry_out(job, &mut maker);
+                    state = self.lock();
+                }
+                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn take(&self, place: usize, entry: Arc<Entry>) -> Result<(Arc<Entry>, HostBuffer)> {
+        let mut maker = TileMaker::default();
+        let mut state = self.lock();
+        loop {
+            let job = match &state.slots[place] {
+                Slot::Idle | Slot::Taken => {
+                    let jobs = self.begin(&mut state, place, Arc::clone(&entry), false)?;
+                    // The first job stays here: small tensors need no other thread.
+                    let mut jobs = jobs.into_iter();
+                    let own = jobs.next();
+                    let more = jobs.len();
+                    for job in jobs.rev() {
+                        state.queue.push_front(job);
+                    }
+                    if more > 0 {
+                        self.work.notify_all();
+                    }
+                    own
+                }
+                Slot::Ready { .. } => {
+                    let slot = std::mem::replace(&mut state.slots[place], Slot::Taken);
+                    let Slot::Ready { entry: made, buffer, ahead } = slot else { continue };
+                    if ahead {
+                        state.ahead_bytes -= made.byte_len();
+                        self.work.notify_all();
+                    }
+                    if made.dtype() != entry.dtype() {
+                        continue;
+                    }
+                    drop(state);
+                    self.report.note_taken(&made);
+                    return Ok((made, buffer));
+                }
+                Slot::Failed(error) => {
+                    let error = error.clone();
+                    state.slots[place] = Slot::Taken;
+                    return Err(error);
+                }
+                Slot::Reading(_) => {
+                    let own = state.queue.iter().position(|job| job.place == place);
+                    match own.and_then(|own| state.queue.remove(own)) {
+                        Some(job) => Some(job),
+                        None => self.next_job(&mut state),
+                    }
+                }
+            };
+            match job {
+                Some(job) => {
+                    drop(state);
+                    self.carry_out(job, &mut maker);
+                    state = self.lock();
+                }
+                None if matches!(state.slots[place], Slot::Reading(_)) => {
+                    state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The job at the front of the queue, else the first of the next entry that is read ahead.
+    fn next_job(&self, state: &mut State) -> Option<Job> {
+        while state.queue.is_empty() {
+            let &place = self.order.get(state.next_ahead)?;
+            let entry = &self.entries[place];
+            let most = self.settings.read_ahead;
+            if matches!(state.slots[place], Slot::Idle) && entry.byte_len() <= most {
+                if state.ahead_bytes > most - entry.byte_len() {
+                    return None;
+                }
+                state.ahead_bytes += entry.byte_len();
+                match self.begin(state, place, Arc::clone(entry), true) {
+                    Ok(jobs) => {
+                        state.queue.extend(jobs);
+                        if state.queue.len() > 1 {
+                            self.work.notify_all();
+                        }
+                    }
+                    Err(error) => {
+                        state.ahead_bytes -= entry.byte_len();
+                        state.slots[place] = Slot::Failed(error);
+                        self.landed.notify_all();
+                    }
+                }
+            }
+            state.next_ahead += 1;
+        }
+        state.queue.pop_front()
+    }
+
+    /// Allocates an entry's memory and cuts it into jobs.
+    fn begin(&self, state: &mut State, place: usize, entry: Arc<Entry>, ahead: bool) -> Result<Vec<Job>> {
+        let named = |error: Error| error.in_tensor(entry.name());
+        let bytes = usize::try_from(entry.byte_len()).map_err(|_| {
+            named(Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))
+        })?;
+        let (filling, chunks) =
+            Allocation::new(entry.dtype(), bytes).map_err(named)?.into_chunks(self.chunk(&entry));
+        let jobs: Vec<_> =
+            chunks.into_iter().map(|chunk| Job { place, entry: Arc::clone(&entry), chunk }).collect();
+        let reading = Reading { entry, filling, jobs_left: jobs.len(), error: None, ahead };
+        state.slots[place] = Slot::Reading(reading);
+        if jobs.is_empty() {
+            self.land(state, place);
+        }
+        Ok(jobs)
+    }
+
+    /// The size of an entry's chunks, as its source wants it, cut between elements of every size.
+    fn chunk(&self, entry: &Entry) -> usize {
+        let shard = entry.inputs().first().and_then(|input| self.checkpoint.shards().get(input.shard()));
+        let hint = shard.map_or(0, |shard| shard.source().hints().chunk);
+        hint.clamp(64 << 10, 1 << 30).next_multiple_of(64)
+    }
+
+    fn carry_out(&self, job: Job, maker: &mut TileMaker) {
+        let Job { place, entry, chunk } = job;
+        let tile = chunk.range();
+        let made = tile.end - tile.start;
+        let mut read = 0;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            chunk.fill(|memory| {
+                let (memory, bytes) = maker.make(&self.checkpoint, &entry, tile, memory)?;
+                read = bytes;
+                Ok::<_, Error>(memory)
+            })
+        }));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            let message = format!("a panic while it was loaded: {}", panic_message(&*panic));
+            Err(Error::new(ErrorKind::Internal, message).in_tensor(entry.name()))
+        });
+        // Before the entry lands, so that who takes it finds its bytes counted.
+        self.tell(read, made);
+        let mut state = self.lock();
+        if let Slot::Reading(reading) = &mut state.slots[place] {
+            reading.jobs_left -= 1;
+            if let Err(error) = outcome {
+                reading.error.get_or_insert(error);
+            }
+            if reading.jobs_left == 0 {
+                self.land(&mut state, place);
+            }
+        }
+    }
+
+    /// Tells the report and the progress handler of bytes that have arrived.
+    fn tell(&self, read: u64, made: u64) {
+        match &self.settings.progress {
+            None => {
+                self.report.note_read(read, made);
+            }
+            Some(handler) => {
+                // Under the handler's lock, so that figures reach it in their order.
+                let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
+                let progress = self.report.note_read(read, made);
+                let _ = catch_unwind(AssertUnwindSafe(|| handler(progress)));
+            }
+        }
+    }
+
+    /// All jobs of the entry are done.
+    fn land(&self, state: &mut State, place: usize) {
+        let slot = std::mem::replace(&mut state.slots[place], Slot::Idle);
+        let Slot::Reading(Reading { entry, filling, error, ahead, .. }) = slot else {
+            return;
+        };
+        let outcome = match error {
+            Some(error) => Err(error),
+            None => filling.finish().ok_or_else(|| {
+                let message = "not all of its memory was filled";
+                Error::new(ErrorKind::Internal, message).in_tensor(entry.name())
+            }),
+        };
+        state.slots[place] = match outcome {
+            Ok(buffer) => Slot::Ready { entry, buffer, ahead },
+            Err(error) => {
+                if ahead {
+                    state.ahead_bytes -= entry.byte_len();
+                }
+                Slot::Failed(error)
+            }
+        };
+        self.landed.notify_all();
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(|text| &**text)).unwrap_or("no message")
+}
+
+/// Sorts names with numbers by value: pairs of text and the number behind it.
+fn natural_key(name: &str) -> Vec<(String, u64)> {
+    let mut key = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let text = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (text, behind) = rest.split_at(text);
+        let digits = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
+        let (digits, behind) = behind.split_at(digits);
+        key.push((text.to_owned(), digits.parse().unwrap_or(if digits.is_empty() { 0 } else { u64::MAX })));
+        rest = behind;
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_sort_by_value() {
+        let mut names =
+            ["layers.10.w", "layers.2.w", "layers.2.b", "norm", "layers", "x99999999999999999999"];
+        names.sort_by_cached_key(|name| natural_key(name));
+        let expected = ["layers", "layers.2.b", "layers.2.w", "layers.10.w", "norm", "x99999999999999999999"];
+        assert_eq!(names, expected);
+    }
+}

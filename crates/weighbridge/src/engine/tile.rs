@@ -1,0 +1,134 @@
+//! Making one tile: read what it needs, compute what is to be computed.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::buffer;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Entry, Gather, Piece};
+
+/// Output bytes that are computed at a time, so that they and what they are made of stay in the cache.
+const STEP: usize = 256 << 10;
+
+/// Makes tiles; each thread has one, with memory that it uses again and again.
+#[derive(Default)]
+pub(super) struct TileMaker {
+    gathered: Vec<u8>,
+}
+
+impl TileMaker {
+    /// Fills `memory` with the bytes `tile` of the entry's output. Returns it, and how many bytes were read.
+    pub(super) fn make<'m>(
+        &mut self,
+        checkpoint: &Checkpoint,
+        entry: &Entry,
+        tile: Range<u64>,
+        memory: &'m mut [MaybeUninit<u8>],
+    ) -> Result<(&'m mut [u8], u64)> {
+        let mut read = 0;
+        let memory = buffer::fill::<Fault>(memory, |done, rest| {
+            let start = tile.start + done as u64;
+            let whole = start..tile.end;
+            // A whole tile is read at once where it can be read into its place.
+            let first = start..tile.end.min(start + STEP as u64);
+            let direct = matches!(entry.operation().gather(entry.inputs(), first.clone()), Gather::Direct(_));
+            let part = if direct { whole } else { first };
+            let rest = &mut rest[..(part.end - part.start) as usize];
+            match entry.operation().gather(entry.inputs(), part) {
+                Gather::Direct(pieces) => {
+                    read += rest.len() as u64;
+                    Ok(Some(read_pieces(checkpoint, entry, &pieces, rest)?))
+                }
+                Gather::Compute(pieces) => {
+                    let len: u64 = pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
+                    read += len;
+                    self.gather(checkpoint, entry, &pieces, len as usize)?;
+                    let gathered = &self.gathered[..len as usize];
+                    Ok(Some(entry.operation().compute(entry.inputs(), gathered, rest)?))
+                }
+            }
+        });
+        memory.map(|memory| (memory, read)).map_err(|Fault(error)| error.in_tensor(entry.name()))
+    }
+
+    fn gather(&mut self, checkpoint: &Checkpoint, entry: &Entry, pieces: &[Piece], len: usize) -> Result<()> {
+        if self.gathered.len() < len {
+            self.gathered.resize(len, 0);
+        }
+        let mut rest = &mut self.gathered[..len];
+        for piece in pieces {
+            let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
+            let (shard, offset) = find(checkpoint, entry, piece)?;
+            shard.source().read_at(offset, into).map_err(|error| shard.blame(unreadable(error)))?;
+            rest = behind;
+        }
+        Ok(())
+    }
+}
+
+fn read_pieces<'m>(
+    checkpoint: &Checkpoint,
+    entry: &Entry,
+    pieces: &[Piece],
+    memory: &'m mut [MaybeUninit<u8>],
+) -> Result<&'m mut [u8]> {
+    let mut pieces = pieces.iter();
+    let memory = buffer::fill::<Fault>(memory, |_, rest| {
+        let Some(piece) = pieces.next() else {
+            return Ok(Some(&[]));
+        };
+        let len = (piece.bytes.end - piece.bytes.start) as usize;
+        if len == 0 {
+            return Ok(None);
+        }
+        let (shard, offset) = find(checkpoint, entry, piece)?;
+        let into = rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
+        let read = shard.source().read_uninit_at(offset, into);
+        Ok(Some(read.map_err(|error| shard.blame(unreadable(error)))?))
+    });
+    memory.map_err(|Fault(error)| error)
+}
+
+fn find<'c>(
+    checkpoint: &'c Checkpoint,
+    entry: &Entry,
+    piece: &Piece,
+) -> Result<(&'c crate::checkpoint::Shard, u64)> {
+    let input = entry.inputs().get(piece.input);
+    let shard = input.and_then(|input| checkpoint.shards().get(input.shard()));
+    match (input, shard) {
+        (Some(input), Some(shard)) if piece.bytes.end <= input.range().end - input.range().start => {
+            Ok((shard, input.range().start + piece.bytes.start))
+        }
+        _ => Err(internal("an operation asked for bytes that its inputs do not have")),
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::new(ErrorKind::Io, "its data ends early: the file has become shorter").with_source(error)
+        }
+        _ => Error::new(ErrorKind::Io, format!("its data cannot be read: {error}")).with_source(error),
+    }
+}
+
+fn internal(message: &str) -> Error {
+    Error::new(ErrorKind::Internal, message)
+}
+
+/// An error, made also of the input and output errors that `buffer::fill` knows.
+struct Fault(Error);
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self(Error::new(ErrorKind::Internal, format!("a tile was not filled: {error}")).with_source(error))
+    }
+}

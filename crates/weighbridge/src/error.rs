@@ -1,0 +1,222 @@
+//! One error type: what went wrong, in which file, with which tensor.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::header::Rule;
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation failed.
+///
+/// It prints as one line that names the file and the tensor where they are known:
+/// `model-2.safetensors: tensor "h.3.w": shape [4, 8] of F32 needs 128 bytes, the header gives 120`.
+/// Match on [`kind`](Error::kind) to react to it. Cloning is cheap.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    file: Option<PathBuf>,
+    tensor: Option<Box<str>>,
+    message: Box<str>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// What kind of thing went wrong. Stable: variants are added, never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system, or a source of bytes, reported an error.
+    Io,
+    /// No such file, directory, or cached repository, or nothing in it that could be loaded.
+    NotFound,
+    /// Several checkpoints could be meant; the message lists them.
+    Ambiguous,
+    /// Fewer than the 8 bytes which give the header's length.
+    HeaderTooSmall,
+    /// The header's length is above the limit.
+    HeaderTooLarge,
+    /// The header is longer than the file.
+    HeaderTruncated,
+    /// The header is not UTF-8.
+    HeaderEncoding,
+    /// The header is not JSON, or not of the form that the format asks for.
+    HeaderSyntax,
+    /// The data of the tensors overlaps, leaves holes, or runs backwards.
+    Offsets,
+    /// A shape's size in bits does not fit 64 bits.
+    Overflow,
+    /// A tensor of 4- or 6-bit values does not end on a byte.
+    SubByte,
+    /// Dtype and shape need another number of bytes than the header gives.
+    TensorSize,
+    /// The data is longer or shorter than the header says.
+    DataLength,
+    /// The [`Strict`](crate::Profile::Strict) profile refuses it; the rule is named.
+    Rule(Rule),
+    /// The index file is not of the form that the format asks for.
+    Index,
+    /// A shard's name leads outside the checkpoint's directory.
+    ShardName,
+    /// A shard that the index names is not there.
+    MissingShard,
+    /// A tensor is not where it should be.
+    MissingTensor,
+    /// A tensor stands in two shards.
+    DuplicateTensor,
+    /// The stored shape is not the one asked for.
+    Shape,
+    /// The dtype cannot be had in this way; the message says what can.
+    Dtype,
+    /// A value has no place in the dtype asked for.
+    Value,
+    /// Memory could not be had.
+    Memory,
+    /// The framework or the device refused.
+    Device,
+    /// The operation was cancelled.
+    Cancelled,
+    /// A fault in a source, an operation or this crate.
+    Internal,
+}
+
+impl Error {
+    /// An error of the given kind; implementers of [`Source`](crate::Source) and
+    /// [`Operation`](crate::Operation) make them too.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            file: None,
+            tensor: None,
+            message: message.into().into_boxed_str(),
+            source: None,
+        }))
+    }
+
+    pub(crate) fn io(doing: &str, error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, format!("{doing}: {error}")).with_source(error)
+    }
+
+    /// Names the file, where none is named yet.
+    #[must_use]
+    pub fn in_file(self, file: &Path) -> Self {
+        self.edit(|inner| {
+            inner.file.get_or_insert_with(|| file.to_owned());
+        })
+    }
+
+    /// Names the tensor, where none is named yet.
+    #[must_use]
+    pub fn in_tensor(self, tensor: &str) -> Self {
+        self.edit(|inner| {
+            inner.tensor.get_or_insert_with(|| tensor.into());
+        })
+    }
+
+    /// Adds the error behind this one.
+    #[must_use]
+    pub fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.edit(|inner| inner.source = Some(Arc::new(source)))
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The file, where one is to blame.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+
+    /// The tensor, where one is to blame.
+    pub fn tensor(&self) -> Option<&str> {
+        self.0.tensor.as_deref()
+    }
+
+    /// The rule of the specification, where the strict profile refused.
+    pub fn rule(&self) -> Option<Rule> {
+        match self.0.kind {
+            ErrorKind::Rule(rule) => Some(rule),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.0.file {
+            // Control characters in names must not break the line.
+            write!(f, "{}: ", file.display().to_string().escape_controls())?;
+        }
+        if let Some(tensor) = &self.0.tensor {
+            write!(f, "tensor {tensor:?}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.to_string())
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|s| s.as_ref() as _)
+    }
+}
+
+trait EscapeControls {
+    fn escape_controls(self) -> String;
+}
+
+impl EscapeControls for String {
+    fn escape_controls(self) -> String {
+        if !self.chars().any(char::is_control) {
+            return self;
+        }
+        self.chars()
+            .flat_map(|c| {
+                let escaped = c.is_control().then(|| c.escape_default());
+                let plain = escaped.is_none().then_some(c);
+                escaped.into_iter().flatten().chain(plain)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_with_file_and_tensor() {
+        let error = Error::new(ErrorKind::TensorSize, "too short")
+            .in_tensor("h.\n3")
+            .in_file(Path::new("a\nb.safetensors"))
+            .in_file(Path::new("outer"));
+        assert_eq!(error.to_string(), "a\\nb.safetensors: tensor \"h.\\n3\": too short");
+        assert_eq!(error.tensor(), Some("h.\n3"));
+    }
+}

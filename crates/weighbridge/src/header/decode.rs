@@ -1,0 +1,214 @@
+//! Decoding without input or output of its own.
+
+use std::ops::Range;
+
+use super::Header;
+use super::parse::{self, MOST_TEXT};
+use super::rules::Profile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Source;
+
+/// How a header is decoded: profile and limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Decode {
+    profile: Profile,
+    limit: u64,
+}
+
+impl Default for Decode {
+    fn default() -> Self {
+        Self { profile: Profile::default(), limit: Self::DEFAULT_LIMIT }
+    }
+}
+
+impl Decode {
+    /// The official crate's limit for the JSON: 100 MB.
+    pub const DEFAULT_LIMIT: u64 = 100_000_000;
+
+    /// [`Profile::Compat`] and the default limit.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the profile.
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// Sets the greatest length of the JSON in bytes; what is above 2 GiB counts as 2 GiB.
+    #[must_use]
+    pub fn header_limit(mut self, bytes: u64) -> Self {
+        self.limit = bytes.min(MOST_TEXT);
+        self
+    }
+
+    /// A decoder for a file of that size; without a size, the rule that the data ends with the file is not
+    /// checked.
+    pub fn decoder(self, file_size: Option<u64>) -> HeaderDecoder {
+        HeaderDecoder { options: self, file_size, prefix: Vec::new(), text: Vec::new(), len: None }
+    }
+
+    /// Reads the header at the start of a source.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the source cannot be read or the header breaks a rule; see [`ErrorKind`].
+    pub fn read(self, source: &dyn Source) -> Result<Header> {
+        // One read suffices for the headers of most shards.
+        const FIRST: u64 = 32 << 10;
+        let size = source.size();
+        let mut decoder = self.decoder(Some(size));
+        let mut buf = Vec::new();
+        while let Some(wanted) = decoder.wants()? {
+            let end = wanted.end.max(FIRST).min(size);
+            let len = end.saturating_sub(wanted.start).min(1 << 20);
+            buf.resize(len as usize, 0);
+            source
+                .read_at(wanted.start, &mut buf)
+                .map_err(|error| Error::io("the header cannot be read", error))?;
+            decoder.push(&buf)?;
+        }
+        decoder.finish()
+    }
+}
+
+/// Decodes a header from bytes that the caller fetches, by whatever means.
+///
+/// ```
+/// use weighbridge::header::Decode;
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let file = b"\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}xy";
+/// # let fetch = |range: std::ops::Range<u64>| &file[range.start as usize..range.end as usize];
+/// let mut decoder = Decode::new().decoder(Some(file.len() as u64));
+/// while let Some(range) = decoder.wants()? {
+///     decoder.push(fetch(range))?; // an HTTP range request, say
+/// }
+/// let header = decoder.finish()?;
+/// assert_eq!(header.tensor("a").map(|tensor| tensor.byte_len()), Some(2));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct HeaderDecoder {
+    options: Decode,
+    file_size: Option<u64>,
+    prefix: Vec<u8>,
+    text: Vec<u8>,
+    /// Of the JSON, once the prefix is there.
+    len: Option<u64>,
+}
+
+/// The bytes that hold the length of the JSON.
+const PREFIX: usize = 8;
+
+impl HeaderDecoder {
+    /// The bytes of the file that are wanted next; `None` when the header is there.
+    ///
+    /// # Errors
+    ///
+    /// Fails as soon as what was pushed, or the size of the file, cannot be right.
+    pub fn wants(&self) -> Result<Option<Range<u64>>> {
+        let Some(len) = self.len else {
+            if let Some(size) = self.file_size.filter(|&size| size < PREFIX as u64) {
+                let message = format!("a file of {size} bytes is no safetensors file: the header needs 8");
+                return Err(Error::new(ErrorKind::HeaderTooSmall, message));
+            }
+            return Ok(Some(self.prefix.len() as u64..PREFIX as u64));
+        };
+        let have = self.text.len() as u64;
+        Ok((have < len).then_some(PREFIX as u64 + have..PREFIX as u64 + len))
+    }
+
+    /// Takes the bytes of the file that follow those pushed so far. There may be more or fewer of them than
+    /// [`wants`](Self::wants) said; bytes behind the header are passed over.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the header is longer than the file or the limit.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if self.len.is_none() {
+            let missing = PREFIX - self.prefix.len();
+            let (prefix, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.prefix.extend_from_slice(prefix);
+            bytes = rest;
+            if let Ok(prefix) = <[u8; PREFIX]>::try_from(&*self.prefix) {
+                self.len = Some(self.checked_len(prefix)?);
+            }
+        }
+        let Some(len) = self.len else {
+            return Ok(());
+        };
+        let missing = usize::try_from(len - self.text.len() as u64).unwrap_or(usize::MAX);
+        let taken = &bytes[..missing.min(bytes.len())];
+        if self.text.capacity() == 0 && self.file_size.is_some() {
+            // The file is as long as it claims, so the memory is no more than its reader bargained for.
+            self.text.reserve_exact(missing);
+        }
+        self.text.extend_from_slice(taken);
+        Ok(())
+    }
+
+    fn checked_len(&self, prefix: [u8; PREFIX]) -> Result<u64> {
+        let len = u64::from_le_bytes(prefix);
+        let limit = self.options.limit;
+        let hint = disguise(&prefix).map_or_else(String::new, |what| format!("; this looks like {what}"));
+        if len > limit {
+            let message = format!("the header claims {len} bytes, the limit is {limit}{hint}");
+            return Err(Error::new(ErrorKind::HeaderTooLarge, message));
+        }
+        match self.file_size {
+            Some(size) if len > size - PREFIX as u64 => {
+                let message = format!(
+                    "the header claims {len} bytes, but only {} follow its length: the file is cut short{hint}",
+                    size - PREFIX as u64
+                );
+                Err(Error::new(ErrorKind::HeaderTruncated, message))
+            }
+            _ => Ok(len),
+        }
+    }
+
+    /// The header, once [`wants`](Self::wants) gives `None`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when bytes are missing or the header breaks a rule; see [`ErrorKind`].
+    pub fn finish(self) -> Result<Header> {
+        if let Some(wanted) = self.wants()? {
+            let message = format!("the header ends at byte {}, expected {}", wanted.start, wanted.end);
+            return Err(Error::new(ErrorKind::HeaderTruncated, message));
+        }
+        let data_start = PREFIX as u64 + self.text.len() as u64;
+        let text = String::from_utf8(self.text).map_err(|error| {
+            let position = error.utf8_error().valid_up_to();
+            let message = format!("the header is not UTF-8 (byte {position} of the header)");
+            Error::new(ErrorKind::HeaderEncoding, message).with_source(error.utf8_error())
+        })?;
+        let parsed = parse::parse(text, self.options.profile)?;
+        Header::prove(parsed, data_start, self.file_size)
+    }
+}
+
+/// What a file is whose first bytes are no header's length.
+fn disguise(prefix: &[u8; PREFIX]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 9] = [
+        (b"PK\x03\x04", "a zip archive, such as PyTorch's own (pickle) checkpoints are"),
+        (b"\x80\x02", "a pickle, such as PyTorch's own checkpoints are"),
+        (b"\x80\x03", "a pickle"),
+        (b"\x80\x04", "a pickle"),
+        (b"\x80\x05", "a pickle"),
+        (b"GGUF", "a GGUF file"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"version ", "a Git LFS pointer: the file itself was not downloaded"),
+    ];
+    let by_magic = KNOWN.iter().find(|(magic, _)| prefix.starts_with(magic)).map(|known| known.1);
+    by_magic.or_else(|| match prefix {
+        [b'<', ..] => Some("a web page"),
+        [b'{', ..] => Some("JSON without the length that comes before it"),
+        _ => None,
+    })
+}

@@ -1,0 +1,54 @@
+//! The weights layer: reads safetensors checkpoints exactly, safely, and at the speed of the machine.
+//!
+//! This crate knows the format and moves the bytes; it knows no machine learning framework. For
+//! [Candle](https://docs.rs/candle-core) use `weighbridge-candle`, which is built on it.
+//!
+//! ```
+//! use weighbridge::{Checkpoint, Plan};
+//!
+//! # fn main() -> weighbridge::Result<()> {
+//! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+//! let ckpt = Checkpoint::open(dir)?; // headers only: every shard's is read and proven
+//! println!("{} tensors in {} shards, {} bytes", ckpt.len(), ckpt.shards().len(), ckpt.byte_len());
+//!
+//! let session = Plan::of(&ckpt).build()?.session().start()?; // every core begins to read
+//! let (entry, values) = session.take("model.norm.weight", None)?;
+//! println!("{} {:?}: {} bytes", entry.dtype(), entry.shape(), values.as_bytes().len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How data flows
+//!
+//! In a straight line, each step once:
+//!
+//! 1. a [`Source`] is where bytes are: a file, memory, anything that can be read at a position;
+//! 2. a [`Checkpoint`] is one file or the shards of an index, every [`Header`] decoded and proven;
+//! 3. a [`Plan`] says what to load, under which name, as which dtype; what can be wrong is found there;
+//! 4. a [`Session`] carries the plan out: several threads read tile by tile, straight into the memory of the
+//!    tensors, and convert while a tile is in the cache;
+//! 5. a [`HostBuffer`] is the result: the `Vec` of the element type, which a framework takes over as it is.
+//!
+//! # Safety
+//!
+//! Files are read, not mapped, so nobody who changes them can make memory change under a tensor. `unsafe` is in
+//! one module, which hands out uninitialised memory in disjoint chunks and proves that it was filled. No input
+//! makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
+
+mod buffer;
+mod checkpoint;
+mod dtype;
+pub mod engine;
+mod error;
+pub mod header;
+pub mod plan;
+mod source;
+
+pub use buffer::HostBuffer;
+pub use checkpoint::{Checkpoint, OpenOptions, Shard, TensorRef};
+pub use dtype::{Dtype, UnknownDtype};
+pub use engine::{Progress, Report, Session};
+pub use error::{Error, ErrorKind, Result};
+pub use header::{Header, Profile};
+pub use plan::{Entry, Plan};
+pub use source::{Hints, Source};

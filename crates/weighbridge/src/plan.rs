@@ -1,0 +1,256 @@
+//! What to load, under which name, as which dtype: everything that can be wrong is found here, before a byte of
+//! data moves.
+
+mod convert;
+mod operation;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use operation::{Cast, Gather, Operation, Piece, Read};
+
+use crate::checkpoint::{Checkpoint, TensorRef};
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A list of tensors to make out of a checkpoint's.
+///
+/// ```
+/// use weighbridge::{Checkpoint, Dtype, Plan};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let bytes = b"\x39\0\0\0\0\0\0\0{\"m.a\":{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[0,2]}}\x80\x3f".to_vec();
+/// let ckpt = Checkpoint::from_bytes(bytes)?;
+/// let plan = Plan::of(&ckpt)
+///     .filter(|tensor| tensor.name().starts_with("m."))
+///     .rename(|name| name.trim_start_matches("m.").to_owned())
+///     .dtype(|tensor| tensor.dtype().is_float().then_some(Dtype::F32))
+///     .build()?;
+/// assert_eq!(plan.entries()[0].name(), "a");
+/// assert_eq!(plan.entries()[0].byte_len(), 4);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Plan {
+    checkpoint: Checkpoint,
+    entries: Vec<Arc<Entry>>,
+}
+
+impl Plan {
+    /// Starts a plan for all tensors of `checkpoint`, as they are stored.
+    pub fn of(checkpoint: &Checkpoint) -> PlanBuilder<'_> {
+        PlanBuilder { checkpoint, filter: None, rename: None, dtype: None }
+    }
+
+    /// The tensors that will be made.
+    pub fn entries(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
+    /// The bytes that they will have together.
+    pub fn byte_len(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.byte_len()).sum()
+    }
+
+    /// The checkpoint whose tensors go in.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+}
+
+type Filter<'a> = dyn Fn(&TensorRef<'_>) -> bool + 'a;
+type Rename<'a> = dyn Fn(&str) -> String + 'a;
+type ToDtype<'a> = dyn Fn(&TensorRef<'_>) -> Option<Dtype> + 'a;
+
+/// Chooses, renames and casts.
+pub struct PlanBuilder<'a> {
+    checkpoint: &'a Checkpoint,
+    filter: Option<Box<Filter<'a>>>,
+    rename: Option<Box<Rename<'a>>>,
+    dtype: Option<Box<ToDtype<'a>>>,
+}
+
+impl<'a> PlanBuilder<'a> {
+    /// Keeps only the tensors for which `keep` holds.
+    #[must_use]
+    pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'a) -> Self {
+        self.filter = Some(Box::new(keep));
+        self
+    }
+
+    /// Gives each tensor the name that `rename` makes of its stored one.
+    #[must_use]
+    pub fn rename(mut self, rename: impl Fn(&str) -> String + 'a) -> Self {
+        self.rename = Some(Box::new(rename));
+        self
+    }
+
+    /// Casts each tensor to the dtype that `dtype` gives; `None` keeps the stored one.
+    #[must_use]
+    pub fn dtype(mut self, dtype: impl Fn(&TensorRef<'_>) -> Option<Dtype> + 'a) -> Self {
+        self.dtype = Some(Box::new(dtype));
+        self
+    }
+
+    /// The plan.
+    ///
+    /// # Errors
+    ///
+    /// Fails when two tensors would get one name, and when a cast does not exist.
+    pub fn build(self) -> Result<Plan> {
+        let mut entries = Vec::new();
+        let mut origins = HashMap::new();
+        for tensor in self.checkpoint.tensors() {
+            if self.filter.as_ref().is_some_and(|keep| !keep(&tensor)) {
+                continue;
+            }
+            let entry = Entry::of(&tensor, self.dtype.as_ref().and_then(|dtype| dtype(&tensor)))?;
+            let entry = match &self.rename {
+                Some(rename) => {
+                    let name = rename(tensor.name());
+                    if let Some(first) = origins.insert(name.clone(), tensor.name()) {
+                        let message = format!("{first:?} and this one would both be named {name:?}");
+                        let error = Error::new(ErrorKind::DuplicateTensor, message);
+                        return Err(error.in_tensor(tensor.name()));
+                    }
+                    Entry { name, ..entry }
+                }
+                None => entry,
+            };
+            entries.push(Arc::new(entry));
+        }
+        Ok(Plan { checkpoint: self.checkpoint.clone(), entries })
+    }
+}
+
+impl fmt::Debug for PlanBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlanBuilder").field("checkpoint", self.checkpoint).finish_non_exhaustive()
+    }
+}
+
+/// One tensor to make: from which stored ones, and how.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    name: String,
+    inputs: Vec<Input>,
+    operation: Arc<dyn Operation>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    byte_len: u64,
+}
+
+impl Entry {
+    /// The tensor as it is stored, cast to `dtype` if one is given.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the cast does not exist.
+    pub fn of(tensor: &TensorRef<'_>, dtype: Option<Dtype>) -> Result<Self> {
+        let operation: Arc<dyn Operation> = match dtype {
+            Some(dtype) if dtype != tensor.dtype() => Arc::new(Cast::to(dtype)),
+            _ => Arc::new(Read),
+        };
+        Self::new(tensor.name(), vec![Input::of(tensor)], operation)
+    }
+
+    /// A tensor named `name` that `operation` makes of `inputs`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the operation does not take these inputs, or its result has no whole number of bytes.
+    pub fn new(name: &str, inputs: Vec<Input>, operation: Arc<dyn Operation>) -> Result<Self> {
+        let named = |error: Error| error.in_tensor(name);
+        let (dtype, shape) = operation.output(&inputs).map_err(named)?;
+        let elements = shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64));
+        let byte_len = elements.and_then(|elements| dtype.byte_len(elements)).ok_or_else(|| {
+            let shape = crate::header::brief(&shape);
+            named(Error::new(ErrorKind::Overflow, format!("shape {shape} of {dtype} has no size in bytes")))
+        })?;
+        Ok(Self { name: name.to_owned(), inputs, operation, dtype, shape, byte_len })
+    }
+
+    /// The same tensor in another dtype, whatever this entry's operation makes of the stored one.
+    pub(crate) fn recast(&self, dtype: Dtype) -> Result<Self> {
+        let stored = self.inputs.first().filter(|_| self.inputs.len() == 1);
+        let operation: Arc<dyn Operation> = match stored {
+            Some(input) if input.dtype == dtype => Arc::new(Read),
+            _ => Arc::new(Cast::to(dtype)),
+        };
+        Self::new(&self.name, self.inputs.clone(), operation)
+    }
+
+    /// The name that it gets.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The dtype that it gets.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The shape that it gets.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The bytes that it gets.
+    pub fn byte_len(&self) -> u64 {
+        self.byte_len
+    }
+
+    /// The stored tensors that it is made of.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// How it is made of them.
+    pub fn operation(&self) -> &dyn Operation {
+        &*self.operation
+    }
+}
+
+/// A stored tensor that goes into an [`Entry`].
+#[derive(Clone, Debug)]
+pub struct Input {
+    shard: usize,
+    range: Range<u64>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Input {
+    /// A tensor of the checkpoint that the plan is for.
+    pub fn of(tensor: &TensorRef<'_>) -> Self {
+        Self {
+            shard: tensor.shard_number(),
+            range: tensor.info().file_range(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+        }
+    }
+
+    /// The shard that holds it, by its place in [`Checkpoint::shards`].
+    pub fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Its bytes in that file.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Its stored dtype.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Its stored shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+}

@@ -1,0 +1,159 @@
+//! Where bytes are: files, memory, and whatever else can be read at a position.
+
+mod file;
+
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use crate::buffer;
+
+pub(crate) use file::FileSource;
+
+/// Bytes that can be read at any position, from several threads at a time.
+///
+/// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults.
+///
+/// ```
+/// use std::io;
+/// use weighbridge::Source;
+///
+/// /// A shard that lies inside a larger file.
+/// struct Part<S> {
+///     whole: S,
+///     start: u64,
+///     size: u64,
+/// }
+///
+/// impl<S: Source> Source for Part<S> {
+///     fn size(&self) -> u64 {
+///         self.size
+///     }
+///
+///     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+///         self.whole.read_at(self.start + offset, buf)
+///     }
+/// }
+/// ```
+pub trait Source: Send + Sync {
+    /// The number of bytes there are.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bytes cannot be read, with [`io::ErrorKind::UnexpectedEof`] when they are not there.
+    /// Interruptions are the implementer's to retry.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Fills memory that holds nothing yet, and returns the same memory as initialised bytes.
+    ///
+    /// The default zeroes it first and calls [`read_at`](Source::read_at). Override it where the bytes can be
+    /// written without that. The engine checks that what comes back is the very slice that it passed in.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](Source::read_at).
+    fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
+        let buf = buffer::zeroed(buf);
+        self.read_at(offset, buf)?;
+        Ok(buf)
+    }
+
+    /// How this source likes to be read.
+    fn hints(&self) -> Hints {
+        Hints::default()
+    }
+}
+
+/// How a source likes to be read; the engine obeys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hints {
+    /// Bytes to ask for at a time.
+    pub chunk: usize,
+    /// Reads under way at a time; 0 leaves it to the engine.
+    pub concurrency: usize,
+    /// Gaps up to this many bytes are cheaper to read through than to skip.
+    pub read_through: usize,
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Self { chunk: 4 << 20, concurrency: 0, read_through: 16 << 10 }
+    }
+}
+
+impl Hints {
+    /// Sets the bytes to ask for at a time.
+    #[must_use]
+    pub fn chunk(mut self, bytes: usize) -> Self {
+        self.chunk = bytes;
+        self
+    }
+
+    /// Sets the number of reads under way at a time.
+    #[must_use]
+    pub fn concurrency(mut self, reads: usize) -> Self {
+        self.concurrency = reads;
+        self
+    }
+
+    /// Sets the largest gap that is read through.
+    #[must_use]
+    pub fn read_through(mut self, bytes: usize) -> Self {
+        self.read_through = bytes;
+        self
+    }
+}
+
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buf)
+    }
+
+    fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
+        (**self).read_uninit_at(offset, buf)
+    }
+
+    fn hints(&self) -> Hints {
+        (**self).hints()
+    }
+}
+
+/// Bytes in memory: anything that gives a byte slice, such as `Vec<u8>`, `Arc<[u8]>` or a mapping.
+pub(crate) struct MemorySource<T>(pub(crate) T);
+
+impl<T: AsRef<[u8]> + Send + Sync> Source for MemorySource<T> {
+    fn size(&self) -> u64 {
+        self.0.as_ref().len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        buf.copy_from_slice(part(self.0.as_ref(), offset, buf.len())?);
+        Ok(())
+    }
+
+    fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
+        Ok(buf.write_copy_of_slice(part(self.0.as_ref(), offset, buf.len())?))
+    }
+}
+
+impl<T> fmt::Debug for MemorySource<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemorySource")
+    }
+}
+
+fn part(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
+    usize::try_from(offset)
+        .ok()
+        .and_then(|start| bytes.get(start..start.checked_add(len)?))
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}

@@ -1,0 +1,93 @@
+//! Checkpoints for tests, written by the official crate.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, View};
+
+/// A tensor to be written: dtype, shape, and its bytes.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+impl Stored {
+    /// A tensor of those bytes.
+    pub fn new(dtype: Dtype, shape: &[usize], data: Vec<u8>) -> Self {
+        Self { dtype, shape: shape.to_vec(), data }
+    }
+
+    /// A tensor whose bytes differ from place to place, and from seed to seed.
+    pub fn filled(dtype: Dtype, shape: &[usize], seed: usize) -> Self {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let data = (0..bytes).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ seed.wrapping_mul(97)) as u8);
+        Self::new(dtype, shape, data.collect())
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl View for &Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.data).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// The bytes of a file with those tensors, as the official crate writes it.
+///
+/// # Panics
+///
+/// Panics when the official crate refuses.
+pub fn file(tensors: &[(&str, Stored)]) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, stored)| (*name, stored));
+    match safetensors::serialize(views, None) {
+        Ok(bytes) => bytes,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Writes shards and their index into a directory; returns the path of the index.
+///
+/// # Panics
+///
+/// Panics when a file cannot be written.
+pub fn sharded(directory: &Path, shards: &[(&str, &[(&str, Stored)])]) -> PathBuf {
+    let mut map = HashMap::new();
+    for (name, tensors) in shards {
+        write(&directory.join(name), &file(tensors));
+        map.extend(tensors.iter().map(|(tensor, _)| (*tensor, *name)));
+    }
+    let map: Vec<_> = map.iter().map(|(tensor, shard)| format!("{tensor:?}: {shard:?}")).collect();
+    let index = format!("{{\"metadata\": {{}}, \"weight_map\": {{{}}}}}", map.join(", "));
+    let path = directory.join("model.safetensors.index.json");
+    write(&path, index.as_bytes());
+    path
+}
+
+/// Writes a file.
+///
+/// # Panics
+///
+/// Panics when it cannot be written.
+pub fn write(path: &Path, bytes: &[u8]) {
+    if let Err(error) = std::fs::write(path, bytes) {
+        panic!("{}: {error}", path.display());
+    }
+}
