@@ -132,7 +132,8 @@ impl Operation for Cast {
     fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Gather {
         let from = inputs.first().map_or(0, |input| u64::from(input.dtype().bits()));
         let to = u64::from(self.dtype.bits());
-        let bytes = tile.start / to * from..tile.end / to * from;
+        let stored = |made: u64| made * 8 / to * from / 8;
+        let bytes = stored(tile.start)..stored(tile.end);
         Gather::Compute(vec![Piece { input: 0, bytes }])
     }
 

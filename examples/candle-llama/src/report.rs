@@ -1,0 +1,168 @@
+//! What is printed: the summary of a load, as text or JSON, and errors.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cli::Cli;
+use crate::generate::Answer;
+use crate::model::{Loaded, Model};
+
+/// What was loaded, from where to where.
+pub(crate) struct Summary<'a> {
+    model: String,
+    device: String,
+    dtype: &'static str,
+    loaded: &'a Loaded,
+}
+
+impl<'a> Summary<'a> {
+    pub(crate) fn new(cli: &Cli, model: &'a Model) -> Self {
+        Self {
+            model: cli.checkpoint().display().to_string(),
+            device: cli.device.to_string(),
+            dtype: model.dtype.as_str(),
+            loaded: &model.loaded,
+        }
+    }
+
+    pub(crate) fn print_text(&self, out: &mut dyn Write) -> Result<()> {
+        let loaded = self.loaded;
+        let dtypes: Vec<_> = loaded.dtypes.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect();
+        writeln!(out, "checkpoint  {}", self.model)?;
+        writeln!(
+            out,
+            "tensors     {} ({}) in {}, {}",
+            loaded.tensors,
+            dtypes.join(", "),
+            plural(loaded.shards, "shard"),
+            bytes(loaded.bytes)
+        )?;
+        writeln!(
+            out,
+            "loaded      in {:.3} s, {} (on {} as {})",
+            loaded.seconds,
+            rate(loaded.bytes, loaded.seconds),
+            self.device,
+            self.dtype
+        )?;
+        Ok(())
+    }
+
+    /// Prints one JSON object. Its keys are the same when nothing was asked; the text is empty
+    /// then.
+    pub(crate) fn print_json(&self, answered: Option<(&str, &Answer)>) -> Result<()> {
+        let loaded = self.loaded;
+        let json = Json {
+            model: &self.model,
+            prompt: answered.map(|(prompt, _)| prompt),
+            text: answered.map_or("", |(_, answer)| &answer.text),
+            tokens: answered.map_or(&[], |(_, answer)| &answer.tokens),
+            tokens_per_second: answered.map(|(_, answer)| per_second(answer.tokens.len(), answer.seconds)),
+            load_seconds: loaded.seconds,
+            bytes: loaded.bytes,
+            tensors: loaded.tensors,
+            shards: loaded.shards,
+            dtypes: &loaded.dtypes,
+            device: &self.device,
+            dtype: self.dtype,
+        };
+        let mut line = serde_json::to_string(&json)?;
+        line.push('\n');
+        Ok(io::stdout().write_all(line.as_bytes())?)
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    model: &'a str,
+    /// Null where nothing was asked.
+    prompt: Option<&'a str>,
+    text: &'a str,
+    tokens: &'a [u32],
+    tokens_per_second: Option<f64>,
+    load_seconds: f64,
+    bytes: u64,
+    tensors: usize,
+    shards: usize,
+    dtypes: &'a BTreeMap<String, usize>,
+    device: &'a str,
+    dtype: &'a str,
+}
+
+pub(crate) fn speed(tokens: usize, seconds: f64) -> String {
+    let count = plural(tokens, "token");
+    format!("{count} in {seconds:.3} s, {:.1} tokens/s", per_second(tokens, seconds))
+}
+
+/// An error and its causes on one line, without what one repeats of another, and without
+/// backtraces, which Candle puts into its messages when `RUST_BACKTRACE` is set.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text: Vec<_> = text.lines().map(str::trim).take_while(|part| !part.starts_with("0: ")).collect();
+        let text = text.join(" ");
+        if text.contains(&line) {
+            line = text;
+        } else if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["bytes", "kB", "MB"] {
+        if value < 1000.0 {
+            return if unit == "bytes" { format!("{count} bytes") } else { format!("{value:.2} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.2} GB")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn rate(bytes: u64, seconds: f64) -> String {
+    format!("{:.2} GB/s", bytes as f64 / 1e9 / seconds.max(1e-9))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn per_second(count: usize, seconds: f64) -> f64 {
+    count as f64 / seconds.max(1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes(999), "999 bytes");
+        assert_eq!(bytes(1_500), "1.50 kB");
+        assert_eq!(bytes(2_200_000_000), "2.20 GB");
+        assert_eq!(rate(500_000_000, 0.25), "2.00 GB/s");
+        assert_eq!(speed(1, 0.5), "1 token in 0.500 s, 2.0 tokens/s");
+    }
+
+    #[test]
+    fn errors_have_one_line() {
+        let error = anyhow!("cause\n   0: candle_core::error\n      at src/error.rs:264")
+            .context("while\nloading: cause")
+            .context("/dir");
+        assert_eq!(one_line(&error), "/dir: while loading: cause");
+        let error = anyhow!("/dir/model.safetensors: too short").context("/dir");
+        assert_eq!(one_line(&error), "/dir/model.safetensors: too short");
+    }
+}
