@@ -1,5 +1,7 @@
 //! Whatever the official crate accepts we accept, with the same content, and nothing else.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

