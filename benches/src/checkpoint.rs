@@ -6,14 +6,57 @@ use std::path::Path;
 
 use anyhow::Result;
 
+const VOCABULARY: u64 = 32_000;
+
+/// The widths of a Llama: those of TinyLlama-1.1B for 2.2 GB, narrower or wider for other sizes.
+struct Shape {
+    width: u64,
+    /// Of the multilayer perceptron.
+    inner: u64,
+    /// Of keys and values, which heads share.
+    narrow: u64,
+}
+
+impl Shape {
+    fn of(size: u64) -> Self {
+        let width = (2048.0 * (size as f64 / 2.2e9).sqrt() / 512.0).round().max(1.0) as u64 * 512;
+        Self { width, inner: width * 11 / 4, narrow: width / 8 }
+    }
+}
+
+/// The number of layers that make up `size`.
+fn layers(size: u64) -> u64 {
+    let Shape { width, inner, narrow } = Shape::of(size);
+    let layer = 2 * (3 * width * inner + 2 * width * width + 2 * width * narrow);
+    (size.saturating_sub(4 * VOCABULARY * width) / layer).max(1)
+}
+
+/// Writes the configuration of the Llama whose weights [`write`] makes.
+pub(crate) fn write_config(path: &Path, size: u64) -> Result<()> {
+    let Shape { width, inner, .. } = Shape::of(size);
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "vocab_size": VOCABULARY,
+        "num_hidden_layers": layers(size),
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": false,
+    });
+    Ok(serde_json::to_writer_pretty(File::create(path)?, &config)?)
+}
+
 /// Writes a bf16 checkpoint of about `size` bytes with the tensors of a Llama of that size; returns their number.
 pub(crate) fn write(path: &Path, size: u64) -> Result<usize> {
-    // The shape of TinyLlama-1.1B for 2.2 GB, narrower or wider for others.
-    let width = (2048.0 * (size as f64 / 2.2e9).sqrt() / 64.0).round().max(1.0) as u64 * 64;
-    let (vocabulary, inner, narrow) = (32_000, width * 11 / 4, width / 8);
+    let Shape { width, inner, narrow } = Shape::of(size);
     let mut tensors = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![vocabulary, width]),
-        ("lm_head.weight".to_owned(), vec![vocabulary, width]),
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, width]),
+        ("lm_head.weight".to_owned(), vec![VOCABULARY, width]),
         ("model.norm.weight".to_owned(), vec![width]),
     ];
     let layer = [
@@ -27,15 +70,9 @@ pub(crate) fn write(path: &Path, size: u64) -> Result<usize> {
         ("self_attn.q_proj", vec![width, width]),
         ("self_attn.v_proj", vec![narrow, width]),
     ];
-    let bytes = |tensors: &[(String, Vec<u64>)]| -> u64 {
-        tensors.iter().map(|(_, shape)| shape.iter().product::<u64>() * 2).sum()
-    };
-    for number in 0.. {
+    for number in 0..layers(size) {
         for (name, shape) in &layer {
             tensors.push((format!("model.layers.{number}.{name}.weight"), shape.clone()));
-        }
-        if bytes(&tensors) >= size {
-            break;
         }
     }
     let mut offset = 0;

@@ -34,6 +34,9 @@ struct Arguments {
     /// Only the loaders whose names contain this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Makes the checkpoint there, with the config.json of a Llama, and measures nothing.
+    #[arg(long, value_name = "DIRECTORY")]
+    make: Option<PathBuf>,
     /// One measurement in this process: a loader's name, and the file.
     #[arg(long, hide = true, num_args = 2)]
     measure: Vec<String>,
@@ -60,6 +63,10 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string(&measure.to_json())?);
         return Ok(());
     }
+    if let Some(directory) = &arguments.make {
+        checkpoint::write(&directory.join("model.safetensors"), arguments.size)?;
+        return checkpoint::write_config(&directory.join("config.json"), arguments.size);
+    }
     let temporary = tempfile::tempdir()?;
     let directory = arguments.directory.as_deref().unwrap_or(temporary.path());
     let file = directory.join("peers.safetensors");
@@ -71,11 +78,14 @@ fn main() -> Result<()> {
     let mut measures: Vec<Vec<Measure>> = vec![Vec::new(); loaders.len()];
     // The first round fills the page cache and is thrown away.
     for round in 0..=arguments.repeat {
-        for (loader, measures) in loaders.iter().zip(&mut measures) {
-            let measure = in_child(*loader, &file)?;
-            eprintln!("{round} {:24} {:.3} s", loader.name(), measure.seconds);
+        // Each round begins with another loader, so that none always follows the same one.
+        for turn in 0..loaders.len() {
+            let place = (round + turn) % loaders.len();
+            in_child(Loader::Warm, &file)?;
+            let measure = in_child(loaders[place], &file)?;
+            eprintln!("{round} {:24} {:.3} s", loaders[place].name(), measure.seconds);
             if round > 0 {
-                measures.push(measure);
+                measures[place].push(measure);
             }
         }
     }

@@ -35,3 +35,8 @@ pub use weighbridge;
 
 pub use backend::Backend;
 pub use loader::{Conversion, Loaded, Loader, Skipped};
+
+/// The README's example, compiled and not run.
+#[doc = include_str!("../../../README.md")]
+#[cfg(doctest)]
+struct Readme;

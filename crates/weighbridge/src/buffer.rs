@@ -208,15 +208,28 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    /// Cuts the memory into chunks of `size` bytes (the last may be shorter); `size` is not 0.
+    /// Cuts the memory into chunks of about `size` bytes, which is not 0.
+    ///
+    /// Where the memory has huge pages, no two chunks share one: threads that touch a fresh page at the same time
+    /// both clear it. Cuts are at multiples of 16 bytes, and so between elements of every type.
     ///
     /// It takes the allocation by value so that it happens once: chunks stay disjoint.
     pub(crate) fn into_chunks(self, size: usize) -> (Filling, Vec<Chunk>) {
         let bytes = self.bytes;
+        let (size, first) = if bytes >= HUGE_PAGES_FROM {
+            let size = size.next_multiple_of(HUGE_PAGE);
+            // The part before the first boundary goes with the chunk behind it.
+            (size, size + self.start.addr().get().wrapping_neg() % HUGE_PAGE)
+        } else {
+            (size.next_multiple_of(16), size.next_multiple_of(16))
+        };
         let memory = Arc::new(self);
-        let chunks = (0..bytes)
-            .step_by(size)
-            .map(|start| Chunk { memory: Arc::clone(&memory), start, len: size.min(bytes - start) })
+        let starts = std::iter::once(0).chain((first..bytes).step_by(size));
+        let ends = (first..bytes).step_by(size).chain(std::iter::once(bytes));
+        let chunks = starts
+            .zip(ends)
+            .filter(|(start, end)| start < end)
+            .map(|(start, end)| Chunk { memory: Arc::clone(&memory), start, len: end - start })
             .collect();
         (Filling(memory), chunks)
     }
@@ -286,8 +299,10 @@ impl Chunk {
 }
 
 /// Below this size the cost of the system call outweighs the page faults that it saves.
-#[cfg(target_os = "linux")]
 const HUGE_PAGES_FROM: usize = 4 << 20;
+
+/// The usual size of a huge page; where it is another, chunks share some.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Asks for huge pages behind a large allocation: fresh 4 KiB pages cost more than the reads into them.
 #[cfg(target_os = "linux")]
@@ -328,21 +343,40 @@ mod tests {
 
     #[test]
     fn threads_fill_disjoint_chunks() {
-        let (filling, chunks) = chunks(Dtype::U16, 20, 6);
-        assert_eq!(chunks.len(), 4);
+        let (filling, chunks) = chunks(Dtype::U16, 70, 20);
+        assert_eq!(chunks.len(), 3);
         std::thread::scope(|scope| {
             for chunk in chunks {
                 scope.spawn(|| write(chunk));
             }
         });
         let buffer = filling.finish().unwrap();
-        assert!(matches!(&buffer, HostBuffer::U16(values) if values.len() == 10));
-        assert_eq!(buffer.as_bytes(), (0..20).collect::<Vec<u8>>());
+        assert!(matches!(&buffer, HostBuffer::U16(values) if values.len() == 35));
+        assert_eq!(buffer.as_bytes(), (0..70).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn chunks_cover_everything_and_share_no_huge_page() {
+        for bytes in [1, 15, 16, 17, 100, HUGE_PAGES_FROM, HUGE_PAGES_FROM + 2, 5 * HUGE_PAGE + 12_346] {
+            for size in [1, 16, 50, 3 << 20, 1 << 30] {
+                let (filling, parts) = chunks(Dtype::U16, bytes, size.max(bytes / 64));
+                let start = filling.0.start.addr().get();
+                let mut end = 0;
+                for part in parts {
+                    assert_eq!(part.start, end);
+                    assert!(part.len > 0 && part.start % 16 == 0);
+                    let huge = bytes >= HUGE_PAGES_FROM && part.start > 0;
+                    assert!(!huge || (start + part.start).is_multiple_of(HUGE_PAGE));
+                    end += part.len;
+                }
+                assert_eq!(end, bytes);
+            }
+        }
     }
 
     #[test]
     fn a_missing_chunk_is_noticed() {
-        let (filling, mut parts) = chunks(Dtype::F32, 16, 8);
+        let (filling, mut parts) = chunks(Dtype::F32, 32, 16);
         write(parts.pop().unwrap());
         drop(parts);
         assert_eq!(filling.finish(), None);

@@ -11,6 +11,7 @@
 //! this file holds the result and checks the rules that bind tensors together.
 
 mod decode;
+mod dims;
 mod json;
 mod parse;
 mod rules;

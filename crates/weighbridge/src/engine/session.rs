@@ -331,11 +331,14 @@ impl Shared {
         Ok(jobs)
     }
 
-    /// The size of an entry's chunks, as its source wants it, cut between elements of every size.
+    /// The size of an entry's chunks: what its source likes, or less, so that all threads have a part in a tensor
+    /// that somebody waits for.
     fn chunk(&self, entry: &Entry) -> usize {
         let shard = entry.inputs().first().and_then(|input| self.checkpoint.shards().get(input.shard()));
         let hint = shard.map_or(0, |shard| shard.source().hints().chunk);
-        hint.clamp(64 << 10, 1 << 30).next_multiple_of(64)
+        let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
+        let share = usize::try_from(share).unwrap_or(usize::MAX);
+        share.min(hint).clamp(LEAST_CHUNK, 1 << 30)
     }
 
     fn carry_out(&self, job: Job, maker: &mut TileMaker) {
@@ -408,6 +411,12 @@ impl Shared {
         self.landed.notify_all();
     }
 }
+
+/// So many chunks of a tensor there are for each thread, unless they would become too small.
+const CHUNKS_A_THREAD: u64 = 4;
+
+/// Smaller reads are slower.
+const LEAST_CHUNK: usize = 256 << 10;
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

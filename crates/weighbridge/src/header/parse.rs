@@ -1,14 +1,16 @@
 //! From the header's JSON to records, in one pass and in bounded memory.
 //!
-//! Names stay where they are in the text; shapes share one arena. Beyond the text itself the memory is at most
-//! four times the text's length whatever it holds: a tensor takes at least 20 bytes of text and 40 of record, a
-//! dimension at least 2 and 8, and growth never reserves more than what the rest of the text could fill.
+//! Names stay where they are in the text; shapes share memory that does not move. Beyond the text itself the
+//! memory is at most four times the text's length whatever it holds: a tensor takes at least 20 bytes of text and
+//! 40 of record, a dimension at least 2 and 8, and growth never reserves more than what the rest of the text
+//! could fill.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use super::dims::Dims;
 use super::json::{Cursor, JsonError, RawStr, unescape};
 use super::rules::{Findings, Profile, Rule};
 use crate::dtype::Dtype;
@@ -25,7 +27,7 @@ pub(super) struct Parsed {
     text: String,
     /// Names and metadata that were written with escapes, without them.
     unescaped: String,
-    dims: Vec<usize>,
+    dims: Dims,
     /// In the order of the text; the same name may occur twice.
     pub(super) records: Vec<Record>,
     pub(super) metadata: Option<Vec<(Span, Span)>>,
@@ -64,8 +66,7 @@ impl Parsed {
     }
 
     pub(super) fn dims(&self, record: &Record) -> &[usize] {
-        let start = record.dims_start as usize;
-        &self.dims[start..start + record.rank as usize]
+        self.dims.shape(record.dims_start as usize, record.rank as usize)
     }
 }
 
@@ -81,22 +82,20 @@ pub(super) fn parse(text: String, profile: Profile) -> Result<Parsed> {
     let mut parser = Parser {
         cursor: Cursor::new(&text),
         unescaped: String::new(),
-        dims: Vec::new(),
-        // The usual entry is about 100 bytes long.
-        records: Vec::with_capacity(text.len() / 128),
+        dims: Dims::default(),
+        records: Vec::new(),
         metadata: None,
         findings: Findings::new(profile),
     };
     parser.header()?;
-    let Parser { unescaped, dims, mut records, metadata, findings, .. } = parser;
-    records.shrink_to_fit();
+    let Parser { unescaped, dims, records, metadata, findings, .. } = parser;
     Ok(Parsed { unescaped, dims, records, metadata: metadata.flatten(), findings, text })
 }
 
 struct Parser<'a> {
     cursor: Cursor<'a>,
     unescaped: String,
-    dims: Vec<usize>,
+    dims: Dims,
     records: Vec<Record>,
     /// Outer `Some` once the key was seen, inner unless it is `null`.
     metadata: Option<Option<Vec<(Span, Span)>>>,
@@ -191,6 +190,11 @@ impl<'a> Parser<'a> {
         }
         let position = name.position as u32;
         let record = Record { begin, end, name: span, position, dims_start, rank, dtype };
+        if self.records.is_empty() {
+            // Entries are about as long as the first, so that the vector seldom has to grow.
+            let text = self.cursor.position() - name.position + 1;
+            self.records.reserve_exact(1 + self.cursor.remaining() / text.max(LEAST_TENSOR));
+        }
         push(&mut self.records, record, self.cursor.remaining() / LEAST_TENSOR);
         Ok(())
     }
@@ -280,11 +284,13 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Returns where the dimensions start in the arena, and how many there are.
+    /// Returns the place of its first dimension among all, and how many it has.
     fn shape(&mut self) -> std::result::Result<(u32, u32), Fault> {
         const WHAT: &str = "its shape is not an array of whole numbers";
         self.cursor.open(b'[', WHAT)?;
-        let start = self.dims.len();
+        let inside = self.cursor.rest().bytes().take_while(|&byte| byte != b']');
+        let most = 1 + inside.filter(|&byte| byte == b',').count();
+        let start = self.dims.begin(most, self.cursor.remaining() / LEAST_DIM);
         let mut first = true;
         while self.cursor.more(first, b']')? {
             first = false;
@@ -292,7 +298,7 @@ impl<'a> Parser<'a> {
             let Ok(dim) = usize::try_from(dim) else {
                 return Err(self.expected("a dimension does not fit this machine's address space").into());
             };
-            push(&mut self.dims, dim, self.cursor.remaining() / LEAST_DIM);
+            self.dims.push(dim);
         }
         Ok((start as u32, (self.dims.len() - start) as u32))
     }

@@ -1,0 +1,25 @@
+# What a developer types; each line is also in CONTRIBUTING.md.
+
+# List the recipes.
+default:
+    @just --list
+
+# Load the sample with Candle and let it answer.
+demo *arguments:
+    cargo run --release -p candle-llama -- {{arguments}}
+
+# What CI runs.
+ci:
+    .ci/run
+
+# The tests alone.
+test:
+    cargo test --workspace
+
+# Everything that CI does not have the time for.
+extended:
+    .ci/extended
+
+# Us beside every peer, in one run.
+peers *arguments:
+    cargo run --release -p benches --bin peers -- {{arguments}}
