@@ -124,7 +124,7 @@ macro_rules! elements {
                 let (start, capacity) = match element {
                     $(Element::$variant => {
                         let mut values = Vec::<$type>::new();
-                        values.try_reserve_exact(bytes.div_ceil(size_of::<$type>())).map_err(|error| {
+                        values.try_reserve_exact(room(bytes).div_ceil(size_of::<$type>())).map_err(|error| {
                             let message = format!("{bytes} bytes of memory could not be had");
                             Error::new(ErrorKind::Memory, message).with_source(error)
                         })?;
@@ -298,25 +298,40 @@ impl Chunk {
     }
 }
 
-/// Below this size the cost of the system call outweighs the page faults that it saves.
-const HUGE_PAGES_FROM: usize = 4 << 20;
-
-/// The usual size of a huge page; where it is another, chunks share some.
+/// The usual size of a huge page; where it is another, nothing is gained or lost.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Asks for huge pages behind a large allocation: fresh 4 KiB pages cost more than the reads into them.
+/// Allocations from this size on have huge pages.
+const HUGE_PAGES_FROM: usize = HUGE_PAGE;
+
+/// The capacity to ask for: so much that the mapping behind a large allocation is a whole number of huge pages,
+/// because Linux (from 6.7 on) then places it on a boundary of huge pages. What is more than `bytes` is never
+/// touched and costs address space only.
+fn room(bytes: usize) -> usize {
+    /// What an allocator keeps of a mapping for itself; glibc 16 bytes.
+    const KEPT: usize = 64;
+    let whole = bytes.checked_add(KEPT).and_then(|bytes| bytes.checked_next_multiple_of(HUGE_PAGE));
+    match whole {
+        Some(whole) if bytes >= HUGE_PAGES_FROM => whole - KEPT,
+        _ => bytes,
+    }
+}
+
+/// Asks for huge pages behind a large allocation: fresh 4 KiB pages cost more than the reads into them. The last
+/// huge page is left out unless it is needed whole, so that no memory is taken in vain.
 #[cfg(target_os = "linux")]
 fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
-    if bytes < HUGE_PAGES_FROM {
-        return;
-    }
     let page = rustix::param::page_size();
     let before = start.addr().get() % page;
+    let behind = (start.addr().get() + bytes) % HUGE_PAGE;
+    let len = (before + bytes).saturating_sub(behind);
+    if bytes < HUGE_PAGES_FROM || len == 0 || !len.is_multiple_of(page) {
+        return;
+    }
     let pages = start.as_ptr().wrapping_sub(before);
-    let len = (before + bytes).next_multiple_of(page);
     // SAFETY: the advice changes how the kernel backs the pages, never what they hold, for our own bytes
-    // and for whatever shares the first and the last page with them. All the pages are mapped, since each
-    // holds a byte of the allocation. A refusal is no failure.
+    // and for whatever shares the first page with them. All the pages are mapped, since each holds a byte of
+    // the allocation. A refusal is no failure.
     let _ = unsafe { rustix::mm::madvise(pages.cast(), len, rustix::mm::Advice::LinuxHugepage) };
 }
 
