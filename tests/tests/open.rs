@@ -172,7 +172,7 @@ fn strict_refuses_and_compat_warns() {
         let findings = ckpt.shards()[0].header().findings();
         assert_eq!(findings.iter().map(|f| f.rule.name()).collect::<Vec<_>>(), [rule], "{header}");
         let error = Checkpoint::options().profile(Profile::Strict).from_bytes(file).unwrap_err();
-        assert_eq!(error.rule().map(|rule| rule.name()), Some(rule), "{header}");
+        assert_eq!(error.rule().map(weighbridge::header::Rule::name), Some(rule), "{header}");
         assert!(error.to_string().contains(rule), "{error}");
     }
     let fine = format!("{{ \"a\" : {entry} }}   ");
