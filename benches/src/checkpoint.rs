@@ -31,7 +31,7 @@ fn layers(size: u64) -> u64 {
     (size.saturating_sub(4 * VOCABULARY * width) / layer).max(1)
 }
 
-/// Writes the configuration of the Llama whose weights [`write`] makes.
+/// Writes the configuration of the Llama whose weights [`write()`] makes.
 pub(crate) fn write_config(path: &Path, size: u64) -> Result<()> {
     let Shape { width, inner, .. } = Shape::of(size);
     let config = serde_json::json!({

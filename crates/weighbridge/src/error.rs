@@ -88,7 +88,7 @@ pub enum ErrorKind {
 
 impl Error {
     /// An error of the given kind; implementers of [`Source`](crate::Source) and
-    /// [`Operation`](crate::Operation) make them too.
+    /// [`Operation`](crate::plan::Operation) make them too.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Arc::new(Inner {
             kind,

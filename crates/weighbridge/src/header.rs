@@ -7,7 +7,7 @@
 //!  └──────────┴─────────────────────────┴───────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`HeaderDecoder`](decode::HeaderDecoder) takes bytes and says which ones it wants, `parse` reads the JSON,
+//! [`HeaderDecoder`] takes bytes and says which ones it wants, `parse` reads the JSON,
 //! this file holds the result and checks the rules that bind tensors together.
 
 mod decode;
