@@ -45,6 +45,14 @@ impl Plan {
         PlanBuilder { checkpoint, filter: None, rename: None, dtype: None }
     }
 
+    /// Adds an entry whose inputs are of the plan's checkpoint. A session of a plan with two entries of one name
+    /// does not start.
+    #[must_use]
+    pub fn with(mut self, entry: Entry) -> Self {
+        self.entries.push(Arc::new(entry));
+        self
+    }
+
     /// The tensors that will be made.
     pub fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
@@ -175,10 +183,13 @@ impl Entry {
 
     /// The same tensor in another dtype, whatever this entry's operation makes of the stored one.
     pub(crate) fn recast(&self, dtype: Dtype) -> Result<Self> {
-        let stored = self.inputs.first().filter(|_| self.inputs.len() == 1);
-        let operation: Arc<dyn Operation> = match stored {
-            Some(input) if input.dtype == dtype => Arc::new(Read),
-            _ => Arc::new(Cast::to(dtype)),
+        let operation: Arc<dyn Operation> = match &*self.inputs {
+            [input] if input.dtype == dtype => Arc::new(Read),
+            [_] => Arc::new(Cast::to(dtype)),
+            _ => {
+                let message = format!("it is made of several tensors and comes as {} only", self.dtype);
+                return Err(Error::new(ErrorKind::Dtype, message).in_tensor(&self.name));
+            }
         };
         Self::new(&self.name, self.inputs.clone(), operation)
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::report::Report;
-use super::tile::TileMaker;
+use super::tile::{TileMaker, read_size};
 use super::{Order, Settings};
 use crate::buffer::{Allocation, Chunk, Filling, HostBuffer};
 use crate::checkpoint::Checkpoint;
@@ -334,11 +334,9 @@ impl Shared {
     /// The size of an entry's chunks: what its source likes, or less, so that all threads have a part in a tensor
     /// that somebody waits for.
     fn chunk(&self, entry: &Entry) -> usize {
-        let shard = entry.inputs().first().and_then(|input| self.checkpoint.shards().get(input.shard()));
-        let hint = shard.map_or(0, |shard| shard.source().hints().chunk);
         let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
-        let share = usize::try_from(share).unwrap_or(usize::MAX);
-        share.min(hint).clamp(LEAST_CHUNK, 1 << 30)
+        let chunk = share.min(read_size(&self.checkpoint, entry)).max(LEAST_CHUNK);
+        usize::try_from(chunk).unwrap_or(usize::MAX)
     }
 
     fn carry_out(&self, job: Job, maker: &mut TileMaker) {
@@ -416,7 +414,7 @@ impl Shared {
 const CHUNKS_A_THREAD: u64 = 4;
 
 /// Smaller reads are slower.
-const LEAST_CHUNK: usize = 256 << 10;
+const LEAST_CHUNK: u64 = 256 << 10;
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

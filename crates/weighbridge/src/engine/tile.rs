@@ -29,8 +29,8 @@ impl TileMaker {
         let mut read = 0;
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
-            let whole = start..tile.end;
-            // A whole tile is read at once where it can be read into its place.
+            let whole = start..tile.end.min(start.saturating_add(read_size(checkpoint, entry)));
+            // What can be read into its place is read in the pieces that the source likes.
             let first = start..tile.end.min(start + STEP as u64);
             let direct = matches!(entry.operation().gather(entry.inputs(), first.clone()), Gather::Direct(_));
             let part = if direct { whole } else { first };
@@ -66,6 +66,18 @@ impl TileMaker {
         Ok(())
     }
 }
+
+/// The bytes that the entry's source likes to be asked for.
+pub(super) fn read_size(checkpoint: &Checkpoint, entry: &Entry) -> u64 {
+    let shard = entry.inputs().first().and_then(|input| checkpoint.shards().get(input.shard()));
+    shard.map_or(0, |shard| shard.source().hints().chunk).clamp(LEAST_READ, MOST_READ) as u64
+}
+
+/// Less than a page is asked for only where a tensor has less.
+const LEAST_READ: usize = 4 << 10;
+
+/// The most that Linux reads at a time, less its last page.
+const MOST_READ: usize = 1 << 30;
 
 fn read_pieces<'m>(
     checkpoint: &Checkpoint,
