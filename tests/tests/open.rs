@@ -130,6 +130,17 @@ fn places_without_a_checkpoint() {
     fails(directory.path(), ErrorKind::Io, &["model.safetensors", "directory"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    fails(directory.path(), ErrorKind::Io, &["model.safetensors", "not a regular file"]);
+    fails(Path::new("/dev/null"), ErrorKind::Io, &["/dev/null", "not a regular file"]);
+}
+
 #[test]
 fn every_truncation_is_an_error_and_none_a_panic() {
     let whole = file(&[("a", stored(1)), ("b", Stored::filled(Dtype::F4, &[6], 1))]);

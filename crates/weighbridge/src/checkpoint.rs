@@ -4,7 +4,6 @@ mod hub;
 mod index;
 mod locate;
 
-use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,12 +161,7 @@ impl OpenOptions {
     }
 
     fn shard(&self, path: &Path) -> Result<Shard> {
-        let cannot = |error| Error::io("it cannot be opened", error);
-        let file = File::open(path).map_err(cannot)?;
-        if file.metadata().map_err(cannot)?.is_dir() {
-            return Err(Error::new(ErrorKind::Io, "it is a directory, expected a safetensors file"));
-        }
-        let source = FileSource::new(file).map_err(cannot)?;
+        let source = FileSource::open(path).map_err(|error| Error::io("it cannot be opened", error))?;
         Ok(Shard {
             path: Some(path.to_owned()),
             header: self.decode.read(&source)?,

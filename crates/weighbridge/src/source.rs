@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::buffer;
 
-pub(crate) use file::FileSource;
+pub(crate) use file::{FileSource, open_regular};
 
 /// Bytes that can be read at any position, from several threads at a time.
 ///

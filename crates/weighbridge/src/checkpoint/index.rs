@@ -1,12 +1,12 @@
 //! `*.safetensors.index.json`: which tensor lies in which shard.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::Cursor;
+use crate::source::open_regular;
 
 /// The largest known index, Kimi-K2's, has 13.5 MB.
 const MOST_BYTES: u64 = 256 << 20;
@@ -24,7 +24,7 @@ impl Index {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let cannot = |error| Error::io("the index cannot be read", error);
         let mut text = String::new();
-        File::open(path)
+        open_regular(path)
             .and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text))
             .map_err(cannot)
             .and_then(|read| match read as u64 > MOST_BYTES {

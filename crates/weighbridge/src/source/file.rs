@@ -1,8 +1,9 @@
 //! An open file, read with positional reads.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
+use std::path::Path;
 
 use super::Source;
 #[cfg(unix)]
@@ -16,10 +17,21 @@ pub(crate) struct FileSource {
 }
 
 impl FileSource {
-    pub(crate) fn new(file: File) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = open_regular(path)?;
         let size = file.metadata()?.len();
         Ok(Self { file, size })
     }
+}
+
+/// Opens a file for reading, and nothing else that has a path: a pipe would block until somebody writes into it.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_file() {
+        return File::open(path);
+    }
+    let what = if kind.is_dir() { "it is a directory" } else { "it is not a regular file" };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 #[cfg(unix)]
