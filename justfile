@@ -1,4 +1,4 @@
-# What a developer types; each line is also in CONTRIBUTING.md.
+# What a developer types.
 
 # List the recipes.
 default:

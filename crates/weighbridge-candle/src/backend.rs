@@ -1,11 +1,14 @@
 //! Candle's `VarBuilder` over a session that reads ahead.
 
+use std::fmt;
+
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
-use weighbridge::{Checkpoint, Report, Session};
+use weighbridge::{Checkpoint, Report, Session, TensorRef};
 
 use crate::dtype::arrival;
+use crate::loader::Filter;
 use crate::tensor::place;
 
 /// Gives a model's tensors as it asks for them, each in the dtype and on the device that it asks for.
@@ -27,21 +30,32 @@ use crate::tensor::place;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Backend {
     checkpoint: Checkpoint,
     session: Session,
+    filter: Option<Box<Filter>>,
     complex_pairs: bool,
 }
 
 impl Backend {
-    pub(crate) fn new(checkpoint: Checkpoint, session: Session, complex_pairs: bool) -> Self {
-        Self { checkpoint, session, complex_pairs }
+    pub(crate) fn new(
+        checkpoint: Checkpoint,
+        session: Session,
+        filter: Option<Box<Filter>>,
+        complex_pairs: bool,
+    ) -> Self {
+        Self { checkpoint, session, filter, complex_pairs }
     }
 
     /// What has been asked for so far, what was cast, and what never was asked for.
     pub fn report(&self) -> Report {
         self.session.report()
+    }
+
+    /// The tensor of that name, unless it was filtered out.
+    fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
+        let tensor = self.checkpoint.tensor(name)?;
+        self.filter.as_ref().is_none_or(|keep| keep(&tensor)).then_some(tensor)
     }
 
     fn take(
@@ -51,7 +65,7 @@ impl Backend {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let Some(tensor) = self.checkpoint.tensor(name) else {
+        let Some(tensor) = self.tensor(name) else {
             return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
         };
         let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs)
@@ -90,6 +104,12 @@ impl SimpleBackend for Backend {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.checkpoint.tensor(name).is_some()
+        self.tensor(name).is_some()
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("session", &self.session).finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@
 //! | `F16`, `BF16`, `F32`, `F64` | the same | any number |
 //! | `F8_E4M3` | `F8E4M3` | any number |
 //! | `F8_E5M2`, `F8_E5M2FNUZ`, `F8_E4M3FNUZ` | `F16`, which holds them exactly | any number |
-//! | `F8_E8M0` | `F8E8M0`, raw | any float |
+//! | `F8_E8M0` | `F8E8M0`, raw | any number |
 //! | `F4`, `F6_E2M3`, `F6_E3M2` | the same, raw | nothing else |
 //! | `C64` | nothing, or `F32` pairs with [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
 //!

@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::dtype::{Arrival, arrival, from_stored};
 use crate::tensor::place;
 
-type Filter = dyn Fn(&TensorRef<'_>) -> bool;
+pub(crate) type Filter = dyn Fn(&TensorRef<'_>) -> bool + Send + Sync;
 
 /// Loads the tensors of a checkpoint into Candle.
 ///
@@ -64,7 +64,7 @@ impl Loader {
     }
 
     /// Loads only the tensors for which `keep` holds.
-    pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'static) -> Self {
+    pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Box::new(keep));
         self
     }
@@ -95,7 +95,7 @@ impl Loader {
     }
 
     /// Has `handler` called as bytes arrive: from the threads that read, by one at a time, with figures that
-    /// never fall. It should return at once.
+    /// never fall. It should return at once, and must not touch what it reports on.
     pub fn progress(mut self, handler: impl FnMut(Progress) + Send + 'static) -> Self {
         self.progress = Some(Box::new(handler));
         self
@@ -174,7 +174,7 @@ impl Loader {
         let arrivals = self.tensors().filter_map(fitting).collect();
         let read_ahead = self.read_ahead;
         let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural).start()?;
-        Ok(Backend::new(self.checkpoint, session, self.complex_pairs))
+        Ok(Backend::new(self.checkpoint, session, self.filter, self.complex_pairs))
     }
 
     fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {

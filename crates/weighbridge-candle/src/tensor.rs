@@ -12,6 +12,11 @@ pub(crate) fn place(
     shape: Shape,
     device: &Device,
 ) -> candle_core::Result<Tensor> {
+    // Candle multiplies from the last dimension on, which can overflow where there is a 0 among the first.
+    let strides = shape.dims().iter().rev().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
+    if strides.is_none() {
+        return Err(candle_core::Error::msg("the strides of its shape do not fit this machine"));
+    }
     match buffer {
         HostBuffer::U8(values) => place_bytes(values, dtype, shape, device),
         HostBuffer::U32(values) => Tensor::from_vec(values, shape, device),

@@ -287,6 +287,33 @@ fn the_report_names_what_was_never_asked_for() {
 }
 
 #[test]
+fn what_is_filtered_out_is_not_there() {
+    let (ckpt, ..) = watched(None);
+    let vb = Loader::new(&ckpt).filter(|tensor| tensor.name() != "b").var_builder().unwrap();
+    assert!(vb.contains_tensor("a") && !vb.contains_tensor("b"));
+    assert!(vb.get(3 << 20, "b").unwrap_err().to_string().contains("cannot find tensor b"));
+}
+
+#[test]
+fn a_shape_whose_strides_overflow_is_an_error() {
+    let header =
+        format!(r#"{{"a":{{"dtype":"F32","shape":[0,{0},{0}],"data_offsets":[0,0]}}}}"#, 1_u64 << 40);
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    let error = Loader::new(&Checkpoint::from_bytes(bytes).unwrap()).load().unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::Device, Some("a")));
+}
+
+#[test]
+fn a_failed_read_ahead_does_not_fail_another_dtype() {
+    let bytes = 300.0_f32.to_le_bytes().to_vec();
+    let ckpt = Checkpoint::from_bytes(file(&[("t", Stored::new(St::F32, &[1], bytes))])).unwrap();
+    let vb = Loader::new(&ckpt).dtype(DType::U8).var_builder().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(vb.get_unchecked_dtype("t", DType::F32).unwrap().to_vec1::<f32>().unwrap(), [300.0]);
+    assert!(vb.get_unchecked("t").is_err());
+}
+
+#[test]
 fn many_threads_may_build_at_a_time() {
     let tensors: Vec<_> =
         (0..200).map(|i| (format!("layers.{i}.w"), Stored::filled(St::F16, &[64, i], i))).collect();

@@ -211,7 +211,7 @@ impl Allocation {
     /// Cuts the memory into chunks of about `size` bytes, which is not 0.
     ///
     /// Where the memory has huge pages, no two chunks share one: threads that touch a fresh page at the same time
-    /// both clear it. Cuts are at multiples of 16 bytes, and so between elements of every type.
+    /// both clear it. Cuts are at multiples of 16 bytes, and so between elements of whole bytes.
     ///
     /// It takes the allocation by value so that it happens once: chunks stay disjoint.
     pub(crate) fn into_chunks(self, size: usize) -> (Filling, Vec<Chunk>) {

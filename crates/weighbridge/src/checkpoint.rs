@@ -263,7 +263,7 @@ impl Checkpoint {
 
     /// The bytes of data of all tensors.
     pub fn byte_len(&self) -> u64 {
-        self.shards().iter().map(|shard| shard.header.data_len()).sum()
+        self.shards().iter().fold(0, |sum, shard| sum.saturating_add(shard.header.data_len()))
     }
 
     /// The files, in the order of their names.

@@ -59,9 +59,9 @@ impl SessionBuilder {
     pub const DEFAULT_READ_AHEAD: u64 = 64 << 20;
 
     /// Sets the number of threads that read, the caller's own included while it waits; by default one a core,
-    /// and 8 at most.
+    /// and 8 at most; more than 1024 count as 1024.
     pub fn threads(mut self, threads: usize) -> Self {
-        self.settings.threads = threads.max(1);
+        self.settings.threads = threads.clamp(1, 1024);
         self
     }
 
@@ -81,7 +81,7 @@ impl SessionBuilder {
     /// Has `handler` called as bytes arrive.
     ///
     /// It is called from the threads that read, by one at a time, with figures that never fall; it should
-    /// return at once, for they wait for it.
+    /// return at once, for they wait for it, and must not touch the session.
     pub fn progress(mut self, handler: impl FnMut(Progress) + Send + 'static) -> Self {
         self.settings.progress = Some(Mutex::new(Box::new(handler)));
         self

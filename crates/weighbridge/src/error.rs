@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::header::Rule;
+use crate::header::{Rule, start_of};
 
 /// The result of this crate's operations.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -165,7 +165,10 @@ impl fmt::Display for Error {
             write!(f, "{}: ", file.display().to_string().escape_controls())?;
         }
         if let Some(tensor) = &self.0.tensor {
-            write!(f, "tensor {tensor:?}: ")?;
+            // A hostile name may be as long as a header.
+            let start = start_of(tensor);
+            let more = if start.len() < tensor.len() { "..." } else { "" };
+            write!(f, "tensor {start:?}{more}: ")?;
         }
         f.write_str(&self.0.message)
     }

@@ -23,6 +23,7 @@ use hashbrown::HashTable;
 
 pub use decode::{Decode, HeaderDecoder};
 pub(crate) use json::{Cursor, JsonError};
+pub(crate) use rules::start_of;
 pub use rules::{Finding, Profile, Rule};
 
 use crate::dtype::Dtype;
@@ -63,9 +64,10 @@ impl Header {
             return Ok(());
         }
         for &place in &superseded {
-            let name = self.name_at(place).to_owned();
-            let position = self.parsed.records[place as usize].position;
-            self.parsed.findings.note(Rule::DuplicateTensor, Some(&name), position as usize)?;
+            let record = &self.parsed.records[place as usize];
+            let (position, name) =
+                (record.position as usize, start_of(self.parsed.text(record.name)).to_owned());
+            self.parsed.findings.note(Rule::DuplicateTensor, position, || Some(name.into()))?;
         }
         superseded.sort_unstable();
         let mut place = 0;
@@ -142,10 +144,11 @@ impl Header {
                 return fail(ErrorKind::TensorSize, message);
             }
         }
-        let Some(size) = file_size else {
+        let expected = self.data_start.checked_add(end);
+        // Without a size, too, places in the file must be numbers.
+        let Some(size) = file_size.or_else(|| expected.is_none().then_some(u64::MAX)) else {
             return Ok(());
         };
-        let expected = self.data_start.checked_add(end);
         if expected == Some(size) {
             return Ok(());
         }

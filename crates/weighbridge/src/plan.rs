@@ -60,7 +60,7 @@ impl Plan {
 
     /// The bytes that they will have together.
     pub fn byte_len(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.byte_len()).sum()
+        self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.byte_len()))
     }
 
     /// The checkpoint whose tensors go in.

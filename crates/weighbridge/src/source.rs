@@ -68,7 +68,9 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// How a source likes to be read; the engine obeys.
+/// How a source likes to be read.
+///
+/// The engine obeys `chunk`; the other two are for operations that skip parts, which are still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hints {

@@ -56,14 +56,16 @@ impl<'a> Prompter<'a> {
         // What a token adds to the text depends on those before it, so the stream has to have seen
         // the prompt.
         let mut stream = self.tokenizer.decode_stream(true);
-        for &token in &prompt {
-            stream.step(token).map_err(|e| anyhow!("tokenizer: {e}"))?;
-        }
+        // A decoder may take back text that it gave (a byte that turns out to begin another character). The
+        // stream then ends; the whole text is decoded at once below.
+        let mut streams = prompt.iter().all(|&token| stream.step(token).is_ok());
         let start = Instant::now();
-        let tokens = self.generate(&prompt, max_new_tokens, |token| {
-            match stream.step(token).map_err(|e| anyhow!("tokenizer: {e}"))? {
-                Some(piece) => show(&piece),
-                None => Ok(()),
+        let tokens = self.generate(&prompt, max_new_tokens, |token| match stream.step(token) {
+            Ok(Some(piece)) if streams => show(&piece),
+            Ok(_) => Ok(()),
+            Err(_) => {
+                streams = false;
+                Ok(())
             }
         })?;
         let seconds = start.elapsed().as_secs_f64();

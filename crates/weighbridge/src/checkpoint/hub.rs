@@ -56,7 +56,7 @@ impl<'a> RepoId<'a> {
         let commit = commit.as_deref().map_or(revision, str::trim);
         let snapshot = repository.join("snapshots").join(commit);
         // A branch's file holds a commit id; anything else in it must not lead elsewhere.
-        if commit.chars().all(|c| c.is_ascii_alphanumeric()) && snapshot.is_dir() {
+        if !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric()) && snapshot.is_dir() {
             return Ok(snapshot);
         }
         let mut known = entries(&repository.join("refs"));

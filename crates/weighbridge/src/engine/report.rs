@@ -34,7 +34,7 @@ struct Tally {
 impl Report {
     pub(super) fn new(entries: &[Arc<Entry>]) -> Self {
         let tally = Tally {
-            bytes_total: entries.iter().map(|entry| entry.byte_len()).sum(),
+            bytes_total: entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.byte_len())),
             bytes_done: 0,
             bytes_read: 0,
             bytes_taken: 0,
@@ -52,14 +52,14 @@ impl Report {
         self.with(|tally| {
             tally.bytes_read += read;
             // What is read a second time is no further progress.
-            tally.bytes_done = (tally.bytes_done + made).min(tally.bytes_total);
+            tally.bytes_done = (tally.bytes_done.saturating_add(made)).min(tally.bytes_total);
             Progress { bytes_done: tally.bytes_done, bytes_total: tally.bytes_total }
         })
     }
 
     pub(super) fn note_taken(&self, entry: &Entry) {
         self.with(|tally| {
-            tally.bytes_taken += entry.byte_len();
+            tally.bytes_taken = tally.bytes_taken.saturating_add(entry.byte_len());
             if let Some(times) = tally.taken.get_mut(entry.name()) {
                 *times += 1;
             }

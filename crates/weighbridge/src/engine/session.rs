@@ -79,7 +79,10 @@ enum Slot {
         buffer: HostBuffer,
         ahead: bool,
     },
-    Failed(Error),
+    Failed {
+        entry: Arc<Entry>,
+        error: Error,
+    },
 }
 
 struct Reading {
@@ -256,10 +259,12 @@ impl Shared {
                     self.report.note_taken(&made);
                     return Ok((made, buffer));
                 }
-                Slot::Failed(error) => {
-                    let error = error.clone();
+                Slot::Failed { entry: tried, error } => {
+                    // Reading ahead in another dtype may fail where this one does not.
+                    let outcome = if tried.dtype() == entry.dtype() { Err(error.clone()) } else { Ok(()) };
                     state.slots[place] = Slot::Taken;
-                    return Err(error);
+                    outcome?;
+                    continue;
                 }
                 Slot::Reading(_) => {
                     let own = state.queue.iter().position(|job| job.place == place);
@@ -303,7 +308,7 @@ impl Shared {
                     }
                     Err(error) => {
                         state.ahead_bytes -= entry.byte_len();
-                        state.slots[place] = Slot::Failed(error);
+                        state.slots[place] = Slot::Failed { entry: Arc::clone(entry), error };
                         self.landed.notify_all();
                     }
                 }
@@ -356,7 +361,7 @@ impl Shared {
             Err(Error::new(ErrorKind::Internal, message).in_tensor(entry.name()))
         });
         // Before the entry lands, so that who takes it finds its bytes counted.
-        self.tell(read, made);
+        self.tell(read, if outcome.is_ok() { made } else { 0 });
         let mut state = self.lock();
         if let Slot::Reading(reading) = &mut state.slots[place] {
             reading.jobs_left -= 1;
@@ -402,8 +407,9 @@ impl Shared {
             Err(error) => {
                 if ahead {
                     state.ahead_bytes -= entry.byte_len();
+                    self.work.notify_all();
                 }
-                Slot::Failed(error)
+                Slot::Failed { entry, error }
             }
         };
         self.landed.notify_all();

@@ -70,7 +70,9 @@ impl TileMaker {
 /// The bytes that the entry's source likes to be asked for.
 pub(super) fn read_size(checkpoint: &Checkpoint, entry: &Entry) -> u64 {
     let shard = entry.inputs().first().and_then(|input| checkpoint.shards().get(input.shard()));
-    shard.map_or(0, |shard| shard.source().hints().chunk).clamp(LEAST_READ, MOST_READ) as u64
+    let hint = shard.map_or(0, |shard| shard.source().hints().chunk);
+    // A multiple of every element's size, those of 6 bits included.
+    (hint.clamp(LEAST_READ, MOST_READ) / 48 * 48) as u64
 }
 
 /// Less than a page is asked for only where a tensor has less.

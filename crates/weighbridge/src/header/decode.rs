@@ -160,10 +160,10 @@ impl HeaderDecoder {
             return Err(Error::new(ErrorKind::HeaderTooLarge, message));
         }
         match self.file_size {
-            Some(size) if len > size - PREFIX as u64 => {
+            Some(size) if len > size.saturating_sub(PREFIX as u64) => {
                 let message = format!(
                     "the header claims {len} bytes, but only {} follow its length: the file is cut short{hint}",
-                    size - PREFIX as u64
+                    size.saturating_sub(PREFIX as u64)
                 );
                 Err(Error::new(ErrorKind::HeaderTruncated, message))
             }

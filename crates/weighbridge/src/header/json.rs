@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::rules::start_of;
+
 /// Where and why the text is not what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct JsonError {
@@ -35,6 +37,11 @@ pub(crate) struct RawStr<'a> {
 }
 
 impl<'a> RawStr<'a> {
+    /// The start of the value, for a message: the whole may be as long as the text.
+    pub(crate) fn start(&self) -> Cow<'a, str> {
+        Self { raw: start_of(self.raw), ..*self }.value()
+    }
+
     pub(crate) fn value(&self) -> Cow<'a, str> {
         if !self.escaped {
             return Cow::Borrowed(self.raw);

@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
     fn header(&mut self) -> Result<()> {
         let start = self.cursor.peek();
         if self.cursor.position() > 0 && start.is_some() {
-            self.findings.note(Rule::LeadingSpace, None, 0)?;
+            self.findings.note(Rule::LeadingSpace, 0, || None)?;
         }
         self.cursor.open(b'{', "expected '{'").map_err(syntax)?;
         let mut first = true;
@@ -122,7 +122,7 @@ impl<'a> Parser<'a> {
         let padding = self.cursor.clone();
         self.cursor.end().map_err(syntax)?;
         if padding.rest().bytes().any(|byte| byte != b' ') {
-            self.findings.note(Rule::Padding, None, end)?;
+            self.findings.note(Rule::Padding, end, || None)?;
         }
         Ok(())
     }
@@ -132,11 +132,11 @@ impl<'a> Parser<'a> {
             return Err(syntax(JsonError { position: key.position, message: "__metadata__ stands twice" }));
         }
         if key.escaped {
-            self.findings.note(Rule::EscapedMetadataKey, None, key.position)?;
+            self.findings.note(Rule::EscapedMetadataKey, key.position, || None)?;
         }
         if self.cursor.peek() == Some(b'n') {
             self.cursor.literal("null").map_err(syntax)?;
-            self.findings.note(Rule::NullMetadata, None, key.position)?;
+            self.findings.note(Rule::NullMetadata, key.position, || None)?;
             self.metadata = Some(None);
             return Ok(());
         }
@@ -159,7 +159,7 @@ impl<'a> Parser<'a> {
             match slot {
                 Entry::Occupied(slot) => {
                     let place = *slot.get() as usize;
-                    self.findings.note(Rule::DuplicateMetadata, None, key.position)?;
+                    self.findings.note(Rule::DuplicateMetadata, key.position, || None)?;
                     entries[place].1 = value;
                 }
                 Entry::Vacant(slot) => {
@@ -179,14 +179,14 @@ impl<'a> Parser<'a> {
             Some(b'{') => self.fields(name),
             Some(b'[') => {
                 let position = name.position;
-                self.findings.note(Rule::TensorAsArray, Some(&name.value()), position)?;
+                self.findings.note(Rule::TensorAsArray, position, || Some(name.start()))?;
                 self.elements(name)
             }
             _ => Err(self.expected("its entry is not an object").into()),
         };
         let Fields { dtype, dims_start, rank, begin, end } = fields.map_err(|error| error.named(&name))?;
         if text(self.cursor.text(), &self.unescaped, span).contains('\0') {
-            self.findings.note(Rule::NulInName, Some(&name.value()), name.position)?;
+            self.findings.note(Rule::NulInName, name.position, || Some(name.start()))?;
         }
         let position = name.position as u32;
         let record = Record { begin, end, name: span, position, dims_start, rank, dtype };
@@ -211,7 +211,7 @@ impl<'a> Parser<'a> {
                 "shape" => shape.replace(self.shape()?).is_some(),
                 "data_offsets" => offsets.replace(self.offsets()?).is_some(),
                 _ => {
-                    self.findings.note(Rule::UnknownField, Some(&name.value()), key.position)?;
+                    self.findings.note(Rule::UnknownField, key.position, || Some(name.start()))?;
                     self.cursor.skip()?;
                     false
                 }
@@ -271,7 +271,7 @@ impl<'a> Parser<'a> {
         if self.cursor.key(false)?.is_some() {
             return Err(self.expected(WHAT).into());
         }
-        self.findings.note(Rule::DtypeAsObject, Some(&name.value()), position)?;
+        self.findings.note(Rule::DtypeAsObject, position, || Some(name.start()))?;
         Ok(dtype)
     }
 
@@ -289,8 +289,9 @@ impl<'a> Parser<'a> {
         const WHAT: &str = "its shape is not an array of whole numbers";
         self.cursor.open(b'[', WHAT)?;
         let inside = self.cursor.rest().bytes().take_while(|&byte| byte != b']');
-        let most = 1 + inside.filter(|&byte| byte == b',').count();
-        let start = self.dims.begin(most, self.cursor.remaining() / LEAST_DIM);
+        let commas = inside.filter(|&byte| byte == b',').count();
+        let more = 1 + self.cursor.remaining() / LEAST_DIM;
+        let start = self.dims.begin(more.min(1 + commas), more);
         let mut first = true;
         while self.cursor.more(first, b']')? {
             first = false;
@@ -354,7 +355,7 @@ impl Fault {
             Self::Json(error) => syntax(error),
             Self::Other(error) => error,
         }
-        .in_tensor(&name.value())
+        .in_tensor(&name.start())
     }
 }
 

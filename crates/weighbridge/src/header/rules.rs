@@ -1,5 +1,6 @@
 //! What the specification forbids and the official crate lets pass.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -90,7 +91,7 @@ impl fmt::Display for Rule {
 pub struct Finding {
     /// The rule.
     pub rule: Rule,
-    /// The tensor that it is about.
+    /// The tensor that it is about; of a long name the start.
     pub tensor: Option<Box<str>>,
     /// The byte of the header's JSON at which it was seen.
     pub position: usize,
@@ -123,17 +124,25 @@ impl Findings {
     }
 
     /// Notes a departure from the specification, which is an error under `Strict`.
-    pub(super) fn note(&mut self, rule: Rule, tensor: Option<&str>, position: usize) -> Result<()> {
+    ///
+    /// `tensor` is asked for only where it is kept; what is kept of a long name is its start.
+    pub(super) fn note<'n>(
+        &mut self,
+        rule: Rule,
+        position: usize,
+        tensor: impl FnOnce() -> Option<Cow<'n, str>>,
+    ) -> Result<()> {
         if self.profile == Profile::Strict {
             let message = format!("{} (rule {rule}, byte {position} of the header)", rule.message());
             let error = Error::new(ErrorKind::Rule(rule), message);
-            return Err(match tensor {
-                Some(tensor) => error.in_tensor(tensor),
+            return Err(match tensor() {
+                Some(tensor) => error.in_tensor(&tensor),
                 None => error,
             });
         }
         if self.kept.len() < Finding::MOST {
-            self.kept.push(Finding { rule, tensor: tensor.map(Into::into), position });
+            let tensor = tensor().map(|name| start_of(&name).into());
+            self.kept.push(Finding { rule, tensor, position });
         }
         Ok(())
     }
@@ -141,4 +150,10 @@ impl Findings {
     pub(super) fn as_slice(&self) -> &[Finding] {
         &self.kept
     }
+}
+
+/// The first characters of a name, which may be as long as the header.
+pub(crate) fn start_of(name: &str) -> &str {
+    const MOST: usize = 256;
+    name.char_indices().nth(MOST).map_or(name, |(end, _)| &name[..end])
 }

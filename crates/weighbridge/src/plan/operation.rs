@@ -22,7 +22,8 @@ pub trait Operation: Debug + Send + Sync {
     /// Fails when the operation does not take these inputs; the message says which ones it takes.
     fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)>;
 
-    /// What the bytes `tile` of the output need. Tiles start and end between two elements of the output.
+    /// What the bytes `tile` of the output need. Tiles start and end between two elements of the
+    /// output, if these have whole bytes.
     fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Gather;
 
     /// Makes the tile out of the gathered bytes; called only where [`gather`](Operation::gather) asked for it.
@@ -144,8 +145,12 @@ impl Operation for Cast {
         tile: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
         let input = only(inputs)?;
-        let elements = |bytes: usize, dtype: Dtype| bytes as u64 * 8 / u64::from(dtype.bits());
-        if elements(gathered.len(), input.dtype()) != elements(tile.len(), self.dtype) {
+        let elements = |bytes: usize, dtype: Dtype| {
+            let bytes_each = dtype.bits() as usize / 8;
+            bytes.is_multiple_of(bytes_each).then(|| bytes / bytes_each)
+        };
+        let (from, to) = (elements(gathered.len(), input.dtype()), elements(tile.len(), self.dtype));
+        if from.is_none() || from != to {
             return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
         }
         (self.kernel(input)?)(gathered, tile).map_err(|convert::OutOfRange| {
