@@ -70,11 +70,7 @@ impl Backend {
         };
         let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs)
             .map_err(|error| candle_core::Error::wrap(error.in_tensor(name)))?;
-        let mut shape = tensor.shape().to_vec();
-        if arrival.pairs {
-            shape.push(2);
-        }
-        let shape = Shape::from(shape);
+        let shape = arrival.shape(tensor.shape());
         if let Some(expected) = expected
             && expected != shape
         {

@@ -16,7 +16,7 @@
 //!
 //! "Raw" dtypes hold the file's packed bytes; Candle has no operations on them.
 
-use candle_core::DType;
+use candle_core::{DType, Shape};
 use weighbridge::plan::Cast;
 use weighbridge::{Dtype, Error, ErrorKind, Result};
 
@@ -29,6 +29,14 @@ pub(crate) struct Arrival {
     pub(crate) dtype: DType,
     /// Complex numbers: the shape gets a last dimension of 2.
     pub(crate) pairs: bool,
+}
+
+impl Arrival {
+    /// The shape in Candle of a tensor that is stored in `stored`.
+    pub(crate) fn shape(&self, stored: &[usize]) -> Shape {
+        let pair: &[usize] = if self.pairs { &[2] } else { &[] };
+        Shape::from([stored, pair].concat())
+    }
 }
 
 /// How `stored` arrives, as `requested` or, without a request, as close to stored as Candle can.

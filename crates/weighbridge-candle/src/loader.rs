@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use weighbridge::engine::{Order, SessionBuilder};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Progress, Report, Result, TensorRef};
@@ -130,11 +130,7 @@ impl Loader {
             let name = tensor.name();
             let Some(arrival) = arrivals.get(name) else { continue };
             let (_, buffer) = session.take(name, None)?;
-            let mut shape = tensor.shape().to_vec();
-            if arrival.pairs {
-                shape.push(2);
-            }
-            let placed = place(buffer, arrival.dtype, Shape::from(shape), &self.device);
+            let placed = place(buffer, arrival.dtype, arrival.shape(tensor.shape()), &self.device);
             tensors.insert(name.to_owned(), placed.map_err(|error| refused(&error).in_tensor(name))?);
             if tensor.dtype() != arrival.made || arrival.pairs {
                 let (from, to) = (tensor.dtype(), arrival.dtype);

@@ -27,15 +27,21 @@ impl TileMaker {
         memory: &'m mut [MaybeUninit<u8>],
     ) -> Result<(&'m mut [u8], u64)> {
         let mut read = 0;
+        let read_size = read_size(checkpoint, entry);
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
-            let whole = start..tile.end.min(start.saturating_add(read_size(checkpoint, entry)));
-            // What can be read into its place is read in the pieces that the source likes.
-            let first = start..tile.end.min(start + STEP as u64);
-            let direct = matches!(entry.operation().gather(entry.inputs(), first.clone()), Gather::Direct(_));
-            let part = if direct { whole } else { first };
-            let rest = &mut rest[..(part.end - part.start) as usize];
-            match entry.operation().gather(entry.inputs(), part) {
+            let gather = |len: u64| {
+                let part = start..tile.end.min(start.saturating_add(len));
+                let gather = entry.operation().gather(entry.inputs(), part.clone());
+                (gather, (part.end - part.start) as usize)
+            };
+            // What can be read into its place is read in the pieces that the source likes, the rest in steps.
+            let (gather, len) = match gather(read_size) {
+                (Gather::Compute(_), len) if len > STEP => gather(STEP as u64),
+                gathered => gathered,
+            };
+            let rest = &mut rest[..len];
+            match gather {
                 Gather::Direct(pieces) => {
                     read += rest.len() as u64;
                     Ok(Some(read_pieces(checkpoint, entry, &pieces, rest)?))
