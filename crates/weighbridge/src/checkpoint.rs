@@ -1,7 +1,6 @@
 //! A checkpoint: one file, or the shards of an index, with every header read and proven.
 
 mod hub;
-mod index;
 mod locate;
 
 use std::hash::{BuildHasher, RandomState};
@@ -14,8 +13,8 @@ use hashbrown::hash_table::Entry;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header, Profile, TensorInfo};
+use crate::index::Index;
 use crate::source::{FileSource, MemorySource, Source};
-use index::Index;
 use locate::Located;
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
@@ -112,7 +111,9 @@ impl OpenOptions {
             Located::Set(paths) => self.open_all(paths, None),
             Located::Index(path) => {
                 let index = Index::read(&path)?;
-                self.open_all(index.shard_paths(&path)?, Some((&path, &index)))
+                let directory = path.parent().unwrap_or(Path::new(""));
+                let shards = index.shards().map(|shard| directory.join(shard)).collect();
+                self.open_all(shards, Some((&path, &index)))
             }
         }
     }

@@ -41,6 +41,7 @@ mod dtype;
 pub mod engine;
 mod error;
 pub mod header;
+pub mod index;
 pub mod plan;
 mod source;
 

@@ -57,6 +57,7 @@ impl<'a> Cursor<'a> {
         Self { text, position: 0, depth: 0 }
     }
 
+    #[inline]
     pub(crate) fn position(&self) -> usize {
         self.position
     }
@@ -77,11 +78,13 @@ impl<'a> Cursor<'a> {
         Err(JsonError { position: self.position, message })
     }
 
+    #[inline]
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.position).copied()
     }
 
     /// Skips white space and returns the byte after it, without taking it.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.byte() {
             self.position += 1;
@@ -90,14 +93,54 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes `byte` if it is the next one after white space.
+    #[inline]
     pub(crate) fn take(&mut self, byte: u8) -> bool {
         let there = self.peek() == Some(byte);
         self.position += usize::from(there);
         there
     }
 
+    #[inline]
     pub(crate) fn expect(&mut self, byte: u8, message: &'static str) -> Result<()> {
         if self.take(byte) { Ok(()) } else { self.fail(message) }
+    }
+
+    /// Takes `expected` if it stands right here.
+    #[inline]
+    pub(crate) fn took(&mut self, expected: &[u8]) -> Option<&mut Self> {
+        let there = self.text.as_bytes()[self.position..].starts_with(expected);
+        self.position += if there { expected.len() } else { 0 };
+        there.then_some(self)
+    }
+
+    /// Takes letters, digits and underscores that stand right here, a few at most.
+    #[inline]
+    pub(crate) fn plain_word(&mut self) -> Option<&'a str> {
+        const MOST: usize = 16;
+        let start = self.position;
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        let len = self.text.as_bytes()[start..].iter().take(MOST).take_while(|byte| plain(byte)).count();
+        self.position += len;
+        self.text.get(start..self.position)
+    }
+
+    /// Takes a number that stands right here and has at most 18 digits.
+    #[inline]
+    pub(crate) fn plain_unsigned(&mut self) -> Option<u64> {
+        const MOST: usize = 18;
+        let rest = &self.text.as_bytes()[self.position..];
+        let (mut number, mut len) = (0, 0);
+        while let Some(digit @ b'0'..=b'9') = rest.get(len) {
+            number = number * 10 + u64::from(digit - b'0');
+            len += 1;
+            if len > MOST {
+                return None;
+            }
+        }
+        let padded = len > 1 && rest[0] == b'0';
+        self.position += len;
+        // What follows a number is for the caller to look at: a point or an exponent is none of what it takes.
+        (len > 0 && !padded).then_some(number)
     }
 
     /// Opens an object or array.
@@ -111,6 +154,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Before each element: whether there is one, with the comma taken where one is due.
+    #[inline]
     pub(crate) fn more(&mut self, first: bool, close: u8) -> Result<bool> {
         if self.take(close) {
             self.depth -= 1;
@@ -126,6 +170,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// An object's next key, with its colon taken; `None` at the end.
+    #[inline]
     pub(crate) fn key(&mut self, first: bool) -> Result<Option<RawStr<'a>>> {
         if !self.more(first, b'}')? {
             return Ok(None);
@@ -135,6 +180,7 @@ impl<'a> Cursor<'a> {
         Ok(Some(key))
     }
 
+    #[inline]
     pub(crate) fn string(&mut self, message: &'static str) -> Result<RawStr<'a>> {
         self.expect(b'"', message)?;
         let bytes = self.text.as_bytes();

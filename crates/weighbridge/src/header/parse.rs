@@ -21,6 +21,9 @@ const LEAST_TENSOR: usize = 19;
 const LEAST_DIM: usize = 2;
 const LEAST_ENTRY: usize = 6;
 
+/// The schema's bound for numbers: 48 bits.
+const MOST_IN_SCHEMA: u64 = (1 << 48) - 1;
+
 /// A header's JSON, read but not yet proven.
 #[derive(Debug)]
 pub(super) struct Parsed {
@@ -86,6 +89,7 @@ pub(super) fn parse(text: String, profile: Profile) -> Result<Parsed> {
         records: Vec::new(),
         metadata: None,
         findings: Findings::new(profile),
+        dims_bits: 0,
     };
     parser.header()?;
     let Parser { unescaped, dims, records, metadata, findings, .. } = parser;
@@ -100,6 +104,8 @@ struct Parser<'a> {
     /// Outer `Some` once the key was seen, inner unless it is `null`.
     metadata: Option<Option<Vec<(Span, Span)>>>,
     findings: Findings,
+    /// The bits that are set in any dimension of the tensor at hand.
+    dims_bits: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -176,7 +182,7 @@ impl<'a> Parser<'a> {
     fn tensor(&mut self, name: RawStr<'a>) -> Result<()> {
         let span = self.span(name);
         let fields = match self.cursor.peek() {
-            Some(b'{') => self.fields(name),
+            Some(b'{') => self.usual_fields().map_or_else(|| self.fields(name), Ok),
             Some(b'[') => {
                 let position = name.position;
                 self.findings.note(Rule::TensorAsArray, position, || Some(name.start()))?;
@@ -185,7 +191,11 @@ impl<'a> Parser<'a> {
             _ => Err(self.expected("its entry is not an object").into()),
         };
         let Fields { dtype, dims_start, rank, begin, end } = fields.map_err(|error| error.named(&name))?;
-        if text(self.cursor.text(), &self.unescaped, span).contains('\0') {
+        if (begin | end | std::mem::take(&mut self.dims_bits) as u64) > MOST_IN_SCHEMA {
+            self.findings.note(Rule::LargeNumber, name.position, || Some(name.start()))?;
+        }
+        // A NUL as it is would be a control character in a string, which is refused.
+        if name.escaped && text(self.cursor.text(), &self.unescaped, span).contains('\0') {
             self.findings.note(Rule::NulInName, name.position, || Some(name.start()))?;
         }
         let position = name.position as u32;
@@ -197,6 +207,33 @@ impl<'a> Parser<'a> {
         }
         push(&mut self.records, record, self.cursor.remaining() / LEAST_TENSOR);
         Ok(())
+    }
+
+    /// An entry exactly as writers have it, `{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}`, which is read
+    /// several times faster. `None`, with nothing taken, for whatever else may stand there.
+    fn usual_fields(&mut self) -> Option<Fields> {
+        const MOST_DIMS: usize = 8;
+        let mut cursor = self.cursor.clone();
+        let dtype = cursor.took(b"{\"dtype\":\"")?.plain_word()?.parse().ok()?;
+        cursor.took(b"\",\"shape\":[")?;
+        let (mut dims, mut rank) = ([0; MOST_DIMS], 0);
+        if cursor.took(b"]").is_none() {
+            loop {
+                *dims.get_mut(rank)? = usize::try_from(cursor.plain_unsigned()?).ok()?;
+                rank += 1;
+                if cursor.took(b",").is_none() {
+                    cursor.took(b"]")?;
+                    break;
+                }
+            }
+        }
+        let begin = cursor.took(b",\"data_offsets\":[")?.plain_unsigned()?;
+        let end = cursor.took(b",")?.plain_unsigned()?;
+        cursor.took(b"]}")?;
+        self.cursor = cursor;
+        let start = self.dims.begin(rank, rank + self.cursor.remaining() / LEAST_DIM);
+        dims[..rank].iter().for_each(|&dim| self.push_dim(dim));
+        Some(Fields { dtype, dims_start: start as u32, rank: rank as u32, begin, end })
     }
 
     /// `{"dtype": ..., "shape": ..., "data_offsets": ...}` in any order, other fields passed over.
@@ -299,9 +336,14 @@ impl<'a> Parser<'a> {
             let Ok(dim) = usize::try_from(dim) else {
                 return Err(self.expected("a dimension does not fit this machine's address space").into());
             };
-            self.dims.push(dim);
+            self.push_dim(dim);
         }
         Ok((start as u32, (self.dims.len() - start) as u32))
+    }
+
+    fn push_dim(&mut self, dim: usize) {
+        self.dims_bits |= dim;
+        self.dims.push(dim);
     }
 
     fn offsets(&mut self) -> std::result::Result<(u64, u64), Fault> {

@@ -42,6 +42,8 @@ pub enum Rule {
     NullMetadata,
     /// The key `__metadata__` is spelled with escapes, which readers that compare bytes take for a tensor.
     EscapedMetadataKey,
+    /// The schema bounds the numbers of a shape and of `data_offsets` by 2^48-1.
+    LargeNumber,
     /// A tensor's name holds a NUL, at which C readers end it.
     NulInName,
 }
@@ -59,6 +61,7 @@ impl Rule {
             Self::DtypeAsObject => "dtype-as-object",
             Self::NullMetadata => "null-metadata",
             Self::EscapedMetadataKey => "escaped-metadata-key",
+            Self::LargeNumber => "large-number",
             Self::NulInName => "nul-in-name",
         }
     }
@@ -74,6 +77,7 @@ impl Rule {
             Self::DtypeAsObject => "its dtype is an object instead of a string",
             Self::NullMetadata => "__metadata__ is null",
             Self::EscapedMetadataKey => "the key __metadata__ is written with escapes",
+            Self::LargeNumber => "its entry has a number above 2^48-1",
             Self::NulInName => "the name holds a NUL character",
         }
     }
