@@ -6,6 +6,7 @@ mod locate;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -15,7 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header, Profile, TensorInfo};
 use crate::index::Index;
 use crate::source::{FileSource, MemorySource, Source};
-use locate::Located;
+use crate::view::TensorView;
+use locate::{Files, Listing, Located};
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
 ///
@@ -75,6 +77,10 @@ pub struct OpenOptions {
     variant: Option<String>,
 }
 
+/// So often a checkpoint is opened anew that is replaced meanwhile, with a pause in between.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(2);
+
 impl OpenOptions {
     /// Sets how strictly headers are read; [`Profile::Compat`] otherwise.
     #[must_use]
@@ -105,15 +111,30 @@ impl OpenOptions {
     pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
         let location = location.as_ref();
         let path = if location.exists() { location.to_owned() } else { hub::snapshot(location)? };
-        let located = locate::locate(&path, self.variant.as_deref())?;
-        match located {
-            Located::File(path) => self.open_all(vec![path], None),
-            Located::Set(paths) => self.open_all(paths, None),
-            Located::Index(path) => {
-                let index = Index::read(&path)?;
-                let directory = path.parent().unwrap_or(Path::new(""));
-                let shards = index.shards().map(|shard| directory.join(shard)).collect();
-                self.open_all(shards, Some((&path, &index)))
+        // A set of files may be replaced while it is opened. What was opened is of one set if nothing changed
+        // meanwhile, or if it is of one file.
+        for _ in 0..ATTEMPTS {
+            let before = locate::signature(&path);
+            let opened = locate::locate(&path, self.variant.as_deref())
+                .and_then(|located| self.open_located(&located));
+            let single = opened.as_ref().is_ok_and(|ckpt| ckpt.shards().len() == 1);
+            if single || locate::signature(&path) == before {
+                return opened;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let message = "the checkpoint is being replaced again and again, or is still being written";
+        Err(Error::new(ErrorKind::Busy, message).in_file(&path))
+    }
+
+    fn open_located(&self, Located { files, listing }: &Located) -> Result<Checkpoint> {
+        match files {
+            Files::Single(name) => self.open_all(listing, std::slice::from_ref(name), None),
+            Files::Set(names) => self.open_all(listing, names, None),
+            Files::Index(name) => {
+                let index = Index::read(&listing.place(name))?;
+                let names: Vec<_> = index.shards().map(str::to_owned).collect();
+                self.open_all(listing, &names, Some((&listing.directory.join(name), &index)))
             }
         }
     }
@@ -137,18 +158,15 @@ impl OpenOptions {
         Checkpoint::new(vec![shard], None, None)
     }
 
-    fn open_all(&self, paths: Vec<PathBuf>, index: Option<(&Path, &Index)>) -> Result<Checkpoint> {
-        let directory = match (index, &*paths) {
-            (Some((index, _)), _) => index.parent(),
-            (None, [first, ..]) => first.parent(),
-            (None, []) => None,
-        };
-        let directory = directory.map(|directory| match directory.as_os_str().is_empty() {
-            true => PathBuf::from("."),
-            false => directory.to_owned(),
-        });
-        let mut shards = Vec::with_capacity(paths.len());
-        for path in paths {
+    fn open_all(
+        &self,
+        listing: &Listing,
+        names: &[String],
+        index: Option<(&Path, &Index)>,
+    ) -> Result<Checkpoint> {
+        let mut shards = Vec::with_capacity(names.len());
+        for name in names {
+            let path = listing.place(name);
             let shard = self.shard(&path).map_err(|error| match (index, error.kind()) {
                 (Some((index, _)), ErrorKind::NotFound) => {
                     let message = format!("the shard {:?} that it names is not there", path.display());
@@ -158,7 +176,7 @@ impl OpenOptions {
             })?;
             shards.push(shard);
         }
-        Checkpoint::new(shards, directory, index)
+        Checkpoint::new(shards, Some(listing.directory.clone()), index)
     }
 
     fn shard(&self, path: &Path) -> Result<Shard> {
@@ -455,6 +473,11 @@ impl<'a> TensorRef<'a> {
     /// The header's entry.
     pub fn info(&self) -> TensorInfo<'a> {
         self.info
+    }
+
+    /// Its bytes where they are, if the checkpoint is in memory: [`Checkpoint::from_bytes`].
+    pub fn view(&self) -> Option<TensorView<'a>> {
+        TensorView::of(&self.info, self.shard.source.as_bytes()?)
     }
 
     /// The file that holds it.

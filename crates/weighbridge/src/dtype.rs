@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::{Error, ErrorKind, Result};
+use crate::header::brief;
+
 /// The type of a tensor's elements: all 22 that crate `safetensors` 0.8.0 knows.
 ///
 /// The order of the variants is the order in which the official writer sorts tensors (it writes the widest
@@ -124,6 +127,25 @@ impl Dtype {
         let bits = elements.checked_mul(u64::from(self.bits()))?;
         (bits % 8 == 0).then_some(bits / 8)
     }
+
+    /// Bytes that a tensor of this dtype and that shape occupies.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::Overflow`] when the bits do not fit 64 bits, which is counted from the first
+    /// dimension on as the official crate does, and with [`ErrorKind::SubByte`] when they do not end on a byte.
+    pub fn size_of(self, shape: &[usize]) -> Result<u64> {
+        let product = shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64));
+        let Some(bits) = product.and_then(|elements| elements.checked_mul(u64::from(self.bits()))) else {
+            let message = format!("the size of shape {} of {self} does not fit 64 bits", brief(shape));
+            return Err(Error::new(ErrorKind::Overflow, message));
+        };
+        if bits % 8 != 0 {
+            let message = format!("shape {} of {self} does not end on a byte", brief(shape));
+            return Err(Error::new(ErrorKind::SubByte, message));
+        }
+        Ok(bits / 8)
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -136,7 +158,7 @@ impl FromStr for Dtype {
     type Err = UnknownDtype;
 
     /// Case-sensitive, as in the file.
-    fn from_str(name: &str) -> Result<Self, UnknownDtype> {
+    fn from_str(name: &str) -> std::result::Result<Self, UnknownDtype> {
         TABLE.iter().find(|row| row.1 == name).map(|row| row.0).ok_or(UnknownDtype)
     }
 }

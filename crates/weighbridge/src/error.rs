@@ -60,6 +60,8 @@ pub enum ErrorKind {
     DataLength,
     /// The [`Strict`](crate::Profile::Strict) profile refuses it; the rule is named.
     Rule(Rule),
+    /// A tensor cannot be written under that name.
+    TensorName,
     /// The index file is not of the form that the format asks for.
     Index,
     /// A shard's name leads outside the checkpoint's directory.
@@ -70,12 +72,22 @@ pub enum ErrorKind {
     MissingTensor,
     /// A tensor stands in two shards.
     DuplicateTensor,
+    /// A part of a tensor was asked for that it cannot have.
+    Slice,
+    /// The text is not a number of bytes.
+    Size,
     /// The stored shape is not the one asked for.
     Shape,
     /// The dtype cannot be had in this way; the message says what can.
     Dtype,
     /// A value has no place in the dtype asked for.
     Value,
+    /// Somebody else is replacing the checkpoint.
+    Busy,
+    /// The journal of a save that was interrupted cannot be followed.
+    Journal,
+    /// The header in the file has no room for what was to be written over it.
+    NoRoom,
     /// Memory could not be had.
     Memory,
     /// The framework or the device refused.
@@ -99,7 +111,13 @@ impl Error {
         }))
     }
 
+    /// What was being done, and why it failed. An error of this crate that passed through [`io::Error`] is
+    /// taken out again.
     pub(crate) fn io(doing: &str, error: io::Error) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(own) => return own,
+            Err(error) => error,
+        };
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,

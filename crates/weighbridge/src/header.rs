@@ -124,20 +124,9 @@ impl Header {
             }
             end = its_end;
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            let bits = shape
-                .iter()
-                .try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64))
-                .and_then(|elements| elements.checked_mul(u64::from(dtype.bits())));
-            let Some(bits) = bits else {
-                let message = format!("the size of shape {} of {dtype} does not fit 64 bits", brief(shape));
-                return fail(ErrorKind::Overflow, message);
-            };
-            if bits % 8 != 0 {
-                let message = format!("shape {} of {dtype} does not end on a byte", brief(shape));
-                return fail(ErrorKind::SubByte, message);
-            }
-            if bits / 8 != its_end - begin {
-                let (needs, gives) = (bits / 8, its_end - begin);
+            let needs = dtype.size_of(shape).map_err(|error| error.in_tensor(tensor.name()))?;
+            let gives = its_end - begin;
+            if needs != gives {
                 let shape = brief(shape);
                 let message =
                     format!("shape {shape} of {dtype} needs {needs} bytes, the header gives {gives}");

@@ -36,7 +36,7 @@ use crate::source::open_regular;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// Tensor, and the number of its shard; sorted.
-    weights: Vec<(Box<str>, u32)>,
+    weights: Weights,
     /// Sorted, so that a shard's number is its place among the sorted names.
     shards: Vec<Box<str>>,
     total_size: Option<u64>,
@@ -103,7 +103,7 @@ impl Index {
             .map_err(|error| error.in_file(path))
     }
 
-    fn sorted(mut weights: Vec<(Box<str>, u32)>, shards: Shards, total_size: Option<u64>) -> Result<Self> {
+    fn sorted(mut weights: Weights, shards: Shards, total_size: Option<u64>) -> Result<Self> {
         if weights.is_empty() {
             return Err(Error::new(ErrorKind::Index, "the index lists no tensors"));
         }
@@ -174,10 +174,10 @@ impl Shards {
     }
 }
 
-type Entries = (Vec<(Box<str>, u32)>, Shards, Option<u64>);
+type Weights = Vec<(Box<str>, u32)>;
 
 /// `{"metadata": {"total_size": 1, ...}, "weight_map": {"tensor": "shard", ...}}`
-fn read(text: &str) -> std::result::Result<Entries, JsonError> {
+fn read(text: &str) -> std::result::Result<(Weights, Shards, Option<u64>), JsonError> {
     let mut cursor = Cursor::new(text);
     cursor.open(b'{', "the index is not a JSON object")?;
     let (mut map, mut total_size, mut first) = (None, None, true);
@@ -196,7 +196,7 @@ fn read(text: &str) -> std::result::Result<Entries, JsonError> {
     }
 }
 
-fn weight_map(cursor: &mut Cursor<'_>) -> std::result::Result<(Vec<(Box<str>, u32)>, Shards), JsonError> {
+fn weight_map(cursor: &mut Cursor<'_>) -> std::result::Result<(Weights, Shards), JsonError> {
     cursor.open(b'{', "weight_map is not an object")?;
     let (mut weights, mut shards, mut first) = (Vec::new(), Shards::default(), true);
     while let Some(tensor) = cursor.key(first)? {

@@ -62,6 +62,11 @@ pub trait Source: Send + Sync {
         Ok(buf)
     }
 
+    /// The bytes, where they are in memory as a whole; they are then lent without being read.
+    fn as_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// How this source likes to be read.
     fn hints(&self) -> Hints {
         Hints::default()
@@ -124,6 +129,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).read_uninit_at(offset, buf)
     }
 
+    fn as_bytes(&self) -> Option<&[u8]> {
+        (**self).as_bytes()
+    }
+
     fn hints(&self) -> Hints {
         (**self).hints()
     }
@@ -144,6 +153,10 @@ impl<T: AsRef<[u8]> + Send + Sync> Source for MemorySource<T> {
 
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
         Ok(buf.write_copy_of_slice(part(self.0.as_ref(), offset, buf.len())?))
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        Some(self.0.as_ref())
     }
 }
 

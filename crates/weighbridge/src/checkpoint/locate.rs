@@ -1,20 +1,38 @@
 //! From a path to the files of one checkpoint.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Journal;
+use crate::names;
 
-/// The files that make up a checkpoint.
+/// The files that make up a checkpoint, and where they are.
+#[derive(Debug)]
+pub(super) struct Located {
+    pub(super) files: Files,
+    pub(super) listing: Listing,
+}
+
+/// The files that make up a checkpoint, by name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Located {
+pub(super) enum Files {
     /// One safetensors file.
-    File(PathBuf),
+    Single(String),
     /// An index, whose shards lie beside it.
-    Index(PathBuf),
+    Index(String),
     /// Numbered shards without an index, all of them there.
-    Set(Vec<PathBuf>),
+    Set(Vec<String>),
+}
+
+/// A directory as it is to be read: where a set of files is being replaced, with the new ones.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) directory: PathBuf,
+    names: Vec<String>,
+    journals: Vec<Journal>,
 }
 
 /// Names of checkpoints that libraries look for, first come first served: those of transformers, of diffusers'
@@ -22,21 +40,108 @@ pub(super) enum Located {
 const CANONICAL: [&str; 4] = ["model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights"];
 
 pub(super) fn locate(path: &Path, variant: Option<&str>) -> Result<Located> {
-    if !path.is_dir() {
-        let index = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-        return Ok(if index { Located::Index(path.into()) } else { Located::File(path.into()) });
+    if path.is_dir() {
+        let located = Listing::read(path).and_then(|listing| in_directory(listing, variant));
+        return located.map_err(|error| error.in_file(path));
     }
-    in_directory(path, variant).map_err(|error| error.in_file(path))
+    let index = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+        return Err(Error::new(ErrorKind::NotFound, "the name of the file is not Unicode").in_file(path));
+    };
+    let listing = Listing::for_file(directory_of(path), name)?;
+    let name = name.to_owned();
+    Ok(Located { files: if index { Files::Index(name) } else { Files::Single(name) }, listing })
 }
 
-fn in_directory(directory: &Path, variant: Option<&str>) -> Result<Located> {
-    let mut names = Vec::new();
-    let entries = fs::read_dir(directory);
-    for entry in entries.map_err(|error| Error::io("the directory cannot be read", error))? {
-        let entry = entry.map_err(|error| Error::io("the directory cannot be read", error))?;
-        names.extend(entry.file_name().into_string());
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl Listing {
+    fn read(directory: &Path) -> Result<Self> {
+        let mut names = Vec::new();
+        let entries = fs::read_dir(directory);
+        for entry in entries.map_err(|error| Error::io("the directory cannot be read", error))? {
+            let entry = entry.map_err(|error| Error::io("the directory cannot be read", error))?;
+            names.extend(entry.file_name().into_string());
+        }
+        let stems = names.iter().filter_map(|name| Journal::stem_of(name));
+        let journals = stems.map(|stem| Journal::read(directory, stem));
+        let journals: Vec<_> = journals.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        for journal in &journals {
+            names.retain(|name| !journal.remove.contains(name) && !journal.files.contains(name));
+            names.extend(journal.files.iter().cloned());
+        }
+        Ok(Self { directory: directory.to_owned(), names, journals })
     }
-    let candidates = candidates(&names);
+
+    /// Enough to find one file and what belongs to it.
+    fn for_file(directory: &Path, name: &str) -> Result<Self> {
+        let journal = match names::stem(name) {
+            Some(stem) => Journal::read(directory, &stem)?,
+            None => None,
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            names: Vec::new(),
+            journals: journal.into_iter().collect(),
+        })
+    }
+
+    /// Where a file is.
+    pub(super) fn place(&self, name: &str) -> PathBuf {
+        let journal = self.journals.iter().find(|journal| journal.files.iter().any(|file| file == name));
+        journal.map_or_else(|| self.directory.join(name), |journal| journal.place(&self.directory, name))
+    }
+}
+
+/// What can be seen of a checkpoint's files when they are replaced by others.
+pub(super) fn signature(path: &Path) -> Vec<(OsString, Option<Identity>)> {
+    let (directory, stem) = match path.is_dir() {
+        true => (path, None),
+        false => {
+            let stem = path.file_name().and_then(OsStr::to_str).and_then(names::stem);
+            (directory_of(path), Some(stem.unwrap_or_default()))
+        }
+    };
+    let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let ours = |name: &OsString| {
+        let its_stem = name
+            .to_str()
+            .and_then(|name| Journal::stem_of(name).map(str::to_owned).or_else(|| names::stem(name)));
+        its_stem.is_some_and(|its| stem.as_ref().is_none_or(|stem| *stem == its))
+    };
+    let mut found: Vec<_> = names
+        .filter(ours)
+        .map(|name| {
+            let identity = fs::metadata(directory.join(&name)).ok().map(|data| identity(&data));
+            (name, identity)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(unix)]
+type Identity = [i128; 5];
+
+/// Another file has another inode, and one whose number is used again another time of change.
+#[cfg(unix)]
+fn identity(data: &fs::Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+    [data.dev().into(), data.ino().into(), data.size().into(), data.ctime().into(), data.ctime_nsec().into()]
+}
+
+#[cfg(not(unix))]
+type Identity = (u64, Option<std::time::SystemTime>);
+
+#[cfg(not(unix))]
+fn identity(data: &fs::Metadata) -> Identity {
+    (data.len(), data.modified().ok())
+}
+
+fn in_directory(listing: Listing, variant: Option<&str>) -> Result<Located> {
+    let candidates = candidates(&listing.names);
 
     let canonical = CANONICAL.iter().map(|name| match variant {
         Some(variant) => format!("{name}.{variant}"),
@@ -55,8 +160,8 @@ fn in_directory(directory: &Path, variant: Option<&str>) -> Result<Located> {
         chosen = others.first().copied();
     }
     match chosen {
-        Some((name, candidate)) => candidate.locate(name, directory),
-        None => Err(nothing(directory, &names, variant)),
+        Some((name, candidate)) => Ok(Located { files: candidate.locate(name)?, listing }),
+        None => Err(nothing(&listing.directory, &listing.names, variant)),
     }
 }
 
@@ -72,10 +177,10 @@ struct Candidate {
 fn candidates(names: &[String]) -> BTreeMap<String, Candidate> {
     let mut candidates = BTreeMap::<String, Candidate>::new();
     for name in names {
-        if let Some(key) = index_key(name) {
+        if let Some(key) = names::index_stem(name) {
             candidates.entry(key).or_default().index = Some(name.clone());
         } else if let Some(stem) = name.strip_suffix(".safetensors") {
-            match shard_number(stem) {
+            match names::shard_number(stem) {
                 Some((key, number, total)) => {
                     let shards = &mut candidates.entry(key.to_owned()).or_default().shards;
                     shards.entry(total).or_default().push((number, name.clone()));
@@ -87,35 +192,14 @@ fn candidates(names: &[String]) -> BTreeMap<String, Candidate> {
     candidates
 }
 
-/// `model.safetensors.index.json` -> `model`, `model.safetensors.index.fp16.json` -> `model.fp16`.
-fn index_key(name: &str) -> Option<String> {
-    let (stem, rest) = name.strip_suffix(".json")?.split_once(".safetensors.index")?;
-    Some(match rest.strip_prefix('.') {
-        Some(variant) => format!("{stem}.{variant}"),
-        None if rest.is_empty() => stem.to_owned(),
-        None => return None,
-    })
-}
-
-/// `model-00002-of-00003` -> `model`, 2, 3.
-fn shard_number(stem: &str) -> Option<(&str, u32, u32)> {
-    let (rest, total) = stem.rsplit_once("-of-")?;
-    let (key, number) = rest.rsplit_once('-')?;
-    let read = |digits: &str| {
-        let plain = digits.len() >= 4 && digits.bytes().all(|digit| digit.is_ascii_digit());
-        plain.then(|| digits.parse().ok()).flatten()
-    };
-    Some((key, read(number)?, read(total)?))
-}
-
 impl Candidate {
     /// The form that `transformers` would take: the single file, then the index.
-    fn locate(&self, name: &str, directory: &Path) -> Result<Located> {
+    fn locate(&self, name: &str) -> Result<Files> {
         if let Some(file) = &self.file {
-            return Ok(Located::File(directory.join(file)));
+            return Ok(Files::Single(file.clone()));
         }
         if let Some(index) = &self.index {
-            return Ok(Located::Index(directory.join(index)));
+            return Ok(Files::Index(index.clone()));
         }
         let mut sets = self.shards.iter();
         let (Some((&total, shards)), None) = (sets.next(), sets.next()) else {
@@ -129,7 +213,7 @@ impl Candidate {
             let message = format!("shard {missing} of {total} of {name} is not there, nor is an index");
             return Err(Error::new(ErrorKind::MissingShard, message));
         }
-        Ok(Located::Set(shards.into_iter().map(|shard| directory.join(shard.1)).collect()))
+        Ok(Files::Set(shards.into_iter().map(|shard| shard.1).collect()))
     }
 
     fn file_name(&self, name: &str) -> String {
@@ -182,10 +266,9 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        match locate(directory.path(), variant) {
-            Ok(Located::File(path) | Located::Index(path)) => Ok(name(&path)),
-            Ok(Located::Set(paths)) => Ok(paths.iter().map(name).collect::<Vec<_>>().join(" ")),
+        match locate(directory.path(), variant).map(|located| located.files) {
+            Ok(Files::Single(name) | Files::Index(name)) => Ok(name),
+            Ok(Files::Set(names)) => Ok(names.join(" ")),
             Err(error) => Err((error.kind(), error.to_string())),
         }
     }

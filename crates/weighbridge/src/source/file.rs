@@ -22,6 +22,10 @@ impl FileSource {
         let size = file.metadata()?.len();
         Ok(Self { file, size })
     }
+
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
 }
 
 /// Opens a file for reading, and nothing else that has a path: a pipe would block until somebody writes into it.

@@ -1,0 +1,366 @@
+//! Writing checkpoints: streamed, the same bytes every time, and nothing visible until it is whole.
+//!
+//! [`Save`] writes tensors to a file, a directory of shards, or memory. It takes anything that is
+//! [`TensorData`] and asks each tensor for its bytes only when they are due, so a model never has to be in memory
+//! as a whole.
+//!
+//! ```
+//! use weighbridge::write::{Save, Values};
+//! use weighbridge::{Dtype, SafeTensors, TensorView};
+//!
+//! # fn main() -> weighbridge::Result<()> {
+//! let bias = Values::new(&[2], &[0.5_f32, -1.0])?;
+//! let bytes = Save::new().metadata("format", "pt").bytes([("linear.bias", bias)])?;
+//! assert_eq!(*SafeTensors::parse(&bytes)?.tensor("linear.bias").unwrap().values::<f32>()?, [0.5, -1.0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where the bytes come piece by piece, from a device or a network, lay the file out first and push them:
+//!
+//! ```
+//! use std::io::Write;
+//! use weighbridge::{Dtype, write::{OutputFile, Save}};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("model.safetensors");
+//! let layout = Save::new().layout([("a", Dtype::U8, vec![4]), ("b", Dtype::F32, vec![1])])?;
+//! let mut writer = layout.writer(OutputFile::atomic(&path)?)?;
+//! while let Some(name) = writer.expects().map(str::to_owned) {
+//!     let mut tensor = writer.tensor(&name)?;
+//!     tensor.write_all(&[1, 2])?;
+//!     tensor.write_all(&[3, 4])?;
+//!     tensor.finish()?;
+//! }
+//! writer.finish()?.commit()?; // only now is there a file
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! | | |
+//! |---|---|
+//! | the same tensors, metadata and options | give the same bytes |
+//! | [`Save::file`] | the destination holds the old file or the new one, whenever the process or the machine stops |
+//! | [`Save::directory`] | the same for the whole set as [`Checkpoint::open`](crate::Checkpoint::open) sees it; others see a mixed set while files are renamed, after the last byte was written |
+//! | [`Save::unprotected`] | nothing: for file systems that cannot rename, and devices |
+//! | a tensor with too few or too many bytes | is an error, and nothing becomes visible |
+
+mod data;
+mod layout;
+mod metadata;
+mod output;
+mod set;
+mod split;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use data::{TensorData, Values};
+pub use layout::{Layout, Planned};
+pub use metadata::MetadataEdit;
+pub use output::OutputFile;
+pub use set::recover;
+pub use split::{Split, parse_size};
+pub use writer::{TensorWriter, Writer};
+
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::Index;
+use crate::names;
+use layout::check_names;
+use set::SetWriter;
+
+/// The order of the tensors in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// That of the official writer: the widest dtypes first, so that every tensor is aligned to its elements, then
+    /// by name.
+    #[default]
+    Official,
+    /// As they are given.
+    Given,
+}
+
+/// Writes tensors, and says how.
+///
+/// ```no_run
+/// use weighbridge::write::{Save, parse_size};
+/// # fn main() -> weighbridge::Result<()> {
+/// # let tensors: Vec<(String, weighbridge::TensorView<'_>)> = Vec::new();
+/// let save = Save::new().metadata("format", "pt");
+/// save.file("model.safetensors", tensors.clone())?;
+/// save.max_shard_size(parse_size("5GB")?).directory("my-model", "model", tensors)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Save {
+    metadata: BTreeMap<String, String>,
+    order: Order,
+    align: Option<u64>,
+    max_shard_size: u64,
+    variant: Option<String>,
+    unprotected: bool,
+}
+
+impl Default for Save {
+    fn default() -> Self {
+        Self {
+            metadata: BTreeMap::new(),
+            order: Order::default(),
+            align: None,
+            max_shard_size: Split::DEFAULT_SIZE,
+            variant: None,
+            unprotected: false,
+        }
+    }
+}
+
+impl Save {
+    /// The official order, no metadata, shards of 5 GB, atomic.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an entry to `__metadata__`; a later one of the same key replaces it. Entries are written sorted. Of a
+    /// sharded checkpoint every shard has them.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets the order of the tensors in a file.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Aligns the data to a power of two: `bytes` rounded up to one, from 8 bytes to 1 MiB. The header is padded so
+    /// that the data starts at a multiple of it. In the [official order](Order::Official) tensors are sorted so
+    /// that each one starts at a multiple of the largest power of two, up to this one, that divides its
+    /// length, which is as far as a format without holes lets it go; the order within is the official one.
+    #[must_use]
+    pub fn align(mut self, bytes: u64) -> Self {
+        self.align = Some(bytes.clamp(8, 1 << 20).next_power_of_two());
+        self
+    }
+
+    /// Sets the bytes of tensors that a shard has at the most, unless one tensor alone has more; 5 GB otherwise, as
+    /// in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
+    #[must_use]
+    pub fn max_shard_size(mut self, bytes: u64) -> Self {
+        self.max_shard_size = bytes;
+        self
+    }
+
+    /// Makes what [`directory`](Self::directory) writes a variant, such as `fp16`: `model.fp16.safetensors`. It
+    /// lies beside the checkpoint that is none, and replaces the one of the same variant only.
+    #[must_use]
+    pub fn variant(mut self, variant: impl Into<String>) -> Self {
+        self.variant = Some(variant.into());
+        self
+    }
+
+    /// Writes over the destination itself instead of renaming a finished file to it. **Not atomic**: when it
+    /// fails, or the machine does, what was there is gone and what is there is no checkpoint. It is for file
+    /// systems that cannot rename, for pipes and for devices.
+    #[must_use]
+    pub fn unprotected(mut self) -> Self {
+        self.unprotected = true;
+        self
+    }
+
+    /// Fixes where everything goes in one file, before the first byte is written.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`DuplicateTensor`](crate::ErrorKind::DuplicateTensor) for two tensors of one name, with
+    /// [`TensorName`](crate::ErrorKind::TensorName) for `__metadata__` and names that hold a NUL, with
+    /// [`SubByte`](crate::ErrorKind::SubByte) or [`Overflow`](crate::ErrorKind::Overflow) for shapes that the format
+    /// cannot hold, and with [`HeaderTooLarge`](crate::ErrorKind::HeaderTooLarge) when the header would be longer
+    /// than the 100 MB that readers accept.
+    pub fn layout<N: Into<String>>(
+        &self,
+        tensors: impl IntoIterator<Item = (N, Dtype, Vec<usize>)>,
+    ) -> Result<Layout> {
+        let tensors: Vec<_> =
+            tensors.into_iter().map(|(name, dtype, shape)| (name.into(), dtype, shape)).collect();
+        check_names(tensors.iter().map(|tensor| &*tensor.0))?;
+        Layout::new(&self.metadata, self.order, self.align, tensors)
+    }
+
+    /// Writes one file.
+    ///
+    /// It is written beside the destination, synced, and renamed to it. It has the permissions of the file that
+    /// it replaces, or those that the umask leaves to a new file. A link is followed: the file that it leads to
+    /// is replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`layout`](Self::layout); fails, too, when a tensor cannot be read or does not have the bytes that its
+    /// shape needs, and when the file cannot be written. The destination is as it was then.
+    pub fn file<N: Into<String>, T: TensorData>(
+        &self,
+        path: impl AsRef<Path>,
+        tensors: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<()> {
+        let path = path.as_ref();
+        let tensors = named(tensors);
+        let layout = self.layout(described(&tensors)).map_err(|error| error.in_file(path))?;
+        let output = if self.unprotected { OutputFile::unprotected(path) } else { OutputFile::atomic(path) };
+        output
+            .and_then(|output| write_into(layout, output, |place| &tensors[place].1)?.commit())
+            .map_err(|error| error.in_file(path))
+    }
+
+    /// Writes a checkpoint into a directory, which is made if it is not there: `name.safetensors`, or, where that
+    /// would have more than [`max_shard_size`](Self::max_shard_size), `name-00001-of-00002.safetensors` and so on
+    /// with their index. What lay there under that name is replaced as a whole: shards of the old set that the new
+    /// one does not have are removed. Other files stay as they are.
+    ///
+    /// Tensors are distributed as `huggingface_hub` does, in the order given.
+    ///
+    /// All new files are written to a subdirectory and synced before the first one is renamed. A journal beside
+    /// them makes the switch: from the moment it is there, [`Checkpoint::open`](crate::Checkpoint::open) reads the
+    /// new set, however far the renaming got, and the next save or [`recover`] completes what an interrupted
+    /// one left. A program that does not know the journal may see old and new shards mixed during the renaming,
+    /// for as long as a few system calls a shard take.
+    ///
+    /// With [`unprotected`](Self::unprotected) the shards are written over the old ones in their places.
+    ///
+    /// # Errors
+    ///
+    /// As [`file`](Self::file), and with [`Busy`](crate::ErrorKind::Busy) when another process writes there. Until
+    /// the switch the old set is as it was.
+    pub fn directory<N: Into<String>, T: TensorData>(
+        &self,
+        directory: impl AsRef<Path>,
+        name: &str,
+        tensors: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<Saved> {
+        let directory = directory.as_ref();
+        let tensors = named(tensors);
+        self.set(directory, name, &tensors).map_err(|error| error.in_file(directory))
+    }
+
+    fn set<T: TensorData>(&self, directory: &Path, name: &str, tensors: &[(String, T)]) -> Result<Saved> {
+        check_names(tensors.iter().map(|tensor| &*tensor.0))?;
+        let sizes = tensors.iter().map(|(tensor, data)| {
+            let bytes = data.dtype().size_of(data.shape()).map_err(|error| error.in_tensor(tensor))?;
+            Ok((bytes, data.storage()))
+        });
+        let sizes = sizes.collect::<Result<Vec<_>>>()?;
+        let split = Split::new(sizes, self.max_shard_size);
+        let variant = self.variant.as_deref();
+        let stem = variant.map_or_else(|| name.to_owned(), |variant| format!("{name}.{variant}"));
+        if !names::is_plain(&stem) || names::stem(&names::single(&stem)).as_deref() != Some(&*stem) {
+            let message = format!("{stem:?} cannot be the name of a checkpoint");
+            return Err(Error::new(ErrorKind::ShardName, message));
+        }
+        let files = split.file_names(&stem);
+        let layouts = split.shards().iter().map(|shard| {
+            let tensors = shard.iter().map(|&place| {
+                let (name, data) = &tensors[place];
+                (name.clone(), data.dtype(), data.shape().to_vec())
+            });
+            Layout::new(&self.metadata, self.order, self.align, tensors.collect())
+        });
+        let layouts = layouts.collect::<Result<Vec<_>>>()?;
+        let weights = files.iter().zip(split.shards()).flat_map(|(file, shard)| {
+            shard.iter().map(move |&place| (tensors[place].0.as_str(), file.as_str()))
+        });
+        let index = match files.len() {
+            1 => None,
+            _ => Some((names::index(name, variant), Index::new(weights, split.total_size())?)),
+        };
+
+        let mut set = SetWriter::begin(directory, &stem, self.unprotected)?;
+        for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
+            let output = set.create(file)?;
+            write_into(layout, output, |place| &tensors[shard[place]].1)
+                .and_then(OutputFile::commit)
+                .map_err(|error| error.in_file(&directory.join(file)))?;
+        }
+        if let Some((file, index)) = &index {
+            set.create(file)?.write_and_commit(index.to_json().as_bytes())?;
+        }
+        set.commit()?;
+        Ok(Saved {
+            shards: files.iter().map(|file| directory.join(file)).collect(),
+            index: index.map(|(file, _)| directory.join(file)),
+            total_size: split.total_size(),
+        })
+    }
+
+    /// Writes to any sink: a socket, a compressor. Bytes that it took before something fails cannot be taken
+    /// back; the sink is not flushed then.
+    ///
+    /// # Errors
+    ///
+    /// As [`file`](Self::file).
+    pub fn to_writer<N: Into<String>, T: TensorData, W: io::Write>(
+        &self,
+        sink: W,
+        tensors: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<W> {
+        let tensors = named(tensors);
+        let layout = self.layout(described(&tensors))?;
+        write_into(layout, sink, |place| &tensors[place].1)
+    }
+
+    /// Writes to memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`file`](Self::file), and with [`Memory`](crate::ErrorKind::Memory) when there is not enough.
+    pub fn bytes<N: Into<String>, T: TensorData>(
+        &self,
+        tensors: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<Vec<u8>> {
+        let tensors = named(tensors);
+        let layout = self.layout(described(&tensors))?;
+        let bytes = layout.room()?;
+        write_into(layout, bytes, |place| &tensors[place].1)
+    }
+}
+
+/// What [`Save::directory`] wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The safetensors files.
+    pub shards: Vec<PathBuf>,
+    /// The index, where there is more than one shard.
+    pub index: Option<PathBuf>,
+    /// The bytes of all tensors, shared storage counted once: the index's `total_size`.
+    pub total_size: u64,
+}
+
+fn named<N: Into<String>, T>(tensors: impl IntoIterator<Item = (N, T)>) -> Vec<(String, T)> {
+    tensors.into_iter().map(|(name, data)| (name.into(), data)).collect()
+}
+
+fn described<T: TensorData>(tensors: &[(String, T)]) -> impl Iterator<Item = (&str, Dtype, Vec<usize>)> {
+    tensors.iter().map(|(name, data)| (&**name, data.dtype(), data.shape().to_vec()))
+}
+
+/// Writes what was laid out; `tensor` gives the tensor of a place in the order in which they were given.
+fn write_into<'t, T: TensorData + 't, W: io::Write>(
+    layout: Layout,
+    sink: W,
+    tensor: impl Fn(usize) -> &'t T,
+) -> Result<W> {
+    let mut writer = layout.writer(sink)?;
+    while let Some(given) = writer.given() {
+        writer.write(tensor(given))?;
+    }
+    writer.finish()
+}

@@ -1,0 +1,194 @@
+//! What can be written: tensors that give their bytes.
+
+use std::io::{self, Write};
+
+use crate::checkpoint::TensorRef;
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::header::brief;
+use crate::view::{Element, TensorView};
+
+/// A tensor that can be written.
+///
+/// It is asked for dtype and shape first, and for its bytes once, when they are due. So a tensor may be anything
+/// that can get at its bytes: memory, a device, a place in another file, a computation.
+///
+/// ```
+/// use std::io::{self, Write};
+/// use weighbridge::{Dtype, write::TensorData};
+///
+/// /// A matrix of zeros that is nowhere.
+/// struct Zeros(Vec<usize>);
+///
+/// impl TensorData for Zeros {
+///     fn dtype(&self) -> Dtype {
+///         Dtype::BF16
+///     }
+///
+///     fn shape(&self) -> &[usize] {
+///         &self.0
+///     }
+///
+///     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+///         let bytes = 2 * self.0.iter().product::<usize>() as u64;
+///         io::copy(&mut io::Read::take(io::repeat(0), bytes), out).map(drop)
+///     }
+/// }
+/// ```
+pub trait TensorData {
+    /// The type of the elements.
+    fn dtype(&self) -> Dtype;
+
+    /// The size of each dimension, in elements; empty for a scalar.
+    fn shape(&self) -> &[usize];
+
+    /// Writes the bytes as the file has them, little-endian and row by row, in pieces of any size.
+    ///
+    /// # Errors
+    ///
+    /// Passes on what `out` says, and fails when the bytes cannot be had. An [`Error`] of this crate may be
+    /// wrapped by [`io::Error::other`]; it comes out again as it was.
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// A number that tensors have in common which share their memory. Such tensors are put into one shard and
+    /// count once towards its size, as in `huggingface_hub`; each is still written, as the format knows no
+    /// sharing.
+    fn storage(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl<T: TensorData + ?Sized> TensorData for &T {
+    fn dtype(&self) -> Dtype {
+        (**self).dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        (**self).shape()
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        (**self).write_to(out)
+    }
+
+    fn storage(&self) -> Option<u64> {
+        (**self).storage()
+    }
+}
+
+impl<T: TensorData + ?Sized> TensorData for Box<T> {
+    fn dtype(&self) -> Dtype {
+        (**self).dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        (**self).shape()
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        (**self).write_to(out)
+    }
+
+    fn storage(&self) -> Option<u64> {
+        (**self).storage()
+    }
+}
+
+impl TensorData for TensorView<'_> {
+    fn dtype(&self) -> Dtype {
+        TensorView::dtype(self)
+    }
+
+    fn shape(&self) -> &[usize] {
+        TensorView::shape(self)
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(self.bytes())
+    }
+}
+
+/// Copied from its own file, a few megabytes at a time.
+impl TensorData for TensorRef<'_> {
+    fn dtype(&self) -> Dtype {
+        TensorRef::dtype(self)
+    }
+
+    fn shape(&self) -> &[usize] {
+        TensorRef::shape(self)
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        const STEP: u64 = 4 << 20;
+        if let Some(view) = self.view() {
+            return view.write_to(out);
+        }
+        let range = self.info().file_range();
+        let mut buf = vec![0; STEP.min(self.byte_len()) as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let part = &mut buf[..(range.end - at).min(STEP) as usize];
+            self.shard().source().read_at(at, part).map_err(|error| {
+                let error = Error::io("its bytes cannot be read", error).in_tensor(self.name());
+                io::Error::other(self.shard().blame(error))
+            })?;
+            out.write_all(part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Values in memory, to be written as a tensor.
+///
+/// ```
+/// use weighbridge::write::Values;
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// let weight = Values::new(&[2, 2], &[1.0_f32, 0.0, 0.0, 1.0])?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a, T> {
+    shape: &'a [usize],
+    values: &'a [T],
+}
+
+impl<'a, T: Element> Values<'a, T> {
+    /// A tensor of that shape, of the first of [`Element::DTYPES`].
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::Shape`] when the shape does not have as many elements as there are values.
+    pub fn new(shape: &'a [usize], values: &'a [T]) -> Result<Self> {
+        let elements = shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
+        if elements != Some(values.len()) {
+            let message = format!("{} values are not a tensor of shape {}", values.len(), brief(shape));
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        Ok(Self { shape, values })
+    }
+}
+
+impl<T: Element> TensorData for Values<'_, T> {
+    fn dtype(&self) -> Dtype {
+        T::DTYPES[0]
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        if cfg!(target_endian = "little") || size_of::<T>() == 1 {
+            return out.write_all(bytemuck::cast_slice(self.values));
+        }
+        self.values.chunks(4096).try_for_each(|values| {
+            let mut bytes = vec![0; size_of_val(values)];
+            let places = bytes.chunks_exact_mut(size_of::<T>());
+            values.iter().zip(places).for_each(|(value, bytes)| value.to_file(bytes));
+            out.write_all(&bytes)
+        })
+    }
+}

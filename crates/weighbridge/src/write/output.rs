@@ -1,0 +1,315 @@
+//! A file that appears when it is whole.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result};
+use crate::journal::TEMPORARY;
+
+/// A file to write, which takes its place when it is [committed](Self::commit).
+///
+/// It is a temporary file in the directory of its destination until then. Dropped before, it is removed and the
+/// destination is as it was. What a process leaves that is killed, the next one that writes the same destination
+/// removes: temporary files are locked while they are in use.
+#[derive(Debug)]
+pub struct OutputFile {
+    file: BufWriter<Output>,
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Output {
+    /// To be renamed to the path.
+    Temporary(NamedTempFile, PathBuf),
+    /// In its place already.
+    Placed(File),
+}
+
+/// Small tensors are gathered; larger ones pass through.
+const BUFFER: usize = 1 << 20;
+
+impl OutputFile {
+    /// A file that replaces `path` as a whole, or not at all. It has the permissions of a file that it
+    /// replaces, and those that the umask leaves to a new one. A link is followed.
+    ///
+    /// # Errors
+    ///
+    /// Fails when no file can be made in the directory, and when something else than a file is there.
+    pub fn atomic(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let make = || {
+            let target = follow_links(path)?;
+            let (directory, name) = parts(&target)?;
+            let old = replaced(&target)?;
+            sweep(directory, name);
+            let temporary = temporary(directory, name)?;
+            if let Some(old) = old {
+                take_after(temporary.as_file(), &old)?;
+            }
+            Ok(Self::new(Output::Temporary(temporary, target), path))
+        };
+        make().map_err(|error| Error::io("it cannot be written", error).in_file(path))
+    }
+
+    /// The file itself, emptied: not atomic. It may be a pipe or a device.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be opened for writing.
+    pub fn unprotected(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file =
+            File::create(path).map_err(|error| Error::io("it cannot be written", error).in_file(path))?;
+        Ok(Self::new(Output::Placed(file), path))
+    }
+
+    /// A file in a directory where nobody looks, with the permissions of the one that it will replace.
+    pub(super) fn staged(path: &Path, old: &Path) -> Result<Self> {
+        let make = || {
+            let file = File::create_new(path)?;
+            if let Some(old) = replaced(old)? {
+                take_after(&file, &old)?;
+            }
+            Ok(Self::new(Output::Placed(file), path))
+        };
+        make().map_err(|error| Error::io("it cannot be written", error).in_file(path))
+    }
+
+    fn new(output: Output, path: &Path) -> Self {
+        Self { file: BufWriter::with_capacity(BUFFER, output), path: path.to_owned() }
+    }
+
+    /// Makes it the file: synced, renamed into its place, and the directory synced.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one of these does. Unless it is the last, the destination is as it was.
+    pub fn commit(self) -> Result<()> {
+        let Self { file, path } = self;
+        let finish = || {
+            let output = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            sync(output.as_file())?;
+            if let Output::Temporary(temporary, target) = output {
+                temporary.persist(&target).map_err(|error| error.error)?;
+                sync_directory(parts(&target)?.0)?;
+            }
+            Ok(())
+        };
+        finish().map_err(|error| Error::io("it cannot be written", error).in_file(&path))
+    }
+
+    pub(super) fn write_and_commit(mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.write_all(bytes);
+        written.map_err(|error| Error::io("it cannot be written", error).in_file(&self.path))?;
+        self.commit()
+    }
+
+    /// The file, to be written past the buffer, which is empty then.
+    pub(super) fn raw(&mut self) -> io::Result<&File> {
+        self.file.flush()?;
+        Ok(self.file.get_ref().as_file())
+    }
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.file.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Output {
+    fn as_file(&self) -> &File {
+        match self {
+            Self::Temporary(temporary, _) => temporary.as_file(),
+            Self::Placed(file) => file,
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.as_file().write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where a path leads, whether or not something is there.
+fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    /// As many as Linux follows.
+    const MOST: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "too many links lead to it"))
+}
+
+/// Directory and name of a file.
+fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "it is not the name of a file");
+    let name = path.file_name().ok_or_else(none)?;
+    let directory = path.parent().ok_or_else(none)?;
+    Ok((if directory.as_os_str().is_empty() { Path::new(".") } else { directory }, name))
+}
+
+/// What is known of the file that is to be replaced; `None` if there is none.
+fn replaced(path: &Path) -> io::Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Ok(old) if old.is_file() => Ok(Some(old)),
+        Ok(old) => {
+            let what = if old.is_dir() { "it is a directory" } else { "it is not a regular file" };
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a new file the owner, if that may be done, and the permissions of an old one.
+fn take_after(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let new = file.metadata()?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            let _ = fchown(file, Some(old.uid()), Some(old.gid()));
+        }
+    }
+    file.set_permissions(old.permissions())
+}
+
+/// What the names of temporary files for a destination start with. It is cut so that the whole is a valid name.
+fn prefix(name: &OsStr) -> String {
+    let name: String = name.to_string_lossy().chars().take(48).collect();
+    format!(".{name}.")
+}
+
+/// A builder of temporary files or directories with the permissions that the umask leaves.
+fn temporary(directory: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
+    let prefix = prefix(name);
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(TEMPORARY);
+        let temporary = with_permissions(&mut builder, 0o666).tempfile_in(directory)?;
+        if lock(temporary.as_file())? {
+            return Ok(temporary);
+        }
+    }
+}
+
+pub(super) fn temporary_directory(directory: &Path, name: &OsStr) -> io::Result<(tempfile::TempDir, File)> {
+    let prefix = prefix(name);
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(TEMPORARY);
+        let temporary = with_permissions(&mut builder, 0o777).tempdir_in(directory)?;
+        let handle = open_directory(temporary.path())?;
+        if lock(&handle)? {
+            return Ok((temporary, handle));
+        }
+    }
+}
+
+fn with_permissions<'b, 'p, 's>(
+    builder: &'b mut tempfile::Builder<'p, 's>,
+    mode: u32,
+) -> &'b mut tempfile::Builder<'p, 's> {
+    #[cfg(unix)]
+    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
+}
+
+/// Marks a temporary as in use; `false` if somebody removed it before.
+fn lock(temporary: &File) -> io::Result<bool> {
+    // Where locks do not exist nobody else gets one either, and what is not locked by its finder is not removed.
+    if temporary.lock().is_err() {
+        return Ok(true);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        return Ok(temporary.metadata()?.nlink() > 0);
+    }
+    #[cfg(not(unix))]
+    Ok(true)
+}
+
+/// Removes what processes that were killed left behind for this destination.
+pub(super) fn sweep(directory: &Path, name: &OsStr) {
+    let prefix = prefix(name);
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let left = entry.file_name().to_str().is_some_and(|name| {
+            name.strip_prefix(&*prefix)
+                .and_then(|rest| rest.strip_suffix(TEMPORARY))
+                .is_some_and(|random| random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+        });
+        let Ok(kind) = entry.file_type() else { continue };
+        if !left || kind.is_symlink() {
+            continue;
+        }
+        let path = entry.path();
+        let opened = if kind.is_dir() { open_directory(&path) } else { File::open(&path) };
+        // Its owner holds a lock as long as it lives.
+        let Ok(handle) = opened else { continue };
+        if let Ok(()) = handle.try_lock() {
+            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+}
+
+/// The directory, locked against others who would replace the set of files in it; `None` if another has it.
+pub(super) fn lock_directory(directory: &Path) -> io::Result<Option<File>> {
+    let handle = open_directory(directory)?;
+    match handle.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // Where locks do not exist, it has to be done without.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(handle)),
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(windows)]
+    {
+        // FILE_FLAG_BACKUP_SEMANTICS, without which directories cannot be opened.
+        std::os::windows::fs::OpenOptionsExt::custom_flags(&mut options, 0x0200_0000);
+    }
+    options.open(path)
+}
+
+/// Waits until the bytes are on the disk; pipes and devices have none.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && !file.metadata()?.is_file() => Ok(()),
+        other => other,
+    }
+}
+
+/// Waits until the names in a directory are on the disk. Windows has no way to.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    match open_directory(directory)?.sync_all() {
+        // Some network file systems do not take it for directories.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
