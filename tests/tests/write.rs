@@ -1,0 +1,548 @@
+//! What is written: read by the official crate, byte for byte what it writes, and never half there.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use proptest::prelude::*;
+use safetensors::{Dtype as OfficialDtype, SafeTensors as Official};
+use weighbridge::header::Decode;
+use weighbridge::index::Index;
+use weighbridge::write::{MetadataEdit, Order, OutputFile, Save, TensorData, Values, recover};
+use weighbridge::{Checkpoint, Dtype, ErrorKind, Profile, SafeTensors, TensorView};
+use weighbridge_tests::Stored;
+
+fn bytes(value: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|i| value.wrapping_add(i as u8)).collect()
+}
+
+/// A tensor that gives other bytes than its shape needs, in pieces.
+struct Lying {
+    pieces: Vec<usize>,
+}
+
+impl TensorData for Lying {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &[4]
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        // One that does not listen to what it is told.
+        self.pieces.iter().for_each(|len| drop(out.write_all(&vec![1; *len])));
+        Ok(())
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn the_bytes_of_the_official_writer(
+        tensors in prop::collection::btree_map(
+            "[a-d]{0,3}|é\"\\\\|\u{1}",
+            (prop::sample::select(Dtype::all().collect::<Vec<_>>()), prop::collection::vec(0..5_usize, 0..4)),
+            0..8,
+        ),
+        metadata in prop::option::of(("[ -~é\n]{0,4}", "[ -~é\n\u{7f}]{0,6}")),
+    ) {
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        for (place, (name, (dtype, mut shape))) in tensors.into_iter().enumerate() {
+            shape.push(8);
+            let other: OfficialDtype =
+                serde_json::from_value(serde_json::Value::from(dtype.name())).unwrap();
+            let data = bytes(place as u8, dtype.size_of(&shape).unwrap() as usize);
+            theirs.push((name.clone(), Stored::new(other, &shape, data.clone())));
+            ours.push((name, dtype, shape, data));
+        }
+        let mut save = Save::new();
+        if let Some((key, value)) = &metadata {
+            save = save.metadata(key, value);
+        }
+        let views = ours.iter().map(|(name, dtype, shape, data)| {
+            (name.as_str(), TensorView::new(*dtype, shape, data).unwrap())
+        });
+        let file = save.bytes(views).unwrap();
+        let map = metadata.map(|entry| HashMap::from([entry]));
+        let expected = safetensors::serialize(theirs.iter().map(|(name, data)| (name, data)), map).unwrap();
+        prop_assert!(file == expected, "{:?}", String::from_utf8_lossy(&file));
+        SafeTensors::parse_with(Decode::new().profile(Profile::Strict), &file).unwrap();
+    }
+}
+
+#[test]
+fn the_same_bytes_every_time() {
+    let save = || {
+        let names = ["m", "z", "a", "q", "b", "y", "0", "{}", "\u{1f600}", "x\n"];
+        let save = names.iter().fold(Save::new(), |save, name| save.metadata(*name, format!("{name}!")));
+        save.bytes(["b", "a"].map(|name| (name, Values::new(&[2], &[1.0_f64, f64::NAN]).unwrap()))).unwrap()
+    };
+    let file = save();
+    assert!((0..20).all(|_| save() == file));
+    let header = Official::read_metadata(&file).unwrap().1;
+    assert_eq!(header.metadata().as_ref().unwrap()["x\n"], "x\n!");
+    let tensors = SafeTensors::parse(&file).unwrap();
+    let keys: Vec<_> = tensors.header().metadata().unwrap().map(|entry| entry.0).collect();
+    assert!(keys.is_sorted());
+}
+
+#[test]
+fn names_and_shapes_are_checked_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sub/a.safetensors");
+    let one = || Values::new(&[1], &[1_u8]).unwrap();
+    for (names, kind) in [
+        (["a", "a"], ErrorKind::DuplicateTensor),
+        (["a", "__metadata__"], ErrorKind::TensorName),
+        (["a", "b\0"], ErrorKind::TensorName),
+    ] {
+        // The directory is not there; an attempt to write would say so.
+        let error = Save::new().file(&path, names.map(|name| (name, one()))).unwrap_err();
+        assert_eq!((error.kind(), error.tensor()), (kind, Some(names[1])));
+        let error =
+            Save::new().directory(directory.path(), "m", names.map(|name| (name, one()))).unwrap_err();
+        assert_eq!(error.kind(), kind);
+    }
+    for (dtype, shape, kind) in [
+        (Dtype::F4, vec![3], ErrorKind::SubByte),
+        (Dtype::U8, vec![1 << 31, 1 << 31, 1 << 31], ErrorKind::Overflow),
+    ] {
+        assert_eq!(Save::new().layout([("a", dtype, shape)]).unwrap_err().kind(), kind);
+    }
+    let half = || ("a".to_owned(), Dtype::U8, vec![1 << 31, 1 << 31]);
+    let four = (0..5).map(|number| (number.to_string(), half().1, half().2));
+    assert_eq!(Save::new().layout(four).unwrap_err().kind(), ErrorKind::Overflow);
+    let error = Save::new().directory(directory.path(), "a/b", [("a", one())]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ShardName);
+    assert!(names(directory.path()).is_empty());
+}
+
+#[test]
+fn a_wrong_length_leaves_the_destination_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let good = |value: f32| ("good", [value; 4]);
+    let (name, values) = good(1.0);
+    Save::new().file(&path, [(name, Values::new(&[4], &values).unwrap())]).unwrap();
+    let before = fs::read(&path).unwrap();
+    for pieces in [vec![], vec![15], vec![17], vec![16, 1], vec![8, 4], vec![20, 4], vec![16, 16, 16]] {
+        let lying = || [("a", Box::new(Lying { pieces: pieces.clone() }) as Box<dyn TensorData>)];
+        let error = Save::new().file(&path, lying()).unwrap_err();
+        assert_eq!((error.kind(), error.tensor()), (ErrorKind::TensorSize, Some("a")), "{pieces:?} {error}");
+        assert!(
+            error.to_string().contains("model.safetensors: tensor \"a\": shape [4] of F32 needs 16"),
+            "{error}"
+        );
+        let error = Save::new().directory(directory.path(), "model", lying()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TensorSize, "{error}");
+        assert_eq!(Save::new().bytes(lying()).unwrap_err().kind(), ErrorKind::TensorSize);
+    }
+    Save::new().file(&path, [("a", Lying { pieces: vec![7, 0, 9] })]).unwrap();
+    assert_ne!(fs::read(&path).unwrap(), before);
+    assert_eq!(names(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn the_push_writer_keeps_to_its_layout() {
+    let layout = || {
+        let tensors = [("a", Dtype::U8, vec![2]), ("b", Dtype::F32, vec![1]), ("c", Dtype::U8, vec![0])];
+        Save::new().layout(tensors).unwrap()
+    };
+    let mut writer = layout().writer(Vec::new()).unwrap();
+    assert_eq!(writer.expects(), Some("b"), "the official order puts the wider dtype first");
+    assert_eq!(writer.put("a", &[1, 2]).unwrap_err().kind(), ErrorKind::MissingTensor);
+    writer.put("b", &[0; 4]).unwrap();
+    writer.put("a", &[1, 2]).unwrap();
+    assert_eq!(writer.expects(), Some("c"));
+    writer.put("c", &[]).unwrap();
+    assert_eq!(writer.put("d", &[]).unwrap_err().kind(), ErrorKind::MissingTensor);
+    let file = writer.finish().unwrap();
+    assert_eq!(file.len() as u64, layout().size());
+    assert_eq!(Official::deserialize(&file).unwrap().tensor("a").unwrap().data(), [1, 2]);
+
+    let mut writer = layout().writer(Vec::new()).unwrap();
+    assert_eq!(writer.put("b", &[0; 5]).unwrap_err().kind(), ErrorKind::TensorSize);
+    assert_eq!(writer.put("b", &[0; 4]).unwrap_err().kind(), ErrorKind::TensorSize, "it is broken for good");
+    assert_eq!(writer.finish().unwrap_err().kind(), ErrorKind::MissingTensor);
+
+    let mut writer = layout().writer(Vec::new()).unwrap();
+    drop(writer.tensor("b").unwrap());
+    assert_eq!(writer.put("a", &[1, 2]).unwrap_err().kind(), ErrorKind::TensorSize);
+}
+
+#[test]
+fn a_sink_that_fails_is_an_error() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            let taken = buf.len().min(self.0);
+            self.0 -= taken;
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            if self.0 == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+    let tensors =
+        || [("a", Values::new(&[2], &[1_u8, 2]).unwrap()), ("b", Values::new(&[1], &[1_u8]).unwrap())];
+    let size = Save::new().bytes(tensors()).unwrap().len();
+    for room in 0..=size {
+        let error = Save::new().to_writer(Full(room), tensors()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{room}");
+    }
+    assert!(Save::new().to_writer(Full(size + 1), tensors()).is_ok());
+}
+
+#[test]
+fn tensors_start_where_they_were_asked_to() {
+    let tensors = || {
+        let lengths = [3, 64, 0, 256, 32, 100, 4096, 8, 4096 * 3, 2];
+        lengths.into_iter().enumerate().map(|(n, len)| (format!("t{n}"), Dtype::U8, vec![len]))
+    };
+    for align in [8, 64, 256, 4096] {
+        let layout = Save::new().align(align).layout(tensors()).unwrap();
+        let start = layout.header().len() as u64;
+        assert_eq!(start % align, 0);
+        for tensor in layout.tensors() {
+            let own = if tensor.byte_len() == 0 {
+                align
+            } else {
+                align.min(1 << tensor.byte_len().trailing_zeros())
+            };
+            assert_eq!((start + tensor.data_offsets().start) % own, 0, "{} of {align}", tensor.byte_len());
+        }
+        let given = Save::new().align(align).order(Order::Given).layout(tensors()).unwrap();
+        assert_eq!(given.header().len() as u64 % align, 0);
+        assert!(given.tensors().iter().map(|tensor| tensor.name().to_owned()).eq(tensors().map(|t| t.0)));
+    }
+    let lengths = Save::new().align(100).layout(tensors()).unwrap();
+    assert_eq!(lengths.header().len() % 128, 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn permissions_and_links() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o7777;
+    let save =
+        |name: &str, value: u8| Save::new().file(at(name), [("a", Values::new(&[1], &[value]).unwrap())]);
+    let value = |name: &str| *fs::read(at(name)).unwrap().last().unwrap();
+
+    File::create(at("usual")).unwrap();
+    save("new", 1).unwrap();
+    assert_eq!(mode("new"), mode("usual"), "what the umask leaves");
+    fs::set_permissions(at("new"), fs::Permissions::from_mode(0o640)).unwrap();
+    save("new", 2).unwrap();
+    assert_eq!((mode("new"), value("new")), (0o640, 2));
+
+    fs::create_dir(at("blobs")).unwrap();
+    save("blobs/x", 3).unwrap();
+    symlink("blobs/x", at("link")).unwrap();
+    symlink("link", at("link-to-link")).unwrap();
+    save("link-to-link", 4).unwrap();
+    assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+    assert!(fs::symlink_metadata(at("link-to-link")).unwrap().is_symlink());
+    assert_eq!((value("blobs/x"), value("link")), (4, 4));
+    symlink("blobs/y", at("dangling")).unwrap();
+    save("dangling", 5).unwrap();
+    assert_eq!(value("blobs/y"), 5);
+    assert_eq!(names(&at("blobs")), ["x", "y"]);
+
+    symlink("loop", at("loop")).unwrap();
+    for (name, kind) in [("loop", ErrorKind::Io), ("blobs", ErrorKind::Io), ("no/such", ErrorKind::NotFound)]
+    {
+        let error = save(name, 6).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(error.file(), Some(&*at(name)));
+    }
+    Save::new().unprotected().file("/dev/null", [("a", Values::new(&[1], &[1_u8]).unwrap())]).unwrap();
+    let full = Save::new().unprotected().file("/dev/full", [("a", Values::new(&[1], &[1_u8]).unwrap())]);
+    assert!(cfg!(not(target_os = "linux")) || full.unwrap_err().kind() == ErrorKind::Io);
+    let refused = Save::new().file("/dev/null", [("a", Values::new(&[1], &[1_u8]).unwrap())]);
+    assert!(refused.unwrap_err().to_string().contains("not a regular file"));
+    File::create(at("direct")).unwrap().write_all(&[0; 1000]).unwrap();
+    Save::new().unprotected().file(at("direct"), [("a", Values::new(&[1], &[7_u8]).unwrap())]).unwrap();
+    assert!(Checkpoint::open(at("direct")).is_ok());
+}
+
+#[test]
+fn what_the_dead_left_is_swept_and_what_the_living_use_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let other = OutputFile::atomic(&path).unwrap();
+    assert_eq!(names(directory.path()).len(), 1);
+    for left in
+        [".model.safetensors.Ab12cd.tmp", ".model.safetensors.mine.tmp", ".model.safetensors.Ab12cd.txt"]
+    {
+        fs::write(directory.path().join(left), "x").unwrap();
+    }
+    Save::new().file(&path, [("a", Values::new(&[1], &[1_u8]).unwrap())]).unwrap();
+    let left = names(directory.path());
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(!left.contains(&".model.safetensors.Ab12cd.tmp".to_owned()));
+    drop(other);
+    assert_eq!(names(directory.path()).len(), 3);
+}
+
+fn set(directory: &Path, save: &Save, tensors: usize, value: u8) -> Vec<String> {
+    let data: Vec<_> = (0..tensors).map(|n| (format!("t.{n}"), vec![value; 100])).collect();
+    let tensors = data.iter().map(|(name, data)| (name.as_str(), Values::new(&[100], data).unwrap()));
+    let saved = save.directory(directory, "model", tensors).unwrap();
+    saved.shards.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+fn value(ckpt: &Checkpoint) -> u8 {
+    let mut byte = [0];
+    let tensor = ckpt.tensors().last().unwrap();
+    tensor.shard().source().read_at(tensor.info().file_range().end - 1, &mut byte).unwrap();
+    byte[0]
+}
+
+#[test]
+fn sets_replace_sets() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("new/model");
+    let save = Save::new().metadata("format", "pt").max_shard_size(250);
+    let three = [
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+    ];
+    assert_eq!(set(&path, &save, 5, 1), three);
+    fs::write(path.join("config.json"), "{}").unwrap();
+    let index = Index::read(&path.join("model.safetensors.index.json")).unwrap();
+    assert_eq!(index.total_size(), Some(500));
+    assert_eq!(index.weights().last(), Some(("t.4", three[2])));
+    assert_eq!((Checkpoint::open(&path).unwrap().len(), value(&Checkpoint::open(&path).unwrap())), (5, 1));
+    for shard in three {
+        let file = fs::read(path.join(shard)).unwrap();
+        assert_eq!(Official::read_metadata(&file).unwrap().1.metadata().as_ref().unwrap()["format"], "pt");
+    }
+
+    assert_eq!(set(&path, &save, 2, 2), ["model.safetensors"]);
+    assert_eq!(names(&path), ["config.json", "model.safetensors"], "no stale shard or index");
+    assert_eq!(
+        set(&path, &save, 4, 3),
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    );
+    let four = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ];
+    assert_eq!(names(&path), four);
+    assert_eq!(value(&Checkpoint::open(&path).unwrap()), 3);
+
+    // A variant is another checkpoint in the same place.
+    let fp16 = save.clone().variant("fp16");
+    set(&path, &fp16, 5, 4);
+    assert_eq!(value(&Checkpoint::open(&path).unwrap()), 3);
+    assert_eq!(value(&Checkpoint::options().variant("fp16").open(&path).unwrap()), 4);
+    assert!(path.join("model.safetensors.index.fp16.json").exists());
+    set(&path, &fp16, 1, 5);
+    assert!(!path.join("model.safetensors.index.fp16.json").exists());
+    assert_eq!(names(&path).len(), 5);
+
+    set(&path, &save.unprotected(), 5, 6);
+    assert_eq!(value(&Checkpoint::open(&path).unwrap()), 6);
+    assert_eq!(names(&path).len(), 6);
+    // The names are right for who reads the shards without the index, too.
+    fs::remove_file(path.join("model.safetensors.index.json")).unwrap();
+    assert_eq!(value(&Checkpoint::open(&path).unwrap()), 6);
+}
+
+#[test]
+fn only_one_replaces_a_set_at_a_time() {
+    struct Nested<'a>(&'a Path);
+    impl TensorData for Nested<'_> {
+        fn dtype(&self) -> Dtype {
+            Dtype::U8
+        }
+
+        fn shape(&self) -> &[usize] {
+            &[1]
+        }
+
+        fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+            let inner = Save::new().directory(self.0, "model", [("a", Values::new(&[1], &[1_u8]).unwrap())]);
+            assert_eq!(inner.unwrap_err().kind(), ErrorKind::Busy);
+            assert_eq!(recover(self.0).unwrap_err().kind(), ErrorKind::Busy);
+            out.write_all(&[1])
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    Save::new().directory(directory.path(), "model", [("a", Nested(directory.path()))]).unwrap();
+    assert_eq!(names(directory.path()), ["model.safetensors"]);
+}
+
+/// A switch that was interrupted after each of its steps, written down as it would lie on the disk.
+#[test]
+fn an_interrupted_switch_is_read_and_completed() {
+    let source = tempfile::tempdir().unwrap();
+    let save = Save::new().max_shard_size(250);
+    let (old, new) = (source.path().join("old"), source.path().join("new"));
+    set(&old, &save, 6, 1); // three shards, two of whose names the new set has, too
+    set(&new, &save, 5, 2);
+    set(&source.path().join("single"), &save, 1, 1);
+    let files = names(&new);
+    let staging = ".model.safetensors.Ab12cd.tmp";
+    for steps in 0..=files.len() + 2 {
+        for stale in ["model.safetensors", "model-00004-of-00004.safetensors"] {
+            let directory = tempfile::tempdir().unwrap();
+            let at = |name: &str| directory.path().join(name);
+            for name in names(&old) {
+                fs::copy(old.join(&name), at(&name)).unwrap();
+            }
+            fs::copy(source.path().join("single/model.safetensors"), at(stale)).unwrap();
+            fs::create_dir(at(staging)).unwrap();
+            for name in &files {
+                fs::copy(new.join(name), at(staging).join(name)).unwrap();
+            }
+            let journal =
+                serde_json::json!({"version": 1, "staging": staging, "files": files, "remove": [stale]});
+            fs::write(at(".model.safetensors.journal"), journal.to_string()).unwrap();
+            for name in files.iter().take(steps) {
+                fs::rename(at(staging).join(name), at(name)).unwrap();
+            }
+            if steps > files.len() {
+                fs::remove_file(at(stale)).unwrap();
+            }
+            if steps > files.len() + 1 {
+                fs::remove_file(at(".model.safetensors.journal")).unwrap();
+            }
+            let read = || {
+                let ckpt = Checkpoint::open(directory.path()).unwrap();
+                assert_eq!((ckpt.len(), value(&ckpt)), (5, 2), "after {steps} steps");
+                assert_eq!(ckpt.directory(), Some(directory.path()));
+                let by_index = Checkpoint::open(at("model.safetensors.index.json")).unwrap();
+                assert_eq!(value(&by_index), 2);
+                assert_eq!(value(&Checkpoint::open(at(&files[0])).unwrap()), 2);
+            };
+            read();
+            assert_eq!(recover(directory.path()).unwrap(), steps < files.len() + 2);
+            read();
+            assert!(!at(stale).exists() && !at(".model.safetensors.journal").exists());
+            set(directory.path(), &save, 2, 9);
+            assert_eq!(
+                names(directory.path()),
+                ["model.safetensors"],
+                "and the next save leaves nothing of it"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_journal_from_elsewhere_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    set(directory.path(), &Save::new(), 1, 1);
+    fs::write(directory.path().join("config.json"), "{}").unwrap();
+    let journal = r#"{"version":1,"staging":".x.tmp","files":[],"remove":["config.json"]}"#;
+    fs::write(directory.path().join(".model.safetensors.journal"), journal).unwrap();
+    let kind = |result: weighbridge::Result<()>| result.unwrap_err().kind();
+    assert_eq!(kind(Checkpoint::open(directory.path()).map(drop)), ErrorKind::Journal);
+    assert_eq!(kind(recover(directory.path()).map(drop)), ErrorKind::Journal);
+    assert!(directory.path().join("config.json").exists());
+}
+
+#[test]
+fn a_checkpoint_is_copied_from_its_own_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let save = Save::new().max_shard_size(250);
+    set(directory.path(), &save, 5, 1);
+    let ckpt = Checkpoint::open(directory.path()).unwrap();
+    let merged = Save::new().order(Order::Given).bytes(ckpt.tensors().map(|t| (t.name(), t))).unwrap();
+    assert_eq!(SafeTensors::parse(&merged).unwrap().len(), 5);
+    // Over itself: the open files are those of before.
+    Save::new().directory(directory.path(), "model", ckpt.tensors().map(|t| (t.name(), t))).unwrap();
+    assert_eq!(Checkpoint::open(directory.path()).unwrap().shards().len(), 1);
+
+    struct Broken;
+    impl weighbridge::Source for Broken {
+        fn size(&self) -> u64 {
+            HEADER.len() as u64 + 4
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            let Some(part) = HEADER.as_bytes().get(offset as usize..offset as usize + buf.len()) else {
+                return Err(io::Error::other("the disk is broken"));
+            };
+            buf.copy_from_slice(part);
+            Ok(())
+        }
+    }
+    const HEADER: &str = "\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}";
+    let path = directory.path().join("model.safetensors");
+    let before = fs::read(&path).unwrap();
+    // The header comes in one read with the data if the source is that short.
+    let broken = Checkpoint::from_source(Broken);
+    let error = match broken {
+        Ok(broken) => Save::new().file(&path, broken.tensors().map(|t| (t.name(), t))).unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("the disk is broken"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn metadata_is_edited() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let metadata = || {
+        let file = fs::read(&path).unwrap();
+        let theirs = Official::read_metadata(&file).unwrap().1;
+        assert_eq!(Official::deserialize(&file).unwrap().tensor("a").unwrap().data(), bytes(3, 300_000));
+        assert!(Checkpoint::options().profile(Profile::Strict).open(&path).is_ok());
+        let mut entries: Vec<_> = theirs.metadata().clone().into_iter().flatten().collect();
+        entries.sort();
+        (entries, Checkpoint::open(&path).unwrap().shards()[0].header().data_start())
+    };
+    let entries = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+    };
+    let data = bytes(3, 300_000);
+    let tensors = [("a", Values::new(&[300_000], &data).unwrap())];
+    Save::new().metadata("b", "1").metadata("a", "é\"").align(64).file(&path, tensors).unwrap();
+
+    MetadataEdit::new().set("c", "2").remove("b").remove("none").apply(&path).unwrap();
+    assert_eq!(metadata(), (entries(&[("a", "é\""), ("c", "2")]), 128));
+    let long = "x".repeat(5000);
+    MetadataEdit::new().set("c", &long).apply(&path).unwrap();
+    assert_eq!(metadata().0, entries(&[("a", "é\""), ("c", &long)]));
+    assert_eq!(metadata().1 % 64, 0);
+
+    let start = metadata().1;
+    MetadataEdit::new().set("c", "short").in_place().apply(&path).unwrap();
+    assert_eq!(metadata(), (entries(&[("a", "é\""), ("c", "short")]), start));
+    let before = fs::read(&path).unwrap();
+    let error = MetadataEdit::new().set("d", "x".repeat(6000)).in_place().apply(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoRoom);
+    assert!(error.to_string().contains("model.safetensors: the new header needs"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+    MetadataEdit::new().clear().apply(&path).unwrap();
+    assert_eq!(metadata().0, entries(&[]));
+
+    fs::write(&path, "not a checkpoint").unwrap();
+    assert!(MetadataEdit::new().set("a", "b").apply(&path).is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"not a checkpoint");
+    assert_eq!(names(directory.path()), ["model.safetensors"]);
+}
