@@ -98,6 +98,52 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    /// A stable name for reports: `header-too-small`; of a [rule](Self::Rule) the rule's own.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::NotFound => "not-found",
+            Self::Ambiguous => "ambiguous",
+            Self::HeaderTooSmall => "header-too-small",
+            Self::HeaderTooLarge => "header-too-large",
+            Self::HeaderTruncated => "header-truncated",
+            Self::HeaderEncoding => "header-encoding",
+            Self::HeaderSyntax => "header-syntax",
+            Self::Offsets => "offsets",
+            Self::Overflow => "overflow",
+            Self::SubByte => "sub-byte",
+            Self::TensorSize => "tensor-size",
+            Self::DataLength => "data-length",
+            Self::Rule(rule) => rule.name(),
+            Self::TensorName => "tensor-name",
+            Self::Index => "index",
+            Self::ShardName => "shard-name",
+            Self::MissingShard => "missing-shard",
+            Self::MissingTensor => "missing-tensor",
+            Self::DuplicateTensor => "duplicate-tensor",
+            Self::Slice => "slice",
+            Self::Size => "size",
+            Self::Shape => "shape",
+            Self::Dtype => "dtype",
+            Self::Value => "value",
+            Self::Busy => "busy",
+            Self::Journal => "journal",
+            Self::NoRoom => "no-room",
+            Self::Memory => "memory",
+            Self::Device => "device",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 impl Error {
     /// An error of the given kind; implementers of [`Source`](crate::Source) and
     /// [`Operation`](crate::plan::Operation) make them too.
