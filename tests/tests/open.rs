@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::Dtype;
-use weighbridge::{Checkpoint, ErrorKind, Plan, Profile};
+use weighbridge::{Checkpoint, ErrorKind, HostBuffer, Plan, Profile};
 use weighbridge_tests::{Stored, file, sharded, write};
 
 fn stored(seed: usize) -> Stored {
@@ -43,7 +43,9 @@ fn a_directory_its_index_and_its_shards() {
         for (name, seed) in [("c", 3), ("a", 1), ("b", 2)] {
             let (entry, values) = session.take(name, None).unwrap();
             assert_eq!(entry.shape(), [4, 8]);
-            assert!(values.as_bytes() == stored(seed).bytes());
+            let HostBuffer::F32(values) = values else { panic!("{values:?}") };
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert!(bytes == stored(seed).bytes());
         }
     }
     let ckpt = Checkpoint::open(directory.path().join("model-1.safetensors")).unwrap();

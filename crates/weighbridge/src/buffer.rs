@@ -405,8 +405,12 @@ mod tests {
     fn a_reader_that_returns_other_memory_is_refused() {
         let (filling, parts) = chunks(Dtype::U8, 4, 4);
         for part in parts {
-            let leaked: &'static mut [u8] = Box::leak(Box::new([1; 4]));
-            part.fill(|_| Ok::<_, Error>(leaked)).unwrap();
+            let other = Box::into_raw(Box::new([1; 4]));
+            // SAFETY: nobody else refers to it, and it is freed only below.
+            let lent: &'static mut [u8; 4] = unsafe { &mut *other };
+            part.fill(|_| Ok::<_, Error>(lent)).unwrap();
+            // SAFETY: it comes from a `Box`, and what referred to it is gone.
+            drop(unsafe { Box::from_raw(other) });
         }
         assert_eq!(filling.finish(), None);
 
