@@ -180,7 +180,7 @@ fn the_push_writer_keeps_to_its_layout() {
     assert_eq!(writer.finish().unwrap_err().kind(), ErrorKind::MissingTensor);
 
     let mut writer = layout().writer(Vec::new()).unwrap();
-    drop(writer.tensor("b").unwrap());
+    let _ = writer.tensor("b").unwrap();
     assert_eq!(writer.put("a", &[1, 2]).unwrap_err().kind(), ErrorKind::TensorSize);
 }
 

@@ -7,6 +7,9 @@
 //!  └──────────┴─────────────────────────┴───────────────────────────────────────────────────┘
 //! ```
 //!
+//! The rules are in [`format`](mod@crate::format), each with its source. A header is decoded under one of two
+//! [profiles](Profile), in memory of at most four times its text, whatever it holds.
+//!
 //! [`HeaderDecoder`] takes bytes and says which ones it wants, `parse` reads the JSON,
 //! this file holds the result and checks the rules that bind tensors together.
 

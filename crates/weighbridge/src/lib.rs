@@ -18,6 +18,11 @@
 //! # }
 //! ```
 //!
+//! Writing is as short: [`write::Save`] streams tensors into a file or a sharded directory, the same bytes every
+//! time, and nothing is visible until it is whole.
+//!
+//! The module [`format`](mod@format) explains every byte and every rule of the format, with its source.
+//!
 //! # How data flows
 //!
 //! In a straight line, each step once:
@@ -34,6 +39,9 @@
 //! Files are read, not mapped, so nobody who changes them can make memory change under a tensor. `unsafe` is in
 //! one module, which hands out uninitialised memory in disjoint chunks and proves that it was filled. No input
 //! makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
+
+#[doc = include_str!("../docs/format.md")]
+pub mod format {}
 
 mod buffer;
 mod checkpoint;

@@ -242,12 +242,10 @@ fn lock(temporary: &File) -> io::Result<bool> {
         return Ok(true);
     }
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        return Ok(temporary.metadata()?.nlink() > 0);
-    }
+    let there = std::os::unix::fs::MetadataExt::nlink(&temporary.metadata()?) > 0;
     #[cfg(not(unix))]
-    Ok(true)
+    let there = true;
+    Ok(there)
 }
 
 /// Removes what processes that were killed left behind for this destination.

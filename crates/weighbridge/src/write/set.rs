@@ -29,7 +29,7 @@ impl SetWriter {
     pub(super) fn begin(directory: &Path, stem: &str, unprotected: bool) -> Result<Self> {
         let make = || {
             fs::create_dir_all(directory)?;
-            Ok(directory.canonicalize()?)
+            directory.canonicalize()
         };
         let directory: PathBuf = make().map_err(cannot)?;
         let lock = exclusively(&directory)?;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Layout, TensorData};
+use super::{Layout, Planned, TensorData};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Takes the tensors of a [`Layout`] in its order and writes them; nothing is held back.
@@ -26,12 +26,12 @@ impl<W: io::Write> Writer<W> {
 
     /// The tensor whose turn it is; `None` when all are written.
     pub fn expects(&self) -> Option<&str> {
-        self.layout.tensors().get(self.place).map(|tensor| tensor.name())
+        self.layout.tensors().get(self.place).map(Planned::name)
     }
 
     /// Where the tensor whose turn it is stood in the order given.
     pub(super) fn given(&self) -> Option<usize> {
-        self.layout.tensors().get(self.place).map(|tensor| tensor.given())
+        self.layout.tensors().get(self.place).map(Planned::given)
     }
 
     /// What is written.
