@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use safetensors::Dtype as St;
 use weighbridge::engine::Order;
-use weighbridge::plan::{Gather, Input, Operation, Piece};
+use weighbridge::plan::{Input, Operation, Piece};
 use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Hints, Plan, Result, Source};
 use weighbridge_tests::{Stored, file};
 
@@ -63,7 +63,7 @@ impl Operation for Stack {
         }
     }
 
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Gather {
+    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut start = 0;
         for (number, input) in inputs.iter().enumerate() {
@@ -75,10 +75,20 @@ impl Operation for Stack {
             }
             start += len;
         }
-        Gather::Direct(pieces)
+        pieces
     }
 
-    fn compute<'t>(&self, _: &[Input], _: &[u8], _: &'t mut [MaybeUninit<u8>]) -> Result<&'t mut [u8]> {
+    fn is_direct(&self, _: &[Input]) -> bool {
+        true
+    }
+
+    fn compute<'t>(
+        &self,
+        _: &[Input],
+        _: Range<u64>,
+        _: &[u8],
+        _: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
         Err(Error::new(ErrorKind::Internal, "nothing is to be computed"))
     }
 }

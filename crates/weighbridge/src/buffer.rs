@@ -91,6 +91,76 @@ pub(crate) fn map_elements<'t, const S: usize, const D: usize, E>(
     Ok(unsafe { made.assume_init_mut() })
 }
 
+/// Exchanges the two dimensions of `from`, a matrix of `rows` rows of `columns` units of `unit` bytes, and fills `to`
+/// with what the result has from byte `skipped` on. `None` if the lengths do not fit.
+pub(crate) fn transpose<'t>(
+    from: &[u8],
+    rows: usize,
+    columns: usize,
+    unit: usize,
+    skipped: usize,
+    to: &'t mut [MaybeUninit<u8>],
+) -> Option<&'t mut [u8]> {
+    let whole = rows.checked_mul(columns)?.checked_mul(unit)?;
+    if from.len() != whole || skipped.checked_add(to.len())? > whole {
+        return None;
+    }
+    if to.is_empty() {
+        return Some(zeroed(to));
+    }
+    match unit {
+        1 => transpose_units::<1>(from, rows, columns, skipped, to),
+        2 => transpose_units::<2>(from, rows, columns, skipped, to),
+        4 => transpose_units::<4>(from, rows, columns, skipped, to),
+        8 => transpose_units::<8>(from, rows, columns, skipped, to),
+        _ => {
+            let mut at = skipped;
+            fill::<std::io::Error>(to, |_, rest| {
+                let (number, inside) = (at / unit, at % unit);
+                let start = ((number % rows) * columns + number / rows) * unit + inside;
+                let len = (unit - inside).min(rest.len());
+                at += len;
+                Ok(Some(rest[..len].write_copy_of_slice(&from[start..start + len])))
+            })
+            .ok()
+        }
+    }
+}
+
+/// The same for units of `U` bytes, of which `skipped` and the length of `to` are multiples.
+fn transpose_units<'t, const U: usize>(
+    from: &[u8],
+    rows: usize,
+    columns: usize,
+    skipped: usize,
+    to: &'t mut [MaybeUninit<u8>],
+) -> Option<&'t mut [u8]> {
+    /// Units of a block in each direction: its lines stay in the first cache.
+    const BLOCK: usize = 32;
+    let (from, _) = from.as_chunks::<U>();
+    let (units, rest) = to.as_chunks_mut::<U>();
+    if !rest.is_empty() || !skipped.is_multiple_of(U) {
+        return None;
+    }
+    let (first, end) = (skipped / U, skipped / U + units.len());
+    for column in (first / rows..end.div_ceil(rows)).step_by(BLOCK) {
+        let some_columns = column..(column + BLOCK).min(columns);
+        for row in (0..rows).step_by(BLOCK) {
+            let some_rows = row..(row + BLOCK).min(rows);
+            for column in some_columns.clone() {
+                let line = column * rows;
+                let wanted = (line + some_rows.start).max(first)..(line + some_rows.end).min(end);
+                for number in wanted {
+                    units[number - first] = from[(number - line) * columns + column].map(MaybeUninit::new);
+                }
+            }
+        }
+    }
+    // SAFETY: every number from `first` to `end` is in one row of one column of one block, and the loops over blocks,
+    // columns and rows come to each of them; so every unit was written, and units are all of `to`.
+    Some(unsafe { to.assume_init_mut() })
+}
+
 macro_rules! elements {
     ($($variant:ident $type:ty),*) => {
         /// The host type whose `Vec` holds the elements of a dtype.

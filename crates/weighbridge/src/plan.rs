@@ -1,7 +1,7 @@
 //! What to load, under which name, as which dtype: everything that can be wrong is found here, before a byte of
 //! data moves.
 
-mod convert;
+pub(crate) mod convert;
 mod operation;
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use operation::{Cast, Gather, Operation, Piece, Read};
+pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
 
 use crate::checkpoint::{Checkpoint, TensorRef};
 use crate::dtype::Dtype;
@@ -42,7 +42,7 @@ pub struct Plan {
 impl Plan {
     /// Starts a plan for all tensors of `checkpoint`, as they are stored.
     pub fn of(checkpoint: &Checkpoint) -> PlanBuilder<'_> {
-        PlanBuilder { checkpoint, filter: None, rename: None, dtype: None }
+        PlanBuilder { checkpoint, filter: None, rename: None, part: None, dtype: None }
     }
 
     /// Adds an entry whose inputs are of the plan's checkpoint. A session of a plan with two entries of one name
@@ -71,6 +71,7 @@ impl Plan {
 
 type Filter<'a> = dyn Fn(&TensorRef<'_>) -> bool + 'a;
 type Rename<'a> = dyn Fn(&str) -> String + 'a;
+type ToPart<'a> = dyn Fn(&TensorRef<'_>) -> Result<Option<Part>> + 'a;
 type ToDtype<'a> = dyn Fn(&TensorRef<'_>) -> Option<Dtype> + 'a;
 
 /// Chooses, renames and casts.
@@ -78,6 +79,7 @@ pub struct PlanBuilder<'a> {
     checkpoint: &'a Checkpoint,
     filter: Option<Box<Filter<'a>>>,
     rename: Option<Box<Rename<'a>>>,
+    part: Option<Box<ToPart<'a>>>,
     dtype: Option<Box<ToDtype<'a>>>,
 }
 
@@ -96,6 +98,31 @@ impl<'a> PlanBuilder<'a> {
         self
     }
 
+    /// Takes of each tensor the part that `part` gives; `None` takes it whole.
+    ///
+    /// ```
+    /// use weighbridge::plan::Part;
+    /// # use weighbridge::{Checkpoint, Plan};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+    /// # let ckpt = Checkpoint::open(dir)?;
+    /// let (rank, world) = (1, 4);
+    /// let plan = Plan::of(&ckpt).part(|tensor| match tensor.name() {
+    ///     name if name.ends_with("q_proj.weight") => Part::of_rank(tensor.shape(), 0, rank, world).map(Some),
+    ///     name if name.ends_with("o_proj.weight") => Part::of_rank(tensor.shape(), 1, rank, world).map(Some),
+    ///     _ => Ok(None),
+    /// });
+    /// let session = plan.build()?.session().start()?; // reads no more than what this rank needs
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn part(mut self, part: impl Fn(&TensorRef<'_>) -> Result<Option<Part>> + 'a) -> Self {
+        self.part = Some(Box::new(part));
+        self
+    }
+
     /// Casts each tensor to the dtype that `dtype` gives; `None` keeps the stored one.
     #[must_use]
     pub fn dtype(mut self, dtype: impl Fn(&TensorRef<'_>) -> Option<Dtype> + 'a) -> Self {
@@ -107,7 +134,7 @@ impl<'a> PlanBuilder<'a> {
     ///
     /// # Errors
     ///
-    /// Fails when two tensors would get one name, and when a cast does not exist.
+    /// Fails when two tensors would get one name, when there is no such part, and when a cast does not exist.
     pub fn build(self) -> Result<Plan> {
         let mut entries = Vec::new();
         let mut origins = HashMap::new();
@@ -115,7 +142,16 @@ impl<'a> PlanBuilder<'a> {
             if self.filter.as_ref().is_some_and(|keep| !keep(&tensor)) {
                 continue;
             }
-            let entry = Entry::of(&tensor, self.dtype.as_ref().and_then(|dtype| dtype(&tensor)))?;
+            let part = self.part.as_ref().map_or(Ok(None), |part| part(&tensor));
+            let operation: Arc<dyn Operation> = match part.map_err(|error| error.in_tensor(tensor.name()))? {
+                Some(part) => Arc::new(part),
+                None => Arc::new(Read),
+            };
+            let entry = Entry::new(tensor.name(), vec![Input::of(&tensor)], operation)?;
+            let entry = match self.dtype.as_ref().and_then(|dtype| dtype(&tensor)) {
+                Some(dtype) => entry.recast(dtype)?,
+                None => entry,
+            };
             let entry = match &self.rename {
                 Some(rename) => {
                     let name = rename(tensor.name());
@@ -145,6 +181,8 @@ impl fmt::Debug for PlanBuilder<'_> {
 pub struct Entry {
     name: String,
     inputs: Vec<Input>,
+    /// Without the cast.
+    base: Arc<dyn Operation>,
     operation: Arc<dyn Operation>,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -158,11 +196,8 @@ impl Entry {
     ///
     /// Fails when the cast does not exist.
     pub fn of(tensor: &TensorRef<'_>, dtype: Option<Dtype>) -> Result<Self> {
-        let operation: Arc<dyn Operation> = match dtype {
-            Some(dtype) if dtype != tensor.dtype() => Arc::new(Cast::to(dtype)),
-            _ => Arc::new(Read),
-        };
-        Self::new(tensor.name(), vec![Input::of(tensor)], operation)
+        let entry = Self::new(tensor.name(), vec![Input::of(tensor)], Arc::new(Read))?;
+        dtype.map_or(Ok(entry.clone()), |dtype| entry.recast(dtype))
     }
 
     /// A tensor named `name` that `operation` makes of `inputs`.
@@ -173,25 +208,25 @@ impl Entry {
     pub fn new(name: &str, inputs: Vec<Input>, operation: Arc<dyn Operation>) -> Result<Self> {
         let named = |error: Error| error.in_tensor(name);
         let (dtype, shape) = operation.output(&inputs).map_err(named)?;
-        let elements = shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64));
-        let byte_len = elements.and_then(|elements| dtype.byte_len(elements)).ok_or_else(|| {
-            let shape = crate::header::brief(&shape);
-            named(Error::new(ErrorKind::Overflow, format!("shape {shape} of {dtype} has no size in bytes")))
-        })?;
-        Ok(Self { name: name.to_owned(), inputs, operation, dtype, shape, byte_len })
+        let byte_len = dtype.size_of(&shape).map_err(named)?;
+        let base = Arc::clone(&operation);
+        Ok(Self { name: name.to_owned(), inputs, base, operation, dtype, shape, byte_len })
     }
 
-    /// The same tensor in another dtype, whatever this entry's operation makes of the stored one.
-    pub(crate) fn recast(&self, dtype: Dtype) -> Result<Self> {
-        let operation: Arc<dyn Operation> = match &*self.inputs {
-            [input] if input.dtype == dtype => Arc::new(Read),
-            [_] => Arc::new(Cast::to(dtype)),
-            _ => {
-                let message = format!("it is made of several tensors and comes as {} only", self.dtype);
-                return Err(Error::new(ErrorKind::Dtype, message).in_tensor(&self.name));
-            }
+    /// The same tensor in another dtype, made from the stored values whatever dtype this entry has.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the cast does not exist.
+    pub fn recast(&self, dtype: Dtype) -> Result<Self> {
+        let named = |error: Error| error.in_tensor(&self.name);
+        let stored = self.base.output(&self.inputs).map_err(named)?.0;
+        let operation = match stored == dtype {
+            true => Arc::clone(&self.base),
+            false => Arc::new(Cast::of(Arc::clone(&self.base), dtype)),
         };
-        Self::new(&self.name, self.inputs.clone(), operation)
+        let cast = Self::new(&self.name, self.inputs.clone(), operation)?;
+        Ok(Self { base: Arc::clone(&self.base), ..cast })
     }
 
     /// The name that it gets.

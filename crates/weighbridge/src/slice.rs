@@ -278,12 +278,41 @@ impl Region {
     /// The bytes of the tensor, counted from its start, which one behind the other are the part. Ranges that
     /// adjoin are one; an empty part has none.
     pub fn byte_ranges(&self) -> ByteRanges<'_> {
-        ByteRanges {
+        self.byte_ranges_in(0..self.byte_len())
+    }
+
+    /// The same for some bytes of the part, counted from its start; what lies behind its end has none.
+    pub fn byte_ranges_in(&self, part: Range<u64>) -> ByteRanges<'_> {
+        let mut ranges = ByteRanges {
             region: self,
             places: vec![0; self.repeats.len()],
             next: self.first,
-            done: self.run == 0,
+            skip: 0,
+            left: i128::from(part.end.min(self.byte_len()).saturating_sub(part.start)) * 8,
+        };
+        if ranges.left > 0 {
+            let bits = i128::from(part.start) * 8;
+            let mut number = bits / self.run;
+            ranges.skip = bits % self.run;
+            for ((count, step), place) in self.repeats.iter().zip(&mut ranges.places) {
+                *place = number % count;
+                number /= count;
+                ranges.next += *place * step;
+            }
         }
+        ranges
+    }
+
+    /// The bytes of a piece that lies together.
+    pub(crate) fn run_bytes(&self) -> u64 {
+        (self.run / 8) as u64
+    }
+
+    /// The bytes between two pieces that follow one another in the innermost repetition; as many as there can be
+    /// if there is one piece only, or they run backwards.
+    pub(crate) fn least_gap(&self) -> u64 {
+        let gap = self.repeats.first().map(|repeat| (repeat.1 - self.run) / 8);
+        gap.and_then(|gap| u64::try_from(gap).ok()).unwrap_or(u64::MAX)
     }
 }
 
@@ -293,22 +322,30 @@ pub struct ByteRanges<'a> {
     region: &'a Region,
     /// How often each of the region's repetitions was done.
     places: Vec<i128>,
+    /// The first bit of the piece that comes next.
     next: i128,
-    done: bool,
+    /// Bits of it that are not wanted.
+    skip: i128,
+    /// Bits that are still to come.
+    left: i128,
 }
 
 impl ByteRanges<'_> {
-    fn advance(&mut self) {
+    /// The bits of the next piece, as far as they are wanted.
+    fn piece(&mut self) -> Range<i128> {
+        let start = self.next + std::mem::take(&mut self.skip);
+        let end = (self.next + self.region.run).min(start + self.left);
+        self.left -= end - start;
         for ((count, step), place) in self.region.repeats.iter().zip(&mut self.places) {
             *place += 1;
             self.next += step;
             if *place < *count {
-                return;
+                break;
             }
             self.next -= step * count;
             *place = 0;
         }
-        self.done = true;
+        start..end
     }
 }
 
@@ -316,17 +353,14 @@ impl Iterator for ByteRanges<'_> {
     type Item = Range<u64>;
 
     fn next(&mut self) -> Option<Range<u64>> {
-        if self.done {
+        if self.left <= 0 {
             return None;
         }
-        let start = self.next;
-        let mut end = start + self.region.run;
-        self.advance();
-        while !self.done && self.next == end {
-            end += self.region.run;
-            self.advance();
+        let mut piece = self.piece();
+        while self.left > 0 && self.next == piece.end {
+            piece.end = self.piece().end;
         }
-        Some((start / 8) as u64..(end / 8) as u64)
+        Some((piece.start / 8) as u64..(piece.end / 8) as u64)
     }
 }
 

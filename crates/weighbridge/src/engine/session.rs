@@ -337,10 +337,12 @@ impl Shared {
     }
 
     /// The size of an entry's chunks: what its source likes, or less, so that all threads have a part in a tensor
-    /// that somebody waits for.
+    /// that somebody waits for; but no less than what is computed at a time.
     fn chunk(&self, entry: &Entry) -> usize {
         let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
-        let chunk = share.min(read_size(&self.checkpoint, entry)).max(LEAST_CHUNK);
+        let (operation, inputs) = (entry.operation(), entry.inputs());
+        let step = if operation.is_direct(inputs) { 0 } else { operation.step(inputs) };
+        let chunk = share.min(read_size(&self.checkpoint, entry)).max(LEAST_CHUNK).max(step);
         usize::try_from(chunk).unwrap_or(usize::MAX)
     }
 

@@ -6,10 +6,8 @@ use std::ops::Range;
 use crate::buffer;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Entry, Gather, Piece};
-
-/// Output bytes that are computed at a time, so that they and what they are made of stay in the cache.
-const STEP: usize = 256 << 10;
+use crate::plan::convert::turn_around;
+use crate::plan::{Entry, Piece};
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
 #[derive(Default)]
@@ -27,33 +25,28 @@ impl TileMaker {
         memory: &'m mut [MaybeUninit<u8>],
     ) -> Result<(&'m mut [u8], u64)> {
         let mut read = 0;
-        let read_size = read_size(checkpoint, entry);
+        let (operation, inputs) = (entry.operation(), entry.inputs());
+        let direct = operation.is_direct(inputs);
+        // What is read into its place is read in the pieces that the source likes.
+        let step =
+            operation.step(inputs).min(if direct { read_size(checkpoint, entry) } else { u64::MAX }).max(1);
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
-            let gather = |len: u64| {
-                let part = start..tile.end.min(start.saturating_add(len));
-                let gather = entry.operation().gather(entry.inputs(), part.clone());
-                (gather, (part.end - part.start) as usize)
+            let part = start..tile.end.min(start.saturating_add(step));
+            let pieces = operation.gather(inputs, part.clone());
+            let rest = &mut rest[..(part.end - part.start) as usize];
+            let len: u64 = pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
+            read += len;
+            let made = if direct {
+                read_pieces(checkpoint, entry, &pieces, rest)?
+            } else {
+                self.gather(checkpoint, entry, &pieces, len as usize)?;
+                operation.compute(inputs, part, &self.gathered[..len as usize], rest)?
             };
-            // What can be read into its place is read in the pieces that the source likes, the rest in steps.
-            let (gather, len) = match gather(read_size) {
-                (Gather::Compute(_), len) if len > STEP => gather(STEP as u64),
-                gathered => gathered,
-            };
-            let rest = &mut rest[..len];
-            match gather {
-                Gather::Direct(pieces) => {
-                    read += rest.len() as u64;
-                    Ok(Some(read_pieces(checkpoint, entry, &pieces, rest)?))
-                }
-                Gather::Compute(pieces) => {
-                    let len: u64 = pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
-                    read += len;
-                    self.gather(checkpoint, entry, &pieces, len as usize)?;
-                    let gathered = &self.gathered[..len as usize];
-                    Ok(Some(entry.operation().compute(entry.inputs(), gathered, rest)?))
-                }
+            if cfg!(target_endian = "big") && !operation.is_native() {
+                turn_around(entry.dtype(), made);
             }
+            Ok(Some(made))
         });
         memory.map(|memory| (memory, read)).map_err(|Fault(error)| error.in_tensor(entry.name()))
     }

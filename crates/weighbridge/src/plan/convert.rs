@@ -11,7 +11,6 @@ use half::{bf16, f16};
 
 use crate::buffer::map_elements;
 use crate::dtype::Dtype;
-use crate::error::Result;
 
 /// A value has no place in the target's dtype.
 #[derive(Debug)]
@@ -300,34 +299,16 @@ fn to_e4m3(value: f32) -> u8 {
     sign | bits as u8
 }
 
-/// A kernel for a type that needs none but the byte order.
-pub(super) fn to_native<'t>(
-    dtype: Dtype,
-    stored: &[u8],
-    tile: &'t mut [MaybeUninit<u8>],
-) -> Result<&'t mut [u8]> {
-    fn turn<'t, const N: usize>(
-        stored: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
-    ) -> std::result::Result<&'t mut [u8], OutOfRange> {
-        map_elements::<N, N, _>(stored, tile, |mut bytes| {
-            if cfg!(target_endian = "big") {
-                bytes.reverse();
-            }
-            Ok(bytes)
-        })
-    }
-    let turned = match dtype {
+/// Turns elements from the byte order of the file to the other one.
+pub(crate) fn turn_around(dtype: Dtype, elements: &mut [u8]) {
+    let size = match dtype {
         // Two 32-bit numbers.
-        Dtype::C64 => turn::<4>(stored, tile),
-        _ => match dtype.bits() {
-            64 => turn::<8>(stored, tile),
-            32 => turn::<4>(stored, tile),
-            16 => turn::<2>(stored, tile),
-            _ => turn::<1>(stored, tile),
-        },
+        Dtype::C64 => 4,
+        _ => dtype.bits() as usize / 8,
     };
-    turned.map_err(|OutOfRange| crate::Error::new(crate::ErrorKind::Internal, "a tile has the wrong length"))
+    if size > 1 {
+        elements.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+    }
 }
 
 /// Values that fit the stack and the first-level cache.

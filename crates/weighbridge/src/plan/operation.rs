@@ -1,19 +1,34 @@
 //! How an output is made of stored tensors, tile by tile.
+//!
+//! [`Read`] gives a stored tensor as it is, [`Part`] a slice of one, [`Join`] several behind one another along a
+//! dimension, [`Transpose`] one with two dimensions exchanged; [`Cast`] gives what any of them makes in another dtype.
+
+mod cast;
+mod join;
+mod part;
+mod transpose;
 
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+pub use cast::Cast;
+pub use join::Join;
+pub use part::Part;
+pub use transpose::Transpose;
+
 use super::Input;
-use super::convert::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Makes one tensor out of stored ones.
 ///
-/// The engine cuts the output into tiles, asks [`gather`](Operation::gather) which stored bytes a tile needs,
-/// reads them one behind the other, and has [`compute`](Operation::compute) turn them into the tile, unless
-/// they already are the tile and could be read straight into their place.
+/// The engine cuts the output into tiles, asks [`gather`](Operation::gather) which stored bytes a tile needs, and
+/// reads them one behind the other. Of an operation that [is direct](Operation::is_direct) these are the tile, and
+/// are read straight into their place; otherwise [`compute`](Operation::compute) makes the tile of them.
+///
+/// Bytes are those of the file, little-endian, on every machine; the engine turns them around at the end where it
+/// has to, unless the operation [did](Operation::is_native).
 pub trait Operation: Debug + Send + Sync {
     /// The dtype and shape of the output.
     ///
@@ -24,10 +39,13 @@ pub trait Operation: Debug + Send + Sync {
 
     /// What the bytes `tile` of the output need. Tiles start and end between two elements of the
     /// output, if these have whole bytes.
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Gather;
+    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece>;
 
-    /// Makes the tile out of the gathered bytes; called only where [`gather`](Operation::gather) asked for it.
-    /// It returns `tile`, filled.
+    /// Whether what is gathered for a tile is the tile.
+    fn is_direct(&self, inputs: &[Input]) -> bool;
+
+    /// Makes the bytes `range` of the output out of what was gathered for them, into `tile`, which has as many; called
+    /// only if the operation is not direct. It returns `tile`, filled.
     ///
     /// # Errors
     ///
@@ -35,18 +53,23 @@ pub trait Operation: Debug + Send + Sync {
     fn compute<'t>(
         &self,
         inputs: &[Input],
+        range: Range<u64>,
         gathered: &[u8],
         tile: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]>;
-}
 
-/// The stored bytes that a tile needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gather {
-    /// These, one behind the other, are the tile.
-    Direct(Vec<Piece>),
-    /// These, one behind the other, are what [`Operation::compute`] makes the tile of.
-    Compute(Vec<Piece>),
+    /// How many bytes of the output are best made at a time: 256 KiB unless there is a reason, so that what is
+    /// computed and what it is made of stay in the cache. What is direct is also read in the pieces that its source
+    /// likes, whatever is less.
+    fn step(&self, inputs: &[Input]) -> u64 {
+        let _ = inputs;
+        256 << 10
+    }
+
+    /// Whether what is computed is in the machine's byte order already.
+    fn is_native(&self) -> bool {
+        false
+    }
 }
 
 /// Bytes of one input.
@@ -58,6 +81,9 @@ pub struct Piece {
     pub bytes: Range<u64>,
 }
 
+/// No more pieces than this are gathered at a time.
+const MOST_PIECES: u64 = 4096;
+
 fn only(inputs: &[Input]) -> Result<&Input> {
     match inputs {
         [input] => Ok(input),
@@ -65,7 +91,11 @@ fn only(inputs: &[Input]) -> Result<&Input> {
     }
 }
 
-/// The stored tensor as it is, in the machine's byte order.
+fn not_computed() -> Error {
+    Error::new(ErrorKind::Internal, "there is nothing to compute")
+}
+
+/// The stored tensor as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Read;
 
@@ -75,87 +105,25 @@ impl Operation for Read {
         Ok((input.dtype(), input.shape().to_vec()))
     }
 
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Gather {
-        let pieces = vec![Piece { input: 0, bytes: tile }];
-        let multibyte = inputs.first().is_some_and(|input| input.dtype().bits() > 8);
-        match cfg!(target_endian = "big") && multibyte {
-            true => Gather::Compute(pieces),
-            false => Gather::Direct(pieces),
-        }
+    fn gather(&self, _: &[Input], tile: Range<u64>) -> Vec<Piece> {
+        vec![Piece { input: 0, bytes: tile }]
+    }
+
+    fn is_direct(&self, _: &[Input]) -> bool {
+        true
     }
 
     fn compute<'t>(
         &self,
-        inputs: &[Input],
-        gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
+        _: &[Input],
+        _: Range<u64>,
+        _: &[u8],
+        _: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
-        convert::to_native(only(inputs)?.dtype(), gathered, tile)
-    }
-}
-
-/// The stored tensor, its values in another dtype.
-///
-/// Floats are rounded to nearest, ties to even; what is too large becomes infinity, and in `F8_E4M3`, which has
-/// none, the largest value; NaN stays NaN. Integers, and floats that become integers, must fit; fractions are
-/// cut off.
-#[derive(Clone, Copy, Debug)]
-pub struct Cast {
-    dtype: Dtype,
-}
-
-impl Cast {
-    /// A cast to `dtype`.
-    pub fn to(dtype: Dtype) -> Self {
-        Self { dtype }
+        Err(not_computed())
     }
 
-    /// Whether values of dtype `from` can be cast to `to`.
-    pub fn exists(from: Dtype, to: Dtype) -> bool {
-        convert::kernel(from, to).is_some()
-    }
-
-    fn kernel(&self, input: &Input) -> Result<Kernel> {
-        convert::kernel(input.dtype(), self.dtype).ok_or_else(|| {
-            let message = format!("there is no cast from {} to {}", input.dtype(), self.dtype);
-            Error::new(ErrorKind::Dtype, message)
-        })
-    }
-}
-
-impl Operation for Cast {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        let input = only(inputs)?;
-        self.kernel(input)?;
-        Ok((self.dtype, input.shape().to_vec()))
-    }
-
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Gather {
-        let from = inputs.first().map_or(0, |input| u64::from(input.dtype().bits()));
-        let to = u64::from(self.dtype.bits());
-        let stored = |made: u64| made * 8 / to * from / 8;
-        let bytes = stored(tile.start)..stored(tile.end);
-        Gather::Compute(vec![Piece { input: 0, bytes }])
-    }
-
-    fn compute<'t>(
-        &self,
-        inputs: &[Input],
-        gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]> {
-        let input = only(inputs)?;
-        let elements = |bytes: usize, dtype: Dtype| {
-            let bytes_each = dtype.bits() as usize / 8;
-            bytes.is_multiple_of(bytes_each).then(|| bytes / bytes_each)
-        };
-        let (from, to) = (elements(gathered.len(), input.dtype()), elements(tile.len(), self.dtype));
-        if from.is_none() || from != to {
-            return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
-        }
-        (self.kernel(input)?)(gathered, tile).map_err(|convert::OutOfRange| {
-            let message = format!("a value of {} does not fit {}", input.dtype(), self.dtype);
-            Error::new(ErrorKind::Value, message)
-        })
+    fn step(&self, _: &[Input]) -> u64 {
+        u64::MAX
     }
 }

@@ -1,0 +1,118 @@
+//! Values in another dtype.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Operation, Piece, Read};
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Input;
+use crate::plan::convert::{self, Kernel};
+
+/// What another operation makes, its values in another dtype.
+///
+/// Floats are rounded to nearest, ties to even; what is too large becomes infinity, and in `F8_E4M3`, which has
+/// none, the largest value; NaN stays NaN. Integers, and floats that become integers, must fit; fractions are
+/// cut off.
+#[derive(Clone, Debug)]
+pub struct Cast {
+    dtype: Dtype,
+    of: Arc<dyn Operation>,
+}
+
+impl Cast {
+    /// A stored tensor in `dtype`.
+    pub fn to(dtype: Dtype) -> Self {
+        Self::of(Arc::new(Read), dtype)
+    }
+
+    /// What `operation` makes, in `dtype`.
+    pub fn of(operation: Arc<dyn Operation>, dtype: Dtype) -> Self {
+        Self { dtype, of: operation }
+    }
+
+    /// Whether values of dtype `from` can be cast to `to`.
+    pub fn exists(from: Dtype, to: Dtype) -> bool {
+        convert::kernel(from, to).is_some()
+    }
+
+    fn kernel(&self, from: Dtype) -> Result<Kernel> {
+        convert::kernel(from, self.dtype).ok_or_else(|| {
+            let message = format!("there is no cast from {from} to {}", self.dtype);
+            Error::new(ErrorKind::Dtype, message)
+        })
+    }
+
+    /// The bytes before the cast of a tile after it; `from` is the dtype before.
+    fn before(&self, from: u64, tile: &Range<u64>) -> Range<u64> {
+        let stored = |made: u64| made * 8 / u64::from(self.dtype.bits()) * from / 8;
+        stored(tile.start)..stored(tile.end)
+    }
+
+    fn from_bits(inputs: &[Input]) -> u64 {
+        inputs.first().map_or(0, |input| u64::from(input.dtype().bits()))
+    }
+}
+
+impl Operation for Cast {
+    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
+        let (from, shape) = self.of.output(inputs)?;
+        self.kernel(from)?;
+        Ok((self.dtype, shape))
+    }
+
+    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
+        self.of.gather(inputs, self.before(Self::from_bits(inputs), &tile))
+    }
+
+    fn is_direct(&self, _: &[Input]) -> bool {
+        false
+    }
+
+    fn compute<'t>(
+        &self,
+        inputs: &[Input],
+        range: Range<u64>,
+        gathered: &[u8],
+        tile: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        // All inputs of an operation have the dtype of its output.
+        let Some(from) = inputs.first().map(Input::dtype) else {
+            return Err(Error::new(ErrorKind::Internal, "a cast of nothing"));
+        };
+        let before = self.before(u64::from(from.bits()), &range);
+        let mut scratch = Vec::new();
+        let stored: &[u8] = if self.of.is_direct(inputs) {
+            gathered
+        } else {
+            let len = (before.end - before.start) as usize;
+            scratch.reserve_exact(len);
+            self.of.compute(inputs, before.clone(), gathered, &mut scratch.spare_capacity_mut()[..len])?
+        };
+        let fits = stored.len() as u64 == before.end - before.start
+            && stored.len() as u64 * u64::from(self.dtype.bits())
+                == tile.len() as u64 * u64::from(from.bits());
+        if !fits {
+            return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
+        }
+        (self.kernel(from)?)(stored, tile).map_err(|convert::OutOfRange| {
+            let message = format!("a value of {from} does not fit {}", self.dtype);
+            Error::new(ErrorKind::Value, message)
+        })
+    }
+
+    fn step(&self, inputs: &[Input]) -> u64 {
+        let step = match self.of.is_direct(inputs) {
+            true => self.of.step(inputs).min(256 << 10),
+            false => self.of.step(inputs),
+        };
+        let from = Self::from_bits(inputs).max(1);
+        // Whole elements on both sides, those of 6 bits included.
+        (step.saturating_mul(u64::from(self.dtype.bits())) / from / 48).max(1) * 48
+    }
+
+    fn is_native(&self) -> bool {
+        true
+    }
+}
