@@ -76,7 +76,7 @@ fn index_and_shards_that_disagree() {
     edit(r#""c":"#, r#""d":"#);
     fails(path, kind, &["index.json", "\"d\"", "model-2.safetensors", "does not hold it"]);
     edit(r#""a": "model-1.safetensors""#, r#""a": "model-2.safetensors""#);
-    fails(path, kind, &["\"a\"", "model-2.safetensors", "stands in model-1.safetensors"]);
+    fails(path, kind, &["\"a\"", "model-2.safetensors", "stands in \"model-1.safetensors\""]);
     edit(r#""c": "model-2.safetensors""#, r#""c": "model-3.safetensors""#);
     fails(path, ErrorKind::MissingShard, &["index.json", "model-3.safetensors"]);
     edit(r#""c": "model-2.safetensors""#, r#""c": "../model-2.safetensors""#);

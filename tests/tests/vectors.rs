@@ -120,7 +120,7 @@ fn sets() {
                     let path = tensor.shard().path().unwrap().strip_prefix(vectors().join(name)).unwrap();
                     // One that is being moved into its place is known by its name there.
                     let shown = path.to_str().unwrap();
-                    let shown = shown.split_once(".tmp/").map_or(shown, |staged| staged.1);
+                    let shown = shown.split_once(".staging/").map_or(shown, |staged| staged.1);
                     (tensor.name().to_owned(), shown.into())
                 })
                 .collect();

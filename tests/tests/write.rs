@@ -403,7 +403,7 @@ fn an_interrupted_switch_is_read_and_completed() {
     set(&new, &save, 5, 2);
     set(&source.path().join("single"), &save, 1, 1);
     let files = names(&new);
-    let staging = ".model.safetensors.Ab12cd.tmp";
+    let staging = ".model.safetensors.Ab12cd.staging";
     for steps in 0..=files.len() + 2 {
         for stale in ["model.safetensors", "model-00004-of-00004.safetensors"] {
             let directory = tempfile::tempdir().unwrap();
@@ -450,12 +450,128 @@ fn an_interrupted_switch_is_read_and_completed() {
     }
 }
 
+/// A directory that had `model.safetensors`, with a switch to two shards that was interrupted before the first
+/// renaming.
+#[cfg(unix)]
+fn interrupted() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    set(directory.path(), &Save::new(), 1, 1);
+    let staging = directory.path().join(".model.safetensors.Ab12cd.staging");
+    set(&staging, &Save::new().max_shard_size(250), 4, 2);
+    let journal = serde_json::json!({
+        "version": 1,
+        "staging": ".model.safetensors.Ab12cd.staging",
+        "files": names(&staging),
+        "remove": ["model.safetensors"],
+    });
+    fs::write(directory.path().join(".model.safetensors.journal"), journal.to_string()).unwrap();
+    directory
+}
+
+#[cfg(unix)]
+#[test]
+fn a_single_file_is_not_lost_to_an_interrupted_switch() {
+    let one = [9_u8];
+    let tensor = || [("a", Values::new(&[1], &one).unwrap())];
+    let directory = interrupted();
+    let at = |name: &str| directory.path().join(name);
+    assert_eq!(Checkpoint::open(at("model.safetensors")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(value(&Checkpoint::open(at("model.safetensors.index.json")).unwrap()), 2);
+    assert_eq!(Checkpoint::open(at("model-00001-of-00002.safetensors")).unwrap().len(), 2);
+
+    // What was begun is completed first, so that nothing of it comes later.
+    Save::new().file(at("model.safetensors"), tensor()).unwrap();
+    assert_eq!(value(&Checkpoint::open(directory.path()).unwrap()), 9);
+    assert!(!recover(directory.path()).unwrap());
+    assert_eq!(value(&Checkpoint::open(at("model.safetensors.index.json")).unwrap()), 2);
+
+    let directory = interrupted();
+    let shard = directory.path().join("model-00001-of-00002.safetensors");
+    MetadataEdit::new().set("k", "v").apply(&shard).unwrap();
+    let ckpt = Checkpoint::open(directory.path()).unwrap();
+    assert_eq!(ckpt.shards()[0].header().metadata_value("k"), Some("v"));
+    assert_eq!((ckpt.len(), value(&ckpt)), (4, 2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_journal_without_its_files_is_an_error_and_removes_nothing() {
+    let staging = ".model.safetensors.Ab12cd.staging";
+    for replacement in [None, Some("elsewhere")] {
+        let directory = interrupted();
+        let at = |name: &str| directory.path().join(name);
+        let outside = tempfile::tempdir().unwrap();
+        fs::rename(at(staging), outside.path().join("victim")).unwrap();
+        if replacement.is_some() {
+            std::os::unix::fs::symlink(outside.path().join("victim"), at(staging)).unwrap();
+        }
+        let kind = |result: weighbridge::Result<()>| result.unwrap_err().kind();
+        assert_eq!(kind(Checkpoint::open(directory.path()).map(drop)), ErrorKind::Journal);
+        assert_eq!(kind(recover(directory.path()).map(drop)), ErrorKind::Journal);
+        let tensor = [("a", Values::new(&[1], &[1_u8]).unwrap())];
+        assert_eq!(kind(Save::new().file(at("model.safetensors"), tensor)), ErrorKind::Journal);
+        assert_eq!(
+            kind(Save::new().directory(directory.path(), "model", tensor).map(drop)),
+            ErrorKind::Journal
+        );
+        assert!(at("model.safetensors").exists());
+        assert_eq!(names(&outside.path().join("victim")).len(), 3);
+    }
+}
+
+#[test]
+fn stagings_are_swept_by_sets_and_directories_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at(".model.safetensors.Ab12cd.staging")).unwrap();
+    fs::create_dir(at("model-00009-of-00009.safetensors")).unwrap();
+    Save::new().file(at("model.safetensors"), [("a", Values::new(&[1], &[1_u8]).unwrap())]).unwrap();
+    assert!(at(".model.safetensors.Ab12cd.staging").exists());
+    set(directory.path(), &Save::new(), 1, 1);
+    assert_eq!(names(directory.path()), ["model-00009-of-00009.safetensors", "model.safetensors"]);
+}
+
+#[test]
+fn metadata_of_a_file_that_is_replaced_meanwhile_is_not_edited() {
+    // A file system event cannot be placed inside the copy, so the data is what takes long: another thread replaces
+    // the file again and again, and each edit must fail or keep what it found.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let save = |value: u8| {
+        let data = vec![value; 2_000_000];
+        Save::new()
+            .metadata("v", value.to_string())
+            .file(&path, [("a", Values::new(&[data.len()], &data).unwrap())])
+    };
+    save(0).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..40).for_each(|value| save(value).unwrap()));
+        for _ in 0..40 {
+            if let Err(error) = MetadataEdit::new().set("k", "v").apply(&path) {
+                assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+            }
+        }
+    });
+    let ckpt = Checkpoint::open(&path).unwrap();
+    let version: u8 = ckpt.shards()[0].header().metadata_value("v").unwrap().parse().unwrap();
+    assert_eq!(value(&ckpt), version);
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn numbers_that_the_schema_does_not_allow_are_not_written() {
+    let error = Save::new().layout([("a", Dtype::U8, vec![0, 1 << 48])]).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::Overflow, Some("a")));
+    assert!(Save::new().layout([("a", Dtype::U8, vec![0, (1 << 48) - 1])]).is_ok());
+}
+
 #[test]
 fn a_journal_from_elsewhere_is_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     set(directory.path(), &Save::new(), 1, 1);
     fs::write(directory.path().join("config.json"), "{}").unwrap();
-    let journal = r#"{"version":1,"staging":".x.tmp","files":[],"remove":["config.json"]}"#;
+    let journal =
+        r#"{"version":1,"staging":".model.safetensors.x.staging","files":[],"remove":["config.json"]}"#;
     fs::write(directory.path().join(".model.safetensors.journal"), journal).unwrap();
     let kind = |result: weighbridge::Result<()>| result.unwrap_err().kind();
     assert_eq!(kind(Checkpoint::open(directory.path()).map(drop)), ErrorKind::Journal);

@@ -388,7 +388,7 @@ def sets():
                           ("map-empty", '{"weight_map":{}}'), ("shard-number", '{"weight_map":{"a":1}}'),
                           ("behind", '{"weight_map":{"a":"x"}} x'), ("comma", '{"weight_map":{"a":"x",}}')]:
         add_set(f"index-{name}", {**both, index: content}, "not an index", "index")
-    staging = ".model.safetensors.Ab12cd.tmp"
+    staging = ".model.safetensors.Ab12cd.staging"
     new = {f"{staging}/{first}": shard_file({"n": 4}), second: shard_file({"o": 2}), first: one,
            "model.safetensors": shard_file({"s": 1}), f"{staging}/{index}": text({"n": first, "o": second})}
     journal = {"version": 1, "staging": staging, "files": [first, second, index], "remove": ["model.safetensors"]}

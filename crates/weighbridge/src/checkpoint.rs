@@ -110,19 +110,26 @@ impl OpenOptions {
     /// As [`Checkpoint::open`].
     pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
         let location = location.as_ref();
-        let path = if location.exists() { location.to_owned() } else { hub::snapshot(location)? };
+        let path = match location.exists() || locate::is_coming(location)? {
+            true => location.to_owned(),
+            false => hub::snapshot(location)?,
+        };
         // A set of files may be replaced while it is opened. What was opened is of one set if nothing changed
         // meanwhile, or if it is of one file.
+        let mut opened = Err(Error::new(ErrorKind::Internal, "it was not opened"));
         for _ in 0..ATTEMPTS {
             let before = locate::signature(&path);
-            let opened = locate::locate(&path, self.variant.as_deref())
-                .and_then(|located| self.open_located(&located));
+            let located = locate::locate(&path, self.variant.as_deref());
+            // Only its own files count: others may well be written all the time.
+            let stem = located.as_ref().ok().and_then(Located::stem);
+            opened = located.and_then(|located| self.open_located(&located));
             let single = opened.as_ref().is_ok_and(|ckpt| ckpt.shards().len() == 1);
-            if single || locate::signature(&path) == before {
+            if single || locate::same(&before, &locate::signature(&path), stem.as_deref()) {
                 return opened;
             }
             std::thread::sleep(PAUSE);
         }
+        opened?;
         let message = "the checkpoint is being replaced again and again, or is still being written";
         Err(Error::new(ErrorKind::Busy, message).in_file(&path))
     }
@@ -382,12 +389,13 @@ impl Inner {
             let fail = |kind, message| Err(Error::new(kind, message).in_tensor(tensor).in_file(path));
             match self.place(tensor).and_then(|place| self.at(place)) {
                 None => {
-                    let message = format!("the index places it in {shard_name}, which does not hold it");
+                    let message = format!("the index places it in {shard_name:?}, which does not hold it");
                     return fail(ErrorKind::MissingTensor, message);
                 }
                 Some(found) if index.shard_number(shard_name) != Some(found.number) => {
                     let actual = found.shard.name();
-                    let message = format!("the index places it in {shard_name}, but it stands in {actual}");
+                    let message =
+                        format!("the index places it in {shard_name:?}, but it stands in {actual:?}");
                     return fail(ErrorKind::MissingTensor, message);
                 }
                 Some(_) => {}

@@ -26,6 +26,7 @@ use hashbrown::HashTable;
 
 pub use decode::{Decode, HeaderDecoder};
 pub(crate) use json::{Cursor, JsonError};
+pub(crate) use parse::MOST_IN_SCHEMA;
 pub(crate) use rules::start_of;
 pub use rules::{Finding, Profile, Rule};
 

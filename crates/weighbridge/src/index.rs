@@ -165,6 +165,12 @@ struct Shards(HashMap<Box<str>, u32>);
 
 impl Shards {
     fn number(&mut self, name: &str) -> u32 {
+        // One file under several names would be opened as often.
+        if name.split('/').skip(1).any(str::is_empty) || name.split('/').any(|part| part == ".") {
+            let (root, rest) = name.split_at(usize::from(name.starts_with('/')));
+            let parts: Vec<_> = rest.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+            return self.number(&format!("{root}{}", parts.join("/")));
+        }
         if let Some(number) = self.0.get(name) {
             return *number;
         }
@@ -268,6 +274,17 @@ mod tests {
         assert_eq!(Index::parse(&text).unwrap(), index);
         let error = Index::new([("a", "b"), ("a", "c")], 0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DuplicateTensor);
+    }
+
+    #[test]
+    fn one_file_has_one_name() {
+        let text = r#"{"weight_map":{"a":"x","b":"./x","c":".//./x","d":"s//x","e":"s/./x/"}}"#;
+        let index = Index::parse(text).unwrap();
+        assert_eq!(index.shards().collect::<Vec<_>>(), ["s/x", "x"]);
+        for name in ["//x", "/./x", "./"] {
+            let error = Index::parse(&text.replace(".//./x", name)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ShardName, "{name}");
+        }
     }
 
     #[test]

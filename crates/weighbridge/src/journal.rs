@@ -7,7 +7,10 @@
 //! A journal comes with a directory, and a directory may come from anywhere: its names are only followed where they
 //! are plain names of files of the checkpoint that the journal is for.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -27,8 +30,26 @@ pub(crate) struct Journal {
 const START: &str = ".";
 const END: &str = ".safetensors.journal";
 
-/// What staging directories and temporary files of a checkpoint's files end with.
+/// What temporary files end with.
 pub(crate) const TEMPORARY: &str = ".tmp";
+
+/// What the directories of new files end with. Not like temporary files: who clears those away must not touch what
+/// a journal may speak of.
+pub(crate) const STAGING: &str = ".staging";
+
+/// What the names of temporary files and stagings for a destination start with. A long name is cut, so that the whole
+/// is a valid name, and told from others of the same start by a hash.
+pub(crate) fn prefix(name: &OsStr) -> String {
+    const MOST: usize = 48;
+    let whole = name.to_string_lossy();
+    let start: String = whole.chars().take(MOST).collect();
+    if start.len() == whole.len() {
+        return format!(".{start}.");
+    }
+    let mut hasher = DefaultHasher::new();
+    whole.hash(&mut hasher);
+    format!(".{start}.{:016x}.", hasher.finish())
+}
 
 /// Names of shards: no checkpoint has so many.
 const MOST_BYTES: u64 = 16 << 20;
@@ -47,17 +68,34 @@ impl Journal {
     /// The journal of that checkpoint, if a replacement is under way.
     pub(crate) fn read(directory: &Path, stem: &str) -> Result<Option<Self>> {
         let path = directory.join(Self::file_name(stem));
-        let mut text = String::new();
-        let read = open_regular(&path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("the journal cannot be read", error).in_file(&path)),
-            Ok(_) => {}
-        }
-        let journal = Self::parse(stem, &text).ok_or_else(|| {
+        let not_ours = || {
             let message = "the journal of a save that was interrupted is not one of ours";
             Error::new(ErrorKind::Journal, message).in_file(&path)
-        })?;
+        };
+        let mut text = String::new();
+        let read = fs::symlink_metadata(&path).and_then(|data| {
+            if !data.is_file() {
+                return Ok(None);
+            }
+            open_regular(&path)?.take(MOST_BYTES).read_to_string(&mut text).map(Some)
+        });
+        match read {
+            // A name for which there is no room has no journal either.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::io("the journal cannot be read", error).in_file(&path)),
+            Ok(None) => return Err(not_ours()),
+            Ok(Some(_)) => {}
+        }
+        let journal = Self::parse(stem, &text).ok_or_else(not_ours)?;
+        // It is there as long as the journal is; a link could lead anywhere.
+        if !fs::symlink_metadata(directory.join(&journal.staging)).is_ok_and(|data| data.is_dir()) {
+            let message = format!("{} is gone, in which its new files were", journal.staging);
+            return Err(Error::new(ErrorKind::Journal, message).in_file(&path));
+        }
         Ok(Some(journal))
     }
 
@@ -69,22 +107,28 @@ impl Journal {
             names.map(|name| name.as_str().filter(ours).map(str::to_owned)).collect::<Option<Vec<_>>>()
         };
         let staging = json.get("staging")?.as_str()?;
-        let hidden = staging.starts_with('.') && staging.ends_with(TEMPORARY);
-        if json.get("version")?.as_u64()? != 1 || !names::is_plain(staging) || !hidden {
+        let ours =
+            staging.starts_with(&prefix(OsStr::new(&names::single(stem)))) && staging.ends_with(STAGING);
+        if json.get("version")?.as_u64()? != 1 || !names::is_plain(staging) || !ours {
             return None;
         }
-        Some(Self {
-            stem: stem.to_owned(),
-            staging: staging.to_owned(),
-            files: list("files")?,
-            remove: list("remove")?,
-        })
+        let (files, remove) = (list("files")?, list("remove")?);
+        let new: HashSet<_> = files.iter().collect();
+        if remove.iter().any(|name| new.contains(name)) {
+            return None;
+        }
+        Some(Self { stem: stem.to_owned(), staging: staging.to_owned(), files, remove })
     }
 
     pub(crate) fn to_json(&self) -> String {
         let Self { staging, files, remove, .. } = self;
         let json = serde_json::json!({"version": 1, "staging": staging, "files": files, "remove": remove});
         format!("{json:#}\n")
+    }
+
+    /// Whether a file is one of the new ones.
+    pub(crate) fn has(&self, file: &str) -> bool {
+        self.files.iter().any(|name| name == file)
     }
 
     /// Where one of its files is in the staging, and where it belongs.
@@ -95,7 +139,11 @@ impl Journal {
     /// Where one of its files is now.
     pub(crate) fn place(&self, directory: &Path, file: &str) -> PathBuf {
         let (staged, last) = self.places(directory, file);
-        if fs::exists(&staged).unwrap_or(false) { staged } else { last }
+        match fs::symlink_metadata(&staged) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => last,
+            // What is wrong with it shows when it is opened.
+            _ => staged,
+        }
     }
 }
 
@@ -107,7 +155,7 @@ mod tests {
     fn only_our_own_is_followed() {
         let journal = Journal {
             stem: "model".into(),
-            staging: ".model.safetensors.x.tmp".into(),
+            staging: ".model.safetensors.x.staging".into(),
             files: vec![names::shard("model", 1, 2), names::index("model", None)],
             remove: vec![names::single("model")],
         };
@@ -116,8 +164,10 @@ mod tests {
         assert_eq!(Journal::parse("other", &text), None);
         for (from, to) in [
             ("\"version\": 1", "\"version\": 2"),
-            (".model.safetensors.x.tmp", "elsewhere"),
-            (".model.safetensors.x.tmp", "../x.tmp"),
+            (".model.safetensors.x.staging", "elsewhere"),
+            (".model.safetensors.x.staging", ".other.safetensors.x.staging"),
+            (".model.safetensors.x.staging", "../.model.safetensors.x.staging"),
+            ("model.safetensors.index.json", "model.safetensors"),
             ("model.safetensors\"", "config.json\""),
             ("model-00001-of-00002", "../model-00001-of-00002"),
         ] {

@@ -68,7 +68,10 @@ impl Slice {
     pub fn range_by(mut self, range: impl RangeBounds<i64>, step: i64) -> Self {
         let start = match range.start_bound() {
             Bound::Included(&start) => Some(start),
-            Bound::Excluded(&start) => Some(start.saturating_add(1)),
+            // Nothing comes after the last place, nor, backwards, after the first.
+            Bound::Excluded(-1) if step > 0 => return self.range_by(0..0, step),
+            Bound::Excluded(0) if step < 0 => return self.range_by(0..0, step),
+            Bound::Excluded(&start) => Some(start.saturating_add(step.signum())),
             Bound::Unbounded => None,
         };
         let end = match range.end_bound() {
@@ -446,6 +449,12 @@ mod tests {
         same(Slice::new().range(1..3).ellipsis().select(-1), "[1:3, ..., -1]");
         same(Slice::new().range(..).range(2..=4).range(..=-1).range(-3..), ":, 2:5, :, -3:");
         same(Slice::new().range_by(.., -1).range_by(5..=0, -2).range_by(5..=1, -2), "::-1, 5::-2, 5:0:-2");
+        let behind = |place| (Bound::Excluded(place), Bound::Unbounded);
+        same(
+            Slice::new().range(behind(1)).range_by(behind(5), -1).range_by(behind(-3), 2),
+            "2:, 4::-1, -2::2",
+        );
+        same(Slice::new().range(behind(-1)).range_by(behind(0), -1), "0:0, 0:0:-1");
         assert_eq!("1:3:1, ..., -1, ::2".parse::<Slice>().unwrap().to_string(), "[1:3, ..., -1, ::2]");
     }
 }

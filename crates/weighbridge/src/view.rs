@@ -189,7 +189,11 @@ impl<'a> SliceView<'a> {
         match (pieces.next(), pieces.next()) {
             (None, _) => Cow::Borrowed(&[]),
             (Some(only), None) => Cow::Borrowed(only),
-            (Some(_), Some(_)) => Cow::Owned(self.pieces().collect::<Vec<_>>().concat()),
+            (Some(_), Some(_)) => {
+                let mut bytes = Vec::with_capacity(self.region.byte_len() as usize);
+                self.pieces().for_each(|piece| bytes.extend_from_slice(piece));
+                Cow::Owned(bytes)
+            }
         }
     }
 

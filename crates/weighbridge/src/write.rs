@@ -171,7 +171,8 @@ impl Save {
 
     /// Writes over the destination itself instead of renaming a finished file to it. **Not atomic**: when it
     /// fails, or the machine does, what was there is gone and what is there is no checkpoint. It is for file
-    /// systems that cannot rename, for pipes and for devices.
+    /// systems that cannot rename, for pipes and for devices. A file whose own tensors are to be written to it is
+    /// emptied before they are read.
     #[must_use]
     pub fn unprotected(mut self) -> Self {
         self.unprotected = true;
@@ -234,7 +235,8 @@ impl Save {
     /// one left. A program that does not know the journal may see old and new shards mixed during the renaming,
     /// for as long as a few system calls a shard take.
     ///
-    /// With [`unprotected`](Self::unprotected) the shards are written over the old ones in their places.
+    /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards are written
+    /// in the places of the old ones.
     ///
     /// # Errors
     ///
@@ -261,7 +263,10 @@ impl Save {
         let split = Split::new(sizes, self.max_shard_size);
         let variant = self.variant.as_deref();
         let stem = variant.map_or_else(|| name.to_owned(), |variant| format!("{name}.{variant}"));
-        if !names::is_plain(&stem) || names::stem(&names::single(&stem)).as_deref() != Some(&*stem) {
+        let index = names::index(name, variant);
+        let own = [names::single(&stem), index.clone()];
+        let recognised = own.iter().all(|file| names::stem(file).as_deref() == Some(&*stem));
+        if !names::is_plain(&stem) || !recognised {
             let message = format!("{stem:?} cannot be the name of a checkpoint");
             return Err(Error::new(ErrorKind::ShardName, message));
         }
@@ -279,7 +284,7 @@ impl Save {
         });
         let index = match files.len() {
             1 => None,
-            _ => Some((names::index(name, variant), Index::new(weights, split.total_size())?)),
+            _ => Some((index, Index::new(weights, split.total_size())?)),
         };
 
         let mut set = SetWriter::begin(directory, &stem, self.unprotected)?;

@@ -1,6 +1,6 @@
 //! From a path to the files of one checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,8 +49,28 @@ pub(super) fn locate(path: &Path, variant: Option<&str>) -> Result<Located> {
         return Err(Error::new(ErrorKind::NotFound, "the name of the file is not Unicode").in_file(path));
     };
     let listing = Listing::for_file(directory_of(path), name)?;
+    if listing.journals.iter().any(|journal| journal.remove.iter().any(|removed| removed == name)) {
+        let message = "another checkpoint has taken its place: it is about to be removed";
+        return Err(Error::new(ErrorKind::NotFound, message).in_file(path));
+    }
     let name = name.to_owned();
     Ok(Located { files: if index { Files::Index(name) } else { Files::Single(name) }, listing })
+}
+
+impl Located {
+    /// The stem of the checkpoint, where its files are named after one.
+    pub(super) fn stem(&self) -> Option<String> {
+        match &self.files {
+            Files::Single(name) | Files::Index(name) => names::stem(name),
+            Files::Set(names) => names.first().and_then(|name| names::stem(name)),
+        }
+    }
+}
+
+/// Whether a file that is not there is about to be put there.
+pub(super) fn is_coming(path: &Path) -> Result<bool> {
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else { return Ok(false) };
+    Ok(Listing::for_file(directory_of(path), name)?.journals.iter().any(|journal| journal.has(name)))
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -69,7 +89,8 @@ impl Listing {
         let journals = stems.map(|stem| Journal::read(directory, stem));
         let journals: Vec<_> = journals.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         for journal in &journals {
-            names.retain(|name| !journal.remove.contains(name) && !journal.files.contains(name));
+            let changed: HashSet<_> = journal.remove.iter().chain(&journal.files).collect();
+            names.retain(|name| !changed.contains(name));
             names.extend(journal.files.iter().cloned());
         }
         Ok(Self { directory: directory.to_owned(), names, journals })
@@ -90,13 +111,13 @@ impl Listing {
 
     /// Where a file is.
     pub(super) fn place(&self, name: &str) -> PathBuf {
-        let journal = self.journals.iter().find(|journal| journal.files.iter().any(|file| file == name));
+        let journal = self.journals.iter().find(|journal| journal.has(name));
         journal.map_or_else(|| self.directory.join(name), |journal| journal.place(&self.directory, name))
     }
 }
 
 /// What can be seen of a checkpoint's files when they are replaced by others.
-pub(super) fn signature(path: &Path) -> Vec<(OsString, Option<Identity>)> {
+pub(super) fn signature(path: &Path) -> Signature {
     let (directory, stem) = match path.is_dir() {
         true => (path, None),
         false => {
@@ -106,10 +127,7 @@ pub(super) fn signature(path: &Path) -> Vec<(OsString, Option<Identity>)> {
     };
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let ours = |name: &OsString| {
-        let its_stem = name
-            .to_str()
-            .and_then(|name| Journal::stem_of(name).map(str::to_owned).or_else(|| names::stem(name)));
-        its_stem.is_some_and(|its| stem.as_ref().is_none_or(|stem| *stem == its))
+        name.to_str().and_then(stem_of).is_some_and(|its| stem.as_ref().is_none_or(|stem| *stem == its))
     };
     let mut found: Vec<_> = names
         .filter(ours)
@@ -121,6 +139,24 @@ pub(super) fn signature(path: &Path) -> Vec<(OsString, Option<Identity>)> {
     found.sort();
     found
 }
+
+/// Whether the files of a checkpoint, or all where none is named, are the same in both.
+pub(super) fn same(before: &Signature, after: &Signature, stem: Option<&str>) -> bool {
+    let of = |signature: &Signature| -> Vec<_> {
+        let ours = |(name, _): &&(OsString, _)| {
+            stem.is_none_or(|stem| name.to_str().and_then(stem_of).is_some_and(|its| its == stem))
+        };
+        signature.iter().filter(ours).cloned().collect()
+    };
+    of(before) == of(after)
+}
+
+/// The stem of the checkpoint that a file, or a journal, is of.
+fn stem_of(name: &str) -> Option<String> {
+    Journal::stem_of(name).map(str::to_owned).or_else(|| names::stem(name))
+}
+
+type Signature = Vec<(OsString, Option<Identity>)>;
 
 #[cfg(unix)]
 type Identity = [i128; 5];
@@ -208,8 +244,8 @@ impl Candidate {
         };
         let mut shards = shards.clone();
         shards.sort_unstable();
-        let numbers = shards.iter().map(|shard| shard.0);
-        if let Some(missing) = (1..=total).find(|number| !numbers.clone().any(|n| n == *number)) {
+        let numbers: HashSet<_> = shards.iter().map(|shard| shard.0).collect();
+        if let Some(missing) = (1..=total).find(|number| !numbers.contains(number)) {
             let message = format!("shard {missing} of {total} of {name} is not there, nor is an index");
             return Err(Error::new(ErrorKind::MissingShard, message));
         }

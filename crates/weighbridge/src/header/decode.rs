@@ -145,7 +145,10 @@ impl HeaderDecoder {
         let taken = &bytes[..missing.min(bytes.len())];
         if self.text.capacity() == 0 && self.file_size.is_some() {
             // The file is as long as it claims, so the memory is no more than its reader bargained for.
-            self.text.reserve_exact(missing);
+            self.text.try_reserve_exact(missing).map_err(|error| {
+                let message = format!("{missing} bytes of memory for the header could not be had");
+                Error::new(ErrorKind::Memory, message).with_source(error)
+            })?;
         }
         self.text.extend_from_slice(taken);
         Ok(())
@@ -154,15 +157,16 @@ impl HeaderDecoder {
     fn checked_len(&self, prefix: [u8; PREFIX]) -> Result<u64> {
         let len = u64::from_le_bytes(prefix);
         let limit = self.options.limit;
-        let hint = disguise(&prefix).map_or_else(String::new, |what| format!("; this looks like {what}"));
         if len > limit {
+            // A length that could be one is taken for what it says.
+            let hint = disguise(&prefix).map_or_else(String::new, |what| format!("; this looks like {what}"));
             let message = format!("the header claims {len} bytes, the limit is {limit}{hint}");
             return Err(Error::new(ErrorKind::HeaderTooLarge, message));
         }
         match self.file_size {
             Some(size) if len > size.saturating_sub(PREFIX as u64) => {
                 let message = format!(
-                    "the header claims {len} bytes, but only {} follow its length: the file is cut short{hint}",
+                    "the header claims {len} bytes, but only {} follow its length: the file is cut short",
                     size.saturating_sub(PREFIX as u64)
                 );
                 Err(Error::new(ErrorKind::HeaderTruncated, message))

@@ -22,7 +22,7 @@ const LEAST_DIM: usize = 2;
 const LEAST_ENTRY: usize = 6;
 
 /// The schema's bound for numbers: 48 bits.
-const MOST_IN_SCHEMA: u64 = (1 << 48) - 1;
+pub(crate) const MOST_IN_SCHEMA: u64 = (1 << 48) - 1;
 
 /// A header's JSON, read but not yet proven.
 #[derive(Debug)]
@@ -92,7 +92,14 @@ pub(super) fn parse(text: String, profile: Profile) -> Result<Parsed> {
         dims_bits: 0,
     };
     parser.header()?;
-    let Parser { unescaped, dims, records, metadata, findings, .. } = parser;
+    let Parser { unescaped, dims, records, metadata, findings, cursor, .. } = parser;
+    let used = cursor.position();
+    // Padding need not be kept; there may be megabytes of it.
+    let mut text = text;
+    if text.trim_ascii_end().len() < used / 2 {
+        text.truncate(text.trim_ascii_end().len());
+        text.shrink_to_fit();
+    }
     Ok(Parsed { unescaped, dims, records, metadata: metadata.flatten(), findings, text })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+#[cfg(unix)]
 use std::mem::MaybeUninit;
 use std::path::Path;
 
@@ -19,6 +20,14 @@ pub(crate) struct FileSource {
 impl FileSource {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = open_regular(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+
+    /// The same, to be written to as well.
+    pub(crate) fn open_to_write(path: &Path) -> io::Result<Self> {
+        open_regular(path)?;
+        let file = File::options().read(true).write(true).open(path)?;
         let size = file.metadata()?.len();
         Ok(Self { file, size })
     }

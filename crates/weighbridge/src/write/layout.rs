@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::{Order, Writer};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::{Decode, Header};
+use crate::header::{Decode, Header, MOST_IN_SCHEMA};
 
 /// The plan of a file: order, offsets and header. Made by [`Save::layout`](super::Save::layout).
 #[derive(Clone, Debug)]
@@ -71,6 +71,10 @@ impl Layout {
     ) -> Result<Self> {
         let planned = tensors.into_iter().enumerate().map(|(given, (name, dtype, shape))| {
             let bytes = dtype.size_of(&shape).map_err(|error| error.in_tensor(&name))?;
+            if shape.iter().any(|&dim| dim as u64 > MOST_IN_SCHEMA) {
+                let message = "a dimension above 2^48-1, which the format's schema does not allow";
+                return Err(Error::new(ErrorKind::Overflow, message).in_tensor(&name));
+            }
             Ok(Planned { name, dtype, shape, data: 0..bytes, given })
         });
         let mut tensors = planned.collect::<Result<Vec<_>>>()?;
@@ -85,10 +89,11 @@ impl Layout {
         let mut end = 0_u64;
         for tensor in &mut tensors {
             let start = end;
-            end = start.checked_add(tensor.data.end).ok_or_else(|| {
-                let message = "the tensors before it and its own bytes do not fit 64 bits";
-                Error::new(ErrorKind::Overflow, message).in_tensor(&tensor.name)
-            })?;
+            end = start.saturating_add(tensor.data.end);
+            if end > MOST_IN_SCHEMA {
+                let message = "it would end above 2^48-1 bytes, which the format's schema does not allow";
+                return Err(Error::new(ErrorKind::Overflow, message).in_tensor(&tensor.name));
+            }
             tensor.data = start..end;
         }
         let entries = tensors.iter().map(|t| Entry {
@@ -100,9 +105,6 @@ impl Layout {
         let mut header = encode(metadata, entries);
         pad(&mut header, align.unwrap_or(8));
         check_length(&header)?;
-        if end.checked_add(header.len() as u64).is_none() {
-            return Err(Error::new(ErrorKind::Overflow, "the size of the file does not fit 64 bits"));
-        }
         Ok(Self { tensors, header, data_len: end })
     }
 

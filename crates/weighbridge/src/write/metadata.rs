@@ -1,12 +1,13 @@
 //! Changing the metadata of a file that is there.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::OutputFile;
 use super::layout::{check_length, encode, entries, pad};
+use super::set::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header};
 use crate::source::FileSource;
@@ -80,23 +81,37 @@ impl MetadataEdit {
     ///
     /// # Errors
     ///
-    /// Fails when the file is not valid or cannot be written; it is as it was then. With
+    /// Fails when the file is not valid or cannot be written, and with [`ErrorKind::Busy`] when somebody else has
+    /// written it meanwhile; it is as it was then. With
     /// [`in_place`](Self::in_place), fails with [`ErrorKind::NoRoom`] when the new header is longer than the old one.
     pub fn apply(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let apply = || {
-            let source = FileSource::open(path).map_err(|error| Error::io("it cannot be opened", error))?;
+            let cannot = |error| Error::io("it cannot be opened", error);
+            if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+                let here = directory.as_os_str().is_empty();
+                complete_pending(if here { Path::new(".") } else { directory }, name)?;
+            }
+            let source = match self.in_place {
+                true => FileSource::open_to_write(path),
+                false => FileSource::open(path),
+            };
+            let source = source.map_err(cannot)?;
             let header = self.decode.read(&source)?;
             let metadata = self.changed(&header);
             let mut new = encode(&metadata, entries(&header));
             if self.in_place {
-                return over(path, &header, new);
+                return over(source.into_file(), &header, new);
             }
             pad(&mut new, alignment(header.data_start()));
             check_length(&new)?;
             let mut output = OutputFile::atomic(path)?;
-            copy_behind(&new, source.into_file(), &header, &mut output)
+            let old = source.into_file();
+            copy_behind(&new, &old, &header, &mut output)
                 .map_err(|error| Error::io("it cannot be copied", error))?;
+            if !is_still(&old, path).map_err(cannot)? {
+                return Err(Error::new(ErrorKind::Busy, "it was changed while it was copied"));
+            }
             output.commit()
         };
         apply().map_err(|error: Error| error.in_file(path))
@@ -124,7 +139,7 @@ fn alignment(data_start: u64) -> u64 {
 }
 
 /// The new header, and the old data behind it.
-fn copy_behind(new: &[u8], mut old: File, header: &Header, output: &mut OutputFile) -> io::Result<()> {
+fn copy_behind(new: &[u8], mut old: &File, header: &Header, output: &mut OutputFile) -> io::Result<()> {
     output.write_all(new)?;
     old.seek(SeekFrom::Start(header.data_start()))?;
     // Between two files this is copy_file_range on Linux.
@@ -135,7 +150,20 @@ fn copy_behind(new: &[u8], mut old: File, header: &Header, output: &mut OutputFi
     Ok(())
 }
 
-fn over(path: &Path, header: &Header, mut new: Vec<u8>) -> Result<()> {
+/// Whether a path still leads to the file that was opened, and nobody has written to it.
+fn is_still(file: &File, path: &Path) -> io::Result<bool> {
+    let (old, new) = (file.metadata()?, fs::metadata(path)?);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        if (old.dev(), old.ino()) != (new.dev(), new.ino()) {
+            return Ok(false);
+        }
+    }
+    Ok((old.len(), old.modified()?) == (new.len(), new.modified()?))
+}
+
+fn over(mut file: File, header: &Header, mut new: Vec<u8>) -> Result<()> {
     let room = usize::try_from(header.data_start()).unwrap_or(usize::MAX);
     if new.len() > room {
         let (needs, has) = (new.len() - 8, room - 8);
@@ -144,8 +172,8 @@ fn over(path: &Path, header: &Header, mut new: Vec<u8>) -> Result<()> {
     }
     new.resize(room, b' ');
     new[..8].copy_from_slice(&(room as u64 - 8).to_le_bytes());
-    let write = || {
-        let mut file = File::options().write(true).open(path)?;
+    let mut write = || {
+        file.seek(SeekFrom::Start(0))?;
         file.write_all(&new)?;
         file.sync_all()
     };

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::set::complete_pending;
 use crate::error::{Error, Result};
-use crate::journal::TEMPORARY;
+use crate::journal::{STAGING, TEMPORARY, prefix};
 
 /// A file to write, which takes its place when it is [committed](Self::commit).
 ///
-/// It is a temporary file in the directory of its destination until then. Dropped before, it is removed and the
-/// destination is as it was. What a process leaves that is killed, the next one that writes the same destination
-/// removes: temporary files are locked while they are in use.
+/// An [atomic](Self::atomic) one is a temporary file in the directory of its destination until then. Dropped before,
+/// it is removed and the destination is as it was. What a process leaves that is killed, the next one that writes
+/// the same destination removes: temporary files are locked while they are in use. An
+/// [unprotected](Self::unprotected) one is what it is from the start.
 #[derive(Debug)]
 pub struct OutputFile {
     file: BufWriter<Output>,
@@ -38,15 +40,18 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// Fails when no file can be made in the directory, and when something else than a file is there.
+    /// Fails when no file can be made in the directory, and when something else than a file is there; with
+    /// [`Busy`](crate::ErrorKind::Busy) when a set of files that it belongs to is being replaced.
     pub fn atomic(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let make = || {
             let target = follow_links(path)?;
             let (directory, name) = parts(&target)?;
+            // What an interrupted save left to be done here would undo this one.
+            complete_pending(directory, name).map_err(io::Error::other)?;
             let old = replaced(&target)?;
-            sweep(directory, name);
-            let temporary = temporary(directory, name)?;
+            sweep(directory, name, TEMPORARY);
+            let temporary = temporary(directory, name, old.as_ref())?;
             if let Some(old) = old {
                 take_after(temporary.as_file(), &old)?;
             }
@@ -185,37 +190,40 @@ fn take_after(file: &File, old: &fs::Metadata) -> io::Result<()> {
     {
         use std::os::unix::fs::{MetadataExt, fchown};
         let new = file.metadata()?;
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            let _ = fchown(file, Some(old.uid()), Some(old.gid()));
+        if new.gid() != old.gid() {
+            let _ = fchown(file, None, Some(old.gid()));
+        }
+        if new.uid() != old.uid() {
+            let _ = fchown(file, Some(old.uid()), None);
         }
     }
     file.set_permissions(old.permissions())
 }
 
-/// What the names of temporary files for a destination start with. It is cut so that the whole is a valid name.
-fn prefix(name: &OsStr) -> String {
-    let name: String = name.to_string_lossy().chars().take(48).collect();
-    format!(".{name}.")
-}
-
-/// A builder of temporary files or directories with the permissions that the umask leaves.
-fn temporary(directory: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
+/// A temporary file with the permissions that the umask leaves, or with no more than those of the file that it will
+/// replace.
+fn temporary(directory: &Path, name: &OsStr, old: Option<&fs::Metadata>) -> io::Result<NamedTempFile> {
+    #[cfg(unix)]
+    let mode = old.map_or(0o666, |old| std::os::unix::fs::MetadataExt::mode(old) & 0o666);
+    #[cfg(not(unix))]
+    let mode = old.map_or(0, |_| 0);
     let prefix = prefix(name);
     loop {
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(TEMPORARY);
-        let temporary = with_permissions(&mut builder, 0o666).tempfile_in(directory)?;
+        let temporary = with_permissions(&mut builder, mode).tempfile_in(directory)?;
         if lock(temporary.as_file())? {
             return Ok(temporary);
         }
     }
 }
 
-pub(super) fn temporary_directory(directory: &Path, name: &OsStr) -> io::Result<(tempfile::TempDir, File)> {
+/// A directory for files that will replace others.
+pub(super) fn staging(directory: &Path, name: &OsStr) -> io::Result<(tempfile::TempDir, File)> {
     let prefix = prefix(name);
     loop {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(TEMPORARY);
+        builder.prefix(&prefix).suffix(STAGING);
         let temporary = with_permissions(&mut builder, 0o777).tempdir_in(directory)?;
         let handle = open_directory(temporary.path())?;
         if lock(&handle)? {
@@ -248,17 +256,18 @@ fn lock(temporary: &File) -> io::Result<bool> {
     Ok(there)
 }
 
-/// Removes what processes that were killed left behind for this destination.
-pub(super) fn sweep(directory: &Path, name: &OsStr) {
+/// Removes what processes that were killed left behind for this destination: temporary files, or stagings that no
+/// journal speaks of, which is the caller's to know.
+pub(super) fn sweep(directory: &Path, name: &OsStr, suffix: &str) {
     let prefix = prefix(name);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let left = entry.file_name().to_str().is_some_and(|name| {
             name.strip_prefix(&*prefix)
-                .and_then(|rest| rest.strip_suffix(TEMPORARY))
+                .and_then(|rest| rest.strip_suffix(suffix))
                 .is_some_and(|random| random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()))
         });
         let Ok(kind) = entry.file_type() else { continue };
-        if !left || kind.is_symlink() {
+        if !left || kind.is_symlink() || kind.is_dir() != (suffix == STAGING) {
             continue;
         }
         let path = entry.path();

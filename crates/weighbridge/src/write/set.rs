@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::OutputFile;
-use super::output::{lock_directory, sweep, sync_directory, temporary_directory};
+use super::output::{lock_directory, staging, sweep, sync_directory};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
+use crate::journal::{Journal, STAGING, TEMPORARY};
 use crate::names;
 
 /// Takes the files of a new checkpoint and puts them in the place of the old one.
@@ -28,8 +28,13 @@ pub(super) struct SetWriter {
 impl SetWriter {
     pub(super) fn begin(directory: &Path, stem: &str, unprotected: bool) -> Result<Self> {
         let make = || {
+            let made = !directory.exists();
             fs::create_dir_all(directory)?;
-            directory.canonicalize()
+            let directory = directory.canonicalize()?;
+            if let (true, Some(parent)) = (made, directory.parent()) {
+                sync_directory(parent)?;
+            }
+            Ok(directory)
         };
         let directory: PathBuf = make().map_err(cannot)?;
         let lock = exclusively(&directory)?;
@@ -38,8 +43,10 @@ impl SetWriter {
             true => None,
             false => {
                 let name = names::single(stem);
-                sweep(&directory, OsStr::new(&name));
-                Some(temporary_directory(&directory, OsStr::new(&name)).map_err(cannot)?)
+                let name = OsStr::new(&name);
+                sweep(&directory, name, TEMPORARY);
+                sweep(&directory, name, STAGING);
+                Some(staging(&directory, name).map_err(cannot)?)
             }
         };
         Ok(Self { directory, stem: stem.to_owned(), staging, files: Vec::new(), _lock: lock })
@@ -51,7 +58,11 @@ impl SetWriter {
         self.files.push(file.to_owned());
         match &self.staging {
             Some((staging, _)) => OutputFile::staged(&staging.path().join(file), &place),
-            None => OutputFile::unprotected(place),
+            None => {
+                // A tensor that is still to be written may come from the old file: it keeps its bytes.
+                unless_gone(fs::remove_file(&place)).map_err(|error| cannot(error).in_file(&place))?;
+                OutputFile::unprotected(place)
+            }
         }
     }
 
@@ -62,7 +73,7 @@ impl SetWriter {
             let removed = remove.iter().try_for_each(|file| fs::remove_file(self.directory.join(file)));
             return removed.and_then(|()| sync_directory(&self.directory)).map_err(cannot);
         };
-        sync_directory(staging.path()).map_err(cannot)?;
+        sync_directory(staging.path()).and_then(|()| sync_directory(&self.directory)).map_err(cannot)?;
         let name = staging.path().file_name().and_then(OsStr::to_str);
         let Some(name) = name.map(str::to_owned) else {
             return Err(Error::new(ErrorKind::Internal, "the name of a temporary directory is not Unicode"));
@@ -91,7 +102,11 @@ impl SetWriter {
     fn superseded(&self) -> io::Result<Vec<String>> {
         let mut superseded = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
-            let Ok(file) = entry?.file_name().into_string() else { continue };
+            let entry = entry?;
+            let Ok(file) = entry.file_name().into_string() else { continue };
+            if entry.file_type()?.is_dir() {
+                continue;
+            }
             if names::stem(&file).as_deref() == Some(&*self.stem) && !self.files.contains(&file) {
                 superseded.push(file);
             }
@@ -135,6 +150,16 @@ pub fn recover(directory: impl AsRef<Path>) -> Result<bool> {
     complete_all().map_err(|error: Error| error.in_file(directory))
 }
 
+/// Completes what was interrupted of the checkpoint that a file belongs to, if anything was.
+pub(super) fn complete_pending(directory: &Path, file: &OsStr) -> Result<()> {
+    let Some(stem) = file.to_str().and_then(names::stem) else { return Ok(()) };
+    if Journal::read(directory, &stem)?.is_some() {
+        let _lock = exclusively(directory)?;
+        complete(directory, &stem)?;
+    }
+    Ok(())
+}
+
 /// Completes the switch that a journal of this checkpoint describes, if there is one.
 fn complete(directory: &Path, stem: &str) -> Result<bool> {
     let Some(journal) = Journal::read(directory, stem)? else {
@@ -161,8 +186,9 @@ fn roll_forward(directory: &Path, journal: &Journal) -> Result<()> {
     let finish = || {
         sync_directory(directory)?;
         unless_gone(fs::remove_file(directory.join(Journal::file_name(&journal.stem))))?;
-        unless_gone(fs::remove_dir_all(directory.join(&journal.staging)))?;
-        sync_directory(directory)
+        // The journal must not come back without what it speaks of.
+        sync_directory(directory)?;
+        unless_gone(fs::remove_dir_all(directory.join(&journal.staging)))
     };
     finish().map_err(cannot)
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Takes the tensors of a [`Layout`] in its order and writes them; nothing is held back.
 ///
-/// After an error the writer refuses everything: what its sink has is no checkpoint.
+/// After an error in the middle of a tensor the writer refuses everything: what its sink has is no checkpoint.
 #[derive(Debug)]
 pub struct Writer<W> {
     layout: Layout,

@@ -43,10 +43,10 @@ impl Part {
         if rank >= world || !size.is_multiple_of(world) {
             return fail(format!("dimension {dim} of {size} has no part {rank} of {world} equal ones"));
         }
-        let share = (size / world) as i64;
-        let start = rank as i64 * share;
+        let share = size / world;
+        let bound = |rank: usize| i64::try_from(rank * share).unwrap_or(i64::MAX);
         let whole = (0..dim).fold(Slice::new(), |slice, _| slice.range(..));
-        Ok(Self { slice: whole.range(start..start + share) })
+        Ok(Self { slice: whole.range(bound(rank)..bound(rank + 1)) })
     }
 
     fn region(&self, inputs: &[Input]) -> Result<Region> {
@@ -105,14 +105,11 @@ impl Operation for Part {
         let mut behind = 0;
         let wrong = || Error::new(ErrorKind::Internal, "a part was not gathered");
         buffer::fill::<std::io::Error>(tile, |_, rest| {
-            let wanted = match group.1.next() {
-                Some(wanted) => wanted,
-                None => {
-                    behind += group.0.end - group.0.start;
-                    let Some((whole, wanted)) = groups.next() else { return Ok(Some(&[])) };
-                    group = (whole, wanted.into_iter());
-                    return Ok(None);
-                }
+            let Some(wanted) = group.1.next() else {
+                behind += group.0.end - group.0.start;
+                let Some((whole, wanted)) = groups.next() else { return Ok(Some(&[])) };
+                group = (whole, wanted.into_iter());
+                return Ok(None);
             };
             let start = (behind + wanted.start - group.0.start) as usize;
             let len = (wanted.end - wanted.start) as usize;
