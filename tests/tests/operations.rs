@@ -86,7 +86,10 @@ fn shape() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(prop_oneof![4 => 0..6_usize, 2 => 6..40_usize, 1 => 100..400_usize], 1..4)
 }
 
-fn index() -> impl Strategy<Value = Option<(Option<i64>, Option<i64>, i64)>> {
+/// Start, end and step; none takes all.
+type Range = Option<(Option<i64>, Option<i64>, i64)>;
+
+fn index() -> impl Strategy<Value = Range> {
     let end = || prop::option::of(-300..400_i64);
     prop::option::weighted(
         0.7,
@@ -94,7 +97,7 @@ fn index() -> impl Strategy<Value = Option<(Option<i64>, Option<i64>, i64)>> {
     )
 }
 
-fn slice(indices: &[Option<(Option<i64>, Option<i64>, i64)>]) -> Slice {
+fn slice(indices: &[Range]) -> Slice {
     indices.iter().fold(Slice::new(), |slice, index| match *index {
         None => slice.range(..),
         Some((None, None, step)) => slice.range_by(.., step),
