@@ -1,10 +1,12 @@
 //! A checkpoint to measure with.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
+use weighbridge::Dtype;
+use weighbridge::write::{Order, Save, TensorData};
 
 const VOCABULARY: u64 = 32_000;
 
@@ -31,7 +33,7 @@ fn layers(size: u64) -> u64 {
     (size.saturating_sub(4 * VOCABULARY * width) / layer).max(1)
 }
 
-/// Writes the configuration of the Llama whose weights [`write()`] makes.
+/// Writes the configuration of the Llama that [`write()`] makes.
 pub(crate) fn write_config(path: &Path, size: u64) -> Result<()> {
     let Shape { width, inner, .. } = Shape::of(size);
     let config = serde_json::json!({
@@ -51,8 +53,40 @@ pub(crate) fn write_config(path: &Path, size: u64) -> Result<()> {
     Ok(serde_json::to_writer_pretty(File::create(path)?, &config)?)
 }
 
-/// Writes a bf16 checkpoint of about `size` bytes with the tensors of a Llama of that size; returns their number.
-pub(crate) fn write(path: &Path, size: u64) -> Result<usize> {
+/// What the tensors of a checkpoint are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Layout {
+    /// Those of a Llama: some hundreds, most of them large.
+    Llama,
+    /// Matrices of 64 KB each.
+    Small,
+}
+
+/// Writes a bf16 checkpoint of about `size` bytes; returns the number of its tensors.
+pub(crate) fn write(path: &Path, layout: Layout, size: u64) -> Result<usize> {
+    let tensors = match layout {
+        Layout::Llama => llama(size),
+        Layout::Small => (0..size.div_ceil(1 << 16))
+            .map(|number| (format!("table.{number}.weight"), vec![256, 128]))
+            .collect(),
+    };
+    // Weights near zero, of both signs, without NaN.
+    let block: Vec<u8> = (0..1_u32 << 19)
+        .flat_map(|i| {
+            let bits = i.wrapping_mul(0x9E37_79B9) >> 16;
+            ((bits & 0x80FF) as u16 | 0x3C00).to_le_bytes()
+        })
+        .collect();
+    let count = tensors.len();
+    let tensors = tensors.into_iter().map(|(name, shape)| {
+        let shape = shape.into_iter().map(|dim| dim as usize).collect();
+        (name, Weights { shape, block: &block })
+    });
+    Save::new().order(Order::Given).file(path, tensors)?;
+    Ok(count)
+}
+
+fn llama(size: u64) -> Vec<(String, Vec<u64>)> {
     let Shape { width, inner, narrow } = Shape::of(size);
     let mut tensors = vec![
         ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, width]),
@@ -75,34 +109,31 @@ pub(crate) fn write(path: &Path, size: u64) -> Result<usize> {
             tensors.push((format!("model.layers.{number}.{name}.weight"), shape.clone()));
         }
     }
-    let mut offset = 0;
-    let mut entries = Vec::new();
-    for (name, shape) in &tensors {
-        let end = offset + shape.iter().product::<u64>() * 2;
-        entries.push(format!(
-            r#""{name}":{{"dtype":"BF16","shape":{shape:?},"data_offsets":[{offset},{end}]}}"#
-        ));
-        offset = end;
-    }
-    let mut header = format!("{{{}}}", entries.join(","));
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    tensors
+}
 
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
-    // Weights near zero, of both signs, without NaN.
-    let block: Vec<u8> = (0..1_u32 << 19)
-        .flat_map(|i| {
-            let bits = i.wrapping_mul(0x9E37_79B9) >> 16;
-            ((bits & 0x80FF) as u16 | 0x3C00).to_le_bytes()
-        })
-        .collect();
-    let mut left = offset;
-    while left > 0 {
-        let part = left.min(block.len() as u64);
-        file.write_all(&block[..part as usize])?;
-        left -= part;
+/// A tensor that repeats a block of weights.
+struct Weights<'b> {
+    shape: Vec<usize>,
+    block: &'b [u8],
+}
+
+impl TensorData for Weights<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::BF16
     }
-    file.into_inner()?.sync_all()?;
-    Ok(tensors.len())
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut left = 2 * self.shape.iter().product::<usize>();
+        while left > 0 {
+            let part = left.min(self.block.len());
+            out.write_all(&self.block[..part])?;
+            left -= part;
+        }
+        Ok(())
+    }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
 
+use checkpoint::Layout;
 use loaders::{Loader, Measure};
 
 /// Measures loading into Candle on the CPU, beside every peer.
@@ -22,6 +23,9 @@ struct Arguments {
     /// Size of the checkpoint that is made (bf16, the layout of a Llama), such as 500MB or 2.2GB.
     #[arg(long, default_value = "2.2GB", value_parser = size)]
     size: u64,
+    /// What its tensors are like.
+    #[arg(long, value_enum, default_value = "llama")]
+    layout: Layout,
     /// How often each loader runs; medians are shown.
     #[arg(long, default_value_t = 5)]
     repeat: usize,
@@ -64,13 +68,13 @@ fn main() -> Result<()> {
         return Ok(());
     }
     if let Some(directory) = &arguments.make {
-        checkpoint::write(&directory.join("model.safetensors"), arguments.size)?;
+        checkpoint::write(&directory.join("model.safetensors"), Layout::Llama, arguments.size)?;
         return checkpoint::write_config(&directory.join("config.json"), arguments.size);
     }
     let temporary = tempfile::tempdir()?;
     let directory = arguments.directory.as_deref().unwrap_or(temporary.path());
     let file = directory.join("peers.safetensors");
-    let tensors = checkpoint::write(&file, arguments.size)?;
+    let tensors = checkpoint::write(&file, arguments.layout, arguments.size)?;
     let bytes = std::fs::metadata(&file)?.len();
     eprintln!("{} tensors, {:.2} GB", tensors, bytes as f64 / 1e9);
 
