@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, View};
+use weighbridge::HostBuffer;
 
 /// A tensor to be written: dtype, shape, and its bytes.
 #[derive(Clone, Debug)]
@@ -60,6 +61,21 @@ pub fn file(tensors: &[(&str, Stored)]) -> Vec<u8> {
     match safetensors::serialize(views, None) {
         Ok(bytes) => bytes,
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// The bytes of loaded values as a file has them, on whatever machine.
+///
+/// # Panics
+///
+/// Panics for types that no test needs.
+pub fn in_file_order(values: &HostBuffer) -> Vec<u8> {
+    match values {
+        HostBuffer::U8(values) => values.clone(),
+        HostBuffer::I16(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        HostBuffer::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        HostBuffer::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        other => panic!("{other:?}"),
     }
 }
 

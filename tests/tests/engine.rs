@@ -13,7 +13,7 @@ use safetensors::Dtype as St;
 use weighbridge::engine::Order;
 use weighbridge::plan::{Input, Operation, Piece};
 use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Hints, Plan, Result, Source};
-use weighbridge_tests::{Stored, file};
+use weighbridge_tests::{Stored, file, in_file_order};
 
 /// A source that counts, and may wait, fail or panic.
 struct Odd {
@@ -114,7 +114,7 @@ fn an_operation_of_ones_own_joins_tensors() {
     let session = plan.session().threads(3).start().unwrap();
     let (_, values) = session.take("qkv", None).unwrap();
     let expected = [tensors[1].1.bytes(), tensors[0].1.bytes(), tensors[2].1.bytes()].concat();
-    assert!(values.as_bytes() == expected);
+    assert!(in_file_order(&values) == expected);
     session.take("x", None).unwrap();
     assert_eq!(read.load(Ordering::SeqCst), ckpt.byte_len());
     assert_eq!(stacked(&ckpt, &["q", "x"]).unwrap_err().kind(), ErrorKind::Shape);
@@ -179,7 +179,7 @@ fn sources_that_fail_or_panic_give_errors_and_no_hang() {
 
 #[test]
 fn dropping_a_session_stops_it() {
-    let tensors: Vec<_> = (0..200).map(|i| (format!("{i}"), Stored::filled(St::U8, &[1000], i))).collect();
+    let tensors: Vec<_> = (0..200).map(|i| (format!("{i}"), Stored::filled(St::U8, &[50_000], i))).collect();
     let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
     let (ckpt, read) = odd(&views, |_| {
         std::thread::sleep(Duration::from_millis(5));
@@ -189,7 +189,7 @@ fn dropping_a_session_stops_it() {
     session.take("7", None).unwrap();
     drop(session);
     let stopped_at = read.load(Ordering::SeqCst);
-    assert!(stopped_at < 100_000, "{stopped_at} bytes were read");
+    assert!(stopped_at < 5_000_000, "{stopped_at} bytes were read");
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(read.load(Ordering::SeqCst), stopped_at);
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use safetensors::Dtype as St;
 use weighbridge::plan::{Cast, Entry, Input, Join, Operation, Part, Read, Transpose};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Hints, HostBuffer, Plan, Slice, Source};
-use weighbridge_tests::{Stored, file};
+use weighbridge_tests::{Stored, file, in_file_order};
 
 /// A file in memory that is read, not lent, in pieces of a given size, and counted.
 struct Counted {
@@ -42,17 +42,6 @@ fn counted(tensors: &[(&str, Stored)], chunk: usize) -> (Checkpoint, Arc<AtomicU
     let ckpt = Checkpoint::from_source(source).unwrap();
     read.store(0, Ordering::SeqCst);
     (ckpt, read)
-}
-
-/// Bytes in the order of the file.
-fn stored(values: &HostBuffer) -> Vec<u8> {
-    match values {
-        HostBuffer::U8(values) => values.clone(),
-        HostBuffer::I16(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        HostBuffer::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        HostBuffer::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        other => panic!("{other:?}"),
-    }
 }
 
 fn make(
@@ -124,7 +113,7 @@ proptest! {
         let (made, values) = make(&ckpt, &["x"], Arc::new(Part::of(slice.clone())), threads);
         prop_assert_eq!(made, slice.of(Dtype::U8, &shape).unwrap().shape().to_vec());
         let expected = pick(data.bytes(), dtype.1, places(&slice, &shape));
-        prop_assert!(stored(&values) == expected, "{} of {:?}", slice, shape);
+        prop_assert!(in_file_order(&values) == expected, "{} of {:?}", slice, shape);
         if dtype.0 == St::I16 {
             // And cast on the way.
             let cast = Cast::of(Arc::new(Part::of(slice.clone())), Dtype::I64);
@@ -133,7 +122,7 @@ proptest! {
                 .chunks(2)
                 .flat_map(|pair| i64::from(i16::from_le_bytes([pair[0], pair[1]])).to_le_bytes())
                 .collect();
-            prop_assert!(stored(&values) == wide);
+            prop_assert!(in_file_order(&values) == wide);
         }
     }
 
@@ -162,7 +151,7 @@ proptest! {
                 }
             }
         }
-        prop_assert!(stored(&values) == pick(data.bytes(), dtype.1, order), "{:?} {}", shape, dim);
+        prop_assert!(in_file_order(&values) == pick(data.bytes(), dtype.1, order), "{:?} {}", shape, dim);
         prop_assert!(read.load(Ordering::SeqCst) <= 2 * data.bytes().len() as u64 + 16);
     }
 
@@ -203,7 +192,7 @@ proptest! {
                 expected.extend(pick(data.bytes(), dtype.1, order));
             }
         }
-        prop_assert!(stored(&values) == expected);
+        prop_assert!(in_file_order(&values) == expected);
         prop_assert_eq!(read.load(Ordering::SeqCst), expected.len() as u64);
     }
 }
@@ -221,7 +210,7 @@ fn a_rank_reads_what_it_needs() {
             let (shape, values) = make(&ckpt, &["w"], Arc::new(part), 2);
             assert_eq!(shape, if dim == 0 { [64, 4096] } else { [512, 512] });
             assert!(read.load(Ordering::SeqCst) <= most, "dimension {dim}");
-            all.push(stored(&values));
+            all.push(in_file_order(&values));
         }
         let row = if dim == 0 { 64 * 4096 * 2 } else { 1024 };
         let rows = all[0].len() / row;

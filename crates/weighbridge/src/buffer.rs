@@ -345,6 +345,16 @@ impl Chunk {
         self.start as u64..(self.start + self.len) as u64
     }
 
+    /// Where it is in memory.
+    fn address(&self) -> usize {
+        self.memory.start.addr().get() + self.start
+    }
+
+    /// The number of the huge page in which it starts.
+    pub(crate) fn huge_page(&self) -> usize {
+        self.address() / HUGE_PAGE
+    }
+
     /// Has `fill` initialise the whole chunk; it returns the slice it was given, now as bytes.
     ///
     /// # Errors
@@ -384,6 +394,45 @@ fn room(bytes: usize) -> usize {
     match whole {
         Some(whole) if bytes >= HUGE_PAGES_FROM => whole - KEPT,
         _ => bytes,
+    }
+}
+
+/// The huge pages that lie inside of what small chunks cover, made one after the other, each by its number.
+///
+/// Memory of small allocations comes in pages that the allocator has touched here and there, so that they cannot
+/// become huge by a first touch; see [`HugePage::make`].
+pub(crate) fn huge_pages<'c>(chunks: impl Iterator<Item = &'c Chunk>) -> Vec<(usize, HugePage)> {
+    /// What an allocator may keep between two of them.
+    const APART: usize = 4096;
+    let mut spans: Vec<_> = chunks.map(|chunk| (chunk.address(), chunk.len)).collect();
+    spans.sort_unstable();
+    let mut pages = Vec::new();
+    let mut spans = spans.into_iter().peekable();
+    while let Some((start, len)) = spans.next() {
+        let mut end = start + len;
+        while let Some((at, len)) = spans.next_if(|next| next.0.saturating_sub(end) <= APART) {
+            end = end.max(at + len);
+        }
+        let whole = start.div_ceil(HUGE_PAGE)..end / HUGE_PAGE;
+        pages.extend(whole.map(|number| (number, HugePage(number * HUGE_PAGE))));
+    }
+    pages
+}
+
+/// The address of a huge page's worth of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HugePage(usize);
+
+impl HugePage {
+    /// Has the kernel put one huge page where there are small ones, some of them in use.
+    pub(crate) fn make(self) {
+        #[cfg(target_os = "linux")]
+        {
+            let start = std::ptr::without_provenance_mut(self.0);
+            // SAFETY: the advice changes how the kernel backs these pages, never what they hold, whoever's they are by
+            // now. A kernel that does not know it, or cannot, refuses, which is no failure.
+            let _ = unsafe { libc::madvise(start, HUGE_PAGE, libc::MADV_COLLAPSE) };
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,11 +14,12 @@ use std::thread::JoinHandle;
 use super::report::Report;
 use super::tile::{TileMaker, read_size};
 use super::{Order, Settings};
-use crate::buffer::{Allocation, Chunk, Filling, HostBuffer};
+use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer, HugePage};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Entry, Plan};
+use crate::plan::{Entry, Piece, Plan};
+use crate::source::Hints;
 
 /// A plan that is being carried out by several threads.
 ///
@@ -93,10 +95,41 @@ struct Reading {
     ahead: bool,
 }
 
+/// Work for one thread.
 struct Job {
+    /// Where the groups' memory lies, if they share it.
+    huge_page: Option<HugePage>,
+    groups: Vec<Group>,
+}
+
+/// Parts that are made one after the other.
+struct Group {
+    parts: Vec<Part>,
+    /// Bytes of a shard that hold what all parts need, to be read at once.
+    together: Option<(usize, Range<u64>)>,
+}
+
+impl Group {
+    fn of(part: Part) -> Self {
+        Self { parts: vec![part], together: None }
+    }
+}
+
+/// A piece of an entry.
+struct Part {
     place: usize,
     entry: Arc<Entry>,
     chunk: Chunk,
+}
+
+impl Job {
+    fn of(part: Part) -> Self {
+        Self { huge_page: None, groups: vec![Group::of(part)] }
+    }
+
+    fn has(&self, place: usize) -> bool {
+        self.groups.iter().any(|group| group.parts.iter().any(|part| part.place == place))
+    }
 }
 
 impl Session {
@@ -230,9 +263,15 @@ impl Shared {
         let mut maker = TileMaker::default();
         let mut state = self.lock();
         loop {
+            let as_planned = entry.dtype() == self.entries[place].dtype();
+            if as_planned && self.comes_next(&mut state, place) {
+                // Nothing is ready of what would have been read ahead: with this one, its neighbours.
+                let batch = self.next_batch(&mut state, true);
+                self.begin_ahead(&mut state, batch);
+            }
             let job = match &state.slots[place] {
                 Slot::Idle | Slot::Taken => {
-                    let jobs = self.begin(&mut state, place, Arc::clone(&entry), false)?;
+                    let jobs = self.begin(&mut state, place, Arc::clone(&entry))?;
                     // The first job stays here: small tensors need no other thread.
                     let mut jobs = jobs.into_iter();
                     let own = jobs.next();
@@ -267,7 +306,7 @@ impl Shared {
                     continue;
                 }
                 Slot::Reading(_) => {
-                    let own = state.queue.iter().position(|job| job.place == place);
+                    let own = state.queue.iter().position(|job| job.has(place));
                     match own.and_then(|own| state.queue.remove(own)) {
                         Some(job) => Some(job),
                         None => self.next_job(&mut state),
@@ -291,49 +330,110 @@ impl Shared {
     /// The job at the front of the queue, else the first of the next entry that is read ahead.
     fn next_job(&self, state: &mut State) -> Option<Job> {
         while state.queue.is_empty() {
-            let &place = self.order.get(state.next_ahead)?;
-            let entry = &self.entries[place];
-            let most = self.settings.read_ahead;
-            if matches!(state.slots[place], Slot::Idle) && entry.byte_len() <= most {
-                if state.ahead_bytes > most - entry.byte_len() {
-                    return None;
-                }
-                state.ahead_bytes += entry.byte_len();
-                match self.begin(state, place, Arc::clone(entry), true) {
-                    Ok(jobs) => {
-                        state.queue.extend(jobs);
-                        if state.queue.len() > 1 {
-                            self.work.notify_all();
-                        }
-                    }
-                    Err(error) => {
-                        state.ahead_bytes -= entry.byte_len();
-                        state.slots[place] = Slot::Failed { entry: Arc::clone(entry), error };
-                        self.landed.notify_all();
-                    }
-                }
+            let batch = self.next_batch(state, false);
+            if batch.is_empty() {
+                return None;
             }
-            state.next_ahead += 1;
+            self.begin_ahead(state, batch);
         }
         state.queue.pop_front()
     }
 
+    /// The entries that are read ahead next: one large one, or so many small ones that their memory can lie on huge
+    /// pages. None while there is no room for them.
+    fn next_batch(&self, state: &mut State, urgent: bool) -> Vec<usize> {
+        let most = self.settings.read_ahead;
+        let (mut batch, mut bytes, mut next) = (Vec::new(), 0_u64, state.next_ahead);
+        let mut full = false;
+        while let Some(&place) = self.order.get(next) {
+            let len = self.entries[place].byte_len();
+            if matches!(state.slots[place], Slot::Idle) && len <= most {
+                let large = len >= BATCH_BYTES;
+                full = state.ahead_bytes + bytes > most - len;
+                if full || (!batch.is_empty() && (large || bytes + len > BATCH_BYTES)) {
+                    break;
+                }
+                batch.push(place);
+                bytes += len;
+                if large {
+                    next += 1;
+                    break;
+                }
+            }
+            next += 1;
+        }
+        // A few at a time would not be worth a huge page: wait for more room while somebody still takes.
+        if full && !urgent && bytes < BATCH_BYTES / 2 && bytes < most / 4 && state.ahead_bytes > 0 {
+            return Vec::new();
+        }
+        state.next_ahead = next;
+        state.ahead_bytes += bytes;
+        batch
+    }
+
+    /// Whether an entry is small and the next to be read ahead, and there is room for it.
+    fn comes_next(&self, state: &mut State, place: usize) -> bool {
+        while let Some(&next) = self.order.get(state.next_ahead) {
+            if matches!(state.slots[next], Slot::Idle)
+                && self.entries[next].byte_len() <= self.settings.read_ahead
+            {
+                let len = self.entries[next].byte_len();
+                return next == place
+                    && len < BATCH_BYTES
+                    && state.ahead_bytes <= self.settings.read_ahead - len;
+            }
+            state.next_ahead += 1;
+        }
+        false
+    }
+
+    /// Allocates entries that are read ahead, together, and queues their jobs.
+    fn begin_ahead(&self, state: &mut State, batch: Vec<usize>) {
+        let mut allocated = Vec::with_capacity(batch.len());
+        for place in batch {
+            let entry = Arc::clone(&self.entries[place]);
+            match allocate(&entry) {
+                Ok(memory) => allocated.push((place, entry, memory)),
+                Err(error) => {
+                    state.ahead_bytes -= entry.byte_len();
+                    state.slots[place] = Slot::Failed { entry, error };
+                    self.landed.notify_all();
+                }
+            }
+        }
+        let mut parts = Vec::new();
+        for (place, entry, memory) in allocated {
+            parts.extend(self.cut(state, place, entry, memory, true));
+        }
+        state.queue.extend(jobs(&self.checkpoint, parts));
+        if state.queue.len() > 1 {
+            self.work.notify_all();
+        }
+    }
+
     /// Allocates an entry's memory and cuts it into jobs.
-    fn begin(&self, state: &mut State, place: usize, entry: Arc<Entry>, ahead: bool) -> Result<Vec<Job>> {
-        let named = |error: Error| error.in_tensor(entry.name());
-        let bytes = usize::try_from(entry.byte_len()).map_err(|_| {
-            named(Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))
-        })?;
-        let (filling, chunks) =
-            Allocation::new(entry.dtype(), bytes).map_err(named)?.into_chunks(self.chunk(&entry));
-        let jobs: Vec<_> =
-            chunks.into_iter().map(|chunk| Job { place, entry: Arc::clone(&entry), chunk }).collect();
-        let reading = Reading { entry, filling, jobs_left: jobs.len(), error: None, ahead };
+    fn begin(&self, state: &mut State, place: usize, entry: Arc<Entry>) -> Result<Vec<Job>> {
+        let memory = allocate(&entry)?;
+        Ok(self.cut(state, place, entry, memory, false).into_iter().map(Job::of).collect())
+    }
+
+    fn cut(
+        &self,
+        state: &mut State,
+        place: usize,
+        entry: Arc<Entry>,
+        memory: Allocation,
+        ahead: bool,
+    ) -> Vec<Part> {
+        let (filling, chunks) = memory.into_chunks(self.chunk(&entry));
+        let part = |chunk| Part { place, entry: Arc::clone(&entry), chunk };
+        let parts: Vec<_> = chunks.into_iter().map(part).collect();
+        let reading = Reading { entry, filling, jobs_left: parts.len(), error: None, ahead };
         state.slots[place] = Slot::Reading(reading);
-        if jobs.is_empty() {
+        if parts.is_empty() {
             self.land(state, place);
         }
-        Ok(jobs)
+        parts
     }
 
     /// The size of an entry's chunks: what its source likes, or less, so that all threads have a part in a tensor
@@ -347,7 +447,23 @@ impl Shared {
     }
 
     fn carry_out(&self, job: Job, maker: &mut TileMaker) {
-        let Job { place, entry, chunk } = job;
+        if let Some(page) = job.huge_page {
+            page.make();
+        }
+        for Group { parts, together } in job.groups {
+            if let Some((shard, range)) = together {
+                let read = maker.read_together(&self.checkpoint, shard, range);
+                self.tell(read, 0);
+            }
+            for part in parts {
+                self.carry_out_part(part, maker);
+            }
+            maker.forget();
+        }
+    }
+
+    fn carry_out_part(&self, part: Part, maker: &mut TileMaker) {
+        let Part { place, entry, chunk } = part;
         let tile = chunk.range();
         let made = tile.end - tile.start;
         let mut read = 0;
@@ -423,6 +539,96 @@ const CHUNKS_A_THREAD: u64 = 4;
 
 /// Smaller reads are slower.
 const LEAST_CHUNK: u64 = 256 << 10;
+
+/// Small entries are read ahead so many bytes at a time. Larger ones are worth huge pages of their own.
+const BATCH_BYTES: u64 = 32 << 20;
+
+fn allocate(entry: &Entry) -> Result<Allocation> {
+    let named = |error: Error| error.in_tensor(entry.name());
+    let bytes = usize::try_from(entry.byte_len())
+        .map_err(|_| named(Error::new(ErrorKind::Memory, "it does not fit this machine's address space")))?;
+    Allocation::new(entry.dtype(), bytes).map_err(named)
+}
+
+/// Makes jobs of parts: those that begin in one huge page are one.
+fn jobs(checkpoint: &Checkpoint, parts: Vec<Part>) -> Vec<Job> {
+    let small = |part: &Part| part.entry.byte_len() < BATCH_BYTES && part.chunk.range().start == 0;
+    let mut pages = HashMap::new();
+    if parts.len() > 1 {
+        pages.extend(buffer::huge_pages(parts.iter().filter(|part| small(part)).map(|part| &part.chunk)));
+    }
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut of_page = HashMap::<usize, usize>::new();
+    for Group { parts, together } in coalesce(checkpoint, parts) {
+        let page =
+            parts.first().map(|part| part.chunk.huge_page()).filter(|number| pages.contains_key(number));
+        let group = Group { parts, together };
+        match page.and_then(|number| of_page.get(&number)) {
+            Some(&job) => jobs[job].groups.push(group),
+            None => {
+                of_page.extend(page.map(|number| (number, jobs.len())));
+                let huge_page = page.and_then(|number| pages.get(&number).copied());
+                jobs.push(Job { huge_page, groups: vec![group] });
+            }
+        }
+    }
+    jobs
+}
+
+/// Groups parts: those that are so small that a read of their own costs more than their bytes do share one.
+fn coalesce(checkpoint: &Checkpoint, parts: Vec<Part>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut parts: Vec<_> = parts.into_iter().map(|part| (small_read(checkpoint, &part), part)).collect();
+    if parts.iter().filter(|(small, _)| small.is_some()).count() > 1 {
+        // Stable, and large parts first: what is not coalesced keeps its order.
+        parts.sort_by_key(|(small, _)| small.as_ref().map(|small| (small.shard, small.bytes.start)));
+    }
+    for (small, part) in parts {
+        let Some(SmallRead { shard, bytes, hints }) = small else {
+            groups.push(Group::of(part));
+            continue;
+        };
+        if let Some(Group { parts, together: Some((last, range)) }) = groups.last_mut() {
+            let gap = bytes.start.checked_sub(range.end);
+            let near = *last == shard && gap.is_some_and(|gap| gap <= hints.read_through as u64);
+            if near && bytes.end - range.start <= most_together(&hints) {
+                range.end = bytes.end;
+                parts.push(part);
+                continue;
+            }
+        }
+        groups.push(Group { parts: vec![part], together: Some((shard, bytes)) });
+    }
+    for group in &mut groups {
+        // One alone is read straight into its place.
+        group.together = group.together.take().filter(|_| group.parts.len() > 1);
+    }
+    groups
+}
+
+/// A read that costs more than its bytes.
+struct SmallRead {
+    shard: usize,
+    bytes: Range<u64>,
+    hints: Hints,
+}
+
+fn small_read(checkpoint: &Checkpoint, part: &Part) -> Option<SmallRead> {
+    let [input] = part.entry.inputs() else { return None };
+    let hints = checkpoint.shards().get(input.shard())?.source().hints();
+    if part.chunk.range().end > hints.read_through as u64 {
+        return None;
+    }
+    let pieces = part.entry.operation().gather(part.entry.inputs(), part.chunk.range());
+    let [Piece { input: 0, bytes }] = &*pieces else { return None };
+    let start = input.range().start;
+    Some(SmallRead { shard: input.shard(), bytes: start + bytes.start..start + bytes.end, hints })
+}
+
+/// So many bytes are read at once for several parts; on a local disk they stay in the cache.
+fn most_together(hints: &Hints) -> u64 {
+    16 * hints.read_through as u64
+}
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

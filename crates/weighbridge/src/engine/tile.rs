@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::buffer;
 use crate::checkpoint::Checkpoint;
@@ -13,9 +14,41 @@ use crate::plan::{Entry, Piece};
 #[derive(Default)]
 pub(super) struct TileMaker {
     gathered: Vec<u8>,
+    /// What was read for several tiles, and where it is from.
+    together: Vec<u8>,
+    from: Option<(usize, u64)>,
 }
 
 impl TileMaker {
+    /// Reads bytes that several tiles will need; returns how many. If they cannot be read, each tile is left to find
+    /// out for itself.
+    pub(super) fn read_together(&mut self, checkpoint: &Checkpoint, shard: usize, bytes: Range<u64>) -> u64 {
+        self.from = None;
+        let len = bytes.end - bytes.start;
+        self.together.resize(len as usize, 0);
+        let read = AssertUnwindSafe(|| {
+            let shard = checkpoint.shards().get(shard)?;
+            shard.source().read_at(bytes.start, &mut self.together).ok()
+        });
+        if let Ok(Some(())) = catch_unwind(read) {
+            self.from = Some((shard, bytes.start));
+            return len;
+        }
+        0
+    }
+
+    /// Ends what [`read_together`](Self::read_together) began.
+    pub(super) fn forget(&mut self) {
+        self.from = None;
+    }
+
+    /// The bytes, if they were read together with others.
+    fn known(&self, shard: usize, offset: u64, len: usize) -> Option<&[u8]> {
+        let (_, start) = self.from.filter(|from| from.0 == shard)?;
+        let at = usize::try_from(offset.checked_sub(start)?).ok()?;
+        self.together.get(at..at.checked_add(len)?)
+    }
+
     /// Fills `memory` with the bytes `tile` of the entry's output. Returns it, and how many bytes were read.
     pub(super) fn make<'m>(
         &mut self,
@@ -36,8 +69,20 @@ impl TileMaker {
             let pieces = operation.gather(inputs, part.clone());
             let rest = &mut rest[..(part.end - part.start) as usize];
             let len: u64 = pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
-            read += len;
-            let made = if direct {
+            let known = match (&*pieces, inputs) {
+                ([piece], [input]) => {
+                    self.known(input.shard(), input.range().start + piece.bytes.start, len as usize)
+                }
+                _ => None,
+            };
+            read += if known.is_some() { 0 } else { len };
+            let made = if let Some(known) = known {
+                match direct {
+                    true if known.len() == rest.len() => rest.write_copy_of_slice(known),
+                    true => return Err(internal("an operation asked for too many bytes").into()),
+                    false => operation.compute(inputs, part, known, rest)?,
+                }
+            } else if direct {
                 read_pieces(checkpoint, entry, &pieces, rest)?
             } else {
                 self.gather(checkpoint, entry, &pieces, len as usize)?;
