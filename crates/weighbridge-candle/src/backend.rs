@@ -1,11 +1,13 @@
 //! Candle's `VarBuilder` over a session that reads ahead.
 
 use std::fmt;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
-use candle_nn::var_builder::SimpleBackend;
-use weighbridge::{Checkpoint, Report, Session, TensorRef};
+use candle_nn::var_builder::{Shard, SimpleBackend};
+use weighbridge::plan::{Entry, Input, Part};
+use weighbridge::{Checkpoint, Error, Report, Session, TensorRef};
 
 use crate::dtype::arrival;
 use crate::loader::Filter;
@@ -78,6 +80,33 @@ impl Backend {
             return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
         }
         let (_, buffer) = self.session.take(name, Some(arrival.made)).map_err(candle_core::Error::wrap)?;
+        place(buffer, arrival.dtype, shape, device)
+    }
+
+    /// The part of a tensor that belongs to one rank. A model may give the shape of the whole, of the part, or, as
+    /// Candle's own models do, none.
+    pub(crate) fn take_part(
+        &self,
+        name: &str,
+        expected: &Shape,
+        shard: Shard,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let wrap = |error: Error| candle_core::Error::wrap(error.in_tensor(name));
+        let Some(tensor) = self.tensor(name) else {
+            return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
+        };
+        let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs).map_err(wrap)?;
+        let part = Part::of_rank(tensor.shape(), shard.dim, shard.rank, shard.world_size).map_err(wrap)?;
+        let entry = Entry::new(name, vec![Input::of(&tensor)], Arc::new(part)).map_err(wrap)?;
+        let shape = arrival.shape(entry.shape());
+        if expected.rank() > 0 && *expected != shape && *expected != arrival.shape(tensor.shape()) {
+            let (expected, msg) = (expected.clone(), format!("shape mismatch for {name}"));
+            return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
+        }
+        let entry = entry.recast(arrival.made).map_err(wrap)?;
+        let buffer = self.session.make(entry).map_err(candle_core::Error::wrap)?;
         place(buffer, arrival.dtype, shape, device)
     }
 }

@@ -20,6 +20,9 @@
 //! [`Loader::var_builder`] gives the `VarBuilder<'static>` that Candle's models are built from,
 //! [`Loader::load`] all tensors by name. [`dtype`] says what each stored dtype becomes.
 //!
+//! [`Saver`] writes tensors and `VarMap`s, [`Loader::fill`] loads into a `VarMap` that is there, and
+//! [`Loader::sharded_var_builder`] gives each rank of a tensor-parallel model its parts.
+//!
 //! # Features
 //!
 //! - `cuda`, `metal`: Candle's own backends for these devices.
@@ -27,7 +30,10 @@
 mod backend;
 pub mod dtype;
 mod loader;
+mod save;
+mod sharded;
 mod tensor;
+mod var_map;
 
 pub use candle_core;
 pub use candle_nn;
@@ -35,6 +41,9 @@ pub use weighbridge;
 
 pub use backend::Backend;
 pub use loader::{Conversion, Loaded, Loader, Skipped};
+pub use save::{Aliases, Saver, vars};
+pub use sharded::{ShardedBackend, ShardedVarBuilder};
+pub use var_map::Filled;
 
 /// The README's example, compiled and not run.
 #[doc = include_str!("../../../README.md")]

@@ -173,12 +173,32 @@ impl Loader {
         Ok(Backend::new(self.checkpoint, session, self.filter, self.complex_pairs))
     }
 
-    fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
+    /// The dtype and the device of its builders.
+    pub(crate) fn dtype_and_device(&self) -> (DType, Device) {
+        (self.builder_dtype(), self.device.clone())
+    }
+
+    pub(crate) fn has_complex_pairs(&self) -> bool {
+        self.complex_pairs
+    }
+
+    /// The tensor of that name, unless it was filtered out.
+    pub(crate) fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
+        let tensor = self.checkpoint.tensor(name)?;
+        self.filter.as_ref().is_none_or(|keep| keep(&tensor)).then_some(tensor)
+    }
+
+    /// The stored name that is most like another.
+    pub(crate) fn nearest(&self, name: &str) -> Option<&str> {
+        self.checkpoint.nearest_name(name)
+    }
+
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
         self.checkpoint.tensors().filter(|tensor| self.filter.as_ref().is_none_or(|keep| keep(tensor)))
     }
 
     /// A session over the tensors of `arrivals`, each as it arrives.
-    fn session(&mut self, arrivals: &HashMap<String, Arrival>) -> Result<SessionBuilder> {
+    pub(crate) fn session(&mut self, arrivals: &HashMap<String, Arrival>) -> Result<SessionBuilder> {
         let plan = Plan::of(&self.checkpoint)
             .filter(|tensor| arrivals.contains_key(tensor.name()))
             .dtype(|tensor| arrivals.get(tensor.name()).map(|arrival| arrival.made))
@@ -207,7 +227,7 @@ impl Loader {
     }
 }
 
-fn refused(error: &candle_core::Error) -> Error {
+pub(crate) fn refused(error: &candle_core::Error) -> Error {
     Error::new(ErrorKind::Device, format!("Candle could not place it: {error}"))
 }
 

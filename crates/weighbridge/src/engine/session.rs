@@ -200,6 +200,21 @@ impl Session {
         self.shared.take(place, entry)
     }
 
+    /// Makes a tensor that the plan does not have, of the plan's checkpoint, with all threads: a part that only
+    /// whoever asks for it can name, say.
+    ///
+    /// # Errors
+    ///
+    /// Fails when reading or converting fails.
+    pub fn make(&self, entry: Entry) -> Result<HostBuffer> {
+        let place = {
+            let mut state = self.shared.lock();
+            state.slots.push(Slot::Idle);
+            state.slots.len() - 1
+        };
+        self.shared.take(place, Arc::new(entry)).map(|(_, buffer)| buffer)
+    }
+
     /// The names of the plan's entries, in their order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.shared.entries.iter().map(|entry| entry.name())
@@ -263,7 +278,7 @@ impl Shared {
         let mut maker = TileMaker::default();
         let mut state = self.lock();
         loop {
-            let as_planned = entry.dtype() == self.entries[place].dtype();
+            let as_planned = self.entries.get(place).is_some_and(|planned| planned.dtype() == entry.dtype());
             if as_planned && self.comes_next(&mut state, place) {
                 // Nothing is ready of what would have been read ahead: with this one, its neighbours.
                 let batch = self.next_batch(&mut state, true);
@@ -456,13 +471,17 @@ impl Shared {
                 self.tell(read, 0);
             }
             for part in parts {
-                self.carry_out_part(part, maker);
+                let stopped = self.carry_out_part(part, maker);
+                if stopped {
+                    return;
+                }
             }
             maker.forget();
         }
     }
 
-    fn carry_out_part(&self, part: Part, maker: &mut TileMaker) {
+    /// Returns whether it is time to stop.
+    fn carry_out_part(&self, part: Part, maker: &mut TileMaker) -> bool {
         let Part { place, entry, chunk } = part;
         let tile = chunk.range();
         let made = tile.end - tile.start;
@@ -490,6 +509,7 @@ impl Shared {
                 self.land(&mut state, place);
             }
         }
+        state.stop
     }
 
     /// Tells the report and the progress handler of bytes that have arrived.
