@@ -15,6 +15,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashSet;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -350,9 +351,9 @@ impl Chunk {
         self.memory.start.addr().get() + self.start
     }
 
-    /// The number of the huge page in which it starts.
-    pub(crate) fn huge_page(&self) -> usize {
-        self.address() / HUGE_PAGE
+    /// The huge page in which it starts.
+    pub(crate) fn huge_page(&self) -> HugePage {
+        HugePage(self.address() / HUGE_PAGE)
     }
 
     /// Has `fill` initialise the whole chunk; it returns the slice it was given, now as bytes.
@@ -397,30 +398,31 @@ fn room(bytes: usize) -> usize {
     }
 }
 
-/// The huge pages that lie inside of what small chunks cover, made one after the other, each by its number.
+/// The huge pages that lie inside of what chunks of small allocations cover, made one after the other.
 ///
 /// Memory of small allocations comes in pages that the allocator has touched here and there, so that they cannot
 /// become huge by a first touch; see [`HugePage::make`].
-pub(crate) fn huge_pages<'c>(chunks: impl Iterator<Item = &'c Chunk>) -> Vec<(usize, HugePage)> {
+pub(crate) fn huge_pages<'c>(chunks: impl Iterator<Item = &'c Chunk>) -> HashSet<HugePage> {
     /// What an allocator may keep between two of them.
     const APART: usize = 4096;
-    let mut spans: Vec<_> = chunks.map(|chunk| (chunk.address(), chunk.len)).collect();
+    // Large ones were advised as a whole.
+    let small = chunks.filter(|chunk| chunk.memory.bytes < HUGE_PAGES_FROM);
+    let mut spans: Vec<_> = small.map(|chunk| (chunk.address(), chunk.len)).collect();
     spans.sort_unstable();
-    let mut pages = Vec::new();
+    let mut pages = HashSet::new();
     let mut spans = spans.into_iter().peekable();
     while let Some((start, len)) = spans.next() {
         let mut end = start + len;
         while let Some((at, len)) = spans.next_if(|next| next.0.saturating_sub(end) <= APART) {
             end = end.max(at + len);
         }
-        let whole = start.div_ceil(HUGE_PAGE)..end / HUGE_PAGE;
-        pages.extend(whole.map(|number| (number, HugePage(number * HUGE_PAGE))));
+        pages.extend((start.div_ceil(HUGE_PAGE)..end / HUGE_PAGE).map(HugePage));
     }
     pages
 }
 
-/// The address of a huge page's worth of memory.
-#[derive(Clone, Copy, Debug)]
+/// A huge page's worth of memory, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HugePage(usize);
 
 impl HugePage {
@@ -428,7 +430,7 @@ impl HugePage {
     pub(crate) fn make(self) {
         #[cfg(target_os = "linux")]
         {
-            let start = std::ptr::without_provenance_mut(self.0);
+            let start = std::ptr::without_provenance_mut(self.0 * HUGE_PAGE);
             // SAFETY: the advice changes how the kernel backs these pages, never what they hold, whoever's they are by
             // now. A kernel that does not know it, or cannot, refuses, which is no failure.
             let _ = unsafe { libc::madvise(start, HUGE_PAGE, libc::MADV_COLLAPSE) };

@@ -572,22 +572,16 @@ fn allocate(entry: &Entry) -> Result<Allocation> {
 
 /// Makes jobs of parts: those that begin in one huge page are one.
 fn jobs(checkpoint: &Checkpoint, parts: Vec<Part>) -> Vec<Job> {
-    let small = |part: &Part| part.entry.byte_len() < BATCH_BYTES && part.chunk.range().start == 0;
-    let mut pages = HashMap::new();
-    if parts.len() > 1 {
-        pages.extend(buffer::huge_pages(parts.iter().filter(|part| small(part)).map(|part| &part.chunk)));
-    }
+    let pages = buffer::huge_pages(parts.iter().map(|part| &part.chunk));
     let mut jobs: Vec<Job> = Vec::new();
-    let mut of_page = HashMap::<usize, usize>::new();
-    for Group { parts, together } in coalesce(checkpoint, parts) {
-        let page =
-            parts.first().map(|part| part.chunk.huge_page()).filter(|number| pages.contains_key(number));
-        let group = Group { parts, together };
-        match page.and_then(|number| of_page.get(&number)) {
+    let mut of_page = HashMap::<_, usize>::new();
+    for group in coalesce(checkpoint, parts) {
+        let first = group.parts.first().map(|part| part.chunk.huge_page());
+        let huge_page = first.filter(|page| pages.contains(page));
+        match huge_page.and_then(|page| of_page.get(&page)) {
             Some(&job) => jobs[job].groups.push(group),
             None => {
-                of_page.extend(page.map(|number| (number, jobs.len())));
-                let huge_page = page.and_then(|number| pages.get(&number).copied());
+                of_page.extend(huge_page.map(|page| (page, jobs.len())));
                 jobs.push(Job { huge_page, groups: vec![group] });
             }
         }
