@@ -10,9 +10,10 @@ mod loaders;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
+use weighbridge::write::parse_size;
 
 use checkpoint::Layout;
 use loaders::{Loader, Measure};
@@ -21,7 +22,7 @@ use loaders::{Loader, Measure};
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Size of the checkpoint that is made (bf16, the layout of a Llama), such as 500MB or 2.2GB.
-    #[arg(long, default_value = "2.2GB", value_parser = size)]
+    #[arg(long, default_value = "2.2GB", value_parser = parse_size)]
     size: u64,
     /// What its tensors are like.
     #[arg(long, value_enum, default_value = "llama")]
@@ -44,20 +45,6 @@ struct Arguments {
     /// One measurement in this process: a loader's name, and the file.
     #[arg(long, hide = true, num_args = 2)]
     measure: Vec<String>,
-}
-
-fn size(text: &str) -> Result<u64> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit = match unit {
-        "" | "B" => 1.0,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        "MiB" => f64::from(1 << 20),
-        "GiB" => f64::from(1 << 30),
-        other => bail!("unknown unit {other:?}, expected MB, GB, MiB or GiB"),
-    };
-    Ok((number.trim().parse::<f64>()? * unit) as u64)
 }
 
 fn main() -> Result<()> {

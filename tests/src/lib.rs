@@ -97,6 +97,22 @@ pub fn sharded(directory: &Path, shards: &[(&str, &[(&str, Stored)])]) -> PathBu
     path
 }
 
+/// The sorted names of what lies in a directory.
+///
+/// # Panics
+///
+/// Panics when it cannot be read, and at a name that is not Unicode.
+pub fn names(directory: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>());
+    let mut names: Vec<_> = match names {
+        Ok(names) => names.into_iter().map(|name| name.to_str().map(str::to_owned)).collect(),
+        Err(error) => panic!("{}: {error}", directory.display()),
+    };
+    names.sort();
+    names.into_iter().map(|name| name.unwrap_or_else(|| panic!("a name is not Unicode"))).collect()
+}
+
 /// Writes a file.
 ///
 /// # Panics

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use weighbridge::Checkpoint;
 use weighbridge::write::recover;
+use weighbridge_tests::names;
 
 const SAVER: &str = env!("CARGO_BIN_EXE_saver");
 
@@ -62,13 +63,6 @@ fn killed(kind: &str, path: &Path, times: u32) {
         first = found.wrapping_add(1 + (random % 7) as u8);
     }
     assert!(seen.len() as u32 >= times / 8, "only {} versions were ever seen", seen.len());
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,16 +79,6 @@ impl Operation for Stack {
 
     fn is_direct(&self, _: &[Input]) -> bool {
         true
-    }
-
-    fn compute<'t>(
-        &self,
-        _: &[Input],
-        _: Range<u64>,
-        _: &[u8],
-        _: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]> {
-        Err(Error::new(ErrorKind::Internal, "nothing is to be computed"))
     }
 }
 

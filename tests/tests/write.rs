@@ -13,7 +13,7 @@ use weighbridge::header::Decode;
 use weighbridge::index::Index;
 use weighbridge::write::{MetadataEdit, Order, OutputFile, Save, TensorData, Values, recover};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Profile, SafeTensors, TensorView};
-use weighbridge_tests::Stored;
+use weighbridge_tests::{Stored, names};
 
 fn bytes(value: u8, len: usize) -> Vec<u8> {
     (0..len).map(|i| value.wrapping_add(i as u8)).collect()
@@ -38,13 +38,6 @@ impl TensorData for Lying {
         self.pieces.iter().for_each(|len| drop(out.write_all(&vec![1; *len])));
         Ok(())
     }
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 proptest! {

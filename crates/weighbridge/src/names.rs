@@ -10,6 +10,13 @@
 //! They are those of `huggingface_hub` and `transformers`. What comes before `.safetensors` or the number is
 //! called the stem here: `model.fp16`.
 
+use std::path::Path;
+
+/// The directory of a file, `.` where its path names none.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// `model.safetensors`.
 pub(crate) fn single(stem: &str) -> String {
     format!("{stem}.safetensors")

@@ -147,11 +147,8 @@ impl<'a> PlanBuilder<'a> {
                 Some(part) => Arc::new(part),
                 None => Arc::new(Read),
             };
-            let entry = Entry::new(tensor.name(), vec![Input::of(&tensor)], operation)?;
-            let entry = match self.dtype.as_ref().and_then(|dtype| dtype(&tensor)) {
-                Some(dtype) => entry.recast(dtype)?,
-                None => entry,
-            };
+            let dtype = self.dtype.as_ref().and_then(|dtype| dtype(&tensor));
+            let entry = Entry::stored(&tensor, operation, dtype)?;
             let entry = match &self.rename {
                 Some(rename) => {
                     let name = rename(tensor.name());
@@ -196,8 +193,16 @@ impl Entry {
     ///
     /// Fails when the cast does not exist.
     pub fn of(tensor: &TensorRef<'_>, dtype: Option<Dtype>) -> Result<Self> {
-        let entry = Self::new(tensor.name(), vec![Input::of(tensor)], Arc::new(Read))?;
-        dtype.map_or(Ok(entry.clone()), |dtype| entry.recast(dtype))
+        Self::stored(tensor, Arc::new(Read), dtype)
+    }
+
+    /// What `operation` makes of one stored tensor, under its name.
+    fn stored(tensor: &TensorRef<'_>, operation: Arc<dyn Operation>, dtype: Option<Dtype>) -> Result<Self> {
+        let entry = Self::new(tensor.name(), vec![Input::of(tensor)], operation)?;
+        match dtype {
+            Some(dtype) => entry.recast(dtype),
+            None => Ok(entry),
+        }
     }
 
     /// A tensor named `name` that `operation` makes of `inputs`.

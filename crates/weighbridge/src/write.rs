@@ -215,7 +215,7 @@ impl Save {
     ) -> Result<()> {
         let path = path.as_ref();
         let tensors = named(tensors);
-        let layout = self.layout(described(&tensors)).map_err(|error| error.in_file(path))?;
+        let layout = self.layout(tensors.iter().map(described)).map_err(|error| error.in_file(path))?;
         let output = if self.unprotected { OutputFile::unprotected(path) } else { OutputFile::atomic(path) };
         output
             .and_then(|output| write_into(layout, output, |place| &tensors[place].1)?.commit())
@@ -272,10 +272,7 @@ impl Save {
         }
         let files = split.file_names(&stem);
         let layouts = split.shards().iter().map(|shard| {
-            let tensors = shard.iter().map(|&place| {
-                let (name, data) = &tensors[place];
-                (name.clone(), data.dtype(), data.shape().to_vec())
-            });
+            let tensors = shard.iter().map(|&place| described(&tensors[place]));
             Layout::new(&self.metadata, self.order, self.align, tensors.collect())
         });
         let layouts = layouts.collect::<Result<Vec<_>>>()?;
@@ -317,7 +314,7 @@ impl Save {
         tensors: impl IntoIterator<Item = (N, T)>,
     ) -> Result<W> {
         let tensors = named(tensors);
-        let layout = self.layout(described(&tensors))?;
+        let layout = self.layout(tensors.iter().map(described))?;
         write_into(layout, sink, |place| &tensors[place].1)
     }
 
@@ -331,7 +328,7 @@ impl Save {
         tensors: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Vec<u8>> {
         let tensors = named(tensors);
-        let layout = self.layout(described(&tensors))?;
+        let layout = self.layout(tensors.iter().map(described))?;
         let bytes = layout.room()?;
         write_into(layout, bytes, |place| &tensors[place].1)
     }
@@ -353,8 +350,8 @@ fn named<N: Into<String>, T>(tensors: impl IntoIterator<Item = (N, T)>) -> Vec<(
     tensors.into_iter().map(|(name, data)| (name.into(), data)).collect()
 }
 
-fn described<T: TensorData>(tensors: &[(String, T)]) -> impl Iterator<Item = (&str, Dtype, Vec<usize>)> {
-    tensors.iter().map(|(name, data)| (&**name, data.dtype(), data.shape().to_vec()))
+fn described<T: TensorData>((name, data): &(String, T)) -> (String, Dtype, Vec<usize>) {
+    (name.clone(), data.dtype(), data.shape().to_vec())
 }
 
 /// Writes what was laid out; `tensor` gives the tensor of a place in the order in which they were given.

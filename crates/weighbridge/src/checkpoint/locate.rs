@@ -48,7 +48,7 @@ pub(super) fn locate(path: &Path, variant: Option<&str>) -> Result<Located> {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else {
         return Err(Error::new(ErrorKind::NotFound, "the name of the file is not Unicode").in_file(path));
     };
-    let listing = Listing::for_file(directory_of(path), name)?;
+    let listing = Listing::for_file(names::directory_of(path), name)?;
     if listing.journals.iter().any(|journal| journal.remove.iter().any(|removed| removed == name)) {
         let message = "another checkpoint has taken its place: it is about to be removed";
         return Err(Error::new(ErrorKind::NotFound, message).in_file(path));
@@ -70,11 +70,7 @@ impl Located {
 /// Whether a file that is not there is about to be put there.
 pub(super) fn is_coming(path: &Path) -> Result<bool> {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else { return Ok(false) };
-    Ok(Listing::for_file(directory_of(path), name)?.journals.iter().any(|journal| journal.has(name)))
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    Ok(Listing::for_file(names::directory_of(path), name)?.journals.iter().any(|journal| journal.has(name)))
 }
 
 impl Listing {
@@ -122,7 +118,7 @@ pub(super) fn signature(path: &Path) -> Signature {
         true => (path, None),
         false => {
             let stem = path.file_name().and_then(OsStr::to_str).and_then(names::stem);
-            (directory_of(path), Some(stem.unwrap_or_default()))
+            (names::directory_of(path), Some(stem.unwrap_or_default()))
         }
     };
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());

@@ -45,7 +45,7 @@ pub trait Operation: Debug + Send + Sync {
     fn is_direct(&self, inputs: &[Input]) -> bool;
 
     /// Makes the bytes `range` of the output out of what was gathered for them, into `tile`, which has as many; called
-    /// only if the operation is not direct. It returns `tile`, filled.
+    /// only if the operation is not direct; one that is need not have it. It returns `tile`, filled.
     ///
     /// # Errors
     ///
@@ -56,7 +56,10 @@ pub trait Operation: Debug + Send + Sync {
         range: Range<u64>,
         gathered: &[u8],
         tile: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]>;
+    ) -> Result<&'t mut [u8]> {
+        let _ = (inputs, range, gathered, tile);
+        Err(Error::new(ErrorKind::Internal, "there is nothing to compute"))
+    }
 
     /// How many bytes of the output are best made at a time: 256 KiB unless there is a reason, so that what is
     /// computed and what it is made of stay in the cache. What is direct is also read in the pieces that its source
@@ -91,10 +94,6 @@ fn only(inputs: &[Input]) -> Result<&Input> {
     }
 }
 
-fn not_computed() -> Error {
-    Error::new(ErrorKind::Internal, "there is nothing to compute")
-}
-
 /// The stored tensor as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Read;
@@ -111,16 +110,6 @@ impl Operation for Read {
 
     fn is_direct(&self, _: &[Input]) -> bool {
         true
-    }
-
-    fn compute<'t>(
-        &self,
-        _: &[Input],
-        _: Range<u64>,
-        _: &[u8],
-        _: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]> {
-        Err(not_computed())
     }
 
     fn step(&self, _: &[Input]) -> u64 {

@@ -10,6 +10,7 @@ use super::layout::{check_length, encode, entries, pad};
 use super::set::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header};
+use crate::names::directory_of;
 use crate::source::FileSource;
 
 /// Changes entries of a file's `__metadata__`.
@@ -88,9 +89,8 @@ impl MetadataEdit {
         let path = path.as_ref();
         let apply = || {
             let cannot = |error| Error::io("it cannot be opened", error);
-            if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
-                let here = directory.as_os_str().is_empty();
-                complete_pending(if here { Path::new(".") } else { directory }, name)?;
+            if let Some(name) = path.file_name() {
+                complete_pending(directory_of(path), name)?;
             }
             let source = match self.in_place {
                 true => FileSource::open_to_write(path),

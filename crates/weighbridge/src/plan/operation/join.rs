@@ -1,9 +1,8 @@
 //! Several tensors, one behind the other.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{MOST_PIECES, Operation, Piece, not_computed};
+use super::{MOST_PIECES, Operation, Piece};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::brief;
@@ -117,16 +116,6 @@ impl Operation for Join {
 
     fn is_direct(&self, _: &[Input]) -> bool {
         true
-    }
-
-    fn compute<'t>(
-        &self,
-        _: &[Input],
-        _: Range<u64>,
-        _: &[u8],
-        _: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]> {
-        Err(not_computed())
     }
 
     fn step(&self, inputs: &[Input]) -> u64 {
