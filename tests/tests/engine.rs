@@ -168,7 +168,7 @@ fn sources_that_fail_or_panic_give_errors_and_no_hang() {
 
 #[test]
 fn dropping_a_session_stops_it() {
-    let tensors: Vec<_> = (0..200).map(|i| (format!("{i}"), Stored::filled(St::U8, &[50_000], i))).collect();
+    let tensors: Vec<_> = (0..600).map(|i| (format!("{i}"), Stored::filled(St::U8, &[50_000], i))).collect();
     let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
     let (ckpt, read) = odd(&views, |_| {
         std::thread::sleep(Duration::from_millis(5));
@@ -178,7 +178,8 @@ fn dropping_a_session_stops_it() {
     session.take("7", None).unwrap();
     drop(session);
     let stopped_at = read.load(Ordering::SeqCst);
-    assert!(stopped_at < 5_000_000, "{stopped_at} bytes were read");
+    // Of 30 MB: what three threads had begun, a huge page's worth each, and what went with it.
+    assert!(stopped_at < 15_000_000, "{stopped_at} bytes were read");
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(read.load(Ordering::SeqCst), stopped_at);
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use weighbridge::engine::{Order, SessionBuilder};
+use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Progress, Report, Result, TensorRef};
 
 use crate::backend::Backend;
@@ -28,7 +29,8 @@ pub struct Loader {
     complex_pairs: bool,
     threads: Option<usize>,
     read_ahead: u64,
-    progress: Option<Box<dyn FnMut(Progress) + Send>>,
+    prefetch: Prefetch,
+    progress: Option<Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>>,
 }
 
 impl Loader {
@@ -43,6 +45,7 @@ impl Loader {
             complex_pairs: false,
             threads: None,
             read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
+            prefetch: Prefetch::Auto,
             progress: None,
         }
     }
@@ -94,10 +97,17 @@ impl Loader {
         self
     }
 
+    /// Sets whether files are fetched before they are read; by default where they are not in memory already.
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.prefetch = prefetch;
+        self
+    }
+
     /// Has `handler` called as bytes arrive: from the threads that read, by one at a time, with figures that
-    /// never fall. It should return at once, and must not touch what it reports on.
-    pub fn progress(mut self, handler: impl FnMut(Progress) + Send + 'static) -> Self {
-        self.progress = Some(Box::new(handler));
+    /// never fall. It should return at once, and must not touch what it reports on. Where it returns
+    /// [`ControlFlow::Break`], loading ends with [`ErrorKind::Cancelled`].
+    pub fn progress<V: Verdict>(mut self, mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+        self.progress = Some(Box::new(move |progress| handler(progress).flow()));
         self
     }
 
@@ -203,7 +213,7 @@ impl Loader {
             .filter(|tensor| arrivals.contains_key(tensor.name()))
             .dtype(|tensor| arrivals.get(tensor.name()).map(|arrival| arrival.made))
             .build()?;
-        let mut session = plan.session();
+        let mut session = plan.session().prefetch(self.prefetch);
         if let Some(threads) = self.threads {
             session = session.threads(threads);
         }

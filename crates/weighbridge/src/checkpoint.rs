@@ -15,7 +15,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header, Profile, TensorInfo};
 use crate::index::Index;
-use crate::source::{FileSource, MemorySource, Source};
+use crate::source::{FileSource, Hints, Mapping, MemorySource, Source};
 use crate::view::TensorView;
 use locate::{Files, Listing, Located};
 
@@ -52,6 +52,7 @@ pub struct Shard {
     path: Option<PathBuf>,
     source: Arc<dyn Source>,
     header: Header,
+    hints: Hints,
 }
 
 /// Where a tensor is: which shard, and which of its tensors.
@@ -75,6 +76,7 @@ struct Place {
 pub struct OpenOptions {
     decode: Decode,
     variant: Option<String>,
+    mapping: Option<Mapping>,
 }
 
 /// So often a checkpoint is opened anew that is replaced meanwhile, with a pause in between.
@@ -100,6 +102,15 @@ impl OpenOptions {
     #[must_use]
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
+        self
+    }
+
+    /// Maps the files instead of reading them: tensors can then be [lent](Checkpoint::lend) and
+    /// [viewed](TensorRef::view) without a copy, and opening takes no longer for a large file than for a small one.
+    /// It takes a promise that nobody changes the files; see [`Mapping::new`].
+    #[must_use]
+    pub fn map(mut self, mapping: Mapping) -> Self {
+        self.mapping = Some(mapping);
         self
     }
 
@@ -161,8 +172,7 @@ impl OpenOptions {
     ///
     /// As [`Checkpoint::open`].
     pub fn from_source(&self, source: impl Source + 'static) -> Result<Checkpoint> {
-        let shard = Shard { path: None, header: self.decode.read(&source)?, source: Arc::new(source) };
-        Checkpoint::new(vec![shard], None, None)
+        Checkpoint::new(vec![self.shard_of(None, source)?], None, None)
     }
 
     fn open_all(
@@ -187,12 +197,16 @@ impl OpenOptions {
     }
 
     fn shard(&self, path: &Path) -> Result<Shard> {
-        let source = FileSource::open(path).map_err(|error| Error::io("it cannot be opened", error))?;
-        Ok(Shard {
-            path: Some(path.to_owned()),
-            header: self.decode.read(&source)?,
-            source: Arc::new(source),
-        })
+        let unopened = |error| Error::io("it cannot be opened", error);
+        match &self.mapping {
+            Some(mapping) => self.shard_of(Some(path), mapping.open(path).map_err(unopened)?),
+            None => self.shard_of(Some(path), FileSource::open(path).map_err(unopened)?),
+        }
+    }
+
+    fn shard_of(&self, path: Option<&Path>, source: impl Source + 'static) -> Result<Shard> {
+        let header = self.decode.read(&source)?;
+        Ok(Shard { path: path.map(Path::to_owned), hints: source.hints(), header, source: Arc::new(source) })
     }
 }
 
@@ -435,6 +449,11 @@ impl Shard {
         &self.source
     }
 
+    /// How its source likes to be read.
+    pub(crate) fn hints(&self) -> Hints {
+        self.hints
+    }
+
     /// Names this shard in an error.
     pub(crate) fn blame(&self, error: Error) -> Error {
         match &self.path {
@@ -483,7 +502,7 @@ impl<'a> TensorRef<'a> {
         self.info
     }
 
-    /// Its bytes where they are, if the checkpoint is in memory: [`Checkpoint::from_bytes`].
+    /// Its bytes where they are, if the checkpoint is in memory: [`Checkpoint::from_bytes`], [`OpenOptions::map`].
     pub fn view(&self) -> Option<TensorView<'a>> {
         TensorView::of(&self.info, self.shard.source.as_bytes()?)
     }

@@ -1,15 +1,20 @@
 //! Carries out a plan: positional reads on several threads, straight into the memory that becomes the tensors.
 
+mod job;
+mod placement;
 mod report;
 mod session;
 mod tile;
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
+pub use placement::{Device, HostBytes, Ring, Transfer};
+use placement::{Fill, Lend, Stage};
 pub use report::{Progress, Report};
-pub use session::Session;
+pub use session::{Session, StopHandle};
 
 use crate::error::Result;
 use crate::plan::Plan;
@@ -25,10 +30,42 @@ struct Settings {
     threads: usize,
     read_ahead: u64,
     order: Order,
+    prefetch: Prefetch,
     progress: Option<Mutex<Box<ProgressHandler>>>,
 }
 
-type ProgressHandler = dyn FnMut(Progress) + Send;
+type ProgressHandler = dyn FnMut(Progress) -> ControlFlow<()> + Send;
+
+/// What a progress handler may return: nothing, or whether to go on.
+pub trait Verdict {
+    /// Whether to go on or to cancel.
+    fn flow(self) -> ControlFlow<()>;
+}
+
+impl Verdict for () {
+    fn flow(self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+impl Verdict for ControlFlow<()> {
+    fn flow(self) -> ControlFlow<()> {
+        self
+    }
+}
+
+/// Whether a session has sources fetch bytes before it reads them, so that a disk is never idle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prefetch {
+    /// Where they are not in memory already, as far as the source can say.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// Never.
+    Never,
+}
 
 /// In which order a session reads ahead of what is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +87,7 @@ impl SessionBuilder {
             threads: threads.min(MOST_THREADS),
             read_ahead: Self::DEFAULT_READ_AHEAD,
             order: Order::File,
+            prefetch: Prefetch::Auto,
             progress: None,
         };
         Self { plan, settings }
@@ -65,8 +103,9 @@ impl SessionBuilder {
         self
     }
 
-    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit. A tensor
-    /// above it is read when it is asked for.
+    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit: threads wait
+    /// when there are as many. A tensor above it is read when it is asked for. On top of it, each thread has at most
+    /// a few megabytes to convert in.
     pub fn read_ahead(mut self, bytes: u64) -> Self {
         self.settings.read_ahead = bytes;
         self
@@ -78,22 +117,50 @@ impl SessionBuilder {
         self
     }
 
-    /// Has `handler` called as bytes arrive.
-    ///
-    /// It is called from the threads that read, by one at a time, with figures that never fall; it should
-    /// return at once, for they wait for it, and must not touch the session.
-    pub fn progress(mut self, handler: impl FnMut(Progress) + Send + 'static) -> Self {
-        self.settings.progress = Some(Mutex::new(Box::new(handler)));
+    /// Sets whether sources fetch bytes before they are read: files have the kernel read ahead.
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.settings.prefetch = prefetch;
         self
     }
 
-    /// Starts the threads, which begin to read ahead.
+    /// Has `handler` called as bytes arrive.
+    ///
+    /// It is called from the threads that read, by one at a time, with figures that never fall; it should
+    /// return at once, for they wait for it, and must not touch the session. Where it returns
+    /// [`ControlFlow::Break`], the session is [cancelled](Session::cancel).
+    pub fn progress<V: Verdict>(mut self, mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+        self.settings.progress = Some(Mutex::new(Box::new(move |progress| handler(progress).flow())));
+        self
+    }
+
+    /// Starts the threads, which begin to read ahead, each tensor into memory of its own.
     ///
     /// # Errors
     ///
     /// Fails when two entries of the plan have one name.
     pub fn start(self) -> Result<Session> {
-        Session::start(self.plan, self.settings)
+        Session::start(self.plan, self.settings, Fill)
+    }
+
+    /// The same, but tensors whose bytes are in memory already just as they are wanted, because the checkpoint
+    /// [is mapped](crate::OpenOptions::map) or [was given](crate::Checkpoint::from_bytes) as bytes, are lent and not
+    /// copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_lending(self) -> Result<Session<HostBytes>> {
+        Session::start(self.plan, self.settings, Lend)
+    }
+
+    /// The same, with tensors on a device, through the staging buffers of a ring. What is in the ring is above what
+    /// is [read ahead](Self::read_ahead), which counts bytes on the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_on<D: Device>(self, device: D, ring: Ring) -> Result<Session<D::Tensor>> {
+        Session::start(self.plan, self.settings, Stage::new(device, ring))
     }
 }
 

@@ -254,6 +254,12 @@ impl Entry {
         self.byte_len
     }
 
+    /// The bytes of its values as they are stored, before a cast.
+    pub fn stored_byte_len(&self) -> u64 {
+        let stored = self.base.output(&self.inputs).and_then(|(dtype, shape)| dtype.size_of(&shape));
+        stored.unwrap_or(self.byte_len)
+    }
+
     /// The stored tensors that it is made of.
     pub fn inputs(&self) -> &[Input] {
         &self.inputs

@@ -1,15 +1,18 @@
 //! Where bytes are: files, memory, and whatever else can be read at a position.
 
 mod file;
+mod mapping;
 
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::buffer;
 
 pub(crate) use file::{FileSource, open_regular};
+pub use mapping::{Access, Mapping, Populate};
 
 /// Bytes that can be read at any position, from several threads at a time.
 ///
@@ -62,8 +65,30 @@ pub trait Source: Send + Sync {
         Ok(buf)
     }
 
-    /// The bytes, where they are in memory as a whole; they are then lent without being read.
+    /// The bytes, where they are in memory as a whole; they are then lent without being read. It is the same memory
+    /// every time.
     fn as_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Brings in bytes that are about to be lent.
+    ///
+    /// # Errors
+    ///
+    /// Fails when they are not to be had.
+    fn populate(&self, range: Range<u64>) -> io::Result<()> {
+        let _ = range;
+        Ok(())
+    }
+
+    /// Begins to fetch bytes that will be read soon, and does not wait for them.
+    fn prefetch(&self, range: Range<u64>) {
+        let _ = range;
+    }
+
+    /// Whether bytes can be read without waiting for a disk; `None` if that is not known.
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        let _ = range;
         None
     }
 
@@ -75,21 +100,19 @@ pub trait Source: Send + Sync {
 
 /// How a source likes to be read.
 ///
-/// The engine obeys `chunk`; the other two are for operations that skip parts, which are still to come.
+/// They are asked for once, when a checkpoint is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hints {
     /// Bytes to ask for at a time.
     pub chunk: usize,
-    /// Reads under way at a time; 0 leaves it to the engine.
-    pub concurrency: usize,
     /// Gaps up to this many bytes are cheaper to read through than to skip.
     pub read_through: usize,
 }
 
 impl Default for Hints {
     fn default() -> Self {
-        Self { chunk: 4 << 20, concurrency: 0, read_through: 16 << 10 }
+        Self { chunk: 4 << 20, read_through: 16 << 10 }
     }
 }
 
@@ -98,13 +121,6 @@ impl Hints {
     #[must_use]
     pub fn chunk(mut self, bytes: usize) -> Self {
         self.chunk = bytes;
-        self
-    }
-
-    /// Sets the number of reads under way at a time.
-    #[must_use]
-    pub fn concurrency(mut self, reads: usize) -> Self {
-        self.concurrency = reads;
         self
     }
 
@@ -133,6 +149,18 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).as_bytes()
     }
 
+    fn populate(&self, range: Range<u64>) -> io::Result<()> {
+        (**self).populate(range)
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        (**self).prefetch(range);
+    }
+
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        (**self).is_cached(range)
+    }
+
     fn hints(&self) -> Hints {
         (**self).hints()
     }
@@ -157,6 +185,10 @@ impl<T: AsRef<[u8]> + Send + Sync> Source for MemorySource<T> {
 
     fn as_bytes(&self) -> Option<&[u8]> {
         Some(self.0.as_ref())
+    }
+
+    fn is_cached(&self, _: Range<u64>) -> Option<bool> {
+        Some(true)
     }
 }
 

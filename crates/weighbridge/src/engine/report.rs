@@ -26,6 +26,7 @@ struct Tally {
     bytes_done: u64,
     bytes_read: u64,
     bytes_taken: u64,
+    bytes_needed: u64,
     /// Name, and how often it was taken.
     taken: BTreeMap<String, u64>,
     casts: BTreeMap<String, (Dtype, Dtype)>,
@@ -38,6 +39,7 @@ impl Report {
             bytes_done: 0,
             bytes_read: 0,
             bytes_taken: 0,
+            bytes_needed: 0,
             taken: entries.iter().map(|entry| (entry.name().to_owned(), 0)).collect(),
             casts: BTreeMap::new(),
         };
@@ -60,6 +62,7 @@ impl Report {
     pub(super) fn note_taken(&self, entry: &Entry) {
         self.with(|tally| {
             tally.bytes_taken = tally.bytes_taken.saturating_add(entry.byte_len());
+            tally.bytes_needed = tally.bytes_needed.saturating_add(entry.stored_byte_len());
             if let Some(times) = tally.taken.get_mut(entry.name()) {
                 *times += 1;
             }
@@ -76,7 +79,15 @@ impl Report {
         self.with(|tally| tally.bytes_taken)
     }
 
-    /// Bytes that were read from files, those included that were read ahead and never taken.
+    /// Bytes of the stored values that the tensors which were taken are made of: what had to be read for them at the
+    /// least.
+    pub fn bytes_needed(&self) -> u64 {
+        self.with(|tally| tally.bytes_needed)
+    }
+
+    /// Bytes that were read from files: those [needed](Self::bytes_needed), those that were read ahead and never
+    /// taken, and gaps between the pieces of a part that were cheaper to read than to skip. What was lent was not
+    /// read.
     pub fn bytes_read(&self) -> u64 {
         self.with(|tally| tally.bytes_read)
     }

@@ -4,27 +4,27 @@
 //! from one queue: what somebody waits for stands in front, behind it comes what is read ahead. Whoever waits
 //! does jobs too.
 
-use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::job::{Job, Part};
+use super::placement::{Placement, Ticket, Watch, caught};
 use super::report::Report;
 use super::tile::{TileMaker, read_size};
-use super::{Order, Settings};
-use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer, HugePage};
+use super::{Order, Prefetch, Settings};
+use crate::buffer::HostBuffer;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Entry, Piece, Plan};
-use crate::source::Hints;
+use crate::plan::{Entry, Plan};
 
 /// A plan that is being carried out by several threads.
 ///
 /// Tensors are [taken](Session::take) by name, in any order, from any thread. Dropping the session stops it:
-/// reads under way are finished, no more are started.
+/// reads under way are finished, no more are started. What a tensor is, `T`, depends on where the session
+/// [was told](super::SessionBuilder) to put it.
 ///
 /// ```
 /// use weighbridge::{Checkpoint, HostBuffer, Plan};
@@ -39,46 +39,63 @@ use crate::source::Hints;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Session {
-    shared: Arc<Shared>,
+pub struct Session<T = HostBuffer> {
+    work: Arc<dyn Work<T>>,
+    plan: Arc<Planned>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
+/// What a session does, wherever it puts tensors.
+trait Work<T>: Send + Sync {
+    fn take(&self, place: Option<usize>, entry: Arc<Entry>) -> Result<(Arc<Entry>, T)>;
+    fn stop(&self, cancelled: bool);
+    fn stop_handle(&self) -> StopHandle;
+}
+
+/// The entries of a session's plan.
+struct Planned {
     checkpoint: Checkpoint,
     entries: Vec<Arc<Entry>>,
     by_name: HashMap<String, usize>,
+    report: Report,
+}
+
+struct Shared<P: Placement> {
+    plan: Arc<Planned>,
+    placement: P,
     /// Entries in the order in which they are read ahead.
     order: Vec<usize>,
     settings: Settings,
-    report: Report,
-    state: Mutex<State>,
+    state: Mutex<State<P>>,
     /// There are jobs, or room to read ahead, or it is time to stop.
     work: Condvar,
-    /// An entry is ready or has failed.
+    /// An entry is ready or has failed, or something is in flight.
     landed: Condvar,
 }
 
-struct State {
-    slots: Vec<Slot>,
-    queue: VecDeque<Job>,
+struct State<P: Placement> {
+    slots: Vec<Slot<P>>,
+    queue: VecDeque<Job<P::Chunk>>,
     /// Place in `order` of what is read ahead next.
     next_ahead: usize,
     /// Bytes that were read ahead, or are being, and that nobody has taken.
     ahead_bytes: u64,
+    /// Copies that were ever started.
+    flights: u64,
     stop: bool,
+    cancelled: bool,
 }
 
 /// Where an entry stands.
-enum Slot {
+enum Slot<P: Placement> {
     /// Not read.
     Idle,
     /// Taken; it can be read again, but is not read ahead.
     Taken,
-    Reading(Reading),
+    Reading(Reading<P>),
     Ready {
         entry: Arc<Entry>,
-        buffer: HostBuffer,
+        tensor: P::Tensor,
         ahead: bool,
     },
     Failed {
@@ -87,53 +104,20 @@ enum Slot {
     },
 }
 
-struct Reading {
+struct Reading<P: Placement> {
     entry: Arc<Entry>,
-    filling: Filling,
+    memory: P::Memory,
     jobs_left: usize,
     error: Option<Error>,
     ahead: bool,
 }
 
-/// Work for one thread.
-struct Job {
-    /// Where the groups' memory lies, if they share it.
-    huge_page: Option<HugePage>,
-    groups: Vec<Group>,
-}
-
-/// Parts that are made one after the other.
-struct Group {
-    parts: Vec<Part>,
-    /// Bytes of a shard that hold what all parts need, to be read at once.
-    together: Option<(usize, Range<u64>)>,
-}
-
-impl Group {
-    fn of(part: Part) -> Self {
-        Self { parts: vec![part], together: None }
-    }
-}
-
-/// A piece of an entry.
-struct Part {
-    place: usize,
-    entry: Arc<Entry>,
-    chunk: Chunk,
-}
-
-impl Job {
-    fn of(part: Part) -> Self {
-        Self { huge_page: None, groups: vec![Group::of(part)] }
-    }
-
-    fn has(&self, place: usize) -> bool {
-        self.groups.iter().any(|group| group.parts.iter().any(|part| part.place == place))
-    }
-}
-
-impl Session {
-    pub(super) fn start(plan: Plan, settings: Settings) -> Result<Self> {
+impl<T: Send + 'static> Session<T> {
+    pub(super) fn start<P: Placement<Tensor = T>>(
+        plan: Plan,
+        settings: Settings,
+        placement: P,
+    ) -> Result<Self> {
         let entries = plan.entries().to_vec();
         let mut by_name = HashMap::with_capacity(entries.len());
         for (place, entry) in entries.iter().enumerate() {
@@ -154,13 +138,16 @@ impl Session {
             queue: VecDeque::new(),
             next_ahead: 0,
             ahead_bytes: 0,
+            flights: 0,
             stop: false,
+            cancelled: false,
         };
+        let report = Report::new(&entries);
+        let plan = Arc::new(Planned { checkpoint: plan.checkpoint().clone(), entries, by_name, report });
+        let more_threads = settings.threads - 1;
         let shared = Arc::new(Shared {
-            checkpoint: plan.checkpoint().clone(),
-            report: Report::new(&entries),
-            entries,
-            by_name,
+            plan: Arc::clone(&plan),
+            placement,
             order,
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -168,14 +155,14 @@ impl Session {
             settings,
         });
         // The caller is the remaining thread. Where threads cannot be had it is the only one.
-        let threads = (1..shared.settings.threads)
+        let threads = (0..more_threads)
             .map_while(|_| {
                 let shared = Arc::clone(&shared);
                 let builder = std::thread::Builder::new().name("weighbridge".to_owned());
                 builder.spawn(move || shared.work()).ok()
             })
             .collect();
-        Ok(Self { shared, threads })
+        Ok(Self { work: Arc::new(Handle(shared)), plan, threads })
     }
 
     /// Takes a tensor, waiting for it if need be; `dtype` may ask for another dtype than the plan has. It
@@ -185,19 +172,19 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Fails when the plan has no entry of this name, when there is no cast to `dtype`, and when reading or
-    /// converting fails.
-    pub fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<(Arc<Entry>, HostBuffer)> {
-        let Some(&place) = self.shared.by_name.get(name) else {
+    /// Fails when the plan has no entry of this name, when there is no cast to `dtype`, when reading or
+    /// converting fails, and with [`ErrorKind::Cancelled`] when the session was cancelled.
+    pub fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<(Arc<Entry>, T)> {
+        let Some(&place) = self.plan.by_name.get(name) else {
             let error = Error::new(ErrorKind::MissingTensor, "there is no such tensor in the plan");
             return Err(error.in_tensor(name));
         };
-        let planned = &self.shared.entries[place];
+        let planned = &self.plan.entries[place];
         let entry = match dtype {
             Some(dtype) if dtype != planned.dtype() => Arc::new(planned.recast(dtype)?),
             _ => Arc::clone(planned),
         };
-        self.shared.take(place, entry)
+        self.work.take(Some(place), entry)
     }
 
     /// Makes a tensor that the plan does not have, of the plan's checkpoint, with all threads: a part that only
@@ -205,36 +192,71 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Fails when reading or converting fails.
-    pub fn make(&self, entry: Entry) -> Result<HostBuffer> {
-        let place = {
-            let mut state = self.shared.lock();
-            state.slots.push(Slot::Idle);
-            state.slots.len() - 1
-        };
-        self.shared.take(place, Arc::new(entry)).map(|(_, buffer)| buffer)
+    /// Fails when reading or converting fails, and with [`ErrorKind::Cancelled`] when the session was cancelled.
+    pub fn make(&self, entry: Entry) -> Result<T> {
+        self.work.take(None, Arc::new(entry)).map(|(_, tensor)| tensor)
     }
 
     /// The names of the plan's entries, in their order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.shared.entries.iter().map(|entry| entry.name())
+        self.plan.entries.iter().map(|entry| entry.name())
     }
 
     /// The entry of that name, as planned.
     pub fn entry(&self, name: &str) -> Option<&Arc<Entry>> {
-        self.shared.by_name.get(name).map(|&place| &self.shared.entries[place])
+        self.plan.by_name.get(name).map(|&place| &self.plan.entries[place])
     }
 
     /// What has been done so far; the handle keeps counting.
     pub fn report(&self) -> Report {
-        self.shared.report.clone()
+        self.plan.report.clone()
+    }
+
+    /// Stops reading: whoever waits for a tensor, or asks for one from now on, gets
+    /// [`ErrorKind::Cancelled`]. Chunks that are being read, of a few megabytes each, are finished. The [progress
+    /// handler](super::SessionBuilder::progress) can do the same.
+    pub fn cancel(&self) {
+        self.work.stop(true);
+    }
+
+    /// Cancels from elsewhere, and outlives the session.
+    pub fn stop_handle(&self) -> StopHandle {
+        self.work.stop_handle()
     }
 }
 
-impl Drop for Session {
+/// Cancels a [`Session`] from anywhere: a signal handler's thread, a button.
+#[derive(Clone)]
+pub struct StopHandle(std::sync::Weak<dyn Stop>);
+
+trait Stop: Send + Sync {
+    fn cancel(&self);
+}
+
+impl<P: Placement> Stop for Shared<P> {
+    fn cancel(&self) {
+        self.stop(true);
+    }
+}
+
+impl StopHandle {
+    /// As [`Session::cancel`]; nothing if the session is gone.
+    pub fn cancel(&self) {
+        if let Some(session) = self.0.upgrade() {
+            session.cancel();
+        }
+    }
+}
+
+impl std::fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StopHandle")
+    }
+}
+
+impl<T> Drop for Session<T> {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.work.notify_all();
+        self.work.stop(false);
         for thread in self.threads.drain(..) {
             // A thread's panics were caught and have become errors.
             let _ = thread.join();
@@ -242,43 +264,83 @@ impl Drop for Session {
     }
 }
 
-impl std::fmt::Debug for Session {
+impl<T> std::fmt::Debug for Session<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("checkpoint", &self.shared.checkpoint)
-            .field("entries", &self.shared.entries.len())
+            .field("checkpoint", &self.plan.checkpoint)
+            .field("entries", &self.plan.entries.len())
             .field("threads", &(self.threads.len() + 1))
             .finish_non_exhaustive()
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+struct Handle<P: Placement>(Arc<Shared<P>>);
+
+impl<P: Placement> Work<P::Tensor> for Handle<P> {
+    fn take(&self, place: Option<usize>, entry: Arc<Entry>) -> Result<(Arc<Entry>, P::Tensor)> {
+        let place = place.unwrap_or_else(|| {
+            let mut state = self.0.lock();
+            state.slots.push(Slot::Idle);
+            state.slots.len() - 1
+        });
+        self.0.take(place, entry)
+    }
+
+    fn stop(&self, cancelled: bool) {
+        self.0.stop(cancelled);
+    }
+
+    fn stop_handle(&self) -> StopHandle {
+        let stop: Arc<dyn Stop> = self.0.clone();
+        StopHandle(Arc::downgrade(&stop))
+    }
+}
+
+impl<P: Placement> Shared<P> {
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
         // No code that holds the lock leaves the state half changed when it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stop(&self, cancelled: bool) {
+        let mut state = self.lock();
+        state.stop = true;
+        state.cancelled |= cancelled;
+        let queue = std::mem::take(&mut state.queue);
+        drop(state);
+        drop(queue);
+        self.work.notify_all();
+        self.landed.notify_all();
+    }
+
     /// What a thread of the session does.
     fn work(&self) {
-        let mut maker = TileMaker::default();
+        let mut maker = TileMaker::new(self.plan.checkpoint.clone());
         let mut state = self.lock();
         while !state.stop {
-            match self.next_job(&mut state) {
-                Some(job) => {
-                    drop(state);
-                    self.carry_out(job, &mut maker);
-                    state = self.lock();
-                }
-                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            let worked;
+            (state, worked) = self.next_job(state, &mut maker);
+            if worked {
+                continue;
+            }
+            drop(state);
+            let settled = self.placement.settle(self);
+            state = self.lock();
+            if !settled && !state.stop && !self.has_work(&mut state) {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
-    fn take(&self, place: usize, entry: Arc<Entry>) -> Result<(Arc<Entry>, HostBuffer)> {
-        let mut maker = TileMaker::default();
+    fn take(&self, place: usize, entry: Arc<Entry>) -> Result<(Arc<Entry>, P::Tensor)> {
+        let mut maker = TileMaker::new(self.plan.checkpoint.clone());
         let mut state = self.lock();
         loop {
-            let as_planned = self.entries.get(place).is_some_and(|planned| planned.dtype() == entry.dtype());
+            if state.cancelled {
+                return Err(Error::new(ErrorKind::Cancelled, "loading was cancelled").in_tensor(entry.name()));
+            }
+            let as_planned =
+                self.plan.entries.get(place).is_some_and(|planned| planned.dtype() == entry.dtype());
             if as_planned && self.comes_next(&mut state, place) {
                 // Nothing is ready of what would have been read ahead: with this one, its neighbours.
                 let batch = self.next_batch(&mut state, true);
@@ -301,17 +363,17 @@ impl Shared {
                 }
                 Slot::Ready { .. } => {
                     let slot = std::mem::replace(&mut state.slots[place], Slot::Taken);
-                    let Slot::Ready { entry: made, buffer, ahead } = slot else { continue };
+                    let Slot::Ready { entry: made, tensor, ahead } = slot else { continue };
                     if ahead {
-                        state.ahead_bytes -= made.byte_len();
+                        state.ahead_bytes -= self.held(&made);
                         self.work.notify_all();
                     }
                     if made.dtype() != entry.dtype() {
                         continue;
                     }
                     drop(state);
-                    self.report.note_taken(&made);
-                    return Ok((made, buffer));
+                    self.plan.report.note_taken(&made);
+                    return Ok((made, tensor));
                 }
                 Slot::Failed { entry: tried, error } => {
                     // Reading ahead in another dtype may fail where this one does not.
@@ -322,46 +384,115 @@ impl Shared {
                 }
                 Slot::Reading(_) => {
                     let own = state.queue.iter().position(|job| job.has(place));
-                    match own.and_then(|own| state.queue.remove(own)) {
-                        Some(job) => Some(job),
-                        None => self.next_job(&mut state),
-                    }
+                    own.and_then(|own| state.queue.remove(own))
                 }
             };
-            match job {
-                Some(job) => {
-                    drop(state);
-                    self.carry_out(job, &mut maker);
-                    state = self.lock();
-                }
-                None if matches!(state.slots[place], Slot::Reading(_)) => {
-                    state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                None => {}
+            if let Some(job) = job {
+                drop(state);
+                self.placement.carry_out(job, &mut maker, self);
+                state = self.lock();
+                continue;
+            }
+            if !matches!(state.slots[place], Slot::Reading(_)) {
+                continue;
+            }
+            // The rest of it is with other threads, or in flight.
+            let flights = state.flights;
+            drop(state);
+            let settled = self.placement.settle(self);
+            state = self.lock();
+            if settled || flights != state.flights || !matches!(state.slots[place], Slot::Reading(_)) {
+                continue;
+            }
+            let worked;
+            (state, worked) = self.next_job(state, &mut maker);
+            if !worked && !state.cancelled && matches!(state.slots[place], Slot::Reading(_)) {
+                state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
-    /// The job at the front of the queue, else the first of the next entry that is read ahead.
-    fn next_job(&self, state: &mut State) -> Option<Job> {
-        while state.queue.is_empty() {
+    /// Does the job at the front of the queue, else the first of the next entry that is read ahead. It takes the
+    /// lock and gives it back, and whether there was a job.
+    fn next_job<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State<P>>,
+        maker: &mut TileMaker,
+    ) -> (MutexGuard<'s, State<P>>, bool) {
+        if !self.has_work(&mut state) {
+            return (state, false);
+        }
+        let reads = self.unannounced(&mut state);
+        let job = state.queue.pop_front();
+        drop(state);
+        self.announce(reads);
+        if let Some(job) = job {
+            self.placement.carry_out(job, maker, self);
+        }
+        (self.lock(), true)
+    }
+
+    /// Whether there is a job, if need be of the next entry that is read ahead.
+    fn has_work(&self, state: &mut State<P>) -> bool {
+        while state.queue.is_empty() && !state.stop {
             let batch = self.next_batch(state, false);
             if batch.is_empty() {
-                return None;
+                return false;
             }
             self.begin_ahead(state, batch);
         }
-        state.queue.pop_front()
+        !state.queue.is_empty()
+    }
+
+    /// What the next jobs will read and no source was told of.
+    fn unannounced(&self, state: &mut State<P>) -> Vec<(usize, Range<u64>)> {
+        let (mut reads, mut bytes) = (Vec::new(), 0);
+        if self.settings.prefetch == Prefetch::Never {
+            return reads;
+        }
+        for job in &mut state.queue {
+            if bytes >= PREFETCH_BYTES {
+                break;
+            }
+            bytes += job.bytes();
+            if !std::mem::replace(&mut job.announced, true) {
+                reads.extend(job.reads());
+            }
+        }
+        reads
+    }
+
+    /// Has sources fetch what is not in memory already.
+    fn announce(&self, mut reads: Vec<(usize, Range<u64>)>) {
+        reads.sort_unstable_by_key(|(shard, range)| (*shard, range.start));
+        let mut reads = reads.into_iter().peekable();
+        while let Some((number, mut range)) = reads.next() {
+            while let Some((_, next)) =
+                reads.next_if(|(shard, next)| *shard == number && next.start <= range.end + PREFETCH_GAP)
+            {
+                range.end = range.end.max(next.end);
+            }
+            let Some(shard) = self.plan.checkpoint.shards().get(number) else { continue };
+            let source = shard.source();
+            // A source's panic is met again when it reads, and reported then.
+            let _ = caught("it was prefetched", || {
+                let always = self.settings.prefetch == Prefetch::Always;
+                if always || source.is_cached(range.clone()) != Some(true) {
+                    source.prefetch(range);
+                }
+                Ok(())
+            });
+        }
     }
 
     /// The entries that are read ahead next: one large one, or so many small ones that their memory can lie on huge
     /// pages. None while there is no room for them.
-    fn next_batch(&self, state: &mut State, urgent: bool) -> Vec<usize> {
+    fn next_batch(&self, state: &mut State<P>, urgent: bool) -> Vec<usize> {
         let most = self.settings.read_ahead;
         let (mut batch, mut bytes, mut next) = (Vec::new(), 0_u64, state.next_ahead);
         let mut full = false;
         while let Some(&place) = self.order.get(next) {
-            let len = self.entries[place].byte_len();
+            let len = self.held(&self.plan.entries[place]);
             if matches!(state.slots[place], Slot::Idle) && len <= most {
                 let large = len >= BATCH_BYTES;
                 full = state.ahead_bytes + bytes > most - len;
@@ -387,12 +518,10 @@ impl Shared {
     }
 
     /// Whether an entry is small and the next to be read ahead, and there is room for it.
-    fn comes_next(&self, state: &mut State, place: usize) -> bool {
+    fn comes_next(&self, state: &mut State<P>, place: usize) -> bool {
         while let Some(&next) = self.order.get(state.next_ahead) {
-            if matches!(state.slots[next], Slot::Idle)
-                && self.entries[next].byte_len() <= self.settings.read_ahead
-            {
-                let len = self.entries[next].byte_len();
+            let len = self.held(&self.plan.entries[next]);
+            if matches!(state.slots[next], Slot::Idle) && len <= self.settings.read_ahead {
                 return next == place
                     && len < BATCH_BYTES
                     && state.ahead_bytes <= self.settings.read_ahead - len;
@@ -402,15 +531,19 @@ impl Shared {
         false
     }
 
+    fn held(&self, entry: &Entry) -> u64 {
+        self.placement.held(&self.plan.checkpoint, entry)
+    }
+
     /// Allocates entries that are read ahead, together, and queues their jobs.
-    fn begin_ahead(&self, state: &mut State, batch: Vec<usize>) {
+    fn begin_ahead(&self, state: &mut State<P>, batch: Vec<usize>) {
         let mut allocated = Vec::with_capacity(batch.len());
         for place in batch {
-            let entry = Arc::clone(&self.entries[place]);
-            match allocate(&entry) {
+            let entry = Arc::clone(&self.plan.entries[place]);
+            match self.allocate(&entry) {
                 Ok(memory) => allocated.push((place, entry, memory)),
                 Err(error) => {
-                    state.ahead_bytes -= entry.byte_len();
+                    state.ahead_bytes -= self.held(&entry);
                     state.slots[place] = Slot::Failed { entry, error };
                     self.landed.notify_all();
                 }
@@ -420,30 +553,34 @@ impl Shared {
         for (place, entry, memory) in allocated {
             parts.extend(self.cut(state, place, entry, memory, true));
         }
-        state.queue.extend(jobs(&self.checkpoint, parts));
+        state.queue.extend(self.placement.jobs(&self.plan.checkpoint, parts));
         if state.queue.len() > 1 {
             self.work.notify_all();
         }
     }
 
     /// Allocates an entry's memory and cuts it into jobs.
-    fn begin(&self, state: &mut State, place: usize, entry: Arc<Entry>) -> Result<Vec<Job>> {
-        let memory = allocate(&entry)?;
+    fn begin(&self, state: &mut State<P>, place: usize, entry: Arc<Entry>) -> Result<Vec<Job<P::Chunk>>> {
+        let memory = self.allocate(&entry)?;
         Ok(self.cut(state, place, entry, memory, false).into_iter().map(Job::of).collect())
+    }
+
+    fn allocate(&self, entry: &Entry) -> Result<P::Blank> {
+        self.placement.allocate(&self.plan.checkpoint, entry).map_err(|error| error.in_tensor(entry.name()))
     }
 
     fn cut(
         &self,
-        state: &mut State,
+        state: &mut State<P>,
         place: usize,
         entry: Arc<Entry>,
-        memory: Allocation,
+        blank: P::Blank,
         ahead: bool,
-    ) -> Vec<Part> {
-        let (filling, chunks) = memory.into_chunks(self.chunk(&entry));
-        let part = |chunk| Part { place, entry: Arc::clone(&entry), chunk };
+    ) -> Vec<Part<P::Chunk>> {
+        let (memory, chunks) = self.placement.cut(&entry, blank, self.chunk(&entry));
+        let part = |(tile, chunk)| Part { place, entry: Arc::clone(&entry), tile, chunk };
         let parts: Vec<_> = chunks.into_iter().map(part).collect();
-        let reading = Reading { entry, filling, jobs_left: parts.len(), error: None, ahead };
+        let reading = Reading { entry, memory, jobs_left: parts.len(), error: None, ahead };
         state.slots[place] = Slot::Reading(reading);
         if parts.is_empty() {
             self.land(state, place);
@@ -457,100 +594,80 @@ impl Shared {
         let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
         let (operation, inputs) = (entry.operation(), entry.inputs());
         let step = if operation.is_direct(inputs) { 0 } else { operation.step(inputs) };
-        let chunk = share.min(read_size(&self.checkpoint, entry)).max(LEAST_CHUNK).max(step);
-        usize::try_from(chunk).unwrap_or(usize::MAX)
-    }
-
-    fn carry_out(&self, job: Job, maker: &mut TileMaker) {
-        if let Some(page) = job.huge_page {
-            page.make();
-        }
-        for Group { parts, together } in job.groups {
-            if let Some((shard, range)) = together {
-                let read = maker.read_together(&self.checkpoint, shard, range);
-                self.tell(read, 0);
-            }
-            for part in parts {
-                let stopped = self.carry_out_part(part, maker);
-                if stopped {
-                    return;
-                }
-            }
-            maker.forget();
-        }
-    }
-
-    /// Returns whether it is time to stop.
-    fn carry_out_part(&self, part: Part, maker: &mut TileMaker) -> bool {
-        let Part { place, entry, chunk } = part;
-        let tile = chunk.range();
-        let made = tile.end - tile.start;
-        let mut read = 0;
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            chunk.fill(|memory| {
-                let (memory, bytes) = maker.make(&self.checkpoint, &entry, tile, memory)?;
-                read = bytes;
-                Ok::<_, Error>(memory)
-            })
-        }));
-        let outcome = outcome.unwrap_or_else(|panic| {
-            let message = format!("a panic while it was loaded: {}", panic_message(&*panic));
-            Err(Error::new(ErrorKind::Internal, message).in_tensor(entry.name()))
-        });
-        // Before the entry lands, so that who takes it finds its bytes counted.
-        self.tell(read, if outcome.is_ok() { made } else { 0 });
-        let mut state = self.lock();
-        if let Slot::Reading(reading) = &mut state.slots[place] {
-            reading.jobs_left -= 1;
-            if let Err(error) = outcome {
-                reading.error.get_or_insert(error);
-            }
-            if reading.jobs_left == 0 {
-                self.land(&mut state, place);
-            }
-        }
-        state.stop
+        let chunk = share.min(read_size(&self.plan.checkpoint, entry)).max(LEAST_CHUNK).max(step);
+        usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
     }
 
     /// Tells the report and the progress handler of bytes that have arrived.
     fn tell(&self, read: u64, made: u64) {
-        match &self.settings.progress {
-            None => {
-                self.report.note_read(read, made);
-            }
-            Some(handler) => {
-                // Under the handler's lock, so that figures reach it in their order.
-                let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
-                let progress = self.report.note_read(read, made);
-                let _ = catch_unwind(AssertUnwindSafe(|| handler(progress)));
-            }
+        let Some(handler) = &self.settings.progress else {
+            self.plan.report.note_read(read, made);
+            return;
+        };
+        // Under the handler's lock, so that figures reach it in their order.
+        let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = self.plan.report.note_read(read, made);
+        let flow = caught("progress was told", || Ok(handler(progress)));
+        drop(handler);
+        if flow.is_ok_and(|flow| flow.is_break()) {
+            self.stop(true);
         }
     }
 
     /// All jobs of the entry are done.
-    fn land(&self, state: &mut State, place: usize) {
+    fn land(&self, state: &mut State<P>, place: usize) {
         let slot = std::mem::replace(&mut state.slots[place], Slot::Idle);
-        let Slot::Reading(Reading { entry, filling, error, ahead, .. }) = slot else {
+        let Slot::Reading(Reading { entry, memory, error, ahead, .. }) = slot else {
             return;
         };
         let outcome = match error {
             Some(error) => Err(error),
-            None => filling.finish().ok_or_else(|| {
-                let message = "not all of its memory was filled";
-                Error::new(ErrorKind::Internal, message).in_tensor(entry.name())
-            }),
+            None => self.placement.finish(&entry, memory).map_err(|error| error.in_tensor(entry.name())),
         };
         state.slots[place] = match outcome {
-            Ok(buffer) => Slot::Ready { entry, buffer, ahead },
+            Ok(tensor) => Slot::Ready { entry, tensor, ahead },
             Err(error) => {
                 if ahead {
-                    state.ahead_bytes -= entry.byte_len();
+                    state.ahead_bytes -= self.held(&entry);
                     self.work.notify_all();
                 }
                 Slot::Failed { entry, error }
             }
         };
         self.landed.notify_all();
+    }
+}
+
+impl<P: Placement> Watch for Shared<P> {
+    fn read_together(&self, bytes: u64) {
+        self.tell(bytes, 0);
+    }
+
+    fn done(&self, ticket: Ticket, outcome: Result<()>) {
+        let Ticket { place, bytes, read } = ticket;
+        // Before the entry lands, so that who takes it finds its bytes counted.
+        self.tell(read, if outcome.is_ok() { bytes } else { 0 });
+        let mut state = self.lock();
+        if let Slot::Reading(reading) = &mut state.slots[place] {
+            reading.jobs_left -= 1;
+            if let Err(error) = outcome {
+                let error = error.in_tensor(reading.entry.name());
+                reading.error.get_or_insert(error);
+            }
+            if reading.jobs_left == 0 {
+                self.land(&mut state, place);
+            }
+        }
+    }
+
+    fn in_flight(&self) {
+        self.lock().flights += 1;
+        // Whoever waits for what is in it settles it.
+        self.landed.notify_all();
+    }
+
+    fn stopped(&self) -> bool {
+        self.lock().stop
     }
 }
 
@@ -563,91 +680,11 @@ const LEAST_CHUNK: u64 = 256 << 10;
 /// Small entries are read ahead so many bytes at a time. Larger ones are worth huge pages of their own.
 const BATCH_BYTES: u64 = 32 << 20;
 
-fn allocate(entry: &Entry) -> Result<Allocation> {
-    let named = |error: Error| error.in_tensor(entry.name());
-    let bytes = usize::try_from(entry.byte_len())
-        .map_err(|_| named(Error::new(ErrorKind::Memory, "it does not fit this machine's address space")))?;
-    Allocation::new(entry.dtype(), bytes).map_err(named)
-}
+/// Sources are told of so many bytes before they are read: what a fast disk delivers in the time of some reads.
+const PREFETCH_BYTES: u64 = 32 << 20;
 
-/// Makes jobs of parts: those that begin in one huge page are one.
-fn jobs(checkpoint: &Checkpoint, parts: Vec<Part>) -> Vec<Job> {
-    let pages = buffer::huge_pages(parts.iter().map(|part| &part.chunk));
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut of_page = HashMap::<_, usize>::new();
-    for group in coalesce(checkpoint, parts) {
-        let first = group.parts.first().map(|part| part.chunk.huge_page());
-        let huge_page = first.filter(|page| pages.contains(page));
-        match huge_page.and_then(|page| of_page.get(&page)) {
-            Some(&job) => jobs[job].groups.push(group),
-            None => {
-                of_page.extend(huge_page.map(|page| (page, jobs.len())));
-                jobs.push(Job { huge_page, groups: vec![group] });
-            }
-        }
-    }
-    jobs
-}
-
-/// Groups parts: those that are so small that a read of their own costs more than their bytes do share one.
-fn coalesce(checkpoint: &Checkpoint, parts: Vec<Part>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut parts: Vec<_> = parts.into_iter().map(|part| (small_read(checkpoint, &part), part)).collect();
-    if parts.iter().filter(|(small, _)| small.is_some()).count() > 1 {
-        // Stable, and large parts first: what is not coalesced keeps its order.
-        parts.sort_by_key(|(small, _)| small.as_ref().map(|small| (small.shard, small.bytes.start)));
-    }
-    for (small, part) in parts {
-        let Some(SmallRead { shard, bytes, hints }) = small else {
-            groups.push(Group::of(part));
-            continue;
-        };
-        if let Some(Group { parts, together: Some((last, range)) }) = groups.last_mut() {
-            let gap = bytes.start.checked_sub(range.end);
-            let near = *last == shard && gap.is_some_and(|gap| gap <= hints.read_through as u64);
-            if near && bytes.end - range.start <= most_together(&hints) {
-                range.end = bytes.end;
-                parts.push(part);
-                continue;
-            }
-        }
-        groups.push(Group { parts: vec![part], together: Some((shard, bytes)) });
-    }
-    for group in &mut groups {
-        // One alone is read straight into its place.
-        group.together = group.together.take().filter(|_| group.parts.len() > 1);
-    }
-    groups
-}
-
-/// A read that costs more than its bytes.
-struct SmallRead {
-    shard: usize,
-    bytes: Range<u64>,
-    hints: Hints,
-}
-
-fn small_read(checkpoint: &Checkpoint, part: &Part) -> Option<SmallRead> {
-    let [input] = part.entry.inputs() else { return None };
-    let hints = checkpoint.shards().get(input.shard())?.source().hints();
-    if part.chunk.range().end > hints.read_through as u64 {
-        return None;
-    }
-    let pieces = part.entry.operation().gather(part.entry.inputs(), part.chunk.range());
-    let [Piece { input: 0, bytes }] = &*pieces else { return None };
-    let start = input.range().start;
-    Some(SmallRead { shard: input.shard(), bytes: start + bytes.start..start + bytes.end, hints })
-}
-
-/// So many bytes are read at once for several parts; on a local disk they stay in the cache.
-fn most_together(hints: &Hints) -> u64 {
-    16 * hints.read_through as u64
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(|text| &**text)).unwrap_or("no message")
-}
+/// Gaps up to so many bytes are fetched with what is around them.
+const PREFETCH_GAP: u64 = 64 << 10;
 
 /// Sorts names with numbers by value: pairs of text and the number behind it.
 fn natural_key(name: &str) -> Vec<(String, u64)> {

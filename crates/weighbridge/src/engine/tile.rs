@@ -11,8 +11,8 @@ use crate::plan::convert::turn_around;
 use crate::plan::{Entry, Piece};
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
-#[derive(Default)]
 pub(super) struct TileMaker {
+    checkpoint: Checkpoint,
     gathered: Vec<u8>,
     /// What was read for several tiles, and where it is from.
     together: Vec<u8>,
@@ -20,14 +20,18 @@ pub(super) struct TileMaker {
 }
 
 impl TileMaker {
+    pub(super) fn new(checkpoint: Checkpoint) -> Self {
+        Self { checkpoint, gathered: Vec::new(), together: Vec::new(), from: None }
+    }
+
     /// Reads bytes that several tiles will need; returns how many. If they cannot be read, each tile is left to find
     /// out for itself.
-    pub(super) fn read_together(&mut self, checkpoint: &Checkpoint, shard: usize, bytes: Range<u64>) -> u64 {
+    pub(super) fn read_together(&mut self, shard: usize, bytes: Range<u64>) -> u64 {
         self.from = None;
         let len = bytes.end - bytes.start;
         self.together.resize(len as usize, 0);
         let read = AssertUnwindSafe(|| {
-            let shard = checkpoint.shards().get(shard)?;
+            let shard = self.checkpoint.shards().get(shard)?;
             shard.source().read_at(bytes.start, &mut self.together).ok()
         });
         if let Ok(Some(())) = catch_unwind(read) {
@@ -52,7 +56,6 @@ impl TileMaker {
     /// Fills `memory` with the bytes `tile` of the entry's output. Returns it, and how many bytes were read.
     pub(super) fn make<'m>(
         &mut self,
-        checkpoint: &Checkpoint,
         entry: &Entry,
         tile: Range<u64>,
         memory: &'m mut [MaybeUninit<u8>],
@@ -61,8 +64,10 @@ impl TileMaker {
         let (operation, inputs) = (entry.operation(), entry.inputs());
         let direct = operation.is_direct(inputs);
         // What is read into its place is read in the pieces that the source likes.
-        let step =
-            operation.step(inputs).min(if direct { read_size(checkpoint, entry) } else { u64::MAX }).max(1);
+        let step = operation
+            .step(inputs)
+            .min(if direct { read_size(&self.checkpoint, entry) } else { u64::MAX })
+            .max(1);
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
             let part = start..tile.end.min(start.saturating_add(step));
@@ -83,9 +88,9 @@ impl TileMaker {
                     false => operation.compute(inputs, part, known, rest)?,
                 }
             } else if direct {
-                read_pieces(checkpoint, entry, &pieces, rest)?
+                read_pieces(&self.checkpoint, entry, &pieces, rest)?
             } else {
-                self.gather(checkpoint, entry, &pieces, len as usize)?;
+                self.gather(entry, &pieces, len as usize)?;
                 operation.compute(inputs, part, &self.gathered[..len as usize], rest)?
             };
             if cfg!(target_endian = "big") && !operation.is_native() {
@@ -96,14 +101,14 @@ impl TileMaker {
         memory.map(|memory| (memory, read)).map_err(|Fault(error)| error.in_tensor(entry.name()))
     }
 
-    fn gather(&mut self, checkpoint: &Checkpoint, entry: &Entry, pieces: &[Piece], len: usize) -> Result<()> {
+    fn gather(&mut self, entry: &Entry, pieces: &[Piece], len: usize) -> Result<()> {
         if self.gathered.len() < len {
             self.gathered.resize(len, 0);
         }
         let mut rest = &mut self.gathered[..len];
         for piece in pieces {
             let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
-            let (shard, offset) = find(checkpoint, entry, piece)?;
+            let (shard, offset) = find(&self.checkpoint, entry, piece)?;
             shard.source().read_at(offset, into).map_err(|error| shard.blame(unreadable(error)))?;
             rest = behind;
         }
@@ -114,7 +119,7 @@ impl TileMaker {
 /// The bytes that the entry's source likes to be asked for.
 pub(super) fn read_size(checkpoint: &Checkpoint, entry: &Entry) -> u64 {
     let shard = entry.inputs().first().and_then(|input| checkpoint.shards().get(input.shard()));
-    let hint = shard.map_or(0, |shard| shard.source().hints().chunk);
+    let hint = shard.map_or(0, |shard| shard.hints().chunk);
     // A multiple of every element's size, those of 6 bits included.
     (hint.clamp(LEAST_READ, MOST_READ) / 48 * 48) as u64
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io;
 #[cfg(unix)]
 use std::mem::MaybeUninit;
+#[cfg(unix)]
+use std::ops::Range;
 use std::path::Path;
 
 use super::Source;
@@ -63,6 +65,30 @@ impl Source for FileSource {
             Err(rustix::io::Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
         })
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn prefetch(&self, range: Range<u64>) {
+        let len = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+        // Advice that is refused is no failure.
+        let _ = rustix::fs::fadvise(&self.file, range.start, len, rustix::fs::Advice::WillNeed);
+    }
+
+    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large pieces.
+    #[cfg(target_os = "linux")]
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        let (first, last) = (range.start, range.end.saturating_sub(1));
+        for offset in [first, last, first / 2 + last / 2] {
+            let mut byte = [0];
+            let mut buffers = [io::IoSliceMut::new(&mut byte)];
+            let flags = rustix::io::ReadWriteFlags::NOWAIT;
+            match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::AGAIN) => return Some(false),
+                Err(_) => return None,
+            }
+        }
+        Some(true)
     }
 }
 

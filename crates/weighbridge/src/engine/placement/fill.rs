@@ -1,0 +1,82 @@
+//! Tensors in memory of their own: read straight into its place, without another copy.
+
+use std::collections::HashMap;
+
+use super::{Cut, Placement, Ticket, Watch, caught};
+use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer};
+use crate::checkpoint::Checkpoint;
+use crate::engine::job::{Group, Job, Part, coalesce};
+use crate::engine::tile::TileMaker;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Entry;
+
+/// Makes each tensor the `Vec` of its element type.
+pub(in crate::engine) struct Fill;
+
+impl Placement for Fill {
+    type Tensor = HostBuffer;
+    type Blank = Allocation;
+    type Memory = Filling;
+    type Chunk = Chunk;
+
+    fn allocate(&self, _: &Checkpoint, entry: &Entry) -> Result<Allocation> {
+        let bytes = usize::try_from(entry.byte_len())
+            .map_err(|_| Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))?;
+        Allocation::new(entry.dtype(), bytes)
+    }
+
+    fn cut(&self, _: &Entry, blank: Allocation, size: usize) -> Cut<Self> {
+        let (filling, chunks) = blank.into_chunks(size);
+        (filling, chunks.into_iter().map(|chunk| (chunk.range(), chunk)).collect())
+    }
+
+    /// Parts that begin in one huge page are one job.
+    fn jobs(&self, checkpoint: &Checkpoint, parts: Vec<Part<Chunk>>) -> Vec<Job<Chunk>> {
+        let pages = buffer::huge_pages(parts.iter().map(|part| &part.chunk));
+        let mut jobs: Vec<Job<Chunk>> = Vec::new();
+        let mut of_page = HashMap::<_, usize>::new();
+        for group in coalesce(checkpoint, parts) {
+            let first = group.parts.first().map(|part| part.chunk.huge_page());
+            let huge_page = first.filter(|page| pages.contains(page));
+            match huge_page.and_then(|page| of_page.get(&page)) {
+                Some(&job) => jobs[job].groups.push(group),
+                None => {
+                    of_page.extend(huge_page.map(|page| (page, jobs.len())));
+                    jobs.push(Job::new(huge_page, vec![group]));
+                }
+            }
+        }
+        jobs
+    }
+
+    fn carry_out(&self, job: Job<Chunk>, maker: &mut TileMaker, watch: &dyn Watch) {
+        if let Some(page) = job.huge_page {
+            page.make();
+        }
+        for Group { parts, together } in job.groups {
+            if let Some((shard, range)) = together {
+                watch.read_together(maker.read_together(shard, range));
+            }
+            for part in parts {
+                if watch.stopped() {
+                    return;
+                }
+                let mut ticket = Ticket::of(&part);
+                let outcome = caught("it was loaded", || {
+                    part.chunk.fill(|memory| {
+                        let (memory, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
+                        ticket.read = read;
+                        Ok(memory)
+                    })
+                });
+                watch.done(ticket, outcome);
+            }
+            maker.forget();
+        }
+    }
+
+    fn finish(&self, _: &Entry, memory: Filling) -> Result<HostBuffer> {
+        let unfilled = || Error::new(ErrorKind::Internal, "not all of its memory was filled");
+        memory.finish().ok_or_else(unfilled)
+    }
+}

@@ -1,0 +1,398 @@
+//! Tensors on a device, through a ring of staging buffers.
+//!
+//! Readers fill slabs of the ring while the device copies from those that were filled before. There is no thread that
+//! waits for copies: whoever needs a slab and finds none free, waits for the oldest copy and takes its slab; so does
+//! whoever waits for a tensor or has nothing else to do. A slab is free, in the hands of a thread that fills it, in
+//! flight, or being waited for, and who has it in hand needs no other one; so the ring cannot get stuck.
+
+use std::collections::VecDeque;
+use std::mem::{self, MaybeUninit};
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{Cut, Placement, Ticket, Watch, caught};
+use crate::checkpoint::Checkpoint;
+use crate::engine::job::{Group, Job, Part, coalesce};
+use crate::engine::tile::TileMaker;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Entry;
+
+/// A device that copies from staging memory into memory of its own.
+///
+/// A session calls it from several threads at a time.
+///
+/// A copy may go on after [`copy`](Self::copy) has returned: the session neither touches nor frees a slab until
+/// [`wait`](Self::wait) has returned for the copy from it, and keeps the memory that is copied to. If `wait` fails, the
+/// slab is never used or freed again, since the device may still be reading it; if `copy` fails, it must have seen to it
+/// that nothing is being read any more.
+pub trait Device: Send + Sync + 'static {
+    /// Staging memory. Its bytes stay where they are when it is moved.
+    type Slab: AsMut<[MaybeUninit<u8>]> + Send;
+    /// Memory of the device for one tensor.
+    type Memory: Send + Sync;
+    /// A tensor on the device.
+    type Tensor: Send + 'static;
+    /// Stands for a copy that is under way.
+    type Fence: Send;
+
+    /// Staging memory of `bytes` bytes, or more.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be had. If the ring has slabs already, it stays at as many.
+    fn slab(&self, bytes: usize) -> Result<Self::Slab>;
+
+    /// Memory for an entry's [bytes](Entry::byte_len).
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be had, or when the device cannot hold the dtype.
+    fn allocate(&self, entry: &Entry) -> Result<Self::Memory>;
+
+    /// Starts to copy, all from one slab.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be started; the tensors that have bytes in it fail then.
+    fn copy(&self, transfers: &[Transfer<'_, Self::Memory>]) -> Result<Self::Fence>;
+
+    /// Waits until a copy is done.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the copy has failed; the tensors that have bytes in it fail then.
+    fn wait(&self, fence: Self::Fence) -> Result<()>;
+
+    /// The tensor, after all copies to its memory are done.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the device cannot make a tensor of it.
+    fn finish(&self, entry: &Entry, memory: Self::Memory) -> Result<Self::Tensor>;
+}
+
+/// Some bytes of a tensor on their way to the device.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Transfer<'a, M> {
+    /// The bytes, inside of a slab, at a multiple of 256 bytes from its start.
+    pub bytes: &'a [u8],
+    /// Where they go.
+    pub memory: &'a M,
+    /// From which of its bytes on.
+    pub offset: u64,
+}
+
+/// The staging buffers of a session: how many, and of which size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ring {
+    slabs: usize,
+    slab_bytes: usize,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { slabs: 16, slab_bytes: 16 << 20 }
+    }
+}
+
+impl Ring {
+    /// 16 slabs of 16 MiB: 256 MiB.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the number of slabs; at least one. They are made when they are needed.
+    #[must_use]
+    pub fn slabs(mut self, slabs: usize) -> Self {
+        self.slabs = slabs.max(1);
+        self
+    }
+
+    /// Sets the bytes of a slab, rounded down to a multiple of 256; at least that.
+    #[must_use]
+    pub fn slab_bytes(mut self, bytes: usize) -> Self {
+        self.slab_bytes = (bytes / ALIGN * ALIGN).max(ALIGN);
+        self
+    }
+}
+
+/// Where parts begin in a slab: what copy engines and GPU interfaces ask for at the most.
+const ALIGN: usize = 256;
+
+fn room<C>(part: &Part<C>) -> usize {
+    // A part has no more bytes than a slab.
+    (part.bytes() as usize).next_multiple_of(ALIGN)
+}
+
+/// Stages what a device is to have.
+pub(in crate::engine) struct Stage<D: Device> {
+    device: D,
+    slab_bytes: usize,
+    ring: Mutex<State<D>>,
+    /// A slab is free, in flight, or lost.
+    moved: Condvar,
+}
+
+struct State<D: Device> {
+    free: Vec<D::Slab>,
+    /// In the order in which they were sent.
+    flying: VecDeque<Flight<D>>,
+    /// Slabs that there are, wherever they are.
+    slabs: usize,
+    /// Slabs that there may be.
+    most: usize,
+}
+
+/// A slab that is copied from.
+struct Flight<D: Device> {
+    slab: D::Slab,
+    fence: D::Fence,
+    parts: Vec<(Ticket, Arc<D::Memory>)>,
+}
+
+impl<D: Device> Stage<D> {
+    pub(in crate::engine) fn new(device: D, ring: Ring) -> Self {
+        let state = State { free: Vec::new(), flying: VecDeque::new(), slabs: 0, most: ring.slabs };
+        Self { device, slab_bytes: ring.slab_bytes, ring: Mutex::new(state), moved: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<D>> {
+        // Nothing of the device is called under the lock.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slab to fill.
+    fn slab(&self, watch: &dyn Watch) -> Result<D::Slab> {
+        let mut ring = self.lock();
+        loop {
+            if let Some(slab) = ring.free.pop() {
+                return Ok(slab);
+            }
+            if ring.most == 0 {
+                let message = "no staging buffer is left: copies from all of them have failed";
+                return Err(Error::new(ErrorKind::Device, message));
+            }
+            if ring.slabs < ring.most {
+                ring.slabs += 1;
+                drop(ring);
+                let made = caught("a staging buffer was made", || self.device.slab(self.slab_bytes));
+                let made = made.and_then(|mut slab| match slab.as_mut().len() >= self.slab_bytes {
+                    true => Ok(slab),
+                    false => Err(Error::new(ErrorKind::Device, "a staging buffer is too small")),
+                });
+                ring = self.lock();
+                match made {
+                    Ok(slab) => return Ok(slab),
+                    Err(error) => {
+                        ring.slabs -= 1;
+                        self.moved.notify_all();
+                        if ring.slabs == 0 {
+                            return Err(error);
+                        }
+                        ring.most = ring.slabs;
+                    }
+                }
+                continue;
+            }
+            ring = match ring.flying.pop_front() {
+                Some(flight) => {
+                    drop(ring);
+                    self.land(flight, watch);
+                    self.lock()
+                }
+                None => self.moved.wait(ring).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    fn give_back(&self, slab: D::Slab) {
+        self.lock().free.push(slab);
+        self.moved.notify_all();
+    }
+
+    /// Leaves a slab to the device for good, which may still be reading it.
+    fn lose(&self, slab: D::Slab) {
+        mem::forget(slab);
+        let mut ring = self.lock();
+        ring.slabs -= 1;
+        ring.most -= 1;
+        self.moved.notify_all();
+    }
+
+    /// Waits for a copy and tells what became of it.
+    fn land(&self, flight: Flight<D>, watch: &dyn Watch) {
+        let Flight { slab, fence, parts } = flight;
+        let outcome = caught("a copy to the device was waited for", || self.device.wait(fence));
+        match outcome {
+            Ok(()) => self.give_back(slab),
+            Err(_) => self.lose(slab),
+        }
+        for (ticket, memory) in parts {
+            drop(memory);
+            watch.done(ticket, outcome.clone());
+        }
+    }
+
+    /// Makes the parts of a job in a slab, one behind the other, and sends them.
+    fn fill_and_send(
+        &self,
+        mut slab: D::Slab,
+        groups: Vec<Group<Place<D>>>,
+        maker: &mut TileMaker,
+        watch: &dyn Watch,
+    ) {
+        let mut rest = slab.as_mut();
+        let mut made: Vec<(Ticket, Place<D>, &[u8])> = Vec::new();
+        'parts: for Group { parts, together } in groups {
+            if let Some((shard, range)) = together {
+                watch.read_together(maker.read_together(shard, range));
+            }
+            for part in parts {
+                if watch.stopped() {
+                    break 'parts;
+                }
+                let mut ticket = Ticket::of(&part);
+                let (bytes, behind) = mem::take(&mut rest).split_at_mut(room(&part));
+                rest = behind;
+                let outcome = caught("it was loaded", || {
+                    let memory = &mut bytes[..part.bytes() as usize];
+                    let (bytes, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
+                    ticket.read = read;
+                    Ok(bytes)
+                });
+                match outcome {
+                    Ok(bytes) => made.push((ticket, part.chunk, bytes)),
+                    Err(error) => watch.done(ticket, Err(error)),
+                }
+            }
+            maker.forget();
+        }
+        if made.is_empty() {
+            return self.give_back(slab);
+        }
+        let transfers: Vec<_> = made
+            .iter()
+            .map(|(_, place, bytes)| Transfer { bytes, memory: &*place.memory, offset: place.offset })
+            .collect();
+        let sent = caught("a copy to the device was started", || self.device.copy(&transfers));
+        drop(transfers);
+        let parts = made.into_iter().map(|(ticket, place, _)| (ticket, place.memory)).collect::<Vec<_>>();
+        match sent {
+            Ok(fence) => {
+                self.lock().flying.push_back(Flight { slab, fence, parts });
+                self.moved.notify_all();
+                watch.in_flight();
+            }
+            Err(error) => {
+                match error.kind() {
+                    // After a panic nobody knows what the device is doing.
+                    ErrorKind::Internal => self.lose(slab),
+                    _ => self.give_back(slab),
+                }
+                for (ticket, memory) in parts {
+                    drop(memory);
+                    watch.done(ticket, Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// Where a part goes on the device.
+pub(in crate::engine) struct Place<D: Device> {
+    memory: Arc<D::Memory>,
+    offset: u64,
+}
+
+impl<D: Device> Placement for Stage<D> {
+    type Tensor = D::Tensor;
+    type Blank = Arc<D::Memory>;
+    type Memory = Arc<D::Memory>;
+    type Chunk = Place<D>;
+
+    fn allocate(&self, _: &Checkpoint, entry: &Entry) -> Result<Arc<D::Memory>> {
+        caught("memory of the device was allocated", || self.device.allocate(entry).map(Arc::new))
+    }
+
+    fn cut(&self, entry: &Entry, memory: Arc<D::Memory>, size: usize) -> Cut<Self> {
+        let size = (size.min(self.slab_bytes) / ALIGN * ALIGN).max(ALIGN) as u64;
+        let chunk = |number| {
+            let start = number * size;
+            let tile: Range<u64> = start..(start + size).min(entry.byte_len());
+            (tile, Place { memory: Arc::clone(&memory), offset: start })
+        };
+        let chunks = (0..entry.byte_len().div_ceil(size)).map(chunk).collect();
+        (memory, chunks)
+    }
+
+    /// Groups that fit a slab together are one job, up to a share that leaves work for other threads.
+    fn jobs(&self, checkpoint: &Checkpoint, parts: Vec<Part<Place<D>>>) -> Vec<Job<Place<D>>> {
+        const SHARE: usize = 4 << 20;
+        let most = self.slab_bytes.min(SHARE);
+        let mut jobs: Vec<Job<Place<D>>> = Vec::new();
+        let mut filled = 0;
+        for group in coalesce(checkpoint, parts) {
+            let bytes: usize = group.parts.iter().map(room).sum();
+            match jobs.last_mut() {
+                Some(job) if filled + bytes <= most => {
+                    filled += bytes;
+                    job.groups.push(group);
+                }
+                _ if bytes <= self.slab_bytes => {
+                    filled = bytes;
+                    jobs.push(Job::new(None, vec![group]));
+                }
+                // So many small parts that they do not fit: each for itself.
+                _ => {
+                    filled = most;
+                    jobs.extend(group.parts.into_iter().map(Job::of));
+                }
+            }
+        }
+        jobs
+    }
+
+    fn carry_out(&self, job: Job<Place<D>>, maker: &mut TileMaker, watch: &dyn Watch) {
+        match self.slab(watch) {
+            Ok(slab) => self.fill_and_send(slab, job.groups, maker, watch),
+            Err(error) => {
+                for part in job.groups.into_iter().flat_map(|group| group.parts) {
+                    let ticket = Ticket::of(&part);
+                    drop(part);
+                    watch.done(ticket, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn settle(&self, watch: &dyn Watch) -> bool {
+        let flight = self.lock().flying.pop_front();
+        flight.map(|flight| self.land(flight, watch)).is_some()
+    }
+
+    fn finish(&self, entry: &Entry, memory: Arc<D::Memory>) -> Result<D::Tensor> {
+        caught("it was finished on the device", || {
+            let in_use = || Error::new(ErrorKind::Internal, "its memory is still in use");
+            self.device.finish(entry, Arc::into_inner(memory).ok_or_else(in_use)?)
+        })
+    }
+
+    fn most(&self) -> usize {
+        self.slab_bytes
+    }
+}
+
+impl<D: Device> Drop for Stage<D> {
+    /// Drains the ring: what is being copied from is not freed.
+    fn drop(&mut self) {
+        while let Some(Flight { slab, fence, parts }) = self.lock().flying.pop_front() {
+            if caught("a copy to the device was waited for", || self.device.wait(fence)).is_err() {
+                mem::forget(slab);
+                // The device may be writing to it as well.
+                mem::forget(parts);
+            }
+        }
+    }
+}

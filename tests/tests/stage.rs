@@ -1,0 +1,392 @@
+//! Staging: a simulated device that is slow, fails, and panics, at random.
+//!
+//! Every schedule is one seed: how many threads, slabs, tensors; how long each step takes; which step fails and how.
+//! Whatever happens, each tensor arrives with its own bytes or as an error, nothing hangs, no slab is touched while it is
+//! copied from, and no more slabs exist than were allowed.
+
+#![allow(clippy::unwrap_used)]
+// Helpers of tests are not tests to clippy.
+// A device reads memory on its own while the program runs; here it does so through pointers.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use safetensors::Dtype as St;
+use weighbridge::engine::{Device, Order, Ring, Transfer};
+use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Plan, Result, Session};
+use weighbridge_tests::{Stored, file};
+
+/// A sequence of numbers from a seed (SplitMix64), to be drawn by several threads.
+#[derive(Debug)]
+struct Dice(AtomicU64);
+
+impl Dice {
+    fn roll(&self, below: u64) -> u64 {
+        let mut z = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+/// Where a schedule goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    Slab,
+    Allocate,
+    Copy,
+    Wait,
+    Finish,
+}
+
+/// A device whose copies are done by a thread of its own, some time after they were started.
+struct Simulated(Arc<Machine>);
+
+struct Machine {
+    dice: Dice,
+    fault: Option<(Step, bool)>,
+    /// Calls of the step that fails until it does.
+    until: AtomicU64,
+    slow: bool,
+    queue: Mutex<VecDeque<Work>>,
+    changed: Condvar,
+    slabs: AtomicUsize,
+    most_slabs: AtomicUsize,
+    memories: AtomicUsize,
+    faults: AtomicUsize,
+}
+
+/// A copy that the device will make.
+enum Work {
+    Copy { parts: Vec<(Staged, Bytes, usize)>, done: Arc<(Mutex<bool>, Condvar)> },
+    Stop,
+}
+
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
+/// Bytes of a slab that is in flight.
+struct Staged(*const u8, usize);
+
+// SAFETY: the session keeps a slab as it is until `wait` has returned for its copy: that is what is tested here.
+unsafe impl Send for Staged {}
+
+impl Staged {
+    fn read(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.0, self.1) }
+    }
+}
+
+struct Slab {
+    bytes: Vec<MaybeUninit<u8>>,
+    machine: Arc<Machine>,
+}
+
+impl AsMut<[MaybeUninit<u8>]> for Slab {
+    fn as_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        self.machine.slabs.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct Memory {
+    bytes: Bytes,
+    machine: Arc<Machine>,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.machine.memories.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Machine {
+    /// Takes some time, and fails if it is this step's turn.
+    fn step(&self, step: Step) -> Result<()> {
+        if self.slow {
+            match self.dice.roll(4) {
+                0 => thread::sleep(Duration::from_micros(self.dice.roll(200))),
+                1 => thread::yield_now(),
+                _ => {}
+            }
+        }
+        match self.fault {
+            Some((fails, panics)) if fails == step && self.until.fetch_sub(1, Ordering::SeqCst) == 0 => {
+                self.faults.fetch_add(1, Ordering::SeqCst);
+                if panics {
+                    // Without a message on the screen, ten thousand times.
+                    std::panic::resume_unwind(Box::new("a bug in a device"));
+                }
+                Err(Error::new(ErrorKind::Device, format!("{step:?} failed")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn push(&self, work: Work) {
+        self.queue.lock().unwrap().push_back(work);
+        self.changed.notify_all();
+    }
+
+    /// What the device's own thread does.
+    fn copy(&self) {
+        loop {
+            let mut queue = self.queue.lock().unwrap();
+            while queue.is_empty() {
+                queue = self.changed.wait(queue).unwrap();
+            }
+            let work = queue.pop_front().unwrap();
+            drop(queue);
+            let Work::Copy { parts, done } = work else { return };
+            if self.slow && self.dice.roll(2) == 0 {
+                thread::sleep(Duration::from_micros(self.dice.roll(300)));
+            }
+            for (staged, to, offset) in parts {
+                to.lock().unwrap()[offset..offset + staged.1].copy_from_slice(staged.read());
+            }
+            *done.0.lock().unwrap() = true;
+            done.1.notify_all();
+        }
+    }
+}
+
+impl Device for Simulated {
+    type Slab = Slab;
+    type Memory = Memory;
+    type Tensor = Vec<u8>;
+    type Fence = Arc<(Mutex<bool>, Condvar)>;
+
+    fn slab(&self, bytes: usize) -> Result<Slab> {
+        self.0.step(Step::Slab)?;
+        let there = self.0.slabs.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.most_slabs.fetch_max(there, Ordering::SeqCst);
+        Ok(Slab { bytes: vec![MaybeUninit::new(0xEE); bytes], machine: Arc::clone(&self.0) })
+    }
+
+    fn allocate(&self, entry: &Entry) -> Result<Memory> {
+        self.0.step(Step::Allocate)?;
+        self.0.memories.fetch_add(1, Ordering::SeqCst);
+        let bytes = Arc::new(Mutex::new(vec![0xDD; entry.byte_len() as usize]));
+        Ok(Memory { bytes, machine: Arc::clone(&self.0) })
+    }
+
+    fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<Self::Fence> {
+        self.0.step(Step::Copy)?;
+        let done = Arc::new((Mutex::new(false), Condvar::new()));
+        let staged = |t: &Transfer<'_, Memory>| Staged(t.bytes.as_ptr(), t.bytes.len());
+        let part = |t| (staged(t), Arc::clone(&t.memory.bytes), t.offset as usize);
+        let parts = transfers.iter().map(part).collect();
+        self.0.push(Work::Copy { parts, done: Arc::clone(&done) });
+        Ok(done)
+    }
+
+    fn wait(&self, fence: Self::Fence) -> Result<()> {
+        let failed = self.0.step(Step::Wait);
+        let mut done = fence.0.lock().unwrap();
+        while !*done {
+            done = fence.1.wait(done).unwrap();
+        }
+        failed
+    }
+
+    fn finish(&self, _: &Entry, memory: Memory) -> Result<Vec<u8>> {
+        self.0.step(Step::Finish)?;
+        Ok(memory.bytes.lock().unwrap().clone())
+    }
+}
+
+/// A checkpoint with tensors of many sizes, and their bytes.
+fn checkpoint() -> (Checkpoint, Vec<(String, Vec<u8>)>) {
+    let sizes = [0, 1, 3, 200, 256, 257, 1000, 1024, 4096, 5000, 9, 70, 80, 90, 2048, 12_345];
+    let stored: Vec<_> = sizes
+        .into_iter()
+        .enumerate()
+        .map(|(number, size)| (format!("t{number}"), Stored::filled(St::U8, &[size], number)))
+        .collect();
+    let views: Vec<_> = stored.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
+    let ckpt = Checkpoint::from_bytes(file(&views)).unwrap();
+    (ckpt, stored.into_iter().map(|(name, stored)| (name, stored.bytes().to_vec())).collect())
+}
+
+struct Schedule {
+    machine: Arc<Machine>,
+    copier: Option<thread::JoinHandle<()>>,
+    slabs: usize,
+}
+
+impl Schedule {
+    fn new(seed: u64, fault: Option<(Step, bool)>) -> Self {
+        let dice = Dice(AtomicU64::new(seed));
+        let (slow, slabs, until) = (dice.roll(2) == 0, 1 + dice.roll(4) as usize, dice.roll(12));
+        let machine = Arc::new(Machine {
+            dice,
+            fault,
+            until: AtomicU64::new(until),
+            slow,
+            queue: Mutex::new(VecDeque::new()),
+            changed: Condvar::new(),
+            slabs: AtomicUsize::new(0),
+            most_slabs: AtomicUsize::new(0),
+            memories: AtomicUsize::new(0),
+            faults: AtomicUsize::new(0),
+        });
+        let copier = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || machine.copy()
+        });
+        Self { machine, copier: Some(copier), slabs }
+    }
+
+    fn session(&self, ckpt: &Checkpoint) -> Session<Vec<u8>> {
+        let dice = &self.machine.dice;
+        let ring = Ring::new().slabs(self.slabs).slab_bytes(256 << dice.roll(5));
+        let order = if dice.roll(2) == 0 { Order::File } else { Order::Natural };
+        let read_ahead = [0, 300, 10_000, u64::MAX][dice.roll(4) as usize];
+        let plan = Plan::of(ckpt).dtype(|t| t.name().ends_with('7').then_some(Dtype::U16)).build().unwrap();
+        let session = plan.session().threads(1 + dice.roll(4) as usize).order(order).read_ahead(read_ahead);
+        session.start_on(Simulated(Arc::clone(&self.machine)), ring).unwrap()
+    }
+
+    /// After the session: everything was given back, but what the device may still be using.
+    fn check(mut self, lost_with_a_wait: bool) {
+        self.machine.push(Work::Stop);
+        self.copier.take().unwrap().join().unwrap();
+        let left = (self.machine.slabs.load(Ordering::SeqCst), self.machine.memories.load(Ordering::SeqCst));
+        if !lost_with_a_wait {
+            assert_eq!(left, (0, 0));
+        }
+        assert!(self.machine.most_slabs.load(Ordering::SeqCst) <= self.slabs);
+    }
+}
+
+fn in_native_order(byte: u8) -> [u8; 2] {
+    if cfg!(target_endian = "big") { [0, byte] } else { [byte, 0] }
+}
+
+fn expected(name: &str, bytes: &[u8]) -> Vec<u8> {
+    match name.ends_with('7') {
+        true => bytes.iter().flat_map(|&byte| in_native_order(byte)).collect(),
+        false => bytes.to_vec(),
+    }
+}
+
+/// Takes all tensors from one or two threads, some twice; returns how many failed.
+fn take_all(session: &Session<Vec<u8>>, tensors: &[(String, Vec<u8>)], machine: &Machine) -> usize {
+    let failed = AtomicUsize::new(0);
+    let take = |tensors: &[(String, Vec<u8>)]| {
+        for (name, bytes) in tensors {
+            for _ in 0..=machine.dice.roll(8) / 7 {
+                match session.take(name, None) {
+                    Ok((_, tensor)) => assert!(tensor == expected(name, bytes), "{name} is wrong"),
+                    Err(error) => {
+                        assert_eq!(error.tensor(), Some(&**name));
+                        assert!(matches!(error.kind(), ErrorKind::Device | ErrorKind::Internal), "{error}");
+                        failed.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+        }
+    };
+    if machine.dice.roll(2) == 0 {
+        take(tensors);
+    } else {
+        let (first, second) = tensors.split_at(machine.dice.roll(tensors.len() as u64) as usize);
+        thread::scope(|scope| {
+            scope.spawn(|| take(first));
+            take(second);
+        });
+    }
+    failed.into_inner()
+}
+
+/// So many schedules a test tries; fewer where every step is slow to simulate.
+fn schedules(of: u64) -> u64 {
+    let all = std::env::var("WEIGHBRIDGE_SCHEDULES").ok().and_then(|number| number.parse().ok());
+    all.unwrap_or(10_000) / of
+}
+
+#[test]
+fn every_schedule_brings_every_tensor() {
+    let (ckpt, tensors) = checkpoint();
+    for seed in 0..schedules(4) {
+        let schedule = Schedule::new(seed, None);
+        let session = schedule.session(&ckpt);
+        assert_eq!(take_all(&session, &tensors, &schedule.machine), 0, "seed {seed}");
+        drop(session);
+        schedule.check(false);
+    }
+}
+
+#[test]
+fn a_step_that_fails_is_an_error_of_its_tensors_and_of_no_others() {
+    let (ckpt, tensors) = checkpoint();
+    let mut failed = 0;
+    for seed in 0..schedules(2) {
+        let steps = [Step::Slab, Step::Allocate, Step::Copy, Step::Wait, Step::Finish];
+        let (step, panics) = (steps[(seed % 5) as usize], seed / 5 % 2 == 1);
+        let schedule = Schedule::new(seed, Some((step, panics)));
+        let session = schedule.session(&ckpt);
+        let errors = take_all(&session, &tensors, &schedule.machine);
+        drop(session);
+        // Where a tensor was taken after all is well again, its error may have been somebody else's.
+        let faults = schedule.machine.faults.load(Ordering::SeqCst);
+        assert!(faults == 1 || errors == 0, "seed {seed}: {errors} errors");
+        failed += usize::from(errors > 0);
+        schedule.check(step == Step::Wait || step == Step::Copy && panics);
+    }
+    assert!(failed as u64 > schedules(8), "only {failed} schedules had an error to report");
+}
+
+#[test]
+fn dropping_and_cancelling_drain_the_ring() {
+    let (ckpt, tensors) = checkpoint();
+    for seed in 0..schedules(4) {
+        let schedule = Schedule::new(seed, None);
+        let session = schedule.session(&ckpt);
+        let handle = session.stop_handle();
+        let some = schedule.machine.dice.roll(tensors.len() as u64) as usize;
+        thread::scope(|scope| {
+            if seed % 2 == 0 {
+                scope.spawn(move || handle.cancel());
+            }
+            for (name, bytes) in &tensors[..some] {
+                match session.take(name, None) {
+                    Ok((_, tensor)) => assert!(tensor == expected(name, bytes)),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
+                }
+            }
+        });
+        if seed % 2 == 0 {
+            assert_eq!(session.take("t1", None).unwrap_err().kind(), ErrorKind::Cancelled);
+        }
+        drop(session);
+        schedule.check(false);
+    }
+}
+
+#[test]
+fn a_progress_handler_can_cancel() {
+    let (ckpt, _) = checkpoint();
+    let most = ckpt.byte_len();
+    let plan = Plan::of(&ckpt).build().unwrap();
+    let until = move |progress: weighbridge::Progress| match progress.bytes_done > most / 2 {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    let session = plan.session().threads(1).read_ahead(0).progress(until).start().unwrap();
+    let names: Vec<_> = session.names().map(str::to_owned).collect();
+    let outcomes: Vec<_> = names.iter().map(|name| session.take(name, None)).collect();
+    assert!(outcomes[0].is_ok());
+    assert_eq!(outcomes.last().unwrap().as_ref().unwrap_err().kind(), ErrorKind::Cancelled);
+}
