@@ -53,6 +53,7 @@ pub mod index;
 mod journal;
 mod names;
 pub mod plan;
+mod simd;
 pub mod slice;
 mod source;
 mod view;
