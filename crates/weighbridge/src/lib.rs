@@ -54,6 +54,7 @@ mod journal;
 mod lent;
 mod names;
 pub mod plan;
+mod simd;
 pub mod slice;
 mod source;
 mod view;
