@@ -85,31 +85,31 @@ LOADERS = [
     (
         "python-mmap",
         "safetensors",
-        "`safetensors.torch.load_file`, mapped, one byte of each page read",
+        "`load_file`, mapped, one byte of each page read",
         lambda: load_file("mmap", True),
     ),
     (
         "python-pread",
         "safetensors",
-        '`safetensors.torch.load_file(backend="pread")`',
+        '`load_file(backend="pread")`',
         lambda: load_file("pread", False),
     ),
     (
         "python-safe-open",
         "safetensors",
-        "`safetensors.safe_open`, `get_tensor` of each, mapped, one byte of each page read",
+        "`safe_open`, `get_tensor` of each, mapped, one byte of each page read",
         safe_open_each,
     ),
     (
         "python-fastsafetensors",
         "fastsafetensors",
-        "`fastsafetensors.fastsafe_open`, `nogds`",
+        "`fastsafe_open`, `nogds`",
         fastsafetensors,
     ),
     (
         "python-runai",
         "runai-model-streamer",
-        "Run:ai `SafetensorsStreamer`, `clone` of each",
+        "`SafetensorsStreamer`, `clone` of each",
         runai,
     ),
 ]
@@ -132,7 +132,7 @@ def listed():
     for name, distribution, title, prepare in LOADERS:
         absent = why_absent(distribution, prepare)
         version = "" if absent else " " + importlib.metadata.version(distribution)
-        loaders.append({"name": name, "title": f"Python, {distribution}{version}: {title}", "absent": absent})
+        loaders.append({"name": name, "title": f"Python {distribution}{version}: {title}", "absent": absent})
     return loaders
 
 

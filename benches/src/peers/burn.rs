@@ -48,7 +48,7 @@ mod store {
 #[cfg(feature = "burn")]
 mod store {
     use anyhow::{Context, Result, anyhow};
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::{Device, Tensor, TensorData};
     use burn_store::burn_pack::Tensor as Stored;
     use burn_store::{ModuleStore, SafetensorsStore, bridge};
 
@@ -89,9 +89,9 @@ mod store {
 
     /// Flat, because a rank is part of Burn's types; the bytes are the same.
     fn tensor(stored: &Stored, device: &Device) -> Result<Tensor<1>> {
-        let mut data = bridge::to_data(stored).map_err(|error| anyhow!("{error}"))?;
-        let dtype = data.dtype;
-        data.shape = [data.shape.iter().product()].into();
+        let data = bridge::to_data(stored).map_err(|error| anyhow!("{error}"))?;
+        let (bytes, shape, dtype) = data.into_parts();
+        let data = TensorData::from_bytes(bytes, [shape.num_elements()], dtype);
         Ok(Tensor::from_data(data, (device, dtype)))
     }
 

@@ -71,9 +71,9 @@ fn filesystem(mounts: &str, directory: &Path) -> String {
     holding.max_by_key(|(point, _)| point.len()).map_or("unknown", |(_, kind)| kind).to_owned()
 }
 
-/// The version of a package that this program was built with.
+/// The version of a package that this program was built with: the newest that is locked.
 fn version(package: &str) -> String {
     let lock = include_str!("../../../Cargo.lock");
-    let entry = lock.split_once(&format!("name = \"{package}\"\nversion = \"")).map(|(_, rest)| rest);
+    let entry = lock.rsplit_once(&format!("name = \"{package}\"\nversion = \"")).map(|(_, rest)| rest);
     entry.and_then(|rest| rest.split_once('"')).map_or("unknown", |(version, _)| version).to_owned()
 }

@@ -133,7 +133,7 @@ fn run_all(arguments: &Arguments) -> Result<Results> {
     if machine.filesystem == "tmpfs" {
         eprintln!("{} is in memory: cold loads and saves mean nothing there", arguments.directory.display());
     }
-    let python = arguments.python.clone().map(Python);
+    let python = arguments.python.clone().map(Python::new).transpose()?;
     let run = Run {
         size: arguments.size,
         repeat: usize::try_from(arguments.repeat)?,

@@ -8,12 +8,15 @@ use serde::Deserialize;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python_peers.py");
 
-/// An interpreter.
+/// An interpreter, and the loaders that it has.
 #[derive(Debug)]
-pub(crate) struct Python(pub(crate) PathBuf);
+pub(crate) struct Python {
+    interpreter: PathBuf,
+    pub(crate) loaders: Vec<PythonLoader>,
+}
 
 /// What the script says about a loader.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct PythonLoader {
     pub(crate) name: String,
     pub(crate) title: String,
@@ -22,17 +25,18 @@ pub(crate) struct PythonLoader {
 }
 
 impl Python {
-    pub(crate) fn loaders(&self) -> Result<Vec<PythonLoader>> {
-        let output = Command::new(&self.0)
+    pub(crate) fn new(interpreter: PathBuf) -> Result<Self> {
+        let output = Command::new(&interpreter)
             .args([SCRIPT, "--list"])
             .output()
-            .with_context(|| format!("cannot run {}", self.0.display()))?;
+            .with_context(|| format!("cannot run {}", interpreter.display()))?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).context("the list of Python's loaders cannot be read")
+        let loaders = serde_json::from_slice(&output.stdout);
+        Ok(Self { interpreter, loaders: loaders.context("the list of Python's loaders cannot be read")? })
     }
 
     pub(crate) fn command(&self, loader: &str, files: &[PathBuf]) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.interpreter);
         command.args([SCRIPT, "--measure", loader]).args(files);
         command
     }

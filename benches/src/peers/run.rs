@@ -104,7 +104,7 @@ impl Run<'_> {
             });
         }
         if let Some(python) = self.python.filter(|_| job.work.python) {
-            contenders.extend(python.loaders()?.into_iter().map(|loader| Contender {
+            contenders.extend(python.loaders.iter().cloned().map(|loader| Contender {
                 command: python.command(&loader.name, &job.files),
                 name: loader.name,
                 title: loader.title,
