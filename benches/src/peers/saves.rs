@@ -18,7 +18,7 @@ use crate::work::{Column, Job, Side, Way, Work};
 
 pub(crate) const SAVE: Work = Work {
     name: "save",
-    title: "The same Llama from memory into a file, `fsync` included",
+    title: "The same Llama from memory into a file, fsync included",
     python: false,
     ways: &[
         Way {
