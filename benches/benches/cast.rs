@@ -27,7 +27,8 @@ fn cast(criterion: &mut Criterion) {
         let checkpoint = Checkpoint::from_bytes(file).expect("a sound file");
         group.bench_function(format!("{from} to {to}"), |bencher| {
             bencher.iter_with_large_drop(|| {
-                Plan::of(&checkpoint).dtype(|_| Some(to)).build()?.session().start()?.take("w", None)
+                let plan = Plan::of(&checkpoint).dtype(|_| Some(to)).build().expect("a plan");
+                plan.session().start().expect("threads").take("w", None).expect("a tensor")
             });
         });
     }

@@ -18,13 +18,14 @@ fn load(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(layout.byte_len(SIZE)));
         group.bench_function(format!("{}/engine", layout.name()), |bencher| {
             bencher.iter_with_large_drop(|| {
-                let session = Plan::of(&checkpoint).build()?.session().read_ahead(u64::MAX).start()?;
+                let plan = Plan::of(&checkpoint).build().expect("a plan");
+                let session = plan.session().read_ahead(u64::MAX).start().expect("threads");
                 let names: Vec<_> = session.names().map(str::to_owned).collect();
-                names.iter().map(|name| session.take(name, None)).collect::<weighbridge::Result<Vec<_>>>()
+                names.iter().map(|name| session.take(name, None).expect("a tensor")).collect::<Vec<_>>()
             });
         });
         group.bench_function(format!("{}/candle", layout.name()), |bencher| {
-            bencher.iter_with_large_drop(|| Loader::new(&checkpoint).load());
+            bencher.iter_with_large_drop(|| Loader::new(&checkpoint).load().expect("tensors"));
         });
     }
 }

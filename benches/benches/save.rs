@@ -19,13 +19,13 @@ fn save(criterion: &mut Criterion) {
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Bytes(Layout::Llama.byte_len(SIZE)));
     group.bench_function("memory", |bencher| {
-        bencher.iter_with_large_drop(|| Save::new().bytes(tensors()));
+        bencher.iter_with_large_drop(|| Save::new().bytes(tensors()).expect("bytes"));
     });
     group.bench_function("file, unprotected", |bencher| {
-        bencher.iter(|| Save::new().unprotected().file(&file, tensors()));
+        bencher.iter(|| Save::new().unprotected().file(&file, tensors()).expect("a file"));
     });
     group.bench_function("file, synced and renamed", |bencher| {
-        bencher.iter(|| Save::new().file(&file, tensors()));
+        bencher.iter(|| Save::new().file(&file, tensors()).expect("a file"));
     });
 }
 

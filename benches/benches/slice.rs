@@ -21,9 +21,10 @@ fn slice(criterion: &mut Criterion) {
     for (name, dim) in [("rows", 0), ("columns", 1)] {
         group.bench_function(name, |bencher| {
             bencher.iter_with_large_drop(|| {
-                let part = Plan::of(&checkpoint)
+                let plan = Plan::of(&checkpoint)
                     .part(|tensor| Part::of_rank(tensor.shape(), dim, RANKS / 2, RANKS).map(Some));
-                part.build()?.session().start()?.take("w", None)
+                let session = plan.build().expect("a plan").session().start().expect("threads");
+                session.take("w", None).expect("a part")
             });
         });
     }
