@@ -23,3 +23,7 @@ extended:
 # Us beside every peer, in one run.
 peers *arguments:
     cargo run --release -p benches --bin peers -- {{arguments}}
+
+# Our own parts, to compare one change with the next.
+bench *arguments:
+    cargo bench -p benches {{arguments}}

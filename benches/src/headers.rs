@@ -1,11 +1,25 @@
 //! `headers`: decoding beside the official crate, in turn in one process, medians as a Markdown table.
+//!
+//! With `--update docs/benchmarks.md` the table goes into that page's section `headers`, too.
 
+use std::fmt::Write;
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context;
+use clap::Parser;
 use safetensors::SafeTensors as Official;
 use weighbridge::SafeTensors;
 use weighbridge::write::{Save, TensorData, Values};
+
+/// Measures decoding of headers beside the official crate.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Replaces the section `headers` of a page.
+    #[arg(long, value_name = "PAGE")]
+    update: Option<PathBuf>,
+}
 
 /// A file with the names of a mixture of experts, four bytes of data each.
 fn experts(count: usize) -> weighbridge::Result<Vec<u8>> {
@@ -37,27 +51,28 @@ fn timed(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn row(what: &str, times: usize, ours: impl Fn(), theirs: impl Fn()) {
+fn row(table: &mut String, what: &str, times: usize, ours: impl Fn(), theirs: impl Fn()) {
     let runs: Vec<_> = (0..times).map(|_| (timed(&ours), timed(&theirs))).collect();
     let ours = median(runs.iter().map(|run| run.0).collect());
     let theirs = median(runs.iter().map(|run| run.1).collect());
-    println!("| {what} | {:.2} | {:.2} | {:.1}x |", ours * 1e3, theirs * 1e3, theirs / ours);
+    let _ = writeln!(table, "| {what} | {:.2} | {:.2} | {:.1}x |", ours * 1e3, theirs * 1e3, theirs / ours);
 }
 
 fn main() -> anyhow::Result<()> {
-    println!("| | weighbridge, ms | safetensors 0.8.0, ms | |\n|---|---|---|---|");
+    let arguments = Arguments::parse();
+    let mut table = "| | weighbridge, ms | safetensors 0.8.0, ms | |\n|---|---|---|---|\n".to_owned();
     for count in [1_000, 10_000, 100_000] {
         let file = experts(count)?;
         let ours = || assert_eq!(SafeTensors::parse(&file).map_or(0, |tensors| tensors.len()), count);
         let theirs = || assert_eq!(Official::deserialize(&file).map_or(0, |tensors| tensors.len()), count);
-        row(&format!("decode {count} tensors"), 25, ours, theirs);
+        row(&mut table, &format!("decode {count} tensors"), 25, ours, theirs);
         let (mine, official) = (SafeTensors::parse(&file)?, Official::deserialize(&file)?);
         // Sorted: the order of either's table would favour it.
         let mut names: Vec<_> = official.names().into_iter().map(str::to_owned).collect();
         names.sort();
         let ours = || names.iter().for_each(|name| assert!(black_box(mine.tensor(name)).is_some()));
         let theirs = || names.iter().for_each(|name| assert!(black_box(official.tensor(name)).is_ok()));
-        row(&format!("look {count} of them up by name"), 25, ours, theirs);
+        row(&mut table, &format!("look {count} of them up by name"), 25, ours, theirs);
         let views: Vec<_> = mine.tensors().collect();
         let ours = || {
             let layout =
@@ -68,11 +83,17 @@ fn main() -> anyhow::Result<()> {
             let empty = std::collections::HashMap::new();
             drop(black_box(safetensors::serialize(official.iter(), Some(empty))));
         };
-        row(&format!("lay {count} tensors out (theirs: serialize)"), 9, ours, theirs);
+        row(&mut table, &format!("lay {count} tensors out (theirs: serialize)"), 9, ours, theirs);
     }
     let hostile = nested(48_000_000);
     let ours = || assert!(SafeTensors::parse(&hostile).is_ok());
     let theirs = || assert!(Official::deserialize(&hostile).is_ok());
-    row("a header of 48 MB, nested arrays", 3, ours, theirs);
+    row(&mut table, "a header of 48 MB, nested arrays", 3, ours, theirs);
+    print!("{table}");
+    if let Some(page) = arguments.update {
+        let text = std::fs::read_to_string(&page)?;
+        let text = benches::page::replace(&text, "headers", &table)?.context("no section `headers`")?;
+        std::fs::write(&page, text)?;
+    }
     Ok(())
 }

@@ -1,0 +1,4 @@
+//! What the programs and benches of this package share.
+
+pub mod checkpoint;
+pub mod page;

@@ -1,0 +1,226 @@
+//! Whole checkpoints into memory: as they are, cast, in shards, and of many small tensors.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use benches::checkpoint::Layout;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use memmap2::{Advice, Mmap, MmapMut};
+use safetensors::SafeTensors;
+use weighbridge::Checkpoint;
+use weighbridge_candle::Loader;
+
+use crate::burn;
+use crate::measure::{Measure, Size, measure};
+use crate::work::{Column, Job, Side, Way, Work};
+
+pub(crate) const LOAD: Work = Work {
+    name: "load",
+    title: "A Llama in bf16 into memory, page cache hot",
+    layout: Layout::Llama,
+    dtype: DType::BF16,
+    cold: false,
+    python: true,
+    ways: &[
+        LIMIT,
+        VAR_BUILDER,
+        OUR_LOAD,
+        CANDLE_MMAP,
+        CANDLE_BUFFERED,
+        CANDLE_LOAD,
+        OFFICIAL_READ,
+        OFFICIAL_TOUCH,
+        burn::STORE,
+    ],
+    columns: &[Column::Speed, Column::Cpu, Column::Peak, Column::Faults],
+};
+
+pub(crate) const CAST: Work = Work {
+    name: "cast",
+    title: "The same Llama, cast to f32",
+    dtype: DType::F32,
+    python: false,
+    ways: &[VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_BUFFERED],
+    ..LOAD
+};
+
+pub(crate) const SHARDS: Work = Work {
+    name: "shards",
+    title: "The same Llama as shards with an index",
+    layout: Layout::Shards,
+    // Candle's buffered `VarBuilder` takes one file, and so does burn-store.
+    ways: &[LIMIT, VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_LOAD],
+    ..LOAD
+};
+
+pub(crate) const SMALL: Work =
+    Work { name: "small", title: "Many small tensors, 64 KB each", layout: Layout::Small, ..LOAD };
+
+pub(crate) const SMALL_CAST: Work =
+    Work { name: "small-cast", title: "Many small tensors, cast to f32", layout: Layout::Small, ..CAST };
+
+const LIMIT: Way = Way {
+    name: "limit",
+    title: "the limit of a copy: every core, `pread`, huge pages",
+    side: Side::Machine,
+    run: limit,
+};
+
+pub(crate) const VAR_BUILDER: Way = Way {
+    name: "weighbridge",
+    title: "**weighbridge** `var_builder`",
+    side: Side::Ours,
+    run: |job| {
+        in_candle(job, || {
+            let checkpoint = Checkpoint::open(&job.directory)?;
+            collect(&Loader::new(&checkpoint).dtype(job.work.dtype).var_builder()?, job)
+        })
+    },
+};
+
+pub(crate) const OUR_LOAD: Way = Way {
+    name: "weighbridge-load",
+    title: "**weighbridge** `load`",
+    side: Side::Ours,
+    run: |job| {
+        in_candle(job, || {
+            let checkpoint = Checkpoint::open(&job.directory)?;
+            Ok(Loader::new(&checkpoint).dtype(job.work.dtype).load()?.tensors.into_values().collect())
+        })
+    },
+};
+
+pub(crate) const CANDLE_MMAP: Way = Way {
+    name: "candle-mmap",
+    title: "candle `VarBuilder::from_mmaped_safetensors`",
+    side: Side::Peer,
+    run: |job| in_candle(job, || collect(&mapped(&job.files, job.work.dtype)?, job)),
+};
+
+const CANDLE_BUFFERED: Way = Way {
+    name: "candle-buffered",
+    title: "candle `VarBuilder::from_buffered_safetensors`",
+    side: Side::Peer,
+    run: |job| {
+        in_candle(job, || {
+            let bytes = std::fs::read(&job.files[0])?;
+            collect(&VarBuilder::from_buffered_safetensors(bytes, job.work.dtype, &Device::Cpu)?, job)
+        })
+    },
+};
+
+pub(crate) const CANDLE_LOAD: Way = Way {
+    name: "candle-load",
+    title: "candle `safetensors::load`",
+    side: Side::Peer,
+    run: |job| {
+        in_candle(job, || {
+            let mut tensors = Vec::new();
+            for file in &job.files {
+                tensors.extend(candle_core::safetensors::load(file, &Device::Cpu)?.into_values());
+            }
+            Ok(tensors)
+        })
+    },
+};
+
+const OFFICIAL_READ: Way = Way {
+    name: "safetensors-read",
+    title: "safetensors: `fs::read`, `deserialize`, `to_vec` of each",
+    side: Side::Peer,
+    run: |job| {
+        let load = || {
+            let bytes = std::fs::read(&job.files[0])?;
+            let tensors = SafeTensors::deserialize(&bytes)?.tensors();
+            let owned = tensors.into_iter().map(|(name, view)| (name, view.data().to_vec()));
+            Ok(owned.collect::<HashMap<_, _>>())
+        };
+        measure(load, |tensors| size(tensors.values().map(|bytes| bytes.len() as u64).sum()))
+    },
+};
+
+const OFFICIAL_TOUCH: Way = Way {
+    name: "safetensors-touch",
+    title: "safetensors: mapped, one byte of each page read, nothing copied",
+    side: Side::Peer,
+    run: |job| {
+        let touch = || {
+            let file = map(&job.files[0])?;
+            let tensors = SafeTensors::deserialize(&file)?.tensors();
+            let pages = tensors.iter().flat_map(|(_, view)| view.data().iter().step_by(4096));
+            let sum = pages.fold(0_u64, |sum, &byte| sum + u64::from(byte));
+            ensure!(std::hint::black_box(sum) > 0, "only zeros");
+            Ok(file)
+        };
+        measure(touch, |file| size(file.len() as u64))
+    },
+};
+
+/// Where all that was stored is in memory afterwards.
+fn size(bytes: u64) -> Size {
+    Size { tensors: bytes, moved: bytes }
+}
+
+/// Measures what ends in Candle's tensors.
+pub(crate) fn in_candle(job: &Job, load: impl FnOnce() -> Result<Vec<Tensor>>) -> Result<Measure> {
+    measure(load, |tensors| {
+        let elements: u64 = tensors.iter().map(|tensor| tensor.elem_count() as u64).sum();
+        // Every checkpoint is stored in two bytes an element.
+        Size { tensors: elements * job.work.dtype.size_in_bytes() as u64, moved: 2 * elements }
+    })
+}
+
+/// All tensors, asked for as a model does.
+fn collect(vb: &VarBuilder<'_>, job: &Job) -> Result<Vec<Tensor>> {
+    job.tensors.iter().map(|(name, shape)| Ok(vb.get(&**shape, name)?)).collect()
+}
+
+#[allow(unsafe_code)]
+pub(crate) fn mapped(files: &[impl AsRef<Path>], dtype: DType) -> Result<VarBuilder<'static>> {
+    // SAFETY: the files are ours, and nobody changes them while they are mapped.
+    Ok(unsafe { VarBuilder::from_mmaped_safetensors(files, dtype, &Device::Cpu) }?)
+}
+
+#[allow(unsafe_code)]
+fn map(file: &Path) -> Result<Mmap> {
+    // SAFETY: the file is ours, and nobody changes it while it is mapped.
+    Ok(unsafe { Mmap::map(&File::open(file)?) }?)
+}
+
+/// What no loader that copies can beat: every core reads its share of each file into one buffer on huge pages.
+fn limit(job: &Job) -> Result<Measure> {
+    measure(|| read_all(&job.files), |memory| size(memory.iter().map(|part| part.len() as u64).sum()))
+}
+
+pub(crate) fn read_all(files: &[impl AsRef<Path>]) -> Result<Vec<MmapMut>> {
+    files.iter().map(|file| read_shared(file.as_ref())).collect()
+}
+
+fn read_shared(file: &Path) -> Result<MmapMut> {
+    const CHUNK: usize = 4 << 20;
+    let file = File::open(file)?;
+    let len = usize::try_from(file.metadata()?.len())?;
+    let mut memory = MmapMut::map_anon(len)?;
+    memory.advise(Advice::HugePage)?;
+    let share = len.div_ceil(std::thread::available_parallelism()?.get()).next_multiple_of(CHUNK);
+    let read = |start: usize, memory: &mut [u8]| -> Result<()> {
+        for (number, chunk) in memory.chunks_mut(CHUNK).enumerate() {
+            let offset = (start + number * CHUNK) as u64;
+            std::os::unix::fs::FileExt::read_exact_at(&file, chunk, offset)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let shares = memory.chunks_mut(share).enumerate();
+        let readers: Vec<_> =
+            shares.map(|(number, part)| scope.spawn(move || read(number * share, part))).collect();
+        let join = |reader: std::thread::ScopedJoinHandle<'_, Result<()>>| {
+            reader.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+        };
+        readers.into_iter().try_for_each(join)
+    })?;
+    Ok(memory)
+}

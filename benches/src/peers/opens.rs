@@ -1,0 +1,121 @@
+//! How long until something is there: the headers, and a first tensor.
+
+use anyhow::{Context, Result, ensure};
+use benches::checkpoint::Layout;
+use candle_core::Device;
+use candle_core::safetensors::MmapedSafetensors;
+use candle_nn::VarBuilder;
+use weighbridge::Checkpoint;
+use weighbridge_candle::Loader;
+
+use crate::burn;
+use crate::loads::{LOAD, in_candle, mapped};
+use crate::measure::{Measure, Size, measure};
+use crate::work::{Column, Job, Side, Way, Work};
+
+pub(crate) const HEADERS: Work = Work {
+    name: "open-headers",
+    title: "Opening a checkpoint of many tensors: headers only",
+    layout: Layout::Small,
+    python: false,
+    ways: &[
+        Way {
+            name: "weighbridge",
+            title: "**weighbridge** `Checkpoint::open`",
+            side: Side::Ours,
+            run: |job| opened(job, || Ok(Checkpoint::open(&job.directory)?), Checkpoint::len),
+        },
+        Way {
+            name: "candle-mmap",
+            title: "candle `MmapedSafetensors::multi`",
+            side: Side::Peer,
+            run: |job| opened(job, || map(job), |files| files.tensors().len()),
+        },
+        burn::OPEN,
+    ],
+    columns: &[Column::Cpu, Column::Peak, Column::Faults],
+    ..LOAD
+};
+
+pub(crate) const FIRST: Work = Work {
+    name: "open-first",
+    title: "Until the first tensor of a Llama is there",
+    layout: Layout::Llama,
+    ways: &[
+        Way {
+            name: "weighbridge",
+            title: "**weighbridge** `var_builder`, which reads ahead meanwhile",
+            side: Side::Ours,
+            run: |job| {
+                first(job, || {
+                    let checkpoint = Checkpoint::open(&job.directory)?;
+                    Ok(Loader::new(&checkpoint).dtype(job.work.dtype).var_builder()?)
+                })
+            },
+        },
+        Way {
+            name: "weighbridge-alone",
+            title: "**weighbridge** `var_builder` with `read_ahead(0)`",
+            side: Side::Ours,
+            run: |job| {
+                first(job, || {
+                    let checkpoint = Checkpoint::open(&job.directory)?;
+                    Ok(Loader::new(&checkpoint).dtype(job.work.dtype).read_ahead(0).var_builder()?)
+                })
+            },
+        },
+        Way {
+            name: "candle-mmap",
+            title: "candle `VarBuilder::from_mmaped_safetensors`",
+            side: Side::Peer,
+            run: |job| first(job, || mapped(&job.files, job.work.dtype)),
+        },
+        Way {
+            name: "candle-buffered",
+            title: "candle `VarBuilder::from_buffered_safetensors`",
+            side: Side::Peer,
+            run: |job| {
+                first(job, || {
+                    let bytes = std::fs::read(&job.files[0])?;
+                    Ok(VarBuilder::from_buffered_safetensors(bytes, job.work.dtype, &Device::Cpu)?)
+                })
+            },
+        },
+        burn::FIRST,
+    ],
+    ..HEADERS
+};
+
+/// What everybody is asked for: a matrix in the middle of the first layer.
+pub(crate) const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";
+
+fn first(job: &Job, open: impl FnOnce() -> Result<VarBuilder<'static>>) -> Result<Measure> {
+    let (name, shape) = job.tensors.iter().find(|tensor| tensor.0 == TENSOR).context("no such tensor")?;
+    // The builder lives on: what it reads ahead, and what it takes to stop that, is not part of the work.
+    let mut vb = None;
+    in_candle(job, || {
+        let vb = vb.insert(open()?);
+        Ok(vec![vb.get(&**shape, name)?])
+    })
+}
+
+/// Opens, and checks that all tensors were found.
+pub(crate) fn opened<T>(
+    job: &Job,
+    open: impl FnOnce() -> Result<T>,
+    count: fn(&T) -> usize,
+) -> Result<Measure> {
+    let mut found = 0;
+    let measure = measure(open, |opened| {
+        found = count(opened);
+        Size { tensors: 0, moved: 0 }
+    })?;
+    ensure!(found == job.tensors.len(), "{found} tensors instead of {}", job.tensors.len());
+    Ok(measure)
+}
+
+#[allow(unsafe_code)]
+fn map(job: &Job) -> Result<MmapedSafetensors> {
+    // SAFETY: the files are ours, and nobody changes them while they are mapped.
+    Ok(unsafe { MmapedSafetensors::multi(&job.files) }?)
+}
