@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{Shard, SimpleBackend};
 use weighbridge::plan::{Entry, Input, Overflow, Part};
-use weighbridge::{Checkpoint, Error, Report, Session, TensorRef};
+use weighbridge::{Checkpoint, Error, Names, Report, Session, TensorRef};
 
 use crate::dtype::arrival;
-use crate::loader::Filter;
+use crate::loader::{Filter, device_of};
 use crate::tensor::place;
 
 /// Gives a model's tensors as it asks for them, each in the dtype and on the device that it asks for.
@@ -33,24 +33,15 @@ use crate::tensor::place;
 /// # }
 /// ```
 pub struct Backend {
-    checkpoint: Checkpoint,
-    session: Session,
-    filter: Option<Box<Filter>>,
-    complex_pairs: bool,
-    overflow: Overflow,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) session: Session,
+    pub(crate) filter: Option<Box<Filter>>,
+    pub(crate) devices: Vec<(Names, Device)>,
+    pub(crate) complex_pairs: bool,
+    pub(crate) overflow: Overflow,
 }
 
 impl Backend {
-    pub(crate) fn new(
-        checkpoint: Checkpoint,
-        session: Session,
-        filter: Option<Box<Filter>>,
-        complex_pairs: bool,
-        overflow: Overflow,
-    ) -> Self {
-        Self { checkpoint, session, filter, complex_pairs, overflow }
-    }
-
     /// What has been asked for so far, what was cast, and what never was asked for.
     pub fn report(&self) -> Report {
         self.session.report()
@@ -82,7 +73,7 @@ impl Backend {
             return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
         }
         let (_, buffer) = self.session.take(name, Some(arrival.made)).map_err(candle_core::Error::wrap)?;
-        place(buffer, arrival.dtype, shape, device)
+        place(buffer, arrival.dtype, shape, device_of(&self.devices, name).unwrap_or(device))
     }
 
     /// The part of a tensor that belongs to one rank. A model may give the shape of the whole, of the part, or, as
@@ -109,7 +100,7 @@ impl Backend {
         }
         let entry = entry.overflow(self.overflow).recast(arrival.made).map_err(wrap)?;
         let buffer = self.session.make(entry).map_err(candle_core::Error::wrap)?;
-        place(buffer, arrival.dtype, shape, device)
+        place(buffer, arrival.dtype, shape, device_of(&self.devices, name).unwrap_or(device))
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::plan::Overflow;
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Progress, Report, Result, TensorRef};
+use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Report, Result, TensorRef};
 
 use crate::backend::Backend;
 use crate::dtype::{Arrival, arrival, from_stored};
@@ -26,6 +26,7 @@ pub struct Loader {
     dtype: Option<DType>,
     overflow: Overflow,
     device: Device,
+    devices: Vec<(Names, Device)>,
     filter: Option<Box<Filter>>,
     require_all: bool,
     complex_pairs: bool,
@@ -43,6 +44,7 @@ impl Loader {
             dtype: None,
             overflow: Overflow::default(),
             device: Device::Cpu,
+            devices: Vec::new(),
             filter: None,
             require_all: false,
             complex_pairs: false,
@@ -76,9 +78,35 @@ impl Loader {
         self
     }
 
-    /// Loads only the tensors for which `keep` holds.
+    /// Sets the device of the tensors whose names are in the set, whatever the device of the others; where several sets
+    /// have a name, the first one given counts. A `VarBuilder` puts them there, too, whichever device it is asked for.
+    ///
+    /// ```no_run
+    /// # use weighbridge_candle::{Loader, candle_core::Device, weighbridge::{Checkpoint, Names}};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let ckpt = Checkpoint::open("model")?;
+    /// let (first, second) = (Device::new_cuda(0)?, Device::new_cuda(1)?);
+    /// let upper_half = Names::regex(r"^model\.layers\.(1[6-9]|2[0-9]|3[01])\.")?;
+    /// let loaded = Loader::new(&ckpt).device(&first).device_for(upper_half, &second).load()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn device_for(mut self, names: Names, device: &Device) -> Self {
+        self.devices.push((names, device.clone()));
+        self
+    }
+
+    /// Loads only the tensors whose names are in the set; for the others it is as if they were not there. A
+    /// [`filter`](Self::filter) must keep them, too.
+    pub fn only(self, names: Names) -> Self {
+        self.filter(move |tensor| names.contains(tensor.name()))
+    }
+
+    /// Loads only the tensors for which `keep` holds, and all filters given before.
     pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + Send + Sync + 'static) -> Self {
-        self.filter = Some(Box::new(keep));
+        let filter = self.filter.take();
+        self.filter =
+            Some(Box::new(move |tensor| keep(tensor) && filter.as_ref().is_none_or(|keep| keep(tensor))));
         self
     }
 
@@ -150,7 +178,7 @@ impl Loader {
             let name = tensor.name();
             let Some(arrival) = arrivals.get(name) else { continue };
             let (_, buffer) = session.take(name, None)?;
-            let placed = place(buffer, arrival.dtype, arrival.shape(tensor.shape()), &self.device);
+            let placed = place(buffer, arrival.dtype, arrival.shape(tensor.shape()), self.device_of(name));
             tensors.insert(name.to_owned(), placed.map_err(|error| refused(&error).in_tensor(name))?);
             if tensor.dtype() != arrival.made || arrival.pairs {
                 let (from, to) = (tensor.dtype(), arrival.dtype);
@@ -190,7 +218,12 @@ impl Loader {
         let arrivals = self.tensors().filter_map(fitting).collect();
         let read_ahead = self.read_ahead;
         let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural).start()?;
-        Ok(Backend::new(self.checkpoint, session, self.filter, self.complex_pairs, self.overflow))
+        let Self { checkpoint, filter, devices, complex_pairs, overflow, .. } = self;
+        Ok(Backend { checkpoint, session, filter, devices, complex_pairs, overflow })
+    }
+
+    fn device_of(&self, name: &str) -> &Device {
+        device_of(&self.devices, name).unwrap_or(&self.device)
     }
 
     /// The dtype and the device of its builders.
@@ -246,6 +279,11 @@ impl Loader {
         };
         self.dtype.or_else(most_bytes).unwrap_or(DType::F32)
     }
+}
+
+/// The device of the first set that has the name.
+pub(crate) fn device_of<'d>(devices: &'d [(Names, Device)], name: &str) -> Option<&'d Device> {
+    devices.iter().find(|(names, _)| names.contains(name)).map(|(_, device)| device)
 }
 
 pub(crate) fn refused(error: &candle_core::Error) -> Error {

@@ -50,9 +50,22 @@ impl Loader {
     ///
     /// As [`var_builder`](Self::var_builder).
     pub fn sharded_var_builder(self) -> weighbridge::Result<ShardedVarBuilder<'static>> {
+        Ok(self.sharded_var_builder_and_report()?.0)
+    }
+
+    /// The same, and a report that counts on while the model is built: bytes needed and read, what was never asked
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// As [`var_builder`](Self::var_builder).
+    pub fn sharded_var_builder_and_report(
+        self,
+    ) -> weighbridge::Result<(ShardedVarBuilder<'static>, weighbridge::Report)> {
         let (dtype, device) = self.dtype_and_device();
         let backend = ShardedBackend(self.read_ahead(0).backend()?);
-        Ok(VarBuilderArgs::new_with_args(backend, dtype, &device))
+        let report = backend.report();
+        Ok((VarBuilderArgs::new_with_args(backend, dtype, &device), report))
     }
 }
 

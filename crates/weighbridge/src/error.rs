@@ -92,6 +92,8 @@ pub enum ErrorKind {
     Memory,
     /// The framework or the device refused.
     Device,
+    /// A glob or a regular expression is none.
+    Pattern,
     /// The operation was cancelled.
     Cancelled,
     /// A fault in a source, an operation or this crate.
@@ -132,6 +134,7 @@ impl ErrorKind {
             Self::NoRoom => "no-room",
             Self::Memory => "memory",
             Self::Device => "device",
+            Self::Pattern => "pattern",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }

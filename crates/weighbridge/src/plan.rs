@@ -16,6 +16,7 @@ pub use overflow::Overflow;
 use crate::checkpoint::{Checkpoint, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pattern::Names;
 
 /// A list of tensors to make out of a checkpoint's.
 ///
@@ -47,6 +48,7 @@ impl Plan {
         PlanBuilder {
             checkpoint,
             filter: None,
+            only: None,
             rename: None,
             part: None,
             dtype: None,
@@ -87,6 +89,7 @@ type ToDtype<'a> = dyn Fn(&TensorRef<'_>) -> Option<Dtype> + 'a;
 pub struct PlanBuilder<'a> {
     checkpoint: &'a Checkpoint,
     filter: Option<Box<Filter<'a>>>,
+    only: Option<Names>,
     rename: Option<Box<Rename<'a>>>,
     part: Option<Box<ToPart<'a>>>,
     dtype: Option<Box<ToDtype<'a>>>,
@@ -98,6 +101,13 @@ impl<'a> PlanBuilder<'a> {
     #[must_use]
     pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'a) -> Self {
         self.filter = Some(Box::new(keep));
+        self
+    }
+
+    /// Keeps only the tensors whose stored names are in the set; a [`filter`](Self::filter) must keep them, too.
+    #[must_use]
+    pub fn only(mut self, names: Names) -> Self {
+        self.only = Some(names);
         self
     }
 
@@ -157,7 +167,9 @@ impl<'a> PlanBuilder<'a> {
         let mut entries = Vec::new();
         let mut origins = HashMap::new();
         for tensor in self.checkpoint.tensors() {
-            if self.filter.as_ref().is_some_and(|keep| !keep(&tensor)) {
+            if self.filter.as_ref().is_some_and(|keep| !keep(&tensor))
+                || self.only.as_ref().is_some_and(|names| !names.contains(tensor.name()))
+            {
                 continue;
             }
             let part = self.part.as_ref().map_or(Ok(None), |part| part(&tensor));
