@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{Shard, SimpleBackend};
-use weighbridge::plan::{Entry, Input, Part};
+use weighbridge::plan::{Entry, Input, Overflow, Part};
 use weighbridge::{Checkpoint, Error, Report, Session, TensorRef};
 
 use crate::dtype::arrival;
@@ -37,6 +37,7 @@ pub struct Backend {
     session: Session,
     filter: Option<Box<Filter>>,
     complex_pairs: bool,
+    overflow: Overflow,
 }
 
 impl Backend {
@@ -45,8 +46,9 @@ impl Backend {
         session: Session,
         filter: Option<Box<Filter>>,
         complex_pairs: bool,
+        overflow: Overflow,
     ) -> Self {
-        Self { checkpoint, session, filter, complex_pairs }
+        Self { checkpoint, session, filter, complex_pairs, overflow }
     }
 
     /// What has been asked for so far, what was cast, and what never was asked for.
@@ -105,7 +107,7 @@ impl Backend {
             let (expected, msg) = (expected.clone(), format!("shape mismatch for {name}"));
             return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
         }
-        let entry = entry.recast(arrival.made).map_err(wrap)?;
+        let entry = entry.overflow(self.overflow).recast(arrival.made).map_err(wrap)?;
         let buffer = self.session.make(entry).map_err(candle_core::Error::wrap)?;
         place(buffer, arrival.dtype, shape, device)
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use weighbridge::engine::{Order, SessionBuilder};
+use weighbridge::plan::Overflow;
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Progress, Report, Result, TensorRef};
 
 use crate::backend::Backend;
@@ -22,6 +23,7 @@ pub(crate) type Filter = dyn Fn(&TensorRef<'_>) -> bool + Send + Sync;
 pub struct Loader {
     checkpoint: Checkpoint,
     dtype: Option<DType>,
+    overflow: Overflow,
     device: Device,
     filter: Option<Box<Filter>>,
     require_all: bool,
@@ -37,6 +39,7 @@ impl Loader {
         Self {
             checkpoint: checkpoint.clone(),
             dtype: None,
+            overflow: Overflow::default(),
             device: Device::Cpu,
             filter: None,
             require_all: false,
@@ -54,6 +57,13 @@ impl Loader {
     /// that of [`Cast`](weighbridge::plan::Cast).
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// Sets what casts do with values that are too large, whether the dtype was [set](Self::dtype) or is asked for when
+    /// a tensor is taken; they become infinity otherwise, and an error in integers.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
         self
     }
 
@@ -170,7 +180,7 @@ impl Loader {
         let arrivals = self.tensors().filter_map(fitting).collect();
         let read_ahead = self.read_ahead;
         let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural).start()?;
-        Ok(Backend::new(self.checkpoint, session, self.filter, self.complex_pairs))
+        Ok(Backend::new(self.checkpoint, session, self.filter, self.complex_pairs, self.overflow))
     }
 
     /// The dtype and the device of its builders.
@@ -202,6 +212,7 @@ impl Loader {
         let plan = Plan::of(&self.checkpoint)
             .filter(|tensor| arrivals.contains_key(tensor.name()))
             .dtype(|tensor| arrivals.get(tensor.name()).map(|arrival| arrival.made))
+            .overflow(self.overflow)
             .build()?;
         let mut session = plan.session();
         if let Some(threads) = self.threads {

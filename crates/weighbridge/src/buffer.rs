@@ -65,33 +65,6 @@ pub(crate) fn fill<E: From<std::io::Error>>(
     Ok(unsafe { buf.assume_init_mut() })
 }
 
-/// Makes each element of `made`, of `D` bytes, out of one of `stored`, of `S` bytes.
-///
-/// # Errors
-///
-/// Passes on the error of `convert`.
-///
-/// # Panics
-///
-/// Panics when the two do not have as many elements.
-pub(crate) fn map_elements<'t, const S: usize, const D: usize, E>(
-    stored: &[u8],
-    made: &'t mut [MaybeUninit<u8>],
-    convert: impl Fn([u8; S]) -> Result<[u8; D], E>,
-) -> Result<&'t mut [u8], E> {
-    let (from, rest) = stored.as_chunks::<S>();
-    let (to, other_rest) = made.as_chunks_mut::<D>();
-    assert!(from.len() == to.len() && rest.is_empty() && other_rest.is_empty(), "lengths differ");
-    for (from, to) in from.iter().zip(to) {
-        let bytes = convert(*from)?;
-        // SAFETY: `to` is `D` bytes that may be written, and an array of bytes has no alignment to keep.
-        // (Element by element, `to.write_copy_of_slice` is not vectorised.)
-        unsafe { to.as_mut_ptr().cast::<[u8; D]>().write(bytes) };
-    }
-    // SAFETY: `made` consists of the chunks that the loop has written, each whole, without a rest.
-    Ok(unsafe { made.assume_init_mut() })
-}
-
 /// Exchanges the two dimensions of `from`, a matrix of `rows` rows of `columns` units of `unit` bytes, and fills `to`
 /// with what the result has from byte `skipped` on. `None` if the lengths do not fit.
 pub(crate) fn transpose<'t>(

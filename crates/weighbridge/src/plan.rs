@@ -3,6 +3,7 @@
 
 pub(crate) mod convert;
 mod operation;
+mod overflow;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
+pub use overflow::Overflow;
 
 use crate::checkpoint::{Checkpoint, TensorRef};
 use crate::dtype::Dtype;
@@ -42,7 +44,14 @@ pub struct Plan {
 impl Plan {
     /// Starts a plan for all tensors of `checkpoint`, as they are stored.
     pub fn of(checkpoint: &Checkpoint) -> PlanBuilder<'_> {
-        PlanBuilder { checkpoint, filter: None, rename: None, part: None, dtype: None }
+        PlanBuilder {
+            checkpoint,
+            filter: None,
+            rename: None,
+            part: None,
+            dtype: None,
+            overflow: Overflow::default(),
+        }
     }
 
     /// Adds an entry whose inputs are of the plan's checkpoint. A session of a plan with two entries of one name
@@ -81,6 +90,7 @@ pub struct PlanBuilder<'a> {
     rename: Option<Box<Rename<'a>>>,
     part: Option<Box<ToPart<'a>>>,
     dtype: Option<Box<ToDtype<'a>>>,
+    overflow: Overflow,
 }
 
 impl<'a> PlanBuilder<'a> {
@@ -130,6 +140,14 @@ impl<'a> PlanBuilder<'a> {
         self
     }
 
+    /// Sets what casts do with values that are too large, those included that are asked for when a tensor is taken;
+    /// [`Overflow::Infinity`] otherwise.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
     /// The plan.
     ///
     /// # Errors
@@ -148,7 +166,7 @@ impl<'a> PlanBuilder<'a> {
                 None => Arc::new(Read),
             };
             let dtype = self.dtype.as_ref().and_then(|dtype| dtype(&tensor));
-            let entry = Entry::stored(&tensor, operation, dtype)?;
+            let entry = Entry::stored(&tensor, operation, dtype)?.overflow(self.overflow);
             let entry = match &self.rename {
                 Some(rename) => {
                     let name = rename(tensor.name());
@@ -181,6 +199,8 @@ pub struct Entry {
     /// Without the cast.
     base: Arc<dyn Operation>,
     operation: Arc<dyn Operation>,
+    /// Of the cast, or of one to come.
+    overflow: Overflow,
     dtype: Dtype,
     shape: Vec<usize>,
     byte_len: u64,
@@ -215,10 +235,12 @@ impl Entry {
         let (dtype, shape) = operation.output(&inputs).map_err(named)?;
         let byte_len = dtype.size_of(&shape).map_err(named)?;
         let base = Arc::clone(&operation);
-        Ok(Self { name: name.to_owned(), inputs, base, operation, dtype, shape, byte_len })
+        let (name, overflow) = (name.to_owned(), Overflow::default());
+        Ok(Self { name, inputs, base, operation, overflow, dtype, shape, byte_len })
     }
 
-    /// The same tensor in another dtype, made from the stored values whatever dtype this entry has.
+    /// The same tensor in another dtype, made from the stored values whatever dtype this entry has, and under its
+    /// rule for values that are [too large](Self::overflow).
     ///
     /// # Errors
     ///
@@ -228,10 +250,26 @@ impl Entry {
         let stored = self.base.output(&self.inputs).map_err(named)?.0;
         let operation = match stored == dtype {
             true => Arc::clone(&self.base),
-            false => Arc::new(Cast::of(Arc::clone(&self.base), dtype)),
+            false => self.cast(dtype, self.overflow),
         };
         let cast = Self::new(&self.name, self.inputs.clone(), operation)?;
-        Ok(Self { base: Arc::clone(&self.base), ..cast })
+        Ok(Self { base: Arc::clone(&self.base), overflow: self.overflow, ..cast })
+    }
+
+    /// The same tensor, with another rule for values that are too large: in the cast that was asked for when the entry
+    /// was made, and in those that [`recast`](Self::recast) makes. A [`Cast`] among the operations given to
+    /// [`new`](Self::new) keeps its own.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        if !Arc::ptr_eq(&self.base, &self.operation) {
+            self.operation = self.cast(self.dtype, overflow);
+        }
+        self.overflow = overflow;
+        self
+    }
+
+    fn cast(&self, dtype: Dtype, overflow: Overflow) -> Arc<dyn Operation> {
+        Arc::new(Cast::of(Arc::clone(&self.base), dtype).overflow(overflow))
     }
 
     /// The name that it gets.

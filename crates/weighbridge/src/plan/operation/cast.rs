@@ -7,17 +7,22 @@ use std::sync::Arc;
 use super::{Operation, Piece, Read};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Input;
-use crate::plan::convert::{self, Kernel};
+use crate::plan::convert::{Kernel, Refused};
+use crate::plan::{Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
 ///
-/// Floats are rounded to nearest, ties to even; what is too large becomes infinity, and in `F8_E4M3`, which has
-/// none, the largest value; NaN stays NaN. Integers, and floats that become integers, must fit; fractions are
-/// cut off.
+/// There is a cast from every dtype to every other, but none from or to `F4`, `F6_E2M3`, `F6_E3M2` and `C64`, and none to
+/// `BOOL`.
+///
+/// Floats are rounded once, to nearest, ties to even, as IEEE 754 has it; NaN stays NaN, and subnormal numbers are
+/// numbers. In floats that become integers, fractions are cut off. What becomes of values that are too large is the
+/// choice of an [`Overflow`]. `F8_E8M0`, the scales of the OCP microscaling formats, takes the nearest power of two, halfway
+/// the larger one, and positive values only. In the FNUZ dtypes, which have no negative zero, it becomes zero.
 #[derive(Clone, Debug)]
 pub struct Cast {
     dtype: Dtype,
+    overflow: Overflow,
     of: Arc<dyn Operation>,
 }
 
@@ -29,19 +34,36 @@ impl Cast {
 
     /// What `operation` makes, in `dtype`.
     pub fn of(operation: Arc<dyn Operation>, dtype: Dtype) -> Self {
-        Self { dtype, of: operation }
+        Self { dtype, overflow: Overflow::default(), of: operation }
+    }
+
+    /// Sets what it does with values that are too large.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
     }
 
     /// Whether values of dtype `from` can be cast to `to`.
     pub fn exists(from: Dtype, to: Dtype) -> bool {
-        convert::kernel(from, to).is_some()
+        Kernel::of(from, to, Overflow::default()).is_some()
     }
 
     fn kernel(&self, from: Dtype) -> Result<Kernel> {
-        convert::kernel(from, self.dtype).ok_or_else(|| {
+        Kernel::of(from, self.dtype, self.overflow).ok_or_else(|| {
             let message = format!("there is no cast from {from} to {}", self.dtype);
             Error::new(ErrorKind::Dtype, message)
         })
+    }
+
+    fn refusal(&self, from: Dtype, refused: &Refused) -> Error {
+        let (value, to) = (&refused.value, self.dtype);
+        let remedies: Vec<_> = refused.remedies.iter().map(|rule| format!("`Overflow::{rule:?}`")).collect();
+        let message = match &*remedies.join(" or ") {
+            "" => format!("{value} of {from} has no place in {to}"),
+            remedies => format!("{value} of {from} does not fit {to}; {remedies} would take it"),
+        };
+        Error::new(ErrorKind::Value, message)
     }
 
     /// The bytes before the cast of a tile after it; `from` is the dtype before.
@@ -96,10 +118,7 @@ impl Operation for Cast {
         if !fits {
             return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
         }
-        (self.kernel(from)?)(stored, tile).map_err(|convert::OutOfRange| {
-            let message = format!("a value of {from} does not fit {}", self.dtype);
-            Error::new(ErrorKind::Value, message)
-        })
+        self.kernel(from)?.run(stored, tile).map_err(|refused| self.refusal(from, &refused))
     }
 
     fn step(&self, inputs: &[Input]) -> u64 {

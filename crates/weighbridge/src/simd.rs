@@ -1,0 +1,97 @@
+//! Loops over elements, for the processor at hand: the second of the crate's fenced `unsafe` modules.
+//!
+//! A conversion is written once, without branches, so that the compiler makes vector code of the loop over it. On
+//! x86 it does so twice: for what every such processor has, and for AVX2, which is used where it is there. (On
+//! AArch64 vectors are part of what every processor has.)
+
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+
+use bytemuck::Pod;
+
+/// A conversion of one element. Implementations are to be `#[inline(always)]`, so that they are compiled for the
+/// instructions of the loop around them.
+pub(crate) trait Convert: Copy {
+    /// What it takes.
+    type From: Pod;
+    /// What it makes.
+    type To: Pod;
+
+    /// The result, and whether the value is refused, which makes the result void.
+    fn convert(self, value: Self::From) -> (Self::To, bool);
+}
+
+/// The instructions that a loop may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instructions {
+    /// True only where the processor was found to have them.
+    avx2: bool,
+}
+
+impl Instructions {
+    /// Those that the program was compiled for.
+    #[cfg(test)]
+    pub(crate) const BASELINE: Self = Self { avx2: false };
+
+    /// All that the processor has.
+    pub(crate) fn detect() -> Self {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        let avx2 = std::arch::is_x86_feature_detected!("avx2");
+        #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
+        let avx2 = false;
+        Self { avx2 }
+    }
+
+    /// Makes each element of `to` out of one of `from`, neither of which need be aligned. `None` if one was
+    /// refused.
+    ///
+    /// # Panics
+    ///
+    /// Panics when the two do not have as many elements.
+    pub(crate) fn map<'t, C: Convert>(
+        self,
+        convert: C,
+        from: &[u8],
+        to: &'t mut [MaybeUninit<u8>],
+    ) -> Option<&'t mut [u8]> {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        if self.avx2 {
+            // SAFETY: `avx2` is set by `detect` only, and only where the processor has it.
+            return unsafe { map_avx2(convert, from, to) };
+        }
+        debug_assert!(!self.avx2, "only x86 has it");
+        map(convert, from, to)
+    }
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+#[target_feature(enable = "avx2")]
+fn map_avx2<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
+    map(convert, from, to)
+}
+
+#[inline(always)]
+fn map<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
+    let (from_size, to_size) = (size_of::<C::From>(), size_of::<C::To>());
+    let count = from.len() / from_size;
+    assert!(from.len() == count * from_size && to.len() == count * to_size, "lengths differ");
+    let (first, made) = (from.as_ptr().cast::<C::From>(), to.as_mut_ptr().cast::<C::To>());
+    let mut refused = false;
+    for place in 0..count {
+        // SAFETY: `from` has `count` elements, so this one and its address are inside; the size of no type but an
+        // empty one is 0, and dividing by that has panicked.
+        let from = unsafe { first.add(place) };
+        // SAFETY: the bytes were initialised, and any are a value of a `Pod`; it is read wherever it lies.
+        let value = unsafe { from.read_unaligned() };
+        let (value, is_refused) = convert.convert(value);
+        refused |= is_refused;
+        // SAFETY: `to` has `count` elements, too.
+        let to = unsafe { made.add(place) };
+        // SAFETY: these bytes are ours to write, wherever they lie.
+        unsafe { to.write_unaligned(value) };
+    }
+    // SAFETY: the loop has written every element, which are all of `to`, and a `Pod` has no padding.
+    let made = unsafe { to.assume_init_mut() };
+    (!refused).then_some(made)
+}
