@@ -37,8 +37,8 @@
 //! # Safety
 //!
 //! Files are read, not mapped, so nobody who changes them can make memory change under a tensor. `unsafe` is in
-//! one module, which hands out uninitialised memory in disjoint chunks and proves that it was filled. No input
-//! makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
+//! two modules: one hands out uninitialised memory in disjoint chunks and proves that it was filled, the other has the
+//! loops that are compiled for the processor at hand. No input makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
 
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}

@@ -48,7 +48,10 @@ impl Plan {
         PlanBuilder {
             checkpoint,
             filter: None,
+<<<<<<< HEAD
             only: None,
+=======
+>>>>>>> casts
             rename: None,
             part: None,
             dtype: None,

@@ -61,7 +61,7 @@ impl Cast {
         let remedies: Vec<_> = refused.remedies.iter().map(|rule| format!("`Overflow::{rule:?}`")).collect();
         let message = match &*remedies.join(" or ") {
             "" => format!("{value} of {from} has no place in {to}"),
-            remedies => format!("{value} of {from} does not fit {to}; {remedies} would change it"),
+            remedies => format!("{value} of {from} does not fit {to}; {remedies} would take it"),
         };
         Error::new(ErrorKind::Value, message)
     }
