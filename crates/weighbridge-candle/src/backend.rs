@@ -7,11 +7,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{Shard, SimpleBackend};
 use weighbridge::plan::{Entry, Input, Overflow, Part};
-<<<<<<< HEAD
 use weighbridge::{Checkpoint, Error, Names, Report, Session, TensorRef};
-=======
-use weighbridge::{Checkpoint, Error, Report, Session, TensorRef};
->>>>>>> casts
 
 use crate::dtype::arrival;
 use crate::loader::{Filter, device_of};
@@ -37,7 +33,6 @@ use crate::tensor::place;
 /// # }
 /// ```
 pub struct Backend {
-<<<<<<< HEAD
     pub(crate) checkpoint: Checkpoint,
     pub(crate) session: Session,
     pub(crate) filter: Option<Box<Filter>>,
@@ -47,26 +42,6 @@ pub struct Backend {
 }
 
 impl Backend {
-=======
-    checkpoint: Checkpoint,
-    session: Session,
-    filter: Option<Box<Filter>>,
-    complex_pairs: bool,
-    overflow: Overflow,
-}
-
-impl Backend {
-    pub(crate) fn new(
-        checkpoint: Checkpoint,
-        session: Session,
-        filter: Option<Box<Filter>>,
-        complex_pairs: bool,
-        overflow: Overflow,
-    ) -> Self {
-        Self { checkpoint, session, filter, complex_pairs, overflow }
-    }
-
->>>>>>> casts
     /// What has been asked for so far, what was cast, and what never was asked for.
     pub fn report(&self) -> Report {
         self.session.report()

@@ -6,15 +6,9 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-<<<<<<< HEAD
 use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::plan::Overflow;
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Report, Result, TensorRef};
-=======
-use weighbridge::engine::{Order, SessionBuilder};
-use weighbridge::plan::Overflow;
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Progress, Report, Result, TensorRef};
->>>>>>> casts
 
 use crate::backend::Backend;
 use crate::dtype::{Arrival, arrival, from_stored};
@@ -224,16 +218,12 @@ impl Loader {
         let arrivals = self.tensors().filter_map(fitting).collect();
         let read_ahead = self.read_ahead;
         let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural).start()?;
-<<<<<<< HEAD
         let Self { checkpoint, filter, devices, complex_pairs, overflow, .. } = self;
         Ok(Backend { checkpoint, session, filter, devices, complex_pairs, overflow })
     }
 
     fn device_of(&self, name: &str) -> &Device {
         device_of(&self.devices, name).unwrap_or(&self.device)
-=======
-        Ok(Backend::new(self.checkpoint, session, self.filter, self.complex_pairs, self.overflow))
->>>>>>> casts
     }
 
     /// The dtype and the device of its builders.

@@ -183,49 +183,6 @@ fn what_is_too_large_follows_the_rule_that_was_set() {
 }
 
 #[test]
-fn what_is_too_large_follows_the_rule_that_was_set() {
-    use weighbridge::plan::Overflow;
-    use weighbridge_candle::candle_nn::var_builder::Shard;
-
-    let values: Vec<u8> = [1.0_f32, -1e6].into_iter().flat_map(f32::to_le_bytes).collect();
-    let ckpt = Checkpoint::from_bytes(file(&[("a", Stored::new(St::F32, &[2], values))])).unwrap();
-    let loader = |overflow| Loader::new(&ckpt).dtype(DType::F16).overflow(overflow);
-    let second = |tensor: candle_core::Result<Tensor>| {
-        let tensor = tensor.and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>());
-        tensor.map(|values| *values.last().unwrap()).map_err(|error| error.to_string())
-    };
-    for (overflow, expected) in [
-        (Overflow::Infinity, Some(f32::NEG_INFINITY)),
-        (Overflow::Saturate, Some(-65_504.0)),
-        (Overflow::Error, None),
-    ] {
-        let loaded = loader(overflow).load().map(|mut loaded| loaded.tensors.remove("a").unwrap());
-        let planned = loader(overflow).var_builder().unwrap();
-        let demanded = loader(overflow).dtype(DType::F32).var_builder().unwrap().to_dtype(DType::F16);
-        let sharded = loader(overflow).sharded_var_builder().unwrap();
-        let shard = Shard { dim: 0, rank: 1, world_size: 2 };
-        let results = [
-            second(loaded.map_err(candle_core::Error::wrap)),
-            second(planned.get(2, "a")),
-            second(demanded.get(2, "a")),
-            second(sharded.get_with_hints((), "a", shard)),
-        ];
-        for result in results {
-            match (&result, expected) {
-                (Ok(made), Some(expected)) => assert_eq!(*made, expected),
-                (Err(error), None) => {
-                    assert!(
-                        error.contains("-1000000 of F32 does not fit F16; `Overflow::Saturate` or"),
-                        "{error}"
-                    );
-                }
-                _ => panic!("{result:?} with {overflow:?}"),
-            }
-        }
-    }
-}
-
-#[test]
 fn var_builder_gives_what_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let weight = Stored::filled(St::F32, &[3, 5], 1);

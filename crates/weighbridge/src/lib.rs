@@ -36,9 +36,10 @@
 //!
 //! # Safety
 //!
-//! Files are read, not mapped, so nobody who changes them can make memory change under a tensor. `unsafe` is in
-//! two modules: one hands out uninitialised memory in disjoint chunks and proves that it was filled, the other has the
-//! loops that are compiled for the processor at hand. No input makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
+//! Files are read, not mapped, so nobody who changes them can make memory change under a tensor, unless a caller
+//! promises that nobody does: [`Mapping`]. `unsafe` is in three modules: one hands out uninitialised memory in disjoint
+//! chunks and proves that it was filled, one maps files, one has the loops that are compiled for the processor at
+//! hand. No input makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
 
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}

@@ -48,10 +48,7 @@ impl Plan {
         PlanBuilder {
             checkpoint,
             filter: None,
-<<<<<<< HEAD
             only: None,
-=======
->>>>>>> casts
             rename: None,
             part: None,
             dtype: None,

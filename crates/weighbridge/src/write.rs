@@ -49,6 +49,7 @@
 //! | a tensor with too few or too many bytes | is an error, and nothing becomes visible |
 
 mod data;
+mod flush;
 mod layout;
 mod metadata;
 mod output;
@@ -218,7 +219,10 @@ impl Save {
         let layout = self.layout(tensors.iter().map(described)).map_err(|error| error.in_file(path))?;
         let output = if self.unprotected { OutputFile::unprotected(path) } else { OutputFile::atomic(path) };
         output
-            .and_then(|output| write_into(layout, output, |place| &tensors[place].1)?.commit())
+            .and_then(|mut output| {
+                output.expect(layout.size())?;
+                write_into(layout, output, |place| &tensors[place].1)?.commit()
+            })
             .map_err(|error| error.in_file(path))
     }
 
@@ -286,7 +290,8 @@ impl Save {
 
         let mut set = SetWriter::begin(directory, &stem, self.unprotected)?;
         for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
-            let output = set.create(file)?;
+            let mut output = set.create(file)?;
+            output.expect(layout.size())?;
             write_into(layout, output, |place| &tensors[shard[place]].1)
                 .and_then(OutputFile::commit)
                 .map_err(|error| error.in_file(&directory.join(file)))?;

@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::flush::{self, Flusher};
 use super::set::complete_pending;
 use crate::error::{Error, Result};
 use crate::journal::{STAGING, TEMPORARY, prefix};
@@ -25,7 +26,15 @@ pub struct OutputFile {
 }
 
 #[derive(Debug)]
-enum Output {
+struct Output {
+    place: Place,
+    /// The bytes for which room was made.
+    reserved: Option<u64>,
+    flusher: Option<Flusher>,
+}
+
+#[derive(Debug)]
+enum Place {
     /// To be renamed to the path.
     Temporary(NamedTempFile, PathBuf),
     /// In its place already.
@@ -56,7 +65,7 @@ impl OutputFile {
             if let Some(old) = old {
                 take_after(temporary.as_file(), &old)?;
             }
-            Ok(Self::new(Output::Temporary(temporary, target), path))
+            Ok(Self::new(Place::Temporary(temporary, target), path))
         };
         make().map_err(|error| Error::io("it cannot be written", error).in_file(path))
     }
@@ -70,7 +79,7 @@ impl OutputFile {
         let path = path.as_ref();
         let file =
             File::create(path).map_err(|error| Error::io("it cannot be written", error).in_file(path))?;
-        Ok(Self::new(Output::Placed(file), path))
+        Ok(Self::new(Place::Placed(file), path))
     }
 
     /// A file in a directory where nobody looks, with the permissions of the one that it will replace.
@@ -80,13 +89,40 @@ impl OutputFile {
             if let Some(old) = replaced(old)? {
                 take_after(&file, &old)?;
             }
-            Ok(Self::new(Output::Placed(file), path))
+            Ok(Self::new(Place::Placed(file), path))
         };
         make().map_err(|error| Error::io("it cannot be written", error).in_file(path))
     }
 
-    fn new(output: Output, path: &Path) -> Self {
+    fn new(place: Place, path: &Path) -> Self {
+        let output = Output { place, reserved: None, flusher: None };
         Self { file: BufWriter::with_capacity(BUFFER, output), path: path.to_owned() }
+    }
+
+    /// Says how many bytes will be written. Room for them is made on the disk at once, so that one that is full is
+    /// found out before anything is written, and a large file is sent to the disk while it is written.
+    ///
+    /// Where fewer bytes are written, the file has as many as were.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no room for so many bytes.
+    pub fn expect(&mut self, bytes: u64) -> Result<()> {
+        let output = self.file.get_mut();
+        let file = output.place.as_file();
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if !is_file || bytes == 0 {
+            return Ok(());
+        }
+        let reserved = reserve(file, bytes).map_err(|error| {
+            let message = format!("there is no room for its {bytes} bytes");
+            Error::io(&message, error).in_file(&self.path)
+        })?;
+        output.reserved = reserved.then_some(bytes);
+        if bytes >= flush::WORTH {
+            output.flusher = Flusher::start(file);
+        }
+        Ok(())
     }
 
     /// Makes it the file: synced, renamed into its place, and the directory synced.
@@ -98,8 +134,16 @@ impl OutputFile {
         let Self { file, path } = self;
         let finish = || {
             let output = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-            sync(output.as_file())?;
-            if let Output::Temporary(temporary, target) = output {
+            let Output { place, reserved, flusher } = output;
+            flusher.map_or(Ok(()), Flusher::finish)?;
+            if let Some(reserved) = reserved {
+                let written = place.as_file().stream_position()?;
+                if written < reserved {
+                    place.as_file().set_len(written)?;
+                }
+            }
+            sync(place.as_file())?;
+            if let Place::Temporary(temporary, target) = place {
                 temporary.persist(&target).map_err(|error| error.error)?;
                 sync_directory(parts(&target)?.0)?;
             }
@@ -117,7 +161,7 @@ impl OutputFile {
     /// The file, to be written past the buffer, which is empty then.
     pub(super) fn raw(&mut self) -> io::Result<&File> {
         self.file.flush()?;
-        Ok(self.file.get_ref().as_file())
+        Ok(self.file.get_ref().place.as_file())
     }
 }
 
@@ -131,7 +175,7 @@ impl Write for OutputFile {
     }
 }
 
-impl Output {
+impl Place {
     fn as_file(&self) -> &File {
         match self {
             Self::Temporary(temporary, _) => temporary.as_file(),
@@ -142,12 +186,35 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.as_file().write(buf)
+        let written = self.place.as_file().write(buf)?;
+        if let Some(flusher) = &mut self.flusher {
+            flusher.wrote(written);
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Makes room on the disk; `false` where that cannot be done beforehand.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, bytes: u64) -> io::Result<bool> {
+    use rustix::io::Errno;
+    loop {
+        return match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(true),
+            Err(Errno::INTR) => continue,
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
+            Err(_) => Ok(false),
+        };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_: &File, _: u64) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Where a path leads, whether or not something is there.
