@@ -1,9 +1,11 @@
 //! Carries out a plan: positional reads on several threads, straight into the memory that becomes the tensors.
 
 mod job;
+mod natural;
 mod placement;
 mod report;
 mod session;
+mod shared;
 mod tile;
 
 use std::fmt;
@@ -29,6 +31,8 @@ pub struct SessionBuilder {
 struct Settings {
     threads: usize,
     read_ahead: u64,
+    /// Bytes to read at a time; 0 leaves it to the sources.
+    chunk: usize,
     order: Order,
     prefetch: Prefetch,
     progress: Option<Mutex<Box<ProgressHandler>>>,
@@ -86,6 +90,7 @@ impl SessionBuilder {
         let settings = Settings {
             threads: threads.min(MOST_THREADS),
             read_ahead: Self::DEFAULT_READ_AHEAD,
+            chunk: 0,
             order: Order::File,
             prefetch: Prefetch::Auto,
             progress: None,
@@ -108,6 +113,13 @@ impl SessionBuilder {
     /// a few megabytes to convert in.
     pub fn read_ahead(mut self, bytes: u64) -> Self {
         self.settings.read_ahead = bytes;
+        self
+    }
+
+    /// Sets how many bytes a thread reads at a time, from 4 KiB to 1 GiB; otherwise sources say
+    /// [what they like](crate::Hints), which is 4 MiB for files. Whatever is set, the tensors are the same.
+    pub fn chunk(mut self, bytes: usize) -> Self {
+        self.settings.chunk = bytes;
         self
     }
 

@@ -13,6 +13,8 @@ use crate::plan::{Entry, Piece};
 /// Makes tiles; each thread has one, with memory that it uses again and again.
 pub(super) struct TileMaker {
     checkpoint: Checkpoint,
+    /// Bytes to read at a time; 0 leaves it to the sources.
+    chunk: usize,
     gathered: Vec<u8>,
     /// What was read for several tiles, and where it is from.
     together: Vec<u8>,
@@ -20,8 +22,8 @@ pub(super) struct TileMaker {
 }
 
 impl TileMaker {
-    pub(super) fn new(checkpoint: Checkpoint) -> Self {
-        Self { checkpoint, gathered: Vec::new(), together: Vec::new(), from: None }
+    pub(super) fn new(checkpoint: Checkpoint, chunk: usize) -> Self {
+        Self { checkpoint, chunk, gathered: Vec::new(), together: Vec::new(), from: None }
     }
 
     /// Reads bytes that several tiles will need; returns how many. If they cannot be read, each tile is left to find
@@ -66,7 +68,7 @@ impl TileMaker {
         // What is read into its place is read in the pieces that the source likes.
         let step = operation
             .step(inputs)
-            .min(if direct { read_size(&self.checkpoint, entry) } else { u64::MAX })
+            .min(if direct { read_size(&self.checkpoint, entry, self.chunk) } else { u64::MAX })
             .max(1);
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
@@ -116,10 +118,10 @@ impl TileMaker {
     }
 }
 
-/// The bytes that the entry's source likes to be asked for.
-pub(super) fn read_size(checkpoint: &Checkpoint, entry: &Entry) -> u64 {
+/// The bytes to read at a time: `chunk`, or, if that is 0, what the entry's source likes.
+pub(super) fn read_size(checkpoint: &Checkpoint, entry: &Entry, chunk: usize) -> u64 {
     let shard = entry.inputs().first().and_then(|input| checkpoint.shards().get(input.shard()));
-    let hint = shard.map_or(0, |shard| shard.hints().chunk);
+    let hint = if chunk > 0 { chunk } else { shard.map_or(0, |shard| shard.hints().chunk) };
     // A multiple of every element's size, those of 6 bits included.
     (hint.clamp(LEAST_READ, MOST_READ) / 48 * 48) as u64
 }

@@ -1,0 +1,502 @@
+//! What the threads of a session do.
+//!
+//! Every entry is pending, being read, ready, failed or taken. Threads take jobs, which are tiles of entries,
+//! from one queue: what somebody waits for stands in front, behind it comes what is read ahead. Whoever waits
+//! does jobs too.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::job::{Job, Part};
+use super::natural::natural_key;
+use super::placement::{Placement, Ticket, Watch, caught};
+use super::session::Planned;
+use super::tile::{TileMaker, read_size};
+use super::{Order, Prefetch, Settings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Entry;
+
+/// A plan, and how far it is carried out.
+pub(super) struct Shared<P: Placement> {
+    plan: Arc<Planned>,
+    placement: P,
+    /// Entries in the order in which they are read ahead.
+    order: Vec<usize>,
+    settings: Settings,
+    state: Mutex<State<P>>,
+    /// There are jobs, or room to read ahead, or it is time to stop.
+    work: Condvar,
+    /// An entry is ready or has failed, or something is in flight.
+    landed: Condvar,
+}
+
+struct State<P: Placement> {
+    slots: Vec<Slot<P>>,
+    queue: VecDeque<Job<P::Chunk>>,
+    /// Place in `order` of what is read ahead next.
+    next_ahead: usize,
+    /// Bytes that were read ahead, or are being, and that nobody has taken.
+    ahead_bytes: u64,
+    /// Copies that were ever started.
+    flights: u64,
+    stop: bool,
+    cancelled: bool,
+}
+
+/// Where an entry stands.
+enum Slot<P: Placement> {
+    /// Not read.
+    Idle,
+    /// Taken; it can be read again, but is not read ahead.
+    Taken,
+    Reading(Reading<P>),
+    Ready {
+        entry: Arc<Entry>,
+        tensor: P::Tensor,
+        ahead: bool,
+    },
+    Failed {
+        entry: Arc<Entry>,
+        error: Error,
+    },
+}
+
+struct Reading<P: Placement> {
+    entry: Arc<Entry>,
+    memory: P::Memory,
+    jobs_left: usize,
+    error: Option<Error>,
+    ahead: bool,
+}
+
+impl<P: Placement> Shared<P> {
+    pub(super) fn new(plan: Arc<Planned>, settings: Settings, placement: P) -> Self {
+        let entries = &plan.entries;
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        match settings.order {
+            Order::File => order.sort_by_key(|&place| {
+                entries[place].inputs().first().map(|input| (input.shard(), input.range().start))
+            }),
+            Order::Natural => order.sort_by_cached_key(|&place| natural_key(entries[place].name())),
+        }
+        let state = State {
+            slots: entries.iter().map(|_| Slot::Idle).collect(),
+            queue: VecDeque::new(),
+            next_ahead: 0,
+            ahead_bytes: 0,
+            flights: 0,
+            stop: false,
+            cancelled: false,
+        };
+        Self {
+            plan,
+            placement,
+            order,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            landed: Condvar::new(),
+            settings,
+        }
+    }
+
+    /// A place for an entry that the plan does not have.
+    pub(super) fn add_place(&self) -> usize {
+        let mut state = self.lock();
+        state.slots.push(Slot::Idle);
+        state.slots.len() - 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
+        // No code that holds the lock leaves the state half changed when it panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends reading; what is waited for is given up if it is cancelled.
+    pub(super) fn stop(&self, cancelled: bool) {
+        let mut state = self.lock();
+        state.stop = true;
+        state.cancelled |= cancelled;
+        let queue = std::mem::take(&mut state.queue);
+        drop(state);
+        drop(queue);
+        self.work.notify_all();
+        self.landed.notify_all();
+    }
+
+    /// What a thread of the session does.
+    pub(super) fn work(&self) {
+        let mut maker = TileMaker::new(self.plan.checkpoint.clone(), self.settings.chunk);
+        let mut state = self.lock();
+        while !state.stop {
+            let worked;
+            (state, worked) = self.next_job(state, &mut maker);
+            if worked {
+                continue;
+            }
+            drop(state);
+            let settled = self.placement.settle(self);
+            state = self.lock();
+            if !settled && !state.stop && !self.has_work(&mut state) {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// The tensor at a place of the plan, or at one that was [added](Self::add_place).
+    pub(super) fn take(&self, place: usize, entry: Arc<Entry>) -> Result<(Arc<Entry>, P::Tensor)> {
+        let mut maker = TileMaker::new(self.plan.checkpoint.clone(), self.settings.chunk);
+        let mut state = self.lock();
+        loop {
+            if state.cancelled {
+                return Err(Error::new(ErrorKind::Cancelled, "loading was cancelled").in_tensor(entry.name()));
+            }
+            let as_planned =
+                self.plan.entries.get(place).is_some_and(|planned| planned.dtype() == entry.dtype());
+            if as_planned && self.comes_next(&mut state, place) {
+                // Nothing is ready of what would have been read ahead: with this one, its neighbours.
+                let batch = self.next_batch(&mut state, true);
+                self.begin_ahead(&mut state, batch);
+            }
+            let job = match &state.slots[place] {
+                Slot::Idle | Slot::Taken => {
+                    let jobs = self.begin(&mut state, place, Arc::clone(&entry))?;
+                    // The first job stays here: small tensors need no other thread.
+                    let mut jobs = jobs.into_iter();
+                    let own = jobs.next();
+                    let more = jobs.len();
+                    for job in jobs.rev() {
+                        state.queue.push_front(job);
+                    }
+                    if more > 0 {
+                        self.work.notify_all();
+                    }
+                    own
+                }
+                Slot::Ready { .. } => {
+                    let slot = std::mem::replace(&mut state.slots[place], Slot::Taken);
+                    let Slot::Ready { entry: made, tensor, ahead } = slot else { continue };
+                    if ahead {
+                        state.ahead_bytes -= self.held(&made);
+                        self.work.notify_all();
+                    }
+                    if made.dtype() != entry.dtype() {
+                        continue;
+                    }
+                    drop(state);
+                    self.plan.report.note_taken(&made);
+                    return Ok((made, tensor));
+                }
+                Slot::Failed { entry: tried, error } => {
+                    // Reading ahead in another dtype may fail where this one does not.
+                    let outcome = if tried.dtype() == entry.dtype() { Err(error.clone()) } else { Ok(()) };
+                    state.slots[place] = Slot::Taken;
+                    outcome?;
+                    continue;
+                }
+                Slot::Reading(_) => {
+                    let own = state.queue.iter().position(|job| job.has(place));
+                    own.and_then(|own| state.queue.remove(own))
+                }
+            };
+            if let Some(job) = job {
+                drop(state);
+                self.placement.carry_out(job, &mut maker, self);
+                state = self.lock();
+                continue;
+            }
+            if !matches!(state.slots[place], Slot::Reading(_)) {
+                continue;
+            }
+            // The rest of it is with other threads, or in flight.
+            let flights = state.flights;
+            drop(state);
+            let settled = self.placement.settle(self);
+            state = self.lock();
+            if settled || flights != state.flights || !matches!(state.slots[place], Slot::Reading(_)) {
+                continue;
+            }
+            let worked;
+            (state, worked) = self.next_job(state, &mut maker);
+            if !worked && !state.cancelled && matches!(state.slots[place], Slot::Reading(_)) {
+                state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Does the job at the front of the queue, else the first of the next entry that is read ahead. It takes the
+    /// lock and gives it back, and whether there was a job.
+    fn next_job<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State<P>>,
+        maker: &mut TileMaker,
+    ) -> (MutexGuard<'s, State<P>>, bool) {
+        if !self.has_work(&mut state) {
+            return (state, false);
+        }
+        let reads = self.unannounced(&mut state);
+        let job = state.queue.pop_front();
+        drop(state);
+        self.announce(reads);
+        if let Some(job) = job {
+            self.placement.carry_out(job, maker, self);
+        }
+        (self.lock(), true)
+    }
+
+    /// Whether there is a job, if need be of the next entry that is read ahead.
+    fn has_work(&self, state: &mut State<P>) -> bool {
+        while state.queue.is_empty() && !state.stop {
+            let batch = self.next_batch(state, false);
+            if batch.is_empty() {
+                return false;
+            }
+            self.begin_ahead(state, batch);
+        }
+        !state.queue.is_empty()
+    }
+
+    /// What the next jobs will read and no source was told of.
+    fn unannounced(&self, state: &mut State<P>) -> Vec<(usize, Range<u64>)> {
+        let (mut reads, mut bytes) = (Vec::new(), 0);
+        if self.settings.prefetch == Prefetch::Never {
+            return reads;
+        }
+        for job in &mut state.queue {
+            if bytes >= PREFETCH_BYTES {
+                break;
+            }
+            bytes += job.bytes();
+            if !std::mem::replace(&mut job.announced, true) {
+                reads.extend(job.reads());
+            }
+        }
+        reads
+    }
+
+    /// Has sources fetch what is not in memory already.
+    fn announce(&self, mut reads: Vec<(usize, Range<u64>)>) {
+        reads.sort_unstable_by_key(|(shard, range)| (*shard, range.start));
+        let mut reads = reads.into_iter().peekable();
+        while let Some((number, mut range)) = reads.next() {
+            while let Some((_, next)) =
+                reads.next_if(|(shard, next)| *shard == number && next.start <= range.end + PREFETCH_GAP)
+            {
+                range.end = range.end.max(next.end);
+            }
+            let Some(shard) = self.plan.checkpoint.shards().get(number) else { continue };
+            let source = shard.source();
+            // A source's panic is met again when it reads, and reported then.
+            let _ = caught("it was prefetched", || {
+                let always = self.settings.prefetch == Prefetch::Always;
+                if always || source.is_cached(range.clone()) != Some(true) {
+                    source.prefetch(range);
+                }
+                Ok(())
+            });
+        }
+    }
+
+    /// The entries that are read ahead next: one large one, or so many small ones that their memory can lie on huge
+    /// pages. None while there is no room for them.
+    fn next_batch(&self, state: &mut State<P>, urgent: bool) -> Vec<usize> {
+        let most = self.settings.read_ahead;
+        let (mut batch, mut bytes, mut next) = (Vec::new(), 0_u64, state.next_ahead);
+        let mut full = false;
+        while let Some(&place) = self.order.get(next) {
+            let len = self.held(&self.plan.entries[place]);
+            if matches!(state.slots[place], Slot::Idle) && len <= most {
+                let large = len >= BATCH_BYTES;
+                full = state.ahead_bytes + bytes > most - len;
+                if full || (!batch.is_empty() && (large || bytes + len > BATCH_BYTES)) {
+                    break;
+                }
+                batch.push(place);
+                bytes += len;
+                if large {
+                    next += 1;
+                    break;
+                }
+            }
+            next += 1;
+        }
+        // A few at a time would not be worth a huge page: wait for more room while somebody still takes.
+        if full && !urgent && bytes < BATCH_BYTES / 2 && bytes < most / 4 && state.ahead_bytes > 0 {
+            return Vec::new();
+        }
+        state.next_ahead = next;
+        state.ahead_bytes += bytes;
+        batch
+    }
+
+    /// Whether an entry is small and the next to be read ahead, and there is room for it.
+    fn comes_next(&self, state: &mut State<P>, place: usize) -> bool {
+        while let Some(&next) = self.order.get(state.next_ahead) {
+            let len = self.held(&self.plan.entries[next]);
+            if matches!(state.slots[next], Slot::Idle) && len <= self.settings.read_ahead {
+                return next == place
+                    && len < BATCH_BYTES
+                    && state.ahead_bytes <= self.settings.read_ahead - len;
+            }
+            state.next_ahead += 1;
+        }
+        false
+    }
+
+    fn held(&self, entry: &Entry) -> u64 {
+        self.placement.held(&self.plan.checkpoint, entry)
+    }
+
+    /// Allocates entries that are read ahead, together, and queues their jobs.
+    fn begin_ahead(&self, state: &mut State<P>, batch: Vec<usize>) {
+        let mut allocated = Vec::with_capacity(batch.len());
+        for place in batch {
+            let entry = Arc::clone(&self.plan.entries[place]);
+            match self.allocate(&entry) {
+                Ok(memory) => allocated.push((place, entry, memory)),
+                Err(error) => {
+                    state.ahead_bytes -= self.held(&entry);
+                    state.slots[place] = Slot::Failed { entry, error };
+                    self.landed.notify_all();
+                }
+            }
+        }
+        let mut parts = Vec::new();
+        for (place, entry, memory) in allocated {
+            parts.extend(self.cut(state, place, entry, memory, true));
+        }
+        state.queue.extend(self.placement.jobs(&self.plan.checkpoint, parts));
+        if state.queue.len() > 1 {
+            self.work.notify_all();
+        }
+    }
+
+    /// Allocates an entry's memory and cuts it into jobs.
+    fn begin(&self, state: &mut State<P>, place: usize, entry: Arc<Entry>) -> Result<Vec<Job<P::Chunk>>> {
+        let memory = self.allocate(&entry)?;
+        Ok(self.cut(state, place, entry, memory, false).into_iter().map(Job::of).collect())
+    }
+
+    fn allocate(&self, entry: &Entry) -> Result<P::Blank> {
+        self.placement.allocate(&self.plan.checkpoint, entry).map_err(|error| error.in_tensor(entry.name()))
+    }
+
+    fn cut(
+        &self,
+        state: &mut State<P>,
+        place: usize,
+        entry: Arc<Entry>,
+        blank: P::Blank,
+        ahead: bool,
+    ) -> Vec<Part<P::Chunk>> {
+        let (memory, chunks) = self.placement.cut(&entry, blank, self.chunk(&entry));
+        let part = |(tile, chunk)| Part { place, entry: Arc::clone(&entry), tile, chunk };
+        let parts: Vec<_> = chunks.into_iter().map(part).collect();
+        let reading = Reading { entry, memory, jobs_left: parts.len(), error: None, ahead };
+        state.slots[place] = Slot::Reading(reading);
+        if parts.is_empty() {
+            self.land(state, place);
+        }
+        parts
+    }
+
+    /// The size of an entry's chunks: what its source likes, or less, so that all threads have a part in a tensor
+    /// that somebody waits for; but no less than what is computed at a time.
+    fn chunk(&self, entry: &Entry) -> usize {
+        let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
+        let (operation, inputs) = (entry.operation(), entry.inputs());
+        let step = if operation.is_direct(inputs) { 0 } else { operation.step(inputs) };
+        let chunk = share
+            .min(read_size(&self.plan.checkpoint, entry, self.settings.chunk))
+            .max(LEAST_CHUNK)
+            .max(step);
+        usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
+    }
+
+    /// Tells the report and the progress handler of bytes that have arrived.
+    fn tell(&self, read: u64, made: u64) {
+        let Some(handler) = &self.settings.progress else {
+            self.plan.report.note_read(read, made);
+            return;
+        };
+        // Under the handler's lock, so that figures reach it in their order.
+        let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = self.plan.report.note_read(read, made);
+        let flow = caught("progress was told", || Ok(handler(progress)));
+        drop(handler);
+        if flow.is_ok_and(|flow| flow.is_break()) {
+            self.stop(true);
+        }
+    }
+
+    /// All jobs of the entry are done.
+    fn land(&self, state: &mut State<P>, place: usize) {
+        let slot = std::mem::replace(&mut state.slots[place], Slot::Idle);
+        let Slot::Reading(Reading { entry, memory, error, ahead, .. }) = slot else {
+            return;
+        };
+        let outcome = match error {
+            Some(error) => Err(error),
+            None => self.placement.finish(&entry, memory).map_err(|error| error.in_tensor(entry.name())),
+        };
+        state.slots[place] = match outcome {
+            Ok(tensor) => Slot::Ready { entry, tensor, ahead },
+            Err(error) => {
+                if ahead {
+                    state.ahead_bytes -= self.held(&entry);
+                    self.work.notify_all();
+                }
+                Slot::Failed { entry, error }
+            }
+        };
+        self.landed.notify_all();
+    }
+}
+
+impl<P: Placement> Watch for Shared<P> {
+    fn read_together(&self, bytes: u64) {
+        self.tell(bytes, 0);
+    }
+
+    fn done(&self, ticket: Ticket, outcome: Result<()>) {
+        let Ticket { place, bytes, read } = ticket;
+        // Before the entry lands, so that who takes it finds its bytes counted.
+        self.tell(read, if outcome.is_ok() { bytes } else { 0 });
+        let mut state = self.lock();
+        if let Slot::Reading(reading) = &mut state.slots[place] {
+            reading.jobs_left -= 1;
+            if let Err(error) = outcome {
+                let error = error.in_tensor(reading.entry.name());
+                reading.error.get_or_insert(error);
+            }
+            if reading.jobs_left == 0 {
+                self.land(&mut state, place);
+            }
+        }
+    }
+
+    fn in_flight(&self) {
+        self.lock().flights += 1;
+        // Whoever waits for what is in it settles it.
+        self.landed.notify_all();
+    }
+
+    fn stopped(&self) -> bool {
+        self.lock().stop
+    }
+}
+
+/// So many chunks of a tensor there are for each thread, unless they would become too small.
+const CHUNKS_A_THREAD: u64 = 4;
+
+/// Smaller reads are slower.
+const LEAST_CHUNK: u64 = 128 << 10;
+
+/// Small entries are read ahead so many bytes at a time. Larger ones are worth huge pages of their own.
+const BATCH_BYTES: u64 = 32 << 20;
+
+/// Sources are told of so many bytes before they are read: what a fast disk delivers in the time of some reads.
+const PREFETCH_BYTES: u64 = 32 << 20;
+
+/// Gaps up to so many bytes are fetched with what is around them.
+const PREFETCH_GAP: u64 = 64 << 10;
