@@ -4,12 +4,12 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use safetensors::Dtype as St;
-use weighbridge::engine::Order;
+use weighbridge::engine::{Order, Prefetch};
 use weighbridge::plan::{Input, Operation, Piece};
 use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Hints, Plan, Result, Source};
 use weighbridge_tests::{Stored, file, in_file_order};
@@ -196,4 +196,67 @@ fn names_that_collide_are_found_before_anything_is_read() {
     let error = Plan::of(&ckpt).dtype(|_| Some(Dtype::F4)).build().unwrap_err();
     assert_eq!(error.to_string(), "tensor \"a.w\": there is no cast from U8 to F4");
     assert_eq!(read.load(Ordering::SeqCst), 0);
+}
+
+/// A source on a slow disk: it keeps what was fetched in mind.
+struct Cold {
+    bytes: Vec<u8>,
+    fetched: Arc<Mutex<Vec<Range<u64>>>>,
+    panics: bool,
+}
+
+impl Source for Cold {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        buf.copy_from_slice(&self.bytes[offset as usize..][..buf.len()]);
+        Ok(())
+    }
+
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        let fetched = self.fetched.lock().unwrap();
+        Some(fetched.iter().any(|fetched| fetched.start <= range.start && range.end <= fetched.end))
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        self.fetched.lock().unwrap().push(range);
+        assert!(!self.panics, "a bug in a source");
+    }
+}
+
+#[test]
+fn what_is_cold_is_fetched_in_order_and_what_is_not_wanted_is_not() {
+    let tensors: Vec<_> = (0..40).map(|i| (format!("{i}"), Stored::filled(St::U8, &[300_000], i))).collect();
+    let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
+    for (prefetch, panics) in
+        [(Prefetch::Auto, false), (Prefetch::Always, false), (Prefetch::Auto, true), (Prefetch::Never, false)]
+    {
+        let fetched = Arc::new(Mutex::new(Vec::new()));
+        let source = Cold { bytes: file(&views), fetched: Arc::clone(&fetched), panics };
+        let ckpt = Checkpoint::from_source(source).unwrap();
+        let plan = Plan::of(&ckpt).filter(|tensor| !tensor.name().starts_with('3')).build().unwrap();
+        let wanted: Vec<_> = plan.entries().iter().map(|entry| entry.inputs()[0].range()).collect();
+        let session = plan.session().prefetch(prefetch).read_ahead(1 << 20).start().unwrap();
+        for (name, stored) in tensors.iter().filter(|(name, _)| !name.starts_with('3')) {
+            assert!(session.take(name, None).unwrap().1.as_bytes() == stored.bytes());
+        }
+        drop(session);
+        let fetched = fetched.lock().unwrap();
+        if prefetch == Prefetch::Never {
+            assert!(fetched.is_empty());
+            continue;
+        }
+        assert!(!fetched.is_empty());
+        for range in fetched.iter() {
+            let overlaps = |wanted: &&Range<u64>| wanted.start < range.end && range.start < wanted.end;
+            let inside: u64 = wanted
+                .iter()
+                .filter(overlaps)
+                .map(|wanted| wanted.end.min(range.end) - wanted.start.max(range.start))
+                .sum();
+            assert_eq!(inside, range.end - range.start, "{range:?} was not wanted");
+        }
+    }
 }

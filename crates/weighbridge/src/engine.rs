@@ -1,5 +1,6 @@
 //! Carries out a plan: positional reads on several threads, straight into the memory that becomes the tensors.
 
+mod fetch;
 mod job;
 mod natural;
 mod placement;

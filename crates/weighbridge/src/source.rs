@@ -81,7 +81,8 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
-    /// Begins to fetch bytes that will be read soon, and does not wait for them.
+    /// Fetches bytes that will be read soon into a cache, and may wait for them: a session has a thread that does nothing
+    /// else. A few megabytes are asked for at a time.
     fn prefetch(&self, range: Range<u64>) {
         let _ = range;
     }

@@ -67,22 +67,22 @@ impl<C> Job<C> {
     pub(super) fn reads(&self) -> Vec<(usize, Range<u64>)> {
         let of_group = |group: &Group<C>| match &group.together {
             Some(read) => vec![read.clone()],
-            None => group.parts.iter().filter_map(read_of).collect(),
+            None => group.parts.iter().filter_map(|part| read_of(&part.entry, part.tile.clone())).collect(),
         };
         self.groups.iter().flat_map(of_group).collect()
     }
 }
 
-/// The bytes of a shard that a part needs, if they are one piece of one tensor.
-fn read_of<C>(part: &Part<C>) -> Option<(usize, Range<u64>)> {
-    let [input] = part.entry.inputs() else { return None };
-    let gather = |tile| part.entry.operation().gather(part.entry.inputs(), tile);
+/// The bytes of a shard that a tile of an entry needs, if they are one piece of one tensor.
+pub(super) fn read_of(entry: &Entry, tile: Range<u64>) -> Option<(usize, Range<u64>)> {
+    let [input] = entry.inputs() else { return None };
+    let gather = |tile| entry.operation().gather(entry.inputs(), tile);
     // A look at the beginning saves a long list of pieces that would be of no use.
     const BEGINNING: u64 = 16 << 10;
-    if part.bytes() > BEGINNING && gather(part.tile.start..part.tile.start + BEGINNING).len() > 1 {
+    if tile.end - tile.start > BEGINNING && gather(tile.start..tile.start + BEGINNING).len() > 1 {
         return None;
     }
-    let pieces = gather(part.tile.clone());
+    let pieces = gather(tile);
     let [Piece { input: 0, bytes }] = &*pieces else { return None };
     let start = input.range().start;
     Some((input.shard(), start + bytes.start..start + bytes.end))
@@ -132,7 +132,7 @@ fn small_read<C>(checkpoint: &Checkpoint, part: &Part<C>) -> Option<SmallRead> {
     if part.tile.end > hints.read_through as u64 {
         return None;
     }
-    let (shard, bytes) = read_of(part)?;
+    let (shard, bytes) = read_of(&part.entry, part.tile.clone())?;
     Some(SmallRead { shard, bytes, hints })
 }
 

@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::job::{Job, Part};
+use super::fetch::Fetcher;
+use super::job::{Job, Part, read_of};
 use super::natural::natural_key;
 use super::placement::{Placement, Ticket, Watch, caught};
 use super::session::Planned;
 use super::tile::{TileMaker, read_size};
-use super::{Order, Prefetch, Settings};
+use super::{Order, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Entry;
 
@@ -24,6 +25,7 @@ pub(super) struct Shared<P: Placement> {
     /// Entries in the order in which they are read ahead.
     order: Vec<usize>,
     settings: Settings,
+    fetcher: Fetcher,
     state: Mutex<State<P>>,
     /// There are jobs, or room to read ahead, or it is time to stop.
     work: Condvar,
@@ -36,6 +38,8 @@ struct State<P: Placement> {
     queue: VecDeque<Job<P::Chunk>>,
     /// Place in `order` of what is read ahead next.
     next_ahead: usize,
+    /// Place in `order` of what is fetched next.
+    next_fetch: usize,
     /// Bytes that were read ahead, or are being, and that nobody has taken.
     ahead_bytes: u64,
     /// Copies that were ever started.
@@ -84,6 +88,7 @@ impl<P: Placement> Shared<P> {
             slots: entries.iter().map(|_| Slot::Idle).collect(),
             queue: VecDeque::new(),
             next_ahead: 0,
+            next_fetch: 0,
             ahead_bytes: 0,
             flights: 0,
             stop: false,
@@ -96,6 +101,7 @@ impl<P: Placement> Shared<P> {
             state: Mutex::new(state),
             work: Condvar::new(),
             landed: Condvar::new(),
+            fetcher: Fetcher::new(settings.prefetch),
             settings,
         }
     }
@@ -237,7 +243,7 @@ impl<P: Placement> Shared<P> {
         let reads = self.unannounced(&mut state);
         let job = state.queue.pop_front();
         drop(state);
-        self.announce(reads);
+        self.fetcher.fetch(&self.plan.checkpoint, reads);
         if let Some(job) = job {
             self.placement.carry_out(job, maker, self);
         }
@@ -256,45 +262,38 @@ impl<P: Placement> Shared<P> {
         !state.queue.is_empty()
     }
 
-    /// What the next jobs will read and no source was told of.
+    /// What will be read next and was not yet looked for: by jobs and, if sources are cold, by entries that are not
+    /// yet begun. These are no burden to the budget: they go into a cache that gives way.
     fn unannounced(&self, state: &mut State<P>) -> Vec<(usize, Range<u64>)> {
         let (mut reads, mut bytes) = (Vec::new(), 0);
-        if self.settings.prefetch == Prefetch::Never {
+        if self.fetcher.is_off() {
             return reads;
         }
         for job in &mut state.queue {
-            if bytes >= PREFETCH_BYTES {
-                break;
+            if bytes >= FETCH_BYTES {
+                return reads;
             }
             bytes += job.bytes();
             if !std::mem::replace(&mut job.announced, true) {
                 reads.extend(job.reads());
             }
         }
-        reads
-    }
-
-    /// Has sources fetch what is not in memory already.
-    fn announce(&self, mut reads: Vec<(usize, Range<u64>)>) {
-        reads.sort_unstable_by_key(|(shard, range)| (*shard, range.start));
-        let mut reads = reads.into_iter().peekable();
-        while let Some((number, mut range)) = reads.next() {
-            while let Some((_, next)) =
-                reads.next_if(|(shard, next)| *shard == number && next.start <= range.end + PREFETCH_GAP)
-            {
-                range.end = range.end.max(next.end);
-            }
-            let Some(shard) = self.plan.checkpoint.shards().get(number) else { continue };
-            let source = shard.source();
-            // A source's panic is met again when it reads, and reported then.
-            let _ = caught("it was prefetched", || {
-                let always = self.settings.prefetch == Prefetch::Always;
-                if always || source.is_cached(range.clone()) != Some(true) {
-                    source.prefetch(range);
+        if self.fetcher.is_cold() {
+            for number in state.next_ahead.. {
+                let Some(&place) = self.order.get(number).filter(|_| bytes < FETCH_BYTES) else { break };
+                let entry = &self.plan.entries[place];
+                bytes += entry.byte_len();
+                if number >= state.next_fetch {
+                    state.next_fetch = number + 1;
+                    let begun = !matches!(state.slots[place], Slot::Idle);
+                    let read = (!begun).then(|| read_of(entry, 0..entry.byte_len())).flatten();
+                    reads.extend(read.map(|(shard, range)| {
+                        (shard, range.start..range.end.min(range.start + FETCH_BYTES))
+                    }));
                 }
-                Ok(())
-            });
+            }
         }
+        reads
     }
 
     /// The entries that are read ahead next: one large one, or so many small ones that their memory can lie on huge
@@ -495,8 +494,5 @@ const LEAST_CHUNK: u64 = 128 << 10;
 /// Small entries are read ahead so many bytes at a time. Larger ones are worth huge pages of their own.
 const BATCH_BYTES: u64 = 32 << 20;
 
-/// Sources are told of so many bytes before they are read: what a fast disk delivers in the time of some reads.
-const PREFETCH_BYTES: u64 = 32 << 20;
-
-/// Gaps up to so many bytes are fetched with what is around them.
-const PREFETCH_GAP: u64 = 64 << 10;
+/// So many bytes are fetched before they are read: what a fast disk delivers in the time of some reads.
+const FETCH_BYTES: u64 = 64 << 20;
