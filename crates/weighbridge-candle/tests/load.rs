@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use safetensors::Dtype as St;
-use weighbridge::{Checkpoint, ErrorKind, Source};
+use weighbridge::{Checkpoint, ErrorKind, Names, Source};
 use weighbridge_candle::candle_core::{self, DType, Device, Shape, Tensor};
 use weighbridge_candle::candle_nn::VarBuilder;
 use weighbridge_candle::{Loader, candle_nn};
@@ -379,4 +379,47 @@ fn many_threads_may_build_at_a_time() {
             });
         }
     });
+}
+
+#[test]
+fn names_choose_what_is_loaded() {
+    let stored = |seed| Stored::filled(St::F32, &[4], seed);
+    let tensors = [("a.0.w", stored(1)), ("a.10.w", stored(2)), ("a.0.norm", stored(3)), ("b", stored(4))];
+    let ckpt = Checkpoint::from_bytes(file(&tensors)).unwrap();
+    let names = Names::glob("a.*").unwrap().except(Names::regex("norm$").unwrap());
+    let device = Device::Cpu;
+    let loader = || Loader::new(&ckpt).only(names.clone()).device_for(Names::prefix("a.1"), &device);
+    let loaded = loader().load().unwrap();
+    let mut loaded_names: Vec<_> = loaded.tensors.keys().map(String::as_str).collect();
+    loaded_names.sort_unstable();
+    assert_eq!(loaded_names, ["a.0.w", "a.10.w"]);
+    assert_eq!(loaded.report.bytes_read(), 32);
+    let only_first = loader().filter(|tensor| tensor.name().contains(".0.")).load().unwrap();
+    assert_eq!(only_first.tensors.len(), 1);
+    let vb = loader().var_builder().unwrap();
+    assert!(vb.get(4, "a.10.w").is_ok() && vb.get(4, "b").is_err() && !vb.contains_tensor("a.0.norm"));
+}
+
+#[test]
+fn a_rank_reads_what_it_needs() {
+    use weighbridge_candle::candle_nn::var_builder::Shard;
+
+    // Rows of 32 KiB, of which a rank of 8 has 4 KiB: far enough apart not to be read through.
+    let ckpt = Checkpoint::from_bytes(file(&[("w", Stored::filled(St::BF16, &[64, 16_384], 1))])).unwrap();
+    for dim in [0, 1] {
+        let loader = Loader::new(&ckpt);
+        let (vb, report) = loader.sharded_var_builder_and_report().unwrap();
+        vb.get_with_hints((), "w", Shard { dim, rank: 5, world_size: 8 }).unwrap();
+        assert_eq!((report.bytes_needed(), report.bytes_read()), (1 << 18, 1 << 18), "dimension {dim}");
+    }
+}
+
+#[test]
+fn a_progress_handler_can_end_a_load() {
+    let tensors: Vec<_> = (0..20).map(|i| (format!("{i}"), Stored::filled(St::U8, &[1000], i))).collect();
+    let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
+    let ckpt = Checkpoint::from_bytes(file(&views)).unwrap();
+    let error = Loader::new(&ckpt).progress(|_| std::ops::ControlFlow::Break(())).load().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(Loader::new(&ckpt).progress(|_| ()).load().is_ok());
 }
