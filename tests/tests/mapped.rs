@@ -3,12 +3,17 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 #![allow(unsafe_code)] // To promise that files stay as they are.
 
+use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::Dtype as St;
 use weighbridge::plan::{Input, Part, Transpose};
-use weighbridge::{Access, Checkpoint, Dtype, Entry, ErrorKind, HostBytes, Mapping, Plan, Populate, Slice};
+use weighbridge::{
+    Access, Checkpoint, Dtype, Entry, ErrorKind, HostBytes, Mapping, Plan, Populate, Slice, Source,
+};
 use weighbridge_tests::{Stored, file};
 
 fn write(dir: &Path, tensors: &[(&str, Stored)]) -> std::path::PathBuf {
@@ -116,5 +121,47 @@ fn a_mapped_shard_that_is_no_checkpoint_is_refused() {
         let path = dir.path().join("model.safetensors");
         std::fs::write(&path, bytes).unwrap();
         assert!(Checkpoint::options().map(mapping()).open(&path).is_err());
+    }
+}
+
+/// Bytes in memory that count how many of them were brought in.
+struct Counted(Vec<u8>, Arc<AtomicU64>);
+
+impl Source for Counted {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        buf.copy_from_slice(&self.0[offset as usize..][..buf.len()]);
+        Ok(())
+    }
+
+    fn as_bytes(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+
+    fn populate(&self, range: Range<u64>) -> io::Result<()> {
+        self.1.fetch_add(range.end - range.start, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_nobody_takes_is_not_brought_in() {
+    let tensors = [("a", Stored::filled(St::U8, &[1000], 1)), ("b", Stored::filled(St::U8, &[500], 2))];
+    let brought_in = Arc::new(AtomicU64::new(0));
+    let ckpt = Checkpoint::from_source(Counted(file(&tensors), Arc::clone(&brought_in))).unwrap();
+    for threads in [1, 3] {
+        let done = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&done);
+        let session = Plan::of(&ckpt).build().unwrap().session().threads(threads);
+        let session = session.progress(move |p| told.store(p.bytes_done, Ordering::SeqCst));
+        let session = session.start_lending().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert_eq!(brought_in.load(Ordering::SeqCst), 0);
+        session.take("a", None).unwrap();
+        assert_eq!(brought_in.swap(0, Ordering::SeqCst), 1000);
+        assert_eq!(done.load(Ordering::SeqCst), 1000);
     }
 }

@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use safetensors::Dtype as St;
-use weighbridge::plan::{Cast, Entry, Input, Join, Operation, Part, Read, Transpose};
-use weighbridge::{Checkpoint, Dtype, ErrorKind, Hints, HostBuffer, Plan, Slice, Source};
+use weighbridge::plan::{Cast, Entry, Input, Join, Operation, Part, Piece, Read, Transpose};
+use weighbridge::{Checkpoint, Dtype, ErrorKind, Hints, HostBuffer, Plan, Result, Slice, Source};
 use weighbridge_tests::{Stored, file, in_file_order};
 
 /// A file in memory that is read, not lent, in pieces of a given size, and counted.
@@ -76,9 +78,9 @@ fn shape() -> impl Strategy<Value = Vec<usize>> {
 }
 
 /// Start, end and step; none takes all.
-type Range = Option<(Option<i64>, Option<i64>, i64)>;
+type Indices = Option<(Option<i64>, Option<i64>, i64)>;
 
-fn index() -> impl Strategy<Value = Range> {
+fn index() -> impl Strategy<Value = Indices> {
     let end = || prop::option::of(-300..400_i64);
     prop::option::weighted(
         0.7,
@@ -86,7 +88,7 @@ fn index() -> impl Strategy<Value = Range> {
     )
 }
 
-fn slice(indices: &[Range]) -> Slice {
+fn slice(indices: &[Indices]) -> Slice {
     indices.iter().fold(Slice::new(), |slice, index| match *index {
         None => slice.range(..),
         Some((None, None, step)) => slice.range_by(.., step),
@@ -251,4 +253,103 @@ fn what_does_not_fit_is_refused_by_the_plan() {
     assert_eq!(kind(&["a"], Arc::new(Part::of("5".parse().unwrap()))), ErrorKind::Slice);
     assert_eq!(kind(&["a", "b"], Arc::new(Read)), ErrorKind::Internal);
     assert_eq!(kind(&["f"], Arc::new(Cast::of(Arc::new(Read), Dtype::F32))), ErrorKind::Dtype);
+}
+
+/// Bytes with a scale, as halves: what a quantised tensor is made of.
+#[derive(Debug)]
+struct Scaled;
+
+impl Operation for Scaled {
+    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
+        Ok((Dtype::F32, inputs[0].shape().to_vec()))
+    }
+
+    fn gather(&self, _: &[Input], tile: Range<u64>) -> Vec<Piece> {
+        vec![Piece { input: 0, bytes: tile.start / 4..tile.end / 4 }]
+    }
+
+    fn is_direct(&self, _: &[Input]) -> bool {
+        false
+    }
+
+    fn compute<'t>(
+        &self,
+        _: &[Input],
+        _: Range<u64>,
+        gathered: &[u8],
+        tile: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        let made: Vec<u8> = gathered.iter().flat_map(|&byte| (f32::from(byte) / 2.0).to_le_bytes()).collect();
+        Ok(tile.write_copy_of_slice(&made))
+    }
+
+    /// As a whole, however large.
+    fn step(&self, _: &[Input]) -> u64 {
+        u64::MAX
+    }
+}
+
+#[test]
+fn a_cast_takes_what_an_operation_makes_whatever_it_is_made_of() {
+    let stored = Stored::filled(safetensors::Dtype::U8, &[1000], 3);
+    let ckpt = Checkpoint::from_bytes(file(&[("w", stored.clone())])).unwrap();
+    let input = || vec![Input::of(&ckpt.tensor("w").unwrap())];
+    let twice = Cast::of(Arc::new(Cast::to(Dtype::I16)), Dtype::F32);
+    let plan = Plan::of(&ckpt)
+        .filter(|_| false)
+        .build()
+        .unwrap()
+        .with(Entry::new("scaled", input(), Arc::new(Scaled)).unwrap())
+        .with(Entry::new("twice", input(), Arc::new(twice)).unwrap());
+    let session = plan.session().start().unwrap();
+    for (name, divisor) in [("scaled", 2.0), ("twice", 1.0)] {
+        let expected = |byte: &u8| f64::from(*byte) / divisor;
+        for dtype in [Dtype::F32, Dtype::F64] {
+            let values: Vec<f64> = match session.take(name, Some(dtype)).unwrap().1 {
+                HostBuffer::F32(values) => values.into_iter().map(f64::from).collect(),
+                HostBuffer::F64(values) => values,
+                other => panic!("{other:?}"),
+            };
+            assert!(values.iter().copied().eq(stored.bytes().iter().map(expected)), "{name} as {dtype}");
+        }
+    }
+}
+
+/// An operation that panics before it is carried out.
+#[derive(Debug)]
+struct Broken;
+
+impl Operation for Broken {
+    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
+        Ok((inputs[0].dtype(), inputs[0].shape().to_vec()))
+    }
+
+    fn gather(&self, _: &[Input], _: Range<u64>) -> Vec<Piece> {
+        panic!("a bug in an operation")
+    }
+
+    fn is_direct(&self, _: &[Input]) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_operation_that_panics_harms_no_other() {
+    let tensors: Vec<_> =
+        (0..20).map(|i| (format!("{i}"), Stored::filled(safetensors::Dtype::U8, &[100], i))).collect();
+    let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
+    let ckpt = Checkpoint::from_bytes(file(&views)).unwrap();
+    for threads in [1, 3] {
+        let broken = vec![Input::of(&ckpt.tensor("3").unwrap())];
+        let plan = Plan::of(&ckpt).build().unwrap();
+        let plan = plan.with(Entry::new("broken", broken, Arc::new(Broken)).unwrap());
+        let fill = plan.clone().session().threads(threads).start().unwrap();
+        let lend = plan.session().threads(threads).start_lending().unwrap();
+        for (name, stored) in &tensors {
+            assert!(fill.take(name, None).unwrap().1.as_bytes() == stored.bytes());
+            assert!(lend.take(name, None).unwrap().1.as_bytes() == stored.bytes());
+        }
+        assert_eq!(fill.take("broken", None).unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(lend.take("broken", None).unwrap_err().kind(), ErrorKind::Internal);
+    }
 }

@@ -655,3 +655,57 @@ fn metadata_is_edited() {
     assert_eq!(fs::read(&path).unwrap(), b"not a checkpoint");
     assert_eq!(names(directory.path()), ["model.safetensors"]);
 }
+
+#[test]
+fn room_that_is_made_is_no_part_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    for (expected, written) in [(1 << 20, 10), (10, 1 << 20), (0, 5), (5000, 0)] {
+        let mut output = OutputFile::atomic(&path).unwrap();
+        output.expect(expected).unwrap();
+        output.write_all(&vec![7; written]).unwrap();
+        output.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), vec![7; written]);
+    }
+    // What fails in the middle of a file that is written in its place is no checkpoint.
+    let tensors: Vec<(&str, Box<dyn TensorData>)> = vec![
+        ("a", Box::new(Values::new(&[3], &[1.0_f64, 2.0, 3.0]).unwrap())),
+        ("b", Box::new(Lying { pieces: vec![4] })),
+    ];
+    Save::new().unprotected().file(&path, tensors).unwrap_err();
+    assert!(Checkpoint::open(&path).is_err());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn more_than_there_is_room_for_is_found_out_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    let mut output = OutputFile::atomic(&path).unwrap();
+    let error = output.expect(1 << 60).unwrap_err();
+    assert!(error.to_string().contains("no room"), "{error}");
+    drop(output);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    // What is no file needs no room.
+    OutputFile::unprotected("/dev/null").unwrap().expect(1 << 60).unwrap();
+}
+
+#[test]
+fn a_large_file_is_synced_while_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    let piece = bytes(3, 8 << 20);
+    let mut output = OutputFile::atomic(&path).unwrap();
+    output.expect(160 << 20).unwrap();
+    for _ in 0..20 {
+        output.write_all(&piece).unwrap();
+    }
+    output.commit().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 160 << 20);
+    // Given up in the middle, it leaves nothing.
+    let mut output = OutputFile::atomic(dir.path().join("g")).unwrap();
+    output.expect(160 << 20).unwrap();
+    (0..10).for_each(|_| output.write_all(&piece).unwrap());
+    drop(output);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}

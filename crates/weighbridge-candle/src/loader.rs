@@ -171,7 +171,10 @@ impl Loader {
                 }),
             }
         }
-        let session = self.session(&arrivals)?.read_ahead(u64::MAX).order(Order::File).start()?;
+        // On the CPU tensors stay where they were read to; on their way elsewhere they are held twice.
+        let on_cpu = self.devices.iter().map(|(_, device)| device).chain([&self.device]).all(Device::is_cpu);
+        let read_ahead = if on_cpu { u64::MAX } else { self.read_ahead };
+        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::File).start()?;
         let mut tensors = HashMap::with_capacity(arrivals.len());
         let mut converted = Vec::new();
         for tensor in self.tensors() {

@@ -73,10 +73,13 @@ impl CandleBackend for ShardedBackend {
     type Hints = Shard;
 
     fn get(&self, shape: Shape, name: &str, shard: Shard, dtype: DType, device: &Device) -> Result<Tensor> {
-        if shard.world_size == 1 && shape.rank() > 0 {
-            return SimpleBackend::get(&self.0, shape, name, candle_nn::Init::default(), dtype, device);
+        match shard.world_size {
+            1 if shape.rank() > 0 => {
+                SimpleBackend::get(&self.0, shape, name, candle_nn::Init::default(), dtype, device)
+            }
+            1 => SimpleBackend::get_unchecked(&self.0, name, dtype, device),
+            _ => self.0.take_part(name, &shape, shard, dtype, device),
         }
-        self.0.take_part(name, &shape, shard, dtype, device)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {

@@ -412,6 +412,10 @@ fn a_rank_reads_what_it_needs() {
         vb.get_with_hints((), "w", Shard { dim, rank: 5, world_size: 8 }).unwrap();
         assert_eq!((report.bytes_needed(), report.bytes_read()), (1 << 18, 1 << 18), "dimension {dim}");
     }
+    // What is not cut may have no dimension to cut.
+    let ckpt = Checkpoint::from_bytes(file(&[("scale", Stored::filled(St::F32, &[], 1))])).unwrap();
+    let vb = Loader::new(&ckpt).sharded_var_builder().unwrap();
+    assert!(vb.get((), "scale").unwrap().dims().is_empty());
 }
 
 #[test]

@@ -69,21 +69,30 @@ impl Checkpoint {
     ///
     /// Fails when the bytes of a mapped file cannot be brought in; see [`Populate`](crate::Populate).
     pub fn lend(&self, entry: &Entry) -> Result<Option<Lent>> {
-        let Some((source, range)) = self.lendable(entry) else { return Ok(None) };
-        let bytes = range.start as u64..range.end as u64;
-        source.populate(bytes).map_err(|error| {
+        let lent = self.lend_as_it_is(entry);
+        if let Some(lent) = &lent {
+            self.bring_in(entry, lent)?;
+        }
+        Ok(lent)
+    }
+
+    /// The same, whether or not the bytes of a mapped file are in memory.
+    pub(crate) fn lend_as_it_is(&self, entry: &Entry) -> Option<Lent> {
+        let (source, range) = self.lendable(entry)?;
+        let (source, dtype, shape) = (Arc::clone(source), entry.dtype(), entry.shape().to_vec());
+        Some(Lent { source, range, dtype, shape })
+    }
+
+    /// Brings in the bytes of what was lent.
+    pub(crate) fn bring_in(&self, entry: &Entry, lent: &Lent) -> Result<()> {
+        let bytes = lent.range.start as u64..lent.range.end as u64;
+        lent.source.populate(bytes).map_err(|error| {
             let error = Error::io("its bytes cannot be brought in", error).in_tensor(entry.name());
             match entry.inputs().first().and_then(|input| self.shards().get(input.shard())) {
                 Some(shard) => shard.blame(error),
                 None => error,
             }
-        })?;
-        let (source, dtype, shape) = (Arc::clone(source), entry.dtype(), entry.shape().to_vec());
-        Ok(Some(Lent { source, range, dtype, shape }))
-    }
-
-    pub(crate) fn can_lend(&self, entry: &Entry) -> bool {
-        self.lendable(entry).is_some()
+        })
     }
 
     /// Where the bytes of an entry are, if they are in memory.
@@ -97,7 +106,10 @@ impl Checkpoint {
         }
         let start = match &*entry.operation().gather(entry.inputs(), 0..entry.byte_len()) {
             [] if entry.byte_len() == 0 => input.range().start,
-            [Piece { input: 0, bytes }] if bytes.end - bytes.start == entry.byte_len() => {
+            [Piece { input: 0, bytes }]
+                if bytes.end.checked_sub(bytes.start)? == entry.byte_len()
+                    && bytes.end <= input.range().end - input.range().start =>
+            {
                 input.range().start + bytes.start
             }
             _ => return None,

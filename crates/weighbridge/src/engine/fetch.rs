@@ -47,6 +47,11 @@ impl Fetcher {
         self.policy == Prefetch::Never
     }
 
+    /// Fetches no more.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Whether something had to be fetched so far.
     pub(super) fn is_cold(&self) -> bool {
         self.cold.load(Ordering::Relaxed)
@@ -99,7 +104,7 @@ impl Fetcher {
 
 impl Drop for Fetcher {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
         let running = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { wants, thread }) = running {
             drop(wants);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::placement::caught;
 use crate::buffer::HugePage;
 use crate::checkpoint::Checkpoint;
 use crate::plan::{Entry, Piece};
@@ -79,10 +80,12 @@ pub(super) fn read_of(entry: &Entry, tile: Range<u64>) -> Option<(usize, Range<u
     let gather = |tile| entry.operation().gather(entry.inputs(), tile);
     // A look at the beginning saves a long list of pieces that would be of no use.
     const BEGINNING: u64 = 16 << 10;
-    if tile.end - tile.start > BEGINNING && gather(tile.start..tile.start + BEGINNING).len() > 1 {
-        return None;
-    }
-    let pieces = gather(tile);
+    // An operation that panics does so again when it is carried out, and is reported then.
+    let look = || {
+        let many = tile.end - tile.start > BEGINNING && gather(tile.start..tile.start + BEGINNING).len() > 1;
+        Ok(if many { Vec::new() } else { gather(tile) })
+    };
+    let pieces = caught("it was planned", look).ok()?;
     let [Piece { input: 0, bytes }] = &*pieces else { return None };
     let start = input.range().start;
     Some((input.shard(), start + bytes.start..start + bytes.end))
@@ -138,5 +141,6 @@ fn small_read<C>(checkpoint: &Checkpoint, part: &Part<C>) -> Option<SmallRead> {
 
 /// So many bytes are read at once for several parts; on a local disk they stay in the cache.
 fn most_together(hints: &Hints) -> u64 {
-    16 * hints.read_through as u64
+    const MOST: u64 = 4 << 20;
+    (hints.read_through as u64).saturating_mul(16).min(MOST)
 }

@@ -30,7 +30,7 @@ pub(super) trait Placement: Send + Sync + 'static {
     /// The right to make one part of it.
     type Chunk: Send;
 
-    /// Memory for a tensor.
+    /// Memory for a tensor. It is called under the session's lock, as [`finish`](Self::finish) is.
     fn allocate(&self, checkpoint: &Checkpoint, entry: &Entry) -> Result<Self::Blank>;
 
     /// Cuts it into chunks of about `size` bytes: each with the bytes of the tensor that it is for.
@@ -52,10 +52,16 @@ pub(super) trait Placement: Send + Sync + 'static {
     /// The tensor, all of whose parts were made.
     fn finish(&self, entry: &Entry, memory: Self::Memory) -> Result<Self::Tensor>;
 
-    /// Bytes of an entry that are held in memory while nobody takes it.
-    fn held(&self, checkpoint: &Checkpoint, entry: &Entry) -> u64 {
+    /// Bytes of an entry that are held while nobody takes it; `None` if it is not to be made before it is asked for.
+    fn ahead(&self, checkpoint: &Checkpoint, entry: &Entry) -> Option<u64> {
         let _ = checkpoint;
-        entry.byte_len()
+        Some(entry.byte_len())
+    }
+
+    /// Called with a tensor that is about to be handed out, without any lock.
+    fn hand_out(&self, checkpoint: &Checkpoint, entry: &Entry, tensor: &Self::Tensor) -> Result<()> {
+        let _ = (checkpoint, entry, tensor);
+        Ok(())
     }
 
     /// The most bytes that a chunk can have.

@@ -192,7 +192,15 @@ struct Handle<P: Placement>(Arc<Shared<P>>);
 
 impl<P: Placement> Work<P::Tensor> for Handle<P> {
     fn take(&self, place: Option<usize>, entry: Arc<Entry>) -> Result<(Arc<Entry>, P::Tensor)> {
-        self.0.take(place.unwrap_or_else(|| self.0.add_place()), entry)
+        match place {
+            Some(place) => self.0.take(place, entry),
+            None => {
+                let place = self.0.add_place();
+                let taken = self.0.take(place, entry);
+                self.0.give_place_back(place);
+                taken
+            }
+        }
     }
 
     fn stop(&self, cancelled: bool) {

@@ -42,6 +42,10 @@ struct State<P: Placement> {
     next_fetch: usize,
     /// Bytes that were read ahead, or are being, and that nobody has taken.
     ahead_bytes: u64,
+    /// Bytes of all that lies behind `next_ahead`.
+    ahead_left: u64,
+    /// Places of entries that the plan does not have, to be used again.
+    free: Vec<usize>,
     /// Copies that were ever started.
     flights: u64,
     stop: bool,
@@ -58,7 +62,7 @@ enum Slot<P: Placement> {
     Ready {
         entry: Arc<Entry>,
         tensor: P::Tensor,
-        ahead: bool,
+        ahead: u64,
     },
     Failed {
         entry: Arc<Entry>,
@@ -71,7 +75,8 @@ struct Reading<P: Placement> {
     memory: P::Memory,
     jobs_left: usize,
     error: Option<Error>,
-    ahead: bool,
+    /// What it takes of the budget for reading ahead.
+    ahead: u64,
 }
 
 impl<P: Placement> Shared<P> {
@@ -84,12 +89,16 @@ impl<P: Placement> Shared<P> {
             }),
             Order::Natural => order.sort_by_cached_key(|&place| natural_key(entries[place].name())),
         }
+        let ahead = |place: &usize| placement.ahead(&plan.checkpoint, &entries[*place]).unwrap_or(0);
+        let ahead_left = order.iter().map(ahead).fold(0, u64::saturating_add);
         let state = State {
             slots: entries.iter().map(|_| Slot::Idle).collect(),
             queue: VecDeque::new(),
             next_ahead: 0,
             next_fetch: 0,
             ahead_bytes: 0,
+            ahead_left,
+            free: Vec::new(),
             flights: 0,
             stop: false,
             cancelled: false,
@@ -109,8 +118,19 @@ impl<P: Placement> Shared<P> {
     /// A place for an entry that the plan does not have.
     pub(super) fn add_place(&self) -> usize {
         let mut state = self.lock();
-        state.slots.push(Slot::Idle);
-        state.slots.len() - 1
+        state.free.pop().unwrap_or_else(|| {
+            state.slots.push(Slot::Idle);
+            state.slots.len() - 1
+        })
+    }
+
+    /// Gives such a place back.
+    pub(super) fn give_place_back(&self, place: usize) {
+        let mut state = self.lock();
+        // What was cancelled in the middle may still be written to.
+        if matches!(state.slots[place], Slot::Idle | Slot::Taken) {
+            state.free.push(place);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<P>> {
@@ -123,6 +143,7 @@ impl<P: Placement> Shared<P> {
         let mut state = self.lock();
         state.stop = true;
         state.cancelled |= cancelled;
+        self.fetcher.stop();
         let queue = std::mem::take(&mut state.queue);
         drop(state);
         drop(queue);
@@ -167,6 +188,13 @@ impl<P: Placement> Shared<P> {
             let job = match &state.slots[place] {
                 Slot::Idle | Slot::Taken => {
                     let jobs = self.begin(&mut state, place, Arc::clone(&entry))?;
+                    if jobs.is_empty() {
+                        // It was there already, and no job will tell of it.
+                        drop(state);
+                        self.tell(0, entry.byte_len());
+                        state = self.lock();
+                        continue;
+                    }
                     // The first job stays here: small tensors need no other thread.
                     let mut jobs = jobs.into_iter();
                     let own = jobs.next();
@@ -182,14 +210,15 @@ impl<P: Placement> Shared<P> {
                 Slot::Ready { .. } => {
                     let slot = std::mem::replace(&mut state.slots[place], Slot::Taken);
                     let Slot::Ready { entry: made, tensor, ahead } = slot else { continue };
-                    if ahead {
-                        state.ahead_bytes -= self.held(&made);
+                    if ahead > 0 {
+                        state.ahead_bytes -= ahead;
                         self.work.notify_all();
                     }
                     if made.dtype() != entry.dtype() {
                         continue;
                     }
                     drop(state);
+                    self.placement.hand_out(&self.plan.checkpoint, &made, &tensor)?;
                     self.plan.report.note_taken(&made);
                     return Ok((made, tensor));
                 }
@@ -298,32 +327,41 @@ impl<P: Placement> Shared<P> {
 
     /// The entries that are read ahead next: one large one, or so many small ones that their memory can lie on huge
     /// pages. None while there is no room for them.
-    fn next_batch(&self, state: &mut State<P>, urgent: bool) -> Vec<usize> {
+    fn next_batch(&self, state: &mut State<P>, urgent: bool) -> Vec<(usize, u64)> {
         let most = self.settings.read_ahead;
-        let (mut batch, mut bytes, mut next) = (Vec::new(), 0_u64, state.next_ahead);
+        let room = most.saturating_sub(state.ahead_bytes);
+        // A few at a time would not be worth a huge page: wait for more room while somebody still takes.
+        let worth = (BATCH_BYTES / 2).min(most / 4);
+        let wait = !urgent && state.ahead_bytes > 0;
+        if wait && room < worth && state.ahead_left > room {
+            return Vec::new();
+        }
+        let (mut batch, mut bytes, mut next, mut passed) = (Vec::new(), 0_u64, state.next_ahead, 0);
         let mut full = false;
         while let Some(&place) = self.order.get(next) {
-            let len = self.held(&self.plan.entries[place]);
-            if matches!(state.slots[place], Slot::Idle) && len <= most {
+            let len = self.ahead(place);
+            if let Some(len) = len.filter(|&len| matches!(state.slots[place], Slot::Idle) && len <= most) {
                 let large = len >= BATCH_BYTES;
-                full = state.ahead_bytes + bytes > most - len;
+                full = bytes + len > room;
                 if full || (!batch.is_empty() && (large || bytes + len > BATCH_BYTES)) {
                     break;
                 }
-                batch.push(place);
+                batch.push((place, len));
                 bytes += len;
                 if large {
                     next += 1;
+                    passed += len;
                     break;
                 }
             }
             next += 1;
+            passed += len.unwrap_or(0);
         }
-        // A few at a time would not be worth a huge page: wait for more room while somebody still takes.
-        if full && !urgent && bytes < BATCH_BYTES / 2 && bytes < most / 4 && state.ahead_bytes > 0 {
+        if full && wait && bytes < worth {
             return Vec::new();
         }
         state.next_ahead = next;
+        state.ahead_left = state.ahead_left.saturating_sub(passed);
         state.ahead_bytes += bytes;
         batch
     }
@@ -331,38 +369,42 @@ impl<P: Placement> Shared<P> {
     /// Whether an entry is small and the next to be read ahead, and there is room for it.
     fn comes_next(&self, state: &mut State<P>, place: usize) -> bool {
         while let Some(&next) = self.order.get(state.next_ahead) {
-            let len = self.held(&self.plan.entries[next]);
-            if matches!(state.slots[next], Slot::Idle) && len <= self.settings.read_ahead {
+            let len = self.ahead(next);
+            if let Some(len) =
+                len.filter(|&len| matches!(state.slots[next], Slot::Idle) && len <= self.settings.read_ahead)
+            {
                 return next == place
                     && len < BATCH_BYTES
                     && state.ahead_bytes <= self.settings.read_ahead - len;
             }
             state.next_ahead += 1;
+            state.ahead_left = state.ahead_left.saturating_sub(len.unwrap_or(0));
         }
         false
     }
 
-    fn held(&self, entry: &Entry) -> u64 {
-        self.placement.held(&self.plan.checkpoint, entry)
+    /// What an entry of the plan takes of the budget, if it is to be read ahead.
+    fn ahead(&self, place: usize) -> Option<u64> {
+        self.placement.ahead(&self.plan.checkpoint, &self.plan.entries[place])
     }
 
     /// Allocates entries that are read ahead, together, and queues their jobs.
-    fn begin_ahead(&self, state: &mut State<P>, batch: Vec<usize>) {
+    fn begin_ahead(&self, state: &mut State<P>, batch: Vec<(usize, u64)>) {
         let mut allocated = Vec::with_capacity(batch.len());
-        for place in batch {
+        for (place, ahead) in batch {
             let entry = Arc::clone(&self.plan.entries[place]);
             match self.allocate(&entry) {
-                Ok(memory) => allocated.push((place, entry, memory)),
-                Err(error) => {
-                    state.ahead_bytes -= self.held(&entry);
-                    state.slots[place] = Slot::Failed { entry, error };
-                    self.landed.notify_all();
+                Ok(blank) => allocated.push((place, entry, blank, ahead)),
+                Err(_) => {
+                    // Whoever asks for it tries again, and is told.
+                    state.ahead_bytes -= ahead;
+                    state.slots[place] = Slot::Taken;
                 }
             }
         }
         let mut parts = Vec::new();
-        for (place, entry, memory) in allocated {
-            parts.extend(self.cut(state, place, entry, memory, true));
+        for (place, entry, blank, ahead) in allocated {
+            parts.extend(self.cut(state, place, entry, blank, ahead));
         }
         state.queue.extend(self.placement.jobs(&self.plan.checkpoint, parts));
         if state.queue.len() > 1 {
@@ -372,12 +414,17 @@ impl<P: Placement> Shared<P> {
 
     /// Allocates an entry's memory and cuts it into jobs.
     fn begin(&self, state: &mut State<P>, place: usize, entry: Arc<Entry>) -> Result<Vec<Job<P::Chunk>>> {
-        let memory = self.allocate(&entry)?;
-        Ok(self.cut(state, place, entry, memory, false).into_iter().map(Job::of).collect())
+        let blank = self.allocate(&entry)?;
+        Ok(self.cut(state, place, entry, blank, 0).into_iter().map(Job::of).collect())
     }
 
-    fn allocate(&self, entry: &Entry) -> Result<P::Blank> {
-        self.placement.allocate(&self.plan.checkpoint, entry).map_err(|error| error.in_tensor(entry.name()))
+    /// Memory for an entry, and the size of its chunks. An operation that panics does so here, before anything was begun.
+    fn allocate(&self, entry: &Entry) -> Result<(P::Blank, usize)> {
+        let allocate = || {
+            let chunk = self.chunk(entry);
+            Ok((self.placement.allocate(&self.plan.checkpoint, entry)?, chunk))
+        };
+        caught("it was begun", allocate).map_err(|error| error.in_tensor(entry.name()))
     }
 
     fn cut(
@@ -385,10 +432,10 @@ impl<P: Placement> Shared<P> {
         state: &mut State<P>,
         place: usize,
         entry: Arc<Entry>,
-        blank: P::Blank,
-        ahead: bool,
+        (blank, chunk): (P::Blank, usize),
+        ahead: u64,
     ) -> Vec<Part<P::Chunk>> {
-        let (memory, chunks) = self.placement.cut(&entry, blank, self.chunk(&entry));
+        let (memory, chunks) = self.placement.cut(&entry, blank, chunk);
         let part = |(tile, chunk)| Part { place, entry: Arc::clone(&entry), tile, chunk };
         let parts: Vec<_> = chunks.into_iter().map(part).collect();
         let reading = Reading { entry, memory, jobs_left: parts.len(), error: None, ahead };
@@ -405,10 +452,8 @@ impl<P: Placement> Shared<P> {
         let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
         let (operation, inputs) = (entry.operation(), entry.inputs());
         let step = if operation.is_direct(inputs) { 0 } else { operation.step(inputs) };
-        let chunk = share
-            .min(read_size(&self.plan.checkpoint, entry, self.settings.chunk))
-            .max(LEAST_CHUNK)
-            .max(step);
+        let read = read_size(&self.plan.checkpoint, entry, self.settings.chunk);
+        let chunk = share.min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
         usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
     }
 
@@ -441,8 +486,8 @@ impl<P: Placement> Shared<P> {
         state.slots[place] = match outcome {
             Ok(tensor) => Slot::Ready { entry, tensor, ahead },
             Err(error) => {
-                if ahead {
-                    state.ahead_bytes -= self.held(&entry);
+                if ahead > 0 {
+                    state.ahead_bytes -= ahead;
                     self.work.notify_all();
                 }
                 Slot::Failed { entry, error }

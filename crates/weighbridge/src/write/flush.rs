@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 
 /// A thread that syncs a file again and again while it is being written, so that the disk is at work from the start
-/// and the last sync has little left to do.
+/// and the last sync has little left to do. Dropped, it ends by itself.
 #[derive(Debug)]
 pub(super) struct Flusher {
     wake: Option<SyncSender<()>>,
@@ -47,23 +47,12 @@ impl Flusher {
 
     /// Ends it, and gives the error of a sync that has failed: the kernel tells of it only once.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        self.join()
-    }
-
-    fn join(&mut self) -> io::Result<()> {
         self.wake = None;
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(outcome)) => outcome,
             Some(Err(_)) => Err(io::Error::other("the thread that syncs has panicked")),
             None => Ok(()),
         }
-    }
-}
-
-impl Drop for Flusher {
-    fn drop(&mut self) {
-        // Whoever drops it has given the file up.
-        let _ = self.join();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufWriter, Seek, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -28,8 +28,8 @@ pub struct OutputFile {
 #[derive(Debug)]
 struct Output {
     place: Place,
-    /// The bytes for which room was made.
-    reserved: Option<u64>,
+    /// Whether room was made that may not be needed.
+    reserved: bool,
     flusher: Option<Flusher>,
 }
 
@@ -95,14 +95,14 @@ impl OutputFile {
     }
 
     fn new(place: Place, path: &Path) -> Self {
-        let output = Output { place, reserved: None, flusher: None };
+        let output = Output { place, reserved: false, flusher: None };
         Self { file: BufWriter::with_capacity(BUFFER, output), path: path.to_owned() }
     }
 
     /// Says how many bytes will be written. Room for them is made on the disk at once, so that one that is full is
     /// found out before anything is written, and a large file is sent to the disk while it is written.
     ///
-    /// Where fewer bytes are written, the file has as many as were.
+    /// The file has as many bytes as are written, whether these are fewer or more.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl OutputFile {
             let message = format!("there is no room for its {bytes} bytes");
             Error::io(&message, error).in_file(&self.path)
         })?;
-        output.reserved = reserved.then_some(bytes);
+        output.reserved |= reserved;
         if bytes >= flush::WORTH {
             output.flusher = Flusher::start(file);
         }
@@ -136,11 +136,9 @@ impl OutputFile {
             let output = file.into_inner().map_err(io::IntoInnerError::into_error)?;
             let Output { place, reserved, flusher } = output;
             flusher.map_or(Ok(()), Flusher::finish)?;
-            if let Some(reserved) = reserved {
-                let written = place.as_file().stream_position()?;
-                if written < reserved {
-                    place.as_file().set_len(written)?;
-                }
+            if reserved {
+                let written = place.as_file().metadata()?.len();
+                place.as_file().set_len(written)?;
             }
             sync(place.as_file())?;
             if let Place::Temporary(temporary, target) = place {
@@ -203,7 +201,7 @@ impl Write for Output {
 fn reserve(file: &File, bytes: u64) -> io::Result<bool> {
     use rustix::io::Errno;
     loop {
-        return match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        return match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes) {
             Ok(()) => Ok(true),
             Err(Errno::INTR) => continue,
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),

@@ -1,6 +1,6 @@
 //! Tensors that are the bytes of the file where these are in memory, and copies where they are not.
 
-use super::{Cut, Fill, Placement, Watch};
+use super::{Cut, Fill, Placement, Watch, caught};
 use crate::buffer::{Allocation, Chunk, Filling, HostBuffer};
 use crate::checkpoint::Checkpoint;
 use crate::engine::job::{Job, Part};
@@ -49,7 +49,7 @@ impl Placement for Lend {
     type Chunk = Chunk;
 
     fn allocate(&self, checkpoint: &Checkpoint, entry: &Entry) -> Result<Self::Blank> {
-        match checkpoint.lend(entry)? {
+        match checkpoint.lend_as_it_is(entry) {
             Some(lent) => Ok(Memory::Lent(lent)),
             None => Fill.allocate(checkpoint, entry).map(Memory::Filled),
         }
@@ -80,7 +80,16 @@ impl Placement for Lend {
         }
     }
 
-    fn held(&self, checkpoint: &Checkpoint, entry: &Entry) -> u64 {
-        if checkpoint.can_lend(entry) { 0 } else { entry.byte_len() }
+    /// What can be lent is there already; to bring it in before it is asked for would be to read the whole file.
+    fn ahead(&self, checkpoint: &Checkpoint, entry: &Entry) -> Option<u64> {
+        let lent = caught("it was planned", || Ok(checkpoint.lend_as_it_is(entry)));
+        lent.is_ok_and(|lent| lent.is_none()).then(|| entry.byte_len())
+    }
+
+    fn hand_out(&self, checkpoint: &Checkpoint, entry: &Entry, tensor: &HostBytes) -> Result<()> {
+        match tensor {
+            HostBytes::Lent(lent) => checkpoint.bring_in(entry, lent),
+            HostBytes::Owned(_) => Ok(()),
+        }
     }
 }

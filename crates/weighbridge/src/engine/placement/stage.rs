@@ -19,12 +19,13 @@ use crate::plan::Entry;
 
 /// A device that copies from staging memory into memory of its own.
 ///
-/// A session calls it from several threads at a time.
+/// A session calls it from several threads at a time; [`allocate`](Self::allocate) and [`finish`](Self::finish) while
+/// other threads wait, so that they should be quick, and must not touch the session or what cancels it.
 ///
 /// A copy may go on after [`copy`](Self::copy) has returned: the session neither touches nor frees a slab until
-/// [`wait`](Self::wait) has returned for the copy from it, and keeps the memory that is copied to. If `wait` fails, the
-/// slab is never used or freed again, since the device may still be reading it; if `copy` fails, it must have seen to it
-/// that nothing is being read any more.
+/// [`wait`](Self::wait) has returned for the copy from it, and keeps the memory that is copied to. If `wait` fails, neither
+/// slab nor memory is used or freed again, since the device may still be at work on them; if `copy` fails, it must have
+/// seen to it that nothing is being read or written any more.
 pub trait Device: Send + Sync + 'static {
     /// Staging memory. Its bytes stay where they are when it is moved.
     type Slab: AsMut<[MaybeUninit<u8>]> + Send;
@@ -230,7 +231,11 @@ impl<D: Device> Stage<D> {
             Err(_) => self.lose(slab),
         }
         for (ticket, memory) in parts {
-            drop(memory);
+            match &outcome {
+                Ok(()) => drop(memory),
+                // It may still be written to.
+                Err(_) => mem::forget(memory),
+            }
             watch.done(ticket, outcome.clone());
         }
     }
@@ -244,6 +249,12 @@ impl<D: Device> Stage<D> {
         watch: &dyn Watch,
     ) {
         let mut rest = slab.as_mut();
+        let needed: usize = groups.iter().flat_map(|group| &group.parts).map(room).sum();
+        if rest.len() < needed {
+            let error = Error::new(ErrorKind::Device, "a staging buffer has become smaller");
+            self.lose(slab);
+            return fail(groups, &error, watch);
+        }
         let mut made: Vec<(Ticket, Place<D>, &[u8])> = Vec::new();
         'parts: for Group { parts, together } in groups {
             if let Some((shard, range)) = together {
@@ -286,17 +297,32 @@ impl<D: Device> Stage<D> {
                 watch.in_flight();
             }
             Err(error) => {
-                match error.kind() {
-                    // After a panic nobody knows what the device is doing.
-                    ErrorKind::Internal => self.lose(slab),
-                    _ => self.give_back(slab),
+                // After a panic nobody knows what the device is doing.
+                let lost = error.kind() == ErrorKind::Internal;
+                if lost {
+                    self.lose(slab);
+                } else {
+                    self.give_back(slab);
                 }
                 for (ticket, memory) in parts {
-                    drop(memory);
+                    if lost {
+                        mem::forget(memory);
+                    } else {
+                        drop(memory);
+                    }
                     watch.done(ticket, Err(error.clone()));
                 }
             }
         }
+    }
+}
+
+/// Tells that none of the parts will be made.
+fn fail<C>(groups: Vec<Group<C>>, error: &Error, watch: &dyn Watch) {
+    for part in groups.into_iter().flat_map(|group| group.parts) {
+        let ticket = Ticket::of(&part);
+        drop(part);
+        watch.done(ticket, Err(error.clone()));
     }
 }
 
@@ -357,13 +383,7 @@ impl<D: Device> Placement for Stage<D> {
     fn carry_out(&self, job: Job<Place<D>>, maker: &mut TileMaker, watch: &dyn Watch) {
         match self.slab(watch) {
             Ok(slab) => self.fill_and_send(slab, job.groups, maker, watch),
-            Err(error) => {
-                for part in job.groups.into_iter().flat_map(|group| group.parts) {
-                    let ticket = Ticket::of(&part);
-                    drop(part);
-                    watch.done(ticket, Err(error.clone()));
-                }
-            }
+            Err(error) => fail(job.groups, &error, watch),
         }
     }
 

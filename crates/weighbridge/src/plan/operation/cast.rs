@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Operation, Piece, Read};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::convert::{Kernel, Refused};
+use crate::plan::convert::{self, Kernel, Refused};
 use crate::plan::{Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
@@ -72,8 +72,9 @@ impl Cast {
         stored(tile.start)..stored(tile.end)
     }
 
-    fn from_bits(inputs: &[Input]) -> u64 {
-        inputs.first().map_or(0, |input| u64::from(input.dtype().bits()))
+    /// Bits of an element before the cast.
+    fn bits_before(&self, inputs: &[Input]) -> u64 {
+        self.of.output(inputs).map_or(0, |(from, _)| u64::from(from.bits()))
     }
 }
 
@@ -85,7 +86,7 @@ impl Operation for Cast {
     }
 
     fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        self.of.gather(inputs, self.before(Self::from_bits(inputs), &tile))
+        self.of.gather(inputs, self.before(self.bits_before(inputs), &tile))
     }
 
     fn is_direct(&self, _: &[Input]) -> bool {
@@ -99,10 +100,7 @@ impl Operation for Cast {
         gathered: &[u8],
         tile: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
-        // All inputs of an operation have the dtype of its output.
-        let Some(from) = inputs.first().map(Input::dtype) else {
-            return Err(Error::new(ErrorKind::Internal, "a cast of nothing"));
-        };
+        let from = self.of.output(inputs)?.0;
         let before = self.before(u64::from(from.bits()), &range);
         let mut scratch = Vec::new();
         let stored: &[u8] = if self.of.is_direct(inputs) {
@@ -110,7 +108,12 @@ impl Operation for Cast {
         } else {
             let len = (before.end - before.start) as usize;
             scratch.reserve_exact(len);
-            self.of.compute(inputs, before.clone(), gathered, &mut scratch.spare_capacity_mut()[..len])?
+            let room = &mut scratch.spare_capacity_mut()[..len];
+            let made = self.of.compute(inputs, before.clone(), gathered, room)?;
+            if cfg!(target_endian = "big") && self.of.is_native() {
+                convert::turn_around(from, made);
+            }
+            made
         };
         let fits = stored.len() as u64 == before.end - before.start
             && stored.len() as u64 * u64::from(self.dtype.bits())
@@ -126,7 +129,7 @@ impl Operation for Cast {
             true => self.of.step(inputs).min(256 << 10),
             false => self.of.step(inputs),
         };
-        let from = Self::from_bits(inputs).max(1);
+        let from = self.bits_before(inputs).max(1);
         // Whole elements on both sides, those of 6 bits included.
         (step.saturating_mul(u64::from(self.dtype.bits())) / from / 48).max(1) * 48
     }
