@@ -1,4 +1,4 @@
-//! Loops over elements, for the processor at hand: the second of the crate's fenced `unsafe` modules.
+//! Loops over elements, for the processor at hand: the third of the crate's fenced `unsafe` modules.
 //!
 //! A conversion is written once, without branches, so that the compiler makes vector code of the loop over it. On
 //! x86 it does so twice: for what every such processor has, and for AVX2, which is used where it is there. (On
