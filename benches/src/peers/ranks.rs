@@ -19,15 +19,7 @@ pub(crate) const ROWS: Work = Work {
     title: "One rank of eight, matrices cut by rows",
     layout: Layout::Llama,
     python: false,
-    ways: &[
-        Way {
-            name: "weighbridge",
-            title: OURS,
-            side: Side::Ours,
-            run: |job| in_candle(job, || ours(job, 0)),
-        },
-        Way { name: "candle", title: CANDLE, side: Side::Peer, run: |job| in_candle(job, || candle(job, 0)) },
-    ],
+    ways: &ways::<0>(),
     columns: &[Column::Needed, Column::ReadCalls, Column::Cpu, Column::Peak, Column::Faults],
     ..LOAD
 };
@@ -35,20 +27,27 @@ pub(crate) const ROWS: Work = Work {
 pub(crate) const COLUMNS: Work = Work {
     name: "rank-columns",
     title: "One rank of eight, matrices cut by columns",
-    ways: &[
-        Way {
-            name: "weighbridge",
-            title: OURS,
-            side: Side::Ours,
-            run: |job| in_candle(job, || ours(job, 1)),
-        },
-        Way { name: "candle", title: CANDLE, side: Side::Peer, run: |job| in_candle(job, || candle(job, 1)) },
-    ],
+    ways: &ways::<1>(),
     ..ROWS
 };
 
-const OURS: &str = "**weighbridge** `sharded_var_builder`";
-const CANDLE: &str = "candle `ShardedSafeTensors::var_builder`, mapped";
+/// Both, with matrices cut along dimension `DIM`.
+const fn ways<const DIM: usize>() -> [Way; 2] {
+    [
+        Way {
+            name: "weighbridge",
+            title: "**weighbridge** `sharded_var_builder`",
+            side: Side::Ours,
+            run: |job| in_candle(job, || ours(job, DIM)),
+        },
+        Way {
+            name: "candle",
+            title: "candle `ShardedSafeTensors::var_builder`, mapped",
+            side: Side::Peer,
+            run: |job| in_candle(job, || candle(job, DIM)),
+        },
+    ]
+}
 
 fn ours(job: &Job, dim: usize) -> Result<Vec<Tensor>> {
     let checkpoint = Checkpoint::open(&job.directory)?;

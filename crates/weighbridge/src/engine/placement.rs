@@ -13,7 +13,7 @@ pub use stage::{Device, Ring, Transfer};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::job::{Job, Part};
+use super::job::{Group, Job, Part};
 use super::tile::TileMaker;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,13 +39,13 @@ pub(super) trait Placement: Send + Sync + 'static {
     /// Puts parts of several tensors, all of them small or parts of one, together into jobs.
     fn jobs(&self, checkpoint: &Checkpoint, parts: Vec<Part<Self::Chunk>>) -> Vec<Job<Self::Chunk>>;
 
-    /// Makes the parts of a job; what becomes of each is told to `progress`, then or when a copy that was started for
+    /// Makes the parts of a job; what becomes of each is told to `watch`, then or when a copy that was started for
     /// it is [settled](Self::settle). It ends early when it is time to stop.
-    fn carry_out(&self, job: Job<Self::Chunk>, maker: &mut TileMaker, progress: &dyn Watch);
+    fn carry_out(&self, job: Job<Self::Chunk>, maker: &mut TileMaker, watch: &dyn Watch);
 
     /// Waits for the oldest copy that is under way, if there is one, and tells what became of its parts.
-    fn settle(&self, progress: &dyn Watch) -> bool {
-        let _ = progress;
+    fn settle(&self, watch: &dyn Watch) -> bool {
+        let _ = watch;
         false
     }
 
@@ -100,6 +100,27 @@ pub(super) struct Ticket {
 impl Ticket {
     fn of<C>(part: &Part<C>) -> Self {
         Self { place: part.place, bytes: part.bytes(), read: 0 }
+    }
+}
+
+/// Has `make` make the parts one after the other, until it is time to stop, with what several of them need read at once.
+fn each_part<C>(
+    groups: Vec<Group<C>>,
+    maker: &mut TileMaker,
+    watch: &dyn Watch,
+    mut make: impl FnMut(Part<C>, &mut TileMaker),
+) {
+    for Group { parts, together } in groups {
+        if let Some((shard, range)) = together {
+            watch.read_together(maker.read_together(shard, range));
+        }
+        for part in parts {
+            if watch.stopped() {
+                return;
+            }
+            make(part, maker);
+        }
+        maker.forget();
     }
 }
 

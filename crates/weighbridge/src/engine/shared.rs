@@ -24,6 +24,8 @@ pub(super) struct Shared<P: Placement> {
     placement: P,
     /// Entries in the order in which they are read ahead.
     order: Vec<usize>,
+    /// What each entry takes of the budget for reading ahead, if it is to be read ahead.
+    ahead: Vec<Option<u64>>,
     settings: Settings,
     fetcher: Fetcher,
     state: Mutex<State<P>>,
@@ -89,8 +91,8 @@ impl<P: Placement> Shared<P> {
             }),
             Order::Natural => order.sort_by_cached_key(|&place| natural_key(entries[place].name())),
         }
-        let ahead = |place: &usize| placement.ahead(&plan.checkpoint, &entries[*place]).unwrap_or(0);
-        let ahead_left = order.iter().map(ahead).fold(0, u64::saturating_add);
+        let ahead: Vec<_> = entries.iter().map(|entry| placement.ahead(&plan.checkpoint, entry)).collect();
+        let ahead_left = ahead.iter().flatten().copied().fold(0, u64::saturating_add);
         let state = State {
             slots: entries.iter().map(|_| Slot::Idle).collect(),
             queue: VecDeque::new(),
@@ -107,6 +109,7 @@ impl<P: Placement> Shared<P> {
             plan,
             placement,
             order,
+            ahead,
             state: Mutex::new(state),
             work: Condvar::new(),
             landed: Condvar::new(),
@@ -339,8 +342,7 @@ impl<P: Placement> Shared<P> {
         let (mut batch, mut bytes, mut next, mut passed) = (Vec::new(), 0_u64, state.next_ahead, 0);
         let mut full = false;
         while let Some(&place) = self.order.get(next) {
-            let len = self.ahead(place);
-            if let Some(len) = len.filter(|&len| matches!(state.slots[place], Slot::Idle) && len <= most) {
+            if let Some(len) = self.still_ahead(state, place) {
                 let large = len >= BATCH_BYTES;
                 full = bytes + len > room;
                 if full || (!batch.is_empty() && (large || bytes + len > BATCH_BYTES)) {
@@ -355,7 +357,7 @@ impl<P: Placement> Shared<P> {
                 }
             }
             next += 1;
-            passed += len.unwrap_or(0);
+            passed += self.ahead[place].unwrap_or(0);
         }
         if full && wait && bytes < worth {
             return Vec::new();
@@ -369,23 +371,21 @@ impl<P: Placement> Shared<P> {
     /// Whether an entry is small and the next to be read ahead, and there is room for it.
     fn comes_next(&self, state: &mut State<P>, place: usize) -> bool {
         while let Some(&next) = self.order.get(state.next_ahead) {
-            let len = self.ahead(next);
-            if let Some(len) =
-                len.filter(|&len| matches!(state.slots[next], Slot::Idle) && len <= self.settings.read_ahead)
-            {
+            if let Some(len) = self.still_ahead(state, next) {
                 return next == place
                     && len < BATCH_BYTES
                     && state.ahead_bytes <= self.settings.read_ahead - len;
             }
             state.next_ahead += 1;
-            state.ahead_left = state.ahead_left.saturating_sub(len.unwrap_or(0));
+            state.ahead_left = state.ahead_left.saturating_sub(self.ahead[next].unwrap_or(0));
         }
         false
     }
 
-    /// What an entry of the plan takes of the budget, if it is to be read ahead.
-    fn ahead(&self, place: usize) -> Option<u64> {
-        self.placement.ahead(&self.plan.checkpoint, &self.plan.entries[place])
+    /// What an entry of the plan takes of the budget, if it is still to be read ahead, and not too large for that.
+    fn still_ahead(&self, state: &State<P>, place: usize) -> Option<u64> {
+        let fits = |len: &u64| matches!(state.slots[place], Slot::Idle) && *len <= self.settings.read_ahead;
+        self.ahead[place].filter(fits)
     }
 
     /// Allocates entries that are read ahead, together, and queues their jobs.

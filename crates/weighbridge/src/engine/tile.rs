@@ -2,8 +2,8 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::placement::caught;
 use crate::buffer;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,15 +32,16 @@ impl TileMaker {
         self.from = None;
         let len = bytes.end - bytes.start;
         self.together.resize(len as usize, 0);
-        let read = AssertUnwindSafe(|| {
-            let shard = self.checkpoint.shards().get(shard)?;
-            shard.source().read_at(bytes.start, &mut self.together).ok()
+        let read = caught("it was read", || {
+            let there =
+                self.checkpoint.shards().get(shard).ok_or_else(|| internal("there is no such shard"))?;
+            there.source().read_at(bytes.start, &mut self.together).map_err(unreadable)
         });
-        if let Ok(Some(())) = catch_unwind(read) {
-            self.from = Some((shard, bytes.start));
-            return len;
+        if read.is_err() {
+            return 0;
         }
-        0
+        self.from = Some((shard, bytes.start));
+        len
     }
 
     /// Ends what [`read_together`](Self::read_together) began.

@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 /// and the last sync has little left to do. Dropped, it ends by itself.
 #[derive(Debug)]
 pub(super) struct Flusher {
-    wake: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    wake: SyncSender<()>,
+    thread: JoinHandle<io::Result<()>>,
     /// Bytes written since it was last woken.
     pending: usize,
 }
@@ -28,7 +28,7 @@ impl Flusher {
         let (wake, woken) = mpsc::sync_channel(1);
         let builder = thread::Builder::new().name("weighbridge-sync".to_owned());
         let thread = builder.spawn(move || sync(&file, &woken)).ok()?;
-        Some(Self { wake: Some(wake), thread: Some(thread), pending: 0 })
+        Some(Self { wake, thread, pending: 0 })
     }
 
     /// Bytes were written.
@@ -38,21 +38,16 @@ impl Flusher {
             return;
         }
         // While it is at work, it is left alone: what came meanwhile goes with the next sync.
-        if let Some(Ok(()) | Err(TrySendError::Disconnected(()))) =
-            self.wake.as_ref().map(|wake| wake.try_send(()))
-        {
+        if let Ok(()) | Err(TrySendError::Disconnected(())) = self.wake.try_send(()) {
             self.pending = 0;
         }
     }
 
     /// Ends it, and gives the error of a sync that has failed: the kernel tells of it only once.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        self.wake = None;
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(io::Error::other("the thread that syncs has panicked")),
-            None => Ok(()),
-        }
+    pub(super) fn finish(self) -> io::Result<()> {
+        drop(self.wake);
+        let panicked = |_| Err(io::Error::other("the thread that syncs has panicked"));
+        self.thread.join().unwrap_or_else(panicked)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Cut, Placement, Ticket, Watch, caught};
+use super::{Cut, Placement, Ticket, Watch, caught, each_part};
 use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer};
 use crate::checkpoint::Checkpoint;
-use crate::engine::job::{Group, Job, Part, coalesce};
+use crate::engine::job::{Job, Part, coalesce};
 use crate::engine::tile::TileMaker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Entry;
@@ -53,26 +53,17 @@ impl Placement for Fill {
         if let Some(page) = job.huge_page {
             page.make();
         }
-        for Group { parts, together } in job.groups {
-            if let Some((shard, range)) = together {
-                watch.read_together(maker.read_together(shard, range));
-            }
-            for part in parts {
-                if watch.stopped() {
-                    return;
-                }
-                let mut ticket = Ticket::of(&part);
-                let outcome = caught("it was loaded", || {
-                    part.chunk.fill(|memory| {
-                        let (memory, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
-                        ticket.read = read;
-                        Ok(memory)
-                    })
-                });
-                watch.done(ticket, outcome);
-            }
-            maker.forget();
-        }
+        each_part(job.groups, maker, watch, |part, maker| {
+            let mut ticket = Ticket::of(&part);
+            let outcome = caught("it was loaded", || {
+                part.chunk.fill(|memory| {
+                    let (memory, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
+                    ticket.read = read;
+                    Ok(memory)
+                })
+            });
+            watch.done(ticket, outcome);
+        });
     }
 
     fn finish(&self, _: &Entry, memory: Filling) -> Result<HostBuffer> {

@@ -10,7 +10,7 @@ use std::mem::{self, MaybeUninit};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Cut, Placement, Ticket, Watch, caught};
+use super::{Cut, Placement, Ticket, Watch, caught, each_part};
 use crate::checkpoint::Checkpoint;
 use crate::engine::job::{Group, Job, Part, coalesce};
 use crate::engine::tile::TileMaker;
@@ -256,30 +256,21 @@ impl<D: Device> Stage<D> {
             return fail(groups, &error, watch);
         }
         let mut made: Vec<(Ticket, Place<D>, &[u8])> = Vec::new();
-        'parts: for Group { parts, together } in groups {
-            if let Some((shard, range)) = together {
-                watch.read_together(maker.read_together(shard, range));
+        each_part(groups, maker, watch, |part, maker| {
+            let mut ticket = Ticket::of(&part);
+            let (bytes, behind) = mem::take(&mut rest).split_at_mut(room(&part));
+            rest = behind;
+            let outcome = caught("it was loaded", || {
+                let memory = &mut bytes[..part.bytes() as usize];
+                let (bytes, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
+                ticket.read = read;
+                Ok(bytes)
+            });
+            match outcome {
+                Ok(bytes) => made.push((ticket, part.chunk, bytes)),
+                Err(error) => watch.done(ticket, Err(error)),
             }
-            for part in parts {
-                if watch.stopped() {
-                    break 'parts;
-                }
-                let mut ticket = Ticket::of(&part);
-                let (bytes, behind) = mem::take(&mut rest).split_at_mut(room(&part));
-                rest = behind;
-                let outcome = caught("it was loaded", || {
-                    let memory = &mut bytes[..part.bytes() as usize];
-                    let (bytes, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
-                    ticket.read = read;
-                    Ok(bytes)
-                });
-                match outcome {
-                    Ok(bytes) => made.push((ticket, part.chunk, bytes)),
-                    Err(error) => watch.done(ticket, Err(error)),
-                }
-            }
-            maker.forget();
-        }
+        });
         if made.is_empty() {
             return self.give_back(slab);
         }
