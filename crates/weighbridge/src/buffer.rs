@@ -254,16 +254,19 @@ unsafe impl Sync for Allocation {}
 impl Allocation {
     /// Cuts the memory into chunks of about `size` bytes, which is not 0.
     ///
-    /// Where the memory has huge pages, no two chunks share one: threads that touch a fresh page at the same time
-    /// both clear it. Cuts are at multiples of 16 bytes, and so between elements of whole bytes.
+    /// Where the memory has huge pages and `whole_pages` is asked for, no two chunks share one: threads that touch a
+    /// fresh page at the same time both clear it. Cuts are at multiples of 16 bytes, and so between elements of whole
+    /// bytes.
     ///
     /// It takes the allocation by value so that it happens once: chunks stay disjoint.
-    pub(crate) fn into_chunks(self, size: usize) -> (Filling, Vec<Chunk>) {
+    pub(crate) fn into_chunks(self, size: usize, whole_pages: bool) -> (Filling, Vec<Chunk>) {
         let bytes = self.bytes;
-        let (size, first) = if bytes >= HUGE_PAGES_FROM {
+        let (size, first) = if bytes >= HUGE_PAGES_FROM && whole_pages {
             let size = size.next_multiple_of(HUGE_PAGE);
-            // The part before the first boundary goes with the chunk behind it.
-            (size, size + self.start.addr().get().wrapping_neg() % HUGE_PAGE)
+            let to_boundary = (self.start.addr().get().wrapping_neg() % HUGE_PAGE).next_multiple_of(16);
+            // A small part before the first boundary goes with the chunk behind it.
+            let shared = if to_boundary < HUGE_PAGE / 2 { size } else { size - HUGE_PAGE };
+            (size, to_boundary + shared)
         } else {
             (size.next_multiple_of(16), size.next_multiple_of(16))
         };
@@ -327,6 +330,23 @@ impl Chunk {
     /// The huge page in which it starts.
     pub(crate) fn huge_page(&self) -> HugePage {
         HugePage(self.address() / HUGE_PAGE)
+    }
+
+    /// Has the kernel back the chunk with memory at once: many first touches, a page each, cost more.
+    pub(crate) fn populate(&self) {
+        /// Fewer pages than this are not worth a call of the system.
+        const WORTH: usize = 64 << 10;
+        #[cfg(target_os = "linux")]
+        if self.len >= WORTH {
+            let page = rustix::param::page_size();
+            // Pages that the chunk has for itself.
+            let start = self.address().next_multiple_of(page);
+            let len = (self.address() + self.len - start) / page * page;
+            let start = std::ptr::without_provenance_mut(start);
+            // SAFETY: the advice faults pages in as a write would, and changes nothing that they hold. A kernel that
+            // does not know it refuses, which is no failure.
+            let _ = unsafe { libc::madvise(start, len, libc::MADV_POPULATE_WRITE) };
+        }
     }
 
     /// Has `fill` initialise the whole chunk; it returns the slice it was given, now as bytes.
@@ -437,7 +457,7 @@ mod tests {
     use super::*;
 
     fn chunks(dtype: Dtype, bytes: usize, size: usize) -> (Filling, Vec<Chunk>) {
-        Allocation::new(dtype, bytes).unwrap().into_chunks(size)
+        Allocation::new(dtype, bytes).unwrap().into_chunks(size, true)
     }
 
     fn write(chunk: Chunk) {
@@ -476,9 +496,13 @@ mod tests {
                     assert!(part.len > 0 && part.start % 16 == 0);
                     let huge = bytes >= HUGE_PAGES_FROM && part.start > 0;
                     assert!(!huge || (start + part.start).is_multiple_of(HUGE_PAGE));
+                    part.populate();
                     end += part.len;
                 }
                 assert_eq!(end, bytes);
+                let fine = Allocation::new(Dtype::U16, bytes).unwrap().into_chunks(size, false).1;
+                assert_eq!(fine.iter().map(|part| part.len).sum::<usize>(), bytes);
+                assert_eq!(fine.len(), bytes.div_ceil(size.next_multiple_of(16)));
             }
         }
     }

@@ -91,6 +91,11 @@ pub(super) fn read_of(entry: &Entry, tile: Range<u64>) -> Option<(usize, Range<u
     Some((input.shard(), start + bytes.start..start + bytes.end))
 }
 
+/// Whether all that an entry is made of lies in one place.
+pub(super) fn lies_together(entry: &Entry) -> bool {
+    read_of(entry, 0..entry.byte_len()).is_some()
+}
+
 /// Groups parts: those that are so small that a read of their own costs more than their bytes do share one.
 pub(super) fn coalesce<C>(checkpoint: &Checkpoint, parts: Vec<Part<C>>) -> Vec<Group<C>> {
     let mut groups: Vec<Group<C>> = Vec::new();

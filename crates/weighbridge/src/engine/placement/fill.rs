@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::{Cut, Placement, Ticket, Watch, caught, each_part};
-use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer};
+use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer, HugePage};
 use crate::checkpoint::Checkpoint;
-use crate::engine::job::{Job, Part, coalesce};
+use crate::engine::job::{Job, Part, coalesce, lies_together};
 use crate::engine::tile::TileMaker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Entry;
@@ -25,8 +25,9 @@ impl Placement for Fill {
         Allocation::new(entry.dtype(), bytes)
     }
 
-    fn cut(&self, _: &Entry, blank: Allocation, size: usize) -> Cut<Self> {
-        let (filling, chunks) = blank.into_chunks(size);
+    fn cut(&self, entry: &Entry, blank: Allocation, size: usize) -> Cut<Self> {
+        // Many small reads take longer than to clear a page twice.
+        let (filling, chunks) = blank.into_chunks(size, lies_together(entry));
         (filling, chunks.into_iter().map(|chunk| (chunk.range(), chunk)).collect())
     }
 
@@ -50,11 +51,12 @@ impl Placement for Fill {
     }
 
     fn carry_out(&self, job: Job<Chunk>, maker: &mut TileMaker, watch: &dyn Watch) {
-        if let Some(page) = job.huge_page {
-            page.make();
-        }
+        let on_huge_page = job.huge_page.map(HugePage::make).is_some();
         each_part(job.groups, maker, watch, |part, maker| {
             let mut ticket = Ticket::of(&part);
+            if !on_huge_page {
+                part.chunk.populate();
+            }
             let outcome = caught("it was loaded", || {
                 part.chunk.fill(|memory| {
                     let (memory, read) = maker.make(&part.entry, part.tile.clone(), memory)?;
