@@ -71,12 +71,7 @@ impl Names {
     ///
     /// Fails with [`ErrorKind::Pattern`] when it is no regular expression, or a too large one.
     pub fn regex(regex: &str) -> Result<Self> {
-        let built = Regex::new(regex).map_err(|error| {
-            let text = error.to_string();
-            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Error::new(ErrorKind::Pattern, format!("the regular expression {regex:?}: {last}"))
-        })?;
-        Ok(Self::of(Rule::Regex(built)))
+        Ok(Self::of(Rule::Regex(compile(regex)?)))
     }
 
     /// Names of this set or the other one.
@@ -114,6 +109,15 @@ impl Names {
     fn of(rule: Rule) -> Self {
         Self(Arc::new(rule))
     }
+}
+
+/// A regular expression, or what is wrong with it in one line.
+pub(crate) fn compile(regex: &str) -> Result<Regex> {
+    Regex::new(regex).map_err(|error| {
+        let text = error.to_string();
+        let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::new(ErrorKind::Pattern, format!("the regular expression {regex:?}: {last}"))
+    })
 }
 
 impl fmt::Debug for Names {

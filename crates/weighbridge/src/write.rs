@@ -137,6 +137,11 @@ impl Save {
         self
     }
 
+    /// What was set for a key of the metadata.
+    pub fn metadata_value(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
     /// Sets the order of the tensors in a file.
     #[must_use]
     pub fn order(mut self, order: Order) -> Self {

@@ -1,0 +1,158 @@
+//! What other frameworks call the parameters of Burn's layers, and how they lay them out.
+
+use crate::walk::{Site, Step};
+
+/// Names and layouts in files. Nothing is done unless one is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Convention {
+    /// Burn's own: names are those of its records, a `Linear` is `[in, out]`.
+    #[default]
+    Burn,
+    /// That of PyTorch, and of Hugging Face's models:
+    ///
+    /// | layer | Burn | file |
+    /// |---|---|---|
+    /// | `Linear` | `weight [in, out]` | `weight [out, in]` |
+    /// | `BatchNorm`, `LayerNorm`, `GroupNorm`, `InstanceNorm`, `RmsNorm` | `gamma`, `beta` | `weight`, `bias` |
+    /// | `PRelu` | `alpha` | `weight` |
+    /// | `MultiHeadAttention` | `query`, `key`, `value`, `output` | `in_proj_weight`, `in_proj_bias`, `out_proj` |
+    /// | `Lstm` | four gates of `input_transform`, `hidden_transform` | `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`: input, forget, cell, output |
+    /// | `Gru` | three gates | the same: reset, update, new |
+    /// | `Rnn` | one gate | the same |
+    /// | `BiLstm`, `BiGru`, `BiRnn` | `forward`, `reverse` | the same, the reverse with `_reverse` at the end |
+    /// | variants of an enum | a name | none |
+    ///
+    /// Embeddings, convolutions and running statistics are the same in both. Where a file has no `in_proj_weight`, the
+    /// attention's four layers are looked for under their own names, and `gamma` and `beta` where there is no `weight`.
+    PyTorch,
+}
+
+/// Where a parameter's values are in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    /// The part of the file's tensor: which, and of how many equal ones, along its first dimension.
+    pub(crate) part: Option<(usize, usize)>,
+    /// Its last two dimensions are exchanged there.
+    pub(crate) exchanged: bool,
+    /// The dimension along which neighbours that are stored as one lie: that of a layer's outputs.
+    pub(crate) axis: usize,
+}
+
+impl Convention {
+    /// The places in which a parameter may be, the usual one first.
+    pub(crate) fn places(self, site: &Site) -> Vec<Place> {
+        let is_weight = is_linear_weight(site);
+        match self {
+            Self::Burn => vec![Place {
+                name: site.path(),
+                part: None,
+                exchanged: false,
+                axis: usize::from(is_weight && !site.slot.is_exchanged(&site.device)),
+            }],
+            Self::PyTorch => {
+                let exchanged = is_weight && !site.slot.is_exchanged(&site.device);
+                let steps: Vec<_> = site.steps.iter().filter(|step| !step.is_variant()).collect();
+                let named = names(&steps);
+                named.into_iter().map(|(name, part)| Place { name, part, exchanged, axis: 0 }).collect()
+            }
+        }
+    }
+}
+
+/// Whether it is the weight of a `Linear`.
+pub(crate) fn is_linear_weight(site: &Site) -> bool {
+    matches!(site.steps.last(), Some(Step { name, owner }) if name == "weight" && owner == "Struct:Linear")
+}
+
+type Part = Option<(usize, usize)>;
+
+/// PyTorch's names for a parameter.
+fn names(steps: &[&Step]) -> Vec<(String, Part)> {
+    let Some((last, before)) = steps.split_last() else { return Vec::new() };
+    let owner = last.owner.strip_prefix("Struct:").unwrap_or_default();
+    let plain = dotted(steps);
+    let norm = match (owner, &*last.name) {
+        ("BatchNorm" | "LayerNorm" | "GroupNorm" | "InstanceNorm" | "RmsNorm", "gamma") => Some("weight"),
+        ("BatchNorm" | "LayerNorm" | "GroupNorm" | "InstanceNorm" | "RmsNorm", "beta") => Some("bias"),
+        ("PRelu", "alpha") => Some("weight"),
+        _ => None,
+    };
+    if let Some(other) = norm {
+        return vec![(under(before, other), None), (plain, None)];
+    }
+    let fused = if owner == "Linear" {
+        gate(before, &last.name).or_else(|| attention(before, &last.name))
+    } else {
+        None
+    };
+    match fused {
+        Some(Fused { at, name, part }) => vec![(under(at, &name), part), (plain, None)],
+        None => vec![(plain, None)],
+    }
+}
+
+/// A layer that PyTorch stores as a part of a tensor.
+struct Fused<'s> {
+    /// The module that has the tensor.
+    at: &'s [&'s Step],
+    name: String,
+    part: Part,
+}
+
+/// `lstm.input_gate.input_transform.weight` -> `lstm.weight_ih_l0`, part 0 of 4.
+fn gate<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
+    let [at @ .., gate, side] = steps else { return None };
+    if side.owner != "Struct:GateController" {
+        return None;
+    }
+    let side = match &*side.name {
+        "input_transform" => "ih",
+        "hidden_transform" => "hh",
+        _ => return None,
+    };
+    let part = match (&*gate.owner, &*gate.name) {
+        ("Struct:Lstm", "input_gate") => Some((0, 4)),
+        ("Struct:Lstm", "forget_gate") => Some((1, 4)),
+        ("Struct:Lstm", "cell_gate") => Some((2, 4)),
+        ("Struct:Lstm", "output_gate") => Some((3, 4)),
+        ("Struct:Gru", "reset_gate") => Some((0, 3)),
+        ("Struct:Gru", "update_gate") => Some((1, 3)),
+        ("Struct:Gru", "new_gate") => Some((2, 3)),
+        ("Struct:Rnn", "gate") => None,
+        _ => return None,
+    };
+    let both = |step: &Step| ["Struct:BiLstm", "Struct:BiGru", "Struct:BiRnn"].contains(&&*step.owner);
+    let (at, suffix) = match at {
+        [at @ .., direction] if both(direction) && direction.name == "forward" => (at, ""),
+        [at @ .., direction] if both(direction) && direction.name == "reverse" => (at, "_reverse"),
+        _ => (at, ""),
+    };
+    Some(Fused { at, name: format!("{leaf}_{side}_l0{suffix}"), part })
+}
+
+/// `attention.key.bias` -> `attention.in_proj_bias`, part 1 of 3.
+fn attention<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
+    let [at @ .., role] = steps else { return None };
+    if role.owner != "Struct:MultiHeadAttention" {
+        return None;
+    }
+    let number = match &*role.name {
+        "query" => 0,
+        "key" => 1,
+        "value" => 2,
+        "output" => return Some(Fused { at, name: format!("out_proj.{leaf}"), part: None }),
+        _ => return None,
+    };
+    Some(Fused { at, name: format!("in_proj_{leaf}"), part: Some((number, 3)) })
+}
+
+fn under(steps: &[&Step], name: &str) -> String {
+    if steps.is_empty() { name.to_owned() } else { format!("{}.{name}", dotted(steps)) }
+}
+
+fn dotted(steps: &[&Step]) -> String {
+    let names: Vec<_> = steps.iter().map(|step| &*step.name).collect();
+    names.join(".")
+}

@@ -1,0 +1,67 @@
+//! Weights for [Burn](burn): any Hugging Face checkpoint into a module, with a report, and modules and training state
+//! into files that Python reads.
+//!
+//! ```
+//! use weighbridge_burn::weighbridge::Checkpoint;
+//! # use weighbridge_burn::burn::nn::EmbeddingConfig;
+//! # use weighbridge_burn::burn::tensor::Device;
+//! # use weighbridge_burn::weighbridge::Renames;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+//! # let device = Device::default();
+//! # let vocabulary = Checkpoint::open(dir)?.tensor("model.embed_tokens.weight").unwrap().shape().to_vec();
+//! # let mut model = EmbeddingConfig::new(vocabulary[0], vocabulary[1]).init(&device);
+//! let ckpt = Checkpoint::open(dir)?; // a file, a directory, an index, or "org/name" in the local cache
+//! # let renames = Renames::new().prefix("model.embed_tokens.", "");
+//! let report = weighbridge_burn::load(&ckpt).pytorch().rename(renames).into(&mut model)?;
+//! println!("{report}"); // 1 loaded (0 cast), 0 missing, 38 unused
+//! # assert_eq!(report.loaded, ["weight"]);
+//! weighbridge_burn::save(&model).pytorch().directory(tempfile::tempdir()?, "model")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`load`] finds a tensor for every parameter before it reads one, and changes the module only when all are there;
+//! [`Mapping`] says what is called and laid out otherwise in the files; [`save`] is the way back. [`dtype`] says what each
+//! stored dtype becomes.
+//!
+//! # Features
+//!
+//! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which converts Burn's
+//!   own `.bpk` files.
+//! - `train`: `Checkpoints`, for the `Learner` of burn-train.
+//! - `store`: `Store`, for code that was written for burn-store.
+//!
+//! Choose backends with the features of `burn` itself.
+
+#[cfg(feature = "train")]
+mod checkpoints;
+mod convention;
+pub mod dtype;
+#[cfg(feature = "training")]
+mod epochs;
+mod loader;
+mod mapping;
+mod metadata;
+#[cfg(feature = "training")]
+pub mod pack;
+mod place;
+mod report;
+mod saver;
+#[cfg(feature = "training")]
+mod training;
+mod walk;
+
+pub use burn;
+pub use weighbridge;
+
+#[cfg(feature = "train")]
+pub use checkpoints::{Checkpoints, PartCheckpointer};
+pub use convention::Convention;
+pub use loader::{Loader, load};
+pub use mapping::Mapping;
+pub use report::{Cast, Missing, Report};
+pub use saver::{Saver, save};
+#[cfg(feature = "training")]
+pub use training::{load_training, save_training};

@@ -1,0 +1,81 @@
+//! What Burn knows of tensors and the format does not: entries of `__metadata__`.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::DType;
+use serde_json::{Map, Value, json};
+use weighbridge::{Checkpoint, Error, ErrorKind, Result};
+
+/// The ids of parameters: a JSON object of names and ids, these as strings of decimal digits, because JSON's numbers are
+/// not exact above 2^53.
+pub(crate) const IDS: &str = "weighbridge.burn.ids";
+
+/// The quantised tensors: a JSON object of names, each with its shape and Burn's scheme. Their bytes are stored as `U8`
+/// of one dimension.
+pub(crate) const QUANTISED: &str = "weighbridge.burn.quantised";
+
+/// A quantised tensor's shape and dtype.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Quantised {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+}
+
+/// Both entries, of all shards.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) ids: BTreeMap<String, u64>,
+    pub(crate) quantised: BTreeMap<String, Quantised>,
+}
+
+impl Known {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let mut known = Self::default();
+        for shard in checkpoint.shards() {
+            let entry = |key| object(shard.header().metadata_value(key), key);
+            for (name, id) in entry(IDS)? {
+                let id = id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| wrong(IDS, &name))?;
+                known.ids.insert(name, id);
+            }
+            for (name, value) in entry(QUANTISED)? {
+                let quantised = quantised(&value).ok_or_else(|| wrong(QUANTISED, &name))?;
+                known.quantised.insert(name, quantised);
+            }
+        }
+        Ok(known)
+    }
+}
+
+fn object(text: Option<&str>, key: &str) -> Result<Map<String, Value>> {
+    let Some(text) = text else { return Ok(Map::new()) };
+    serde_json::from_str(text).map_err(|error| {
+        let message = format!("the metadata entry {key:?} is not what Burn's was saved as: {error}");
+        Error::new(ErrorKind::Value, message)
+    })
+}
+
+fn wrong(key: &str, name: &str) -> Error {
+    Error::new(ErrorKind::Value, format!("the metadata entry {key:?} is wrong for {name:?}"))
+}
+
+fn quantised(value: &Value) -> Option<Quantised> {
+    let shape = serde_json::from_value(value.get("shape")?.clone()).ok()?;
+    let scheme = serde_json::from_value(value.get("scheme")?.clone()).ok()?;
+    Some(Quantised { shape, dtype: DType::QFloat(scheme) })
+}
+
+/// The metadata entry for ids.
+pub(crate) fn ids<'n>(ids: impl IntoIterator<Item = (&'n str, u64)>) -> String {
+    let ids: BTreeMap<_, _> = ids.into_iter().map(|(name, id)| (name, id.to_string())).collect();
+    json!(ids).to_string()
+}
+
+/// The metadata entry for quantised tensors.
+pub(crate) fn quantised_entry(tensors: &BTreeMap<String, Quantised>) -> String {
+    let entry = |quantised: &Quantised| match quantised.dtype {
+        DType::QFloat(scheme) => json!({ "shape": quantised.shape, "scheme": scheme }),
+        _ => Value::Null,
+    };
+    let entries: BTreeMap<_, _> = tensors.iter().map(|(name, quantised)| (name, entry(quantised))).collect();
+    json!(entries).to_string()
+}

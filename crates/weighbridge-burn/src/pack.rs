@@ -1,0 +1,371 @@
+//! Burn's own containers (burnpack, `.bpk`) as safetensors, and back.
+//!
+//! A burnpack holds tensors, typed scalars and metadata; the tensors of an optimizer are named by the random ids of the
+//! parameters they belong to. In safetensors they have the parameters' paths instead,
+//! `encoder.layers.0.weight.momentum.moment_1`, and the ids are in the metadata:
+//!
+//! | entry of `__metadata__` | holds |
+//! |---|---|
+//! | `format` | `pt` |
+//! | `weighbridge.burn.ids` | of each path of a parameter its id, as a string |
+//! | `weighbridge.burn.scalars` | of each name a scalar: `int 3`, `uint 3`, `float 0.1`, `bool true` |
+//! | `weighbridge.burn.metadata` | what else there was, as it was |
+//! | `weighbridge.burn.dtypes` | of tensors whose dtype safetensors does not have, that of Burn |
+//! | `weighbridge.burn.quantised` | of quantised tensors shape and scheme |
+//! | `weighbridge.burn.record` | `named`, or `by id` where tensors were named by ids |
+//!
+//! Each is a JSON object of strings. Scalars of floats are written so that they are read as the same number.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::path::Path;
+
+use burn::tensor::{BoolStore, Bytes, DType};
+use burn_pack::{Reader, Scalar, Tensor, Writer};
+use serde_json::{Map, Value, json};
+use weighbridge::write::{Save, TensorData};
+use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result};
+
+use crate::dtype::{from_stored, to_stored};
+use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, quantised_entry};
+
+const SCALARS: &str = "weighbridge.burn.scalars";
+const METADATA: &str = "weighbridge.burn.metadata";
+const DTYPES: &str = "weighbridge.burn.dtypes";
+pub(crate) const RECORD: &str = "weighbridge.burn.record";
+pub(crate) const NAMED: &str = "named";
+const BY_ID: &str = "by id";
+
+/// Writes what a `.bpk` file holds, a record of a module, an optimizer or a scheduler, as a safetensors file that
+/// [`from_safetensors`] turns back. Some megabytes of one tensor are in memory at a time.
+///
+/// # Errors
+///
+/// Fails when the file is no burnpack or is beyond burnpack's limits (10 GiB a tensor, 100,000 tensors, 100 GiB), and
+/// when the result cannot be written.
+pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> Result<()> {
+    let pack = pack.as_ref();
+    let reader = Reader::from_file_exact(pack).map_err(|error| refused(error).in_file(pack))?;
+    write(reader, safetensors.as_ref())
+}
+
+/// Writes what [`to_safetensors`] wrote as a `.bpk` file again.
+///
+/// # Errors
+///
+/// Fails when the file is not such a one, when it is beyond burnpack's limits, and when the result cannot be written.
+pub fn from_safetensors(safetensors: impl AsRef<Path>, pack: impl AsRef<Path>) -> Result<()> {
+    let (ckpt, pack) = (Checkpoint::open(safetensors)?, pack.as_ref());
+    let writer = writer(&ckpt)?.overwrite(true).auto_extension(false);
+    writer.write_to_file(pack).map_err(|error| refused(error).in_file(pack))
+}
+
+/// The container of a safetensors file, in memory.
+pub(crate) fn container(ckpt: &Checkpoint) -> Result<Bytes> {
+    let writer = writer(ckpt)?;
+    let size = writer.size().map_err(refused)?;
+    let mut words = Vec::<u64>::new();
+    let room = size.div_ceil(8);
+    words.try_reserve_exact(room).map_err(|error| {
+        Error::new(ErrorKind::Memory, format!("{size} bytes of memory could not be had")).with_source(error)
+    })?;
+    words.resize(room, 0);
+    let mut bytes = Bytes::from_elems(words);
+    writer.write_into(&mut bytes[..size]).map_err(refused)?;
+    Ok(bytes)
+}
+
+pub(crate) fn refused(error: burn_pack::Error) -> Error {
+    Error::new(ErrorKind::Value, format!("burnpack: {error}"))
+}
+
+/// Writes a container as safetensors.
+pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
+    let scalars = reader.scalars().clone();
+    let metadata = reader.metadata().clone();
+    let tensors = reader.into_tensors().map_err(refused)?;
+    let names = Names::of(&tensors, &scalars, &metadata);
+
+    let mut save = Save::new().metadata("format", "pt").metadata(RECORD, names.record());
+    let known = names.paths.iter().map(|(id, path)| (&**path, *id));
+    save = save.metadata(IDS, ids(known));
+    let scalars: BTreeMap<_, _> =
+        scalars.iter().map(|(name, scalar)| (names.outside(name), written(*scalar))).collect();
+    if !scalars.is_empty() {
+        save = save.metadata(SCALARS, json!(scalars).to_string());
+    }
+    let other: BTreeMap<_, _> = metadata.iter().filter(|(key, _)| !names.is_path(key)).collect();
+    if !other.is_empty() {
+        save = save.metadata(METADATA, json!(other).to_string());
+    }
+    let (mut dtypes, mut quantised, mut stored) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for tensor in tensors {
+        let name = names.outside(&tensor.name);
+        let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name))?;
+        match tensor.tensor.dtype {
+            dtype @ DType::QFloat(_) => {
+                let shape = tensor.tensor.shape.to_vec();
+                quantised.insert(name.clone(), Quantised { shape, dtype });
+            }
+            dtype if from_stored(tensor.dtype) != Some(dtype) => {
+                dtypes.insert(name.clone(), tag(dtype));
+            }
+            _ => {}
+        }
+        stored.push((name, tensor));
+    }
+    if !dtypes.is_empty() {
+        save = save.metadata(DTYPES, json!(dtypes).to_string());
+    }
+    if !quantised.is_empty() {
+        save = save.metadata(QUANTISED, quantised_entry(&quantised));
+    }
+    save.file(path, stored)
+}
+
+/// A container with what a safetensors file holds, which is read when it is written.
+fn writer(ckpt: &Checkpoint) -> Result<Writer> {
+    let entry = |key| entry(ckpt, key);
+    let known = Known::of(ckpt)?;
+    let by_id = match ckpt.shards().first().and_then(|shard| shard.header().metadata_value(RECORD)) {
+        Some(BY_ID) => true,
+        Some(NAMED) => false,
+        _ => {
+            let message = "it is no training record: its metadata has no \"weighbridge.burn.record\"";
+            return Err(Error::new(ErrorKind::Value, message));
+        }
+    };
+    let dtypes = entry(DTYPES)?;
+    let names = Names { by_id, paths: known.ids.iter().map(|(path, id)| (*id, path.clone())).collect() };
+    let tensors = ckpt.tensors().map(|tensor| {
+        let name = tensor.name();
+        let (inside, id) = names.inside(name);
+        let id = if by_id { id } else { known.ids.get(name).copied() };
+        let (dtype, shape) = match known.quantised.get(name) {
+            Some(quantised) => (quantised.dtype, quantised.shape.clone()),
+            None => {
+                let tagged = dtypes.get(name).and_then(Value::as_str).and_then(untagged);
+                let dtype = tagged.or_else(|| from_stored(tensor.dtype())).ok_or_else(|| {
+                    let message = format!("Burn has no {}", tensor.dtype());
+                    Error::new(ErrorKind::Dtype, message).in_tensor(name)
+                })?;
+                (dtype, tensor.shape().to_vec())
+            }
+        };
+        let wide = dtype == DType::Bool(BoolStore::U32);
+        let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
+        let (ckpt, stored) = (ckpt.clone(), name.to_owned());
+        let provider = move || {
+            let bytes =
+                bytes_of(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
+            Ok(match wide {
+                true => Bytes::from_elems(bytes.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>()),
+                false => Bytes::from_elems(bytes),
+            })
+        };
+        Ok(Tensor::deferred(inside, dtype, shape, id, len, provider))
+    });
+    let mut writer = Writer::new(tensors.collect::<Result<Vec<_>>>()?);
+    for (name, value) in entry(SCALARS)? {
+        let scalar = value.as_str().and_then(read).ok_or_else(|| {
+            Error::new(ErrorKind::Value, format!("the scalar {name:?} of the metadata is {value}"))
+        })?;
+        writer = writer.with_scalar(&names.inside(&name).0, scalar);
+    }
+    for (key, value) in entry(METADATA)? {
+        writer = writer.with_metadata(&key, value.as_str().unwrap_or_default());
+    }
+    if by_id {
+        for (id, path) in &names.paths {
+            writer = writer.with_metadata(&id.to_string(), path);
+        }
+    }
+    Ok(writer)
+}
+
+/// The bytes of a stored tensor.
+fn bytes_of(ckpt: &Checkpoint, name: &str) -> Result<Vec<u8>> {
+    let plan = Plan::of(ckpt).only(weighbridge::Names::exact(name)).build()?;
+    let (_, values) = plan.session().start()?.take(name, None)?;
+    Ok(match values {
+        weighbridge::HostBuffer::U8(bytes) => bytes,
+        other => other.as_bytes().to_vec(),
+    })
+}
+
+fn entry(ckpt: &Checkpoint, key: &str) -> Result<Map<String, Value>> {
+    let text = ckpt.shards().first().and_then(|shard| shard.header().metadata_value(key));
+    match text.map(serde_json::from_str) {
+        None => Ok(Map::new()),
+        Some(Ok(Value::Object(entry))) => Ok(entry),
+        Some(_) => Err(Error::new(ErrorKind::Value, format!("the metadata entry {key:?} is no JSON object"))),
+    }
+}
+
+/// How tensors and scalars are named in a container, and outside of it.
+struct Names {
+    /// In the container they are named by the ids of the parameters they belong to.
+    by_id: bool,
+    paths: BTreeMap<u64, String>,
+}
+
+impl Names {
+    fn of(
+        tensors: &[Tensor],
+        scalars: &BTreeMap<String, Scalar>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Self {
+        let prefix = |name: &str| name.split_once('.').and_then(|(id, _)| id.parse::<u64>().ok());
+        let tensors_by_id =
+            tensors.iter().all(|tensor| tensor.param_id.is_some() && prefix(&tensor.name) == tensor.param_id);
+        let by_id = tensors_by_id
+            && scalars.keys().all(|name| prefix(name).is_some())
+            && !(tensors.is_empty() && scalars.is_empty());
+        if !by_id {
+            let paths =
+                tensors.iter().filter_map(|tensor| Some((tensor.param_id?, tensor.name.clone()))).collect();
+            return Self { by_id, paths };
+        }
+        let mut uses = HashMap::<&str, usize>::new();
+        for path in metadata.values() {
+            *uses.entry(path).or_default() += 1;
+        }
+        let path = |(id, path): (&String, &String)| {
+            // Two parameters of one path, or one whose path is a number, keep their ids.
+            let plain = uses.get(&**path) == Some(&1) && prefix(&format!("{path}.")).is_none();
+            plain.then_some((id.parse().ok()?, path.clone()))
+        };
+        Self { by_id, paths: metadata.iter().filter_map(path).collect() }
+    }
+
+    fn record(&self) -> &'static str {
+        if self.by_id { BY_ID } else { NAMED }
+    }
+
+    /// Whether an entry of the container's metadata is the path of a parameter.
+    fn is_path(&self, key: &str) -> bool {
+        self.by_id && key.parse().is_ok_and(|id| self.paths.contains_key(&id))
+    }
+
+    /// `5.momentum.time` -> `encoder.weight.momentum.time`.
+    fn outside(&self, name: &str) -> String {
+        let parts = name.split_once('.').filter(|_| self.by_id);
+        let path = parts.and_then(|(id, field)| Some((self.paths.get(&id.parse().ok()?)?, field)));
+        match path {
+            Some((path, field)) => format!("{path}.{field}"),
+            None => name.to_owned(),
+        }
+    }
+
+    /// The way back, and the id: the longest path that the name begins with is the parameter's.
+    fn inside(&self, name: &str) -> (String, Option<u64>) {
+        if !self.by_id {
+            return (name.to_owned(), None);
+        }
+        let of = |(id, path): (&u64, &String)| {
+            let field = name.strip_prefix(&**path)?.strip_prefix('.')?;
+            Some((path.len(), *id, field.to_owned()))
+        };
+        match self.paths.iter().filter_map(of).max_by_key(|(len, ..)| *len) {
+            Some((_, id, field)) => (format!("{id}.{field}"), Some(id)),
+            None => (name.to_owned(), name.split_once('.').and_then(|(id, _)| id.parse().ok())),
+        }
+    }
+}
+
+/// A scalar as text that is read as the same scalar.
+fn written(scalar: Scalar) -> String {
+    match scalar {
+        Scalar::Int(value) => format!("int {value}"),
+        Scalar::UInt(value) => format!("uint {value}"),
+        Scalar::Float(value) => format!("float {value:?}"),
+        Scalar::Bool(value) => format!("bool {value}"),
+    }
+}
+
+fn read(text: &str) -> Option<Scalar> {
+    let (kind, value) = text.split_once(' ')?;
+    Some(match kind {
+        "int" => Scalar::Int(value.parse().ok()?),
+        "uint" => Scalar::UInt(value.parse().ok()?),
+        "float" => Scalar::Float(value.parse().ok()?),
+        "bool" => Scalar::Bool(value.parse().ok()?),
+        _ => return None,
+    })
+}
+
+/// A name for a dtype that safetensors does not have.
+fn tag(dtype: DType) -> &'static str {
+    match dtype {
+        DType::Flex32 => "Flex32",
+        DType::Bool(BoolStore::Native) => "Bool(Native)",
+        DType::Bool(BoolStore::U8) => "Bool(U8)",
+        DType::Bool(BoolStore::U32) => "Bool(U32)",
+        _ => "",
+    }
+}
+
+fn untagged(text: &str) -> Option<DType> {
+    [DType::Flex32, DType::Bool(BoolStore::Native), DType::Bool(BoolStore::U8), DType::Bool(BoolStore::U32)]
+        .into_iter()
+        .find(|&dtype| tag(dtype) == text)
+}
+
+/// A tensor of a container, to be written.
+struct Stored {
+    tensor: Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Stored {
+    fn new(tensor: Tensor) -> Result<Self> {
+        let shape = tensor.shape.to_vec();
+        let (dtype, shape) = match tensor.dtype {
+            DType::QFloat(_) => (Dtype::U8, vec![tensor.byte_len()]),
+            DType::Bool(_) => (Dtype::Bool, shape),
+            dtype => match to_stored(dtype) {
+                Some(dtype) => (dtype, shape),
+                None => return Err(Error::new(ErrorKind::Dtype, format!("the format has no {dtype:?}"))),
+            },
+        };
+        Ok(Self { tensor, dtype, shape })
+    }
+}
+
+impl TensorData for Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        /// Bytes at a time; those of a file are read when they are looked at.
+        const CHUNK: usize = 8 << 20;
+        let other = |error: burn_pack::Error| io::Error::other(refused(error));
+        let bytes = self.tensor.to_bytes().map_err(other)?;
+        for start in (0..bytes.len()).step_by(CHUNK) {
+            let end = bytes.len().min(start + CHUNK);
+            let part = bytes.view(start, end);
+            let part: &[u8] = match &part {
+                Ok(part) => part,
+                // Bytes that have no views are in memory.
+                Err(_) => &bytes[start..end],
+            };
+            match self.tensor.dtype {
+                DType::Bool(BoolStore::U32) => {
+                    let values: Vec<_> = part
+                        .chunks_exact(4)
+                        .map(|value| u8::from(value.iter().any(|&byte| byte != 0)))
+                        .collect();
+                    out.write_all(&values)?;
+                }
+                _ => out.write_all(part)?,
+            }
+        }
+        Ok(())
+    }
+}

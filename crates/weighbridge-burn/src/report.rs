@@ -1,0 +1,72 @@
+//! What became of a module's parameters.
+
+use std::fmt;
+
+use burn::tensor::DType;
+use weighbridge::Dtype;
+
+/// What a load did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The parameters that were loaded, by their paths in the module.
+    pub loaded: Vec<String>,
+    /// Those of them that came in another dtype than they are stored in.
+    pub cast: Vec<Cast>,
+    /// Parameters for which there is no tensor.
+    pub missing: Vec<Missing>,
+    /// Parameters that were [left out](crate::Loader::only).
+    pub skipped: Vec<String>,
+    /// Tensors that no parameter took, by their stored names.
+    pub unused: Vec<String>,
+    /// The bytes of what was loaded, as it is in memory.
+    pub bytes: u64,
+}
+
+/// A parameter that came in another dtype.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cast {
+    /// Its path in the module.
+    pub path: String,
+    /// As it is stored.
+    pub from: Dtype,
+    /// As it was loaded.
+    pub to: DType,
+}
+
+/// A parameter for which there is no tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Missing {
+    /// Its path in the module.
+    pub path: String,
+    /// The name under which it was looked for.
+    pub name: String,
+    /// The stored name that is most like it.
+    pub nearest: Option<String>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.name)?;
+        if self.path != self.name {
+            write!(f, " for {:?}", self.path)?;
+        }
+        match &self.nearest {
+            Some(nearest) => write!(f, ", nearest is {nearest:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} loaded ({} cast)", self.loaded.len(), self.cast.len())?;
+        write!(f, ", {} missing, {} unused", self.missing.len(), self.unused.len())?;
+        match self.skipped.len() {
+            0 => Ok(()),
+            skipped => write!(f, ", {skipped} left out"),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The parameters of a module, one after the other, whatever their rank and kind.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId, Parameter};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Bool, DType, Device, Float, Int, Tensor, TensorData};
+use weighbridge::{Error, ErrorKind, Result};
+
+/// What a parameter's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Float,
+    Int,
+    Bool,
+}
+
+/// A parameter of a module, and where it is in it.
+pub(crate) struct Site {
+    /// The names on the way to it, the last one its own, each with the type that has it.
+    pub(crate) steps: Vec<Step>,
+    pub(crate) id: ParamId,
+    pub(crate) kind: Kind,
+    pub(crate) device: Device,
+    /// As it is in records: before a parameter's own mapping for loads, after the one for saves.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) slot: Box<dyn Slot>,
+}
+
+/// A field, an element, or the variant of an enum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) name: String,
+    /// As Burn says it: `Struct:Linear`, `Vec`, `Enum:Activation`.
+    pub(crate) owner: String,
+}
+
+impl Step {
+    /// Variants of enums have no place in the names that other frameworks give.
+    pub(crate) fn is_variant(&self) -> bool {
+        self.owner.starts_with("Enum:")
+    }
+}
+
+impl Site {
+    /// Burn's own name of it, as in its records.
+    pub(crate) fn path(&self) -> String {
+        join(&self.steps)
+    }
+}
+
+fn join(steps: &[Step]) -> String {
+    let names: Vec<_> = steps.iter().map(|step| &*step.name).collect();
+    names.join(".")
+}
+
+/// All parameters of a module, in its order.
+pub(crate) fn sites<M: Module>(module: &M) -> Vec<Site> {
+    let mut walk = Walk { steps: Vec::new(), sites: Vec::new() };
+    module.visit(&mut walk);
+    walk.sites
+}
+
+/// The module with other parameters in the places of those in `ready`, by their path.
+pub(crate) fn replace<M: Module>(module: M, ready: HashMap<String, Box<dyn Any>>) -> M {
+    module.map(&mut Replace { steps: Vec::new(), ready })
+}
+
+/// A parameter whose rank and kind are known to it alone.
+pub(crate) trait Slot {
+    /// The dtype it is saved in.
+    fn dtype(&self) -> DType;
+
+    /// Whether it exchanges the dimensions of what is loaded into it, and back when it is saved; so does the weight of a
+    /// `Linear` whose layout is `Col`.
+    fn is_exchanged(&self, device: &Device) -> bool;
+
+    /// The parameter with these values, ready to be put into the module. `exchanged`: with the last two dimensions
+    /// exchanged.
+    fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>>;
+
+    /// A part of its values as they are saved, or, `exchanged`, of those with the last two dimensions exchanged.
+    fn read(&self, exchanged: bool, part: &[Range<usize>]) -> Result<TensorData>;
+}
+
+/// How a parameter is filled.
+pub(crate) struct Filled<'a> {
+    pub(crate) device: &'a Device,
+    pub(crate) exchanged: bool,
+    pub(crate) id: ParamId,
+}
+
+impl<const D: usize, K: Basic + 'static> Slot for Param<Tensor<D, K>>
+where
+    Tensor<D, K>: Parameter,
+{
+    fn dtype(&self) -> DType {
+        self.transform_for_save().base().dtype()
+    }
+
+    fn is_exchanged(&self, device: &Device) -> bool {
+        if D != 2 {
+            return false;
+        }
+        // What it does to a row tells what it does to any matrix.
+        let mut shape = [1; D];
+        shape[D - 1] = 2;
+        let probe = Tensor::<D, K>::zeros(shape, device);
+        let loaded = self.clone().transform_for_load(probe, self.id);
+        loaded.base().dims()[0] == 2
+    }
+
+    fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>> {
+        if data.rank() != D {
+            let message = format!("it has {} dimensions in place of {D}", data.rank());
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        let tensor = Tensor::<D, K>::from_data(data, (how.device, dtype));
+        let tensor = if how.exchanged { tensor.transpose() } else { tensor };
+        Ok(Box::new(self.clone().transform_for_load(tensor, how.id)))
+    }
+
+    fn read(&self, exchanged: bool, part: &[Range<usize>]) -> Result<TensorData> {
+        let tensor = self.transform_for_save().base();
+        let tensor = if exchanged { tensor.transpose() } else { tensor };
+        let whole = tensor.dims().iter().zip(part).all(|(&dim, part)| *part == (0..dim));
+        let ranges: Option<[Range<usize>; D]> = part.to_vec().try_into().ok().filter(|_| !whole);
+        let tensor = match ranges {
+            Some(ranges) => tensor.slice(ranges),
+            None => tensor,
+        };
+        tensor.try_into_data().map_err(|error| {
+            Error::new(ErrorKind::Device, format!("it could not be read from the device: {error:?}"))
+        })
+    }
+}
+
+struct Walk {
+    steps: Vec<Step>,
+    sites: Vec<Site>,
+}
+
+impl Walk {
+    fn visit<const D: usize, K: Basic + 'static>(&mut self, kind: Kind, param: &Param<Tensor<D, K>>)
+    where
+        Tensor<D, K>: Parameter,
+    {
+        // A lazy parameter says its stored shape; one that is there may have been exchanged since.
+        let shape = match param.is_initialized() {
+            true => param.transform_for_save().base().dims().to_vec(),
+            false => param.lazy_shape().to_vec(),
+        };
+        self.sites.push(Site {
+            steps: self.steps.clone(),
+            id: param.id,
+            kind,
+            device: param.lazy_device(),
+            shape,
+            slot: Box::new(param.clone()),
+        });
+    }
+
+    fn enter(steps: &mut Vec<Step>, name: &str, owner: &str) {
+        steps.push(Step { name: name.to_owned(), owner: owner.to_owned() });
+    }
+}
+
+impl ModuleVisitor for Walk {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.visit(Kind::Float, param);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.visit(Kind::Int, param);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.visit(Kind::Bool, param);
+    }
+
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        Self::enter(&mut self.steps, name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.steps.pop();
+    }
+}
+
+struct Replace {
+    steps: Vec<Step>,
+    ready: HashMap<String, Box<dyn Any>>,
+}
+
+impl Replace {
+    fn take<P: 'static>(&mut self, param: P) -> P {
+        match self.ready.remove(&join(&self.steps)).map(Box::<dyn Any>::downcast) {
+            Some(Ok(ready)) => *ready,
+            _ => param,
+        }
+    }
+}
+
+impl ModuleMapper for Replace {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D, Float>>) -> Param<Tensor<D, Float>> {
+        self.take(param)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.take(param)
+    }
+
+    fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
+        self.take(param)
+    }
+
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        Walk::enter(&mut self.steps, name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.steps.pop();
+    }
+}
