@@ -41,19 +41,19 @@ pub(crate) struct Place {
 }
 
 impl Convention {
-    /// The places in which a parameter may be, the usual one first.
-    pub(crate) fn places(self, site: &Site) -> Vec<Place> {
+    /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums.
+    pub(crate) fn places(self, site: &Site, variants: bool) -> Vec<Place> {
         let is_weight = is_linear_weight(site);
+        let steps: Vec<_> = site.steps.iter().filter(|step| variants || !step.is_variant()).collect();
         match self {
             Self::Burn => vec![Place {
-                name: site.path(),
+                name: dotted(&steps),
                 part: None,
                 exchanged: false,
                 axis: usize::from(is_weight && !site.slot.is_exchanged(&site.device)),
             }],
             Self::PyTorch => {
                 let exchanged = is_weight && !site.slot.is_exchanged(&site.device);
-                let steps: Vec<_> = site.steps.iter().filter(|step| !step.is_variant()).collect();
                 let named = names(&steps);
                 named.into_iter().map(|(name, part)| Place { name, part, exchanged, axis: 0 }).collect()
             }

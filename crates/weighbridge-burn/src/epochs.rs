@@ -142,6 +142,7 @@ impl Epochs {
     }
 
     /// Has an epoch's checkpoint deleted, when another one was committed after it.
+    #[cfg(any(test, feature = "train"))]
     pub(crate) fn delete(&self, epoch: usize) -> Result<()> {
         let mut state = self.lock();
         let committed = self.committed()?;

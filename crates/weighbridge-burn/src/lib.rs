@@ -31,7 +31,7 @@
 //! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which converts Burn's
 //!   own `.bpk` files.
 //! - `train`: `Checkpoints`, for the `Learner` of burn-train.
-//! - `store`: `Store`, for code that was written for burn-store.
+//! - `store`: `SafetensorsStore`, for code that was written for burn-store.
 //!
 //! Choose backends with the features of `burn` itself.
 
@@ -49,11 +49,15 @@ pub mod pack;
 mod place;
 mod report;
 mod saver;
+#[cfg(feature = "store")]
+mod store;
 #[cfg(feature = "training")]
 mod training;
 mod walk;
 
 pub use burn;
+#[cfg(feature = "store")]
+pub use burn_store;
 pub use weighbridge;
 
 #[cfg(feature = "train")]
@@ -63,5 +67,7 @@ pub use loader::{Loader, load};
 pub use mapping::Mapping;
 pub use report::{Cast, Missing, Report};
 pub use saver::{Saver, save};
+#[cfg(feature = "store")]
+pub use store::SafetensorsStore;
 #[cfg(feature = "training")]
 pub use training::{load_training, save_training};

@@ -19,6 +19,8 @@ use crate::place::{caught, data};
 use crate::report::{Cast, Missing, Report};
 use crate::walk::{self, Filled, Kind, Site};
 
+type Keep = dyn Fn(&Site) -> bool;
+
 /// Loads the tensors of a checkpoint into a module.
 ///
 /// Everything that can be wrong is looked for first: names, shapes, dtypes, what the devices compute with. Then all
@@ -33,8 +35,9 @@ pub struct Loader {
     checkpoint: Checkpoint,
     mapping: Mapping,
     renames: Renames,
-    only: Option<Names>,
+    keep: Option<Box<Keep>>,
     partial: bool,
+    tolerant: bool,
     all_used: bool,
     wishes: Wishes,
     bad_dtype: Option<DType>,
@@ -70,8 +73,9 @@ pub fn load(checkpoint: &Checkpoint) -> Loader {
         checkpoint: checkpoint.clone(),
         mapping: Mapping::new(),
         renames: Renames::new(),
-        only: None,
+        keep: None,
         partial: false,
+        tolerant: false,
         all_used: false,
         wishes: Wishes::default(),
         bad_dtype: None,
@@ -112,8 +116,19 @@ impl Loader {
 
     /// Loads only the parameters whose paths in the module are in the set, `encoder.layers.0.linear.weight`; the others
     /// stay as they are.
-    pub fn only(mut self, paths: Names) -> Self {
-        self.only = Some(paths);
+    pub fn only(self, paths: Names) -> Self {
+        self.keep(move |site| paths.contains(&site.path()))
+    }
+
+    pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool + 'static) -> Self {
+        self.keep = Some(Box::new(keep));
+        self
+    }
+
+    /// Leaves parameters as they are whose tensors do not fit.
+    #[cfg(feature = "store")]
+    pub(crate) fn tolerant(mut self) -> Self {
+        self.tolerant = true;
         self
     }
 
@@ -203,7 +218,7 @@ impl Loader {
             return Err(Error::new(ErrorKind::Dtype, format!("{dtype:?} is neither a float nor an integer")));
         }
         let planned = self.plan(walk::sites(module))?;
-        planned.fail(self.partial, self.all_used)?;
+        planned.fail(self.tolerant, self.partial, self.all_used)?;
         let Planned { fills, report, .. } = planned;
         let plan = Plan::of(&self.checkpoint).filter(|_| false).build()?;
         let plan = fills.iter().fold(plan, |plan, fill| plan.with(fill.entry.clone()));
@@ -240,7 +255,7 @@ impl Loader {
         let mut used = HashSet::new();
         for site in sites {
             let path = site.path();
-            if self.only.as_ref().is_some_and(|only| !only.contains(&path)) {
+            if self.keep.as_ref().is_some_and(|keep| !keep(&site)) {
                 planned.report.skipped.push(path);
                 continue;
             }
@@ -262,7 +277,7 @@ impl Loader {
                     continue;
                 }
                 Err(error) => {
-                    planned.problems.push(named(error));
+                    planned.report.problems.push(named(error));
                     continue;
                 }
             };
@@ -276,7 +291,7 @@ impl Loader {
                     planned.report.loaded.push(path);
                     planned.fills.push(fill);
                 }
-                Err(error) => planned.problems.push(named(error)),
+                Err(error) => planned.report.problems.push(named(error)),
             }
         }
         planned.report.unused = self
@@ -382,12 +397,11 @@ struct Fill {
 struct Planned {
     fills: Vec<Fill>,
     report: Report,
-    problems: Vec<Error>,
 }
 
 impl Planned {
     /// Fails if there are problems: with the first one, and how many more there are.
-    fn fail(&self, partial: bool, all_used: bool) -> Result<()> {
+    fn fail(&self, tolerant: bool, partial: bool, all_used: bool) -> Result<()> {
         let more = |count: usize| match count {
             0 => String::new(),
             1 => "; and one more problem".to_owned(),
@@ -395,8 +409,9 @@ impl Planned {
         };
         let missing: &[Missing] = if partial { &[] } else { &self.report.missing };
         let unused: &[String] = if all_used { &self.report.unused } else { &[] };
-        let count = self.problems.len() + missing.len() + unused.len();
-        if let Some(problem) = self.problems.first() {
+        let problems: &[Error] = if tolerant { &[] } else { &self.report.problems };
+        let count = problems.len() + missing.len() + unused.len();
+        if let Some(problem) = problems.first() {
             let message = problem.to_string();
             let message = match problem.tensor() {
                 Some(tensor) => message.replacen(&format!("tensor {tensor:?}: "), "", 1),

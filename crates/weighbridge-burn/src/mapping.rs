@@ -22,13 +22,20 @@ use crate::walk::Site;
 ///     .fused("qkv_proj", ["q_proj", "k_proj", "v_proj"])
 ///     .tied("lm_head.weight", "model.embed_tokens.weight");
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Mapping {
     convention: Convention,
+    variants: bool,
     fused: Vec<(String, Vec<String>)>,
     separate: Vec<(String, Vec<(String, Option<usize>)>)>,
     tied: Vec<(String, String)>,
     as_in_burn: Vec<Names>,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Where the values of a parameter come from.
@@ -55,12 +62,25 @@ pub(crate) struct Target {
 impl Mapping {
     /// Burn's own names and layouts.
     pub fn new() -> Self {
-        Self::default()
+        Self::by(Convention::Burn, true)
     }
 
     /// Those of [PyTorch](Convention::PyTorch).
     pub fn pytorch() -> Self {
-        Self { convention: Convention::PyTorch, ..Self::default() }
+        Self::by(Convention::PyTorch, false)
+    }
+
+    fn by(convention: Convention, variants: bool) -> Self {
+        let (fused, separate, tied, as_in_burn) = Default::default();
+        Self { convention, variants, fused, separate, tied, as_in_burn }
+    }
+
+    /// Says whether the variants of enums are in the names, `activation.Gelu.weight`: by Burn's convention they are, by
+    /// PyTorch's they are not.
+    #[must_use]
+    pub fn variants(mut self, are_named: bool) -> Self {
+        self.variants = are_named;
+        self
     }
 
     /// The convention.
@@ -126,7 +146,7 @@ impl Mapping {
 
     /// Where a parameter may be, by the convention.
     fn places(&self, site: &Site) -> Vec<Place> {
-        let mut places = self.convention.places(site);
+        let mut places = self.convention.places(site, self.variants);
         if self.convention != Convention::Burn && is_linear_weight(site) {
             for place in &mut places {
                 if self.as_in_burn.iter().any(|names| names.contains(&place.name)) {

@@ -24,7 +24,7 @@ use burn::tensor::{BoolStore, Bytes, DType};
 use burn_pack::{Reader, Scalar, Tensor, Writer};
 use serde_json::{Map, Value, json};
 use weighbridge::write::{Save, TensorData};
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result};
+use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result, TensorRef};
 
 use crate::dtype::{from_stored, to_stored};
 use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, quantised_entry};
@@ -152,18 +152,7 @@ fn writer(ckpt: &Checkpoint) -> Result<Writer> {
                 (dtype, tensor.shape().to_vec())
             }
         };
-        let wide = dtype == DType::Bool(BoolStore::U32);
-        let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
-        let (ckpt, stored) = (ckpt.clone(), name.to_owned());
-        let provider = move || {
-            let bytes =
-                bytes_of(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
-            Ok(match wide {
-                true => Bytes::from_elems(bytes.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>()),
-                false => Bytes::from_elems(bytes),
-            })
-        };
-        Ok(Tensor::deferred(inside, dtype, shape, id, len, provider))
+        Ok(lazy(ckpt, &tensor, inside, dtype, shape, id))
     });
     let mut writer = Writer::new(tensors.collect::<Result<Vec<_>>>()?);
     for (name, value) in entry(SCALARS)? {
@@ -181,6 +170,39 @@ fn writer(ckpt: &Checkpoint) -> Result<Writer> {
         }
     }
     Ok(writer)
+}
+
+/// A stored tensor as one of a container, which is read when it is looked at.
+#[cfg(feature = "store")]
+pub(crate) fn deferred(ckpt: &Checkpoint, tensor: &TensorRef<'_>, name: String) -> Result<Tensor> {
+    let dtype = match tensor.dtype() {
+        Dtype::Bool => DType::Bool(BoolStore::U8),
+        other => from_stored(other).ok_or_else(|| {
+            Error::new(ErrorKind::Dtype, format!("Burn has no {other}")).in_tensor(tensor.name())
+        })?,
+    };
+    Ok(lazy(ckpt, tensor, name, dtype, tensor.shape().to_vec(), None))
+}
+
+fn lazy(
+    ckpt: &Checkpoint,
+    tensor: &TensorRef<'_>,
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    id: Option<u64>,
+) -> Tensor {
+    let wide = dtype == DType::Bool(BoolStore::U32);
+    let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
+    let (ckpt, stored) = (ckpt.clone(), tensor.name().to_owned());
+    let provider = move || {
+        let bytes = bytes_of(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
+        Ok(match wide {
+            true => Bytes::from_elems(bytes.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>()),
+            false => Bytes::from_bytes_vec(bytes),
+        })
+    };
+    Tensor::deferred(name, dtype, shape, id, len, provider)
 }
 
 /// The bytes of a stored tensor.

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use burn::tensor::DType;
-use weighbridge::Dtype;
+use weighbridge::{Dtype, Error};
 
 /// What a load did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
     /// The parameters that were loaded, by their paths in the module.
@@ -15,6 +15,8 @@ pub struct Report {
     pub cast: Vec<Cast>,
     /// Parameters for which there is no tensor.
     pub missing: Vec<Missing>,
+    /// Parameters whose tensor does not fit them, and why; [`into`](crate::Loader::into) fails if there are any.
+    pub problems: Vec<Error>,
     /// Parameters that were [left out](crate::Loader::only).
     pub skipped: Vec<String>,
     /// Tensors that no parameter took, by their stored names.
@@ -64,6 +66,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} loaded ({} cast)", self.loaded.len(), self.cast.len())?;
         write!(f, ", {} missing, {} unused", self.missing.len(), self.unused.len())?;
+        if !self.problems.is_empty() {
+            write!(f, ", {} that do not fit", self.problems.len())?;
+        }
         match self.skipped.len() {
             0 => Ok(()),
             skipped => write!(f, ", {skipped} left out"),

@@ -28,6 +28,7 @@ pub struct Saver {
     renames: Renames,
     save: Save,
     ids: bool,
+    plain: bool,
 }
 
 /// Saves `module`: by Burn's own names and layouts, unless more is said.
@@ -51,6 +52,7 @@ pub fn save<M: Module>(module: &M) -> Saver {
         renames: Renames::new(),
         save: Save::new(),
         ids: false,
+        plain: false,
     }
 }
 
@@ -73,8 +75,19 @@ impl Saver {
     }
 
     /// Saves only the parameters whose paths in the module are in the set.
-    pub fn only(mut self, paths: &Names) -> Self {
-        self.sites.retain(|site| paths.contains(&site.path()));
+    pub fn only(self, paths: &Names) -> Self {
+        self.keep(|site| paths.contains(&site.path()))
+    }
+
+    pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool) -> Self {
+        self.sites.retain(keep);
+        self
+    }
+
+    /// Adds no metadata of its own accord.
+    #[cfg(feature = "store")]
+    pub(crate) fn plain(mut self) -> Self {
+        self.plain = true;
         self
     }
 
@@ -124,7 +137,7 @@ impl Saver {
 
     fn prepare(&self) -> Result<(Save, Vec<(String, Stored<'_>)>)> {
         let mut save = self.save.clone();
-        if save.metadata_value("format").is_none() {
+        if !self.plain && save.metadata_value("format").is_none() {
             save = save.metadata("format", "pt");
         }
         if self.ids {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::RecordError;
@@ -20,6 +21,25 @@ use crate::saver::save;
 /// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops, what is there
 /// is this state or the one before. Older ones are removed.
 ///
+/// ```
+/// use weighbridge_burn::burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+/// use weighbridge_burn::burn::nn::LinearConfig;
+/// use weighbridge_burn::burn::optim::AdamWConfig;
+/// use weighbridge_burn::{load_training, save_training};
+/// # use weighbridge_burn::burn::tensor::Device;
+///
+/// # fn main() -> weighbridge_burn::weighbridge::Result<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let device = Device::default().autodiff();
+/// let mut model = LinearConfig::new(3, 2).init(&device);
+/// let mut optimizer = AdamWConfig::new().init();
+/// let mut scheduler = ModuleLrScheduler::from(1e-3); // or what a scheduler's configuration gives
+/// save_training(&directory, &model, &optimizer, &scheduler)?;
+/// load_training(&directory, &mut model, &mut optimizer, &mut scheduler)?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// The files are safetensors, in `epoch-…/{model,optimizer,scheduler}.safetensors`; `checkpoints.json` names the directory
 /// that counts.
 ///
@@ -30,7 +50,7 @@ pub fn save_training<M: Module>(
     directory: impl AsRef<Path>,
     model: &M,
     optimizer: &ModuleOptimizer,
-    scheduler: &impl LrScheduler,
+    scheduler: &ModuleLrScheduler,
 ) -> Result<()> {
     let epochs = Epochs::new(directory.as_ref(), Some(1));
     let epoch = epochs.epochs()?.last().map_or(1, |epoch| epoch + 1);
@@ -63,7 +83,7 @@ pub fn load_training<M: Module>(
     directory: impl AsRef<Path>,
     model: &mut M,
     optimizer: &mut ModuleOptimizer,
-    scheduler: &mut impl LrScheduler,
+    scheduler: &mut ModuleLrScheduler,
 ) -> Result<Report> {
     let directory = directory.as_ref();
     let epochs = Epochs::new(directory, None);
@@ -76,9 +96,10 @@ pub fn load_training<M: Module>(
     let bytes = pack::container(&opened(Part::Optimizer)?)?;
     let state = OptimizerRecord::from_bytes(bytes).map_err(refused)?;
     let restored = caught("the optimizer was restored", || Ok(optimizer.clone().load_record(state)))?;
+    let rescheduled = caught("the scheduler was restored", || Ok(scheduler.clone().load_record(schedule)))?;
     let report = load(&opened(Part::Model)?).into(model)?;
     *optimizer = restored;
-    scheduler.load_record(schedule);
+    *scheduler = rescheduled;
     Ok(report)
 }
 

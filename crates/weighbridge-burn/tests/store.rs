@@ -1,0 +1,108 @@
+//! Code for burn-store's `SafetensorsStore`, with its `use` line changed; and beside the original.
+
+use burn::module::Module;
+use burn::nn::{InstanceNorm, InstanceNormConfig, Linear, LinearConfig};
+use burn::tensor::Device;
+use burn_store::{BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter};
+use weighbridge_burn::weighbridge::ErrorKind;
+use weighbridge_burn::{SafetensorsStore, burn_store, save};
+
+#[derive(Module, Debug)]
+struct Model {
+    first: Linear,
+    norm: InstanceNorm,
+    second: Linear,
+}
+
+fn model() -> Model {
+    let device = Device::flex();
+    Model {
+        first: LinearConfig::new(2, 3).init(&device),
+        norm: InstanceNormConfig::new(3).init(&device),
+        second: LinearConfig::new(3, 2).init(&device),
+    }
+}
+
+fn bytes(model: &Model) -> Vec<u8> {
+    save(model).bytes().unwrap()
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("model.safetensors");
+    let (first, mut second) = (model(), model());
+    let mut store = SafetensorsStore::from_file(&file)
+        .metadata("version", "1.0")
+        .with_to_adapter(BurnToPyTorchAdapter)
+        .with_from_adapter(PyTorchToBurnAdapter);
+    first.save_into(&mut store).unwrap();
+    assert_eq!(store.keys().unwrap().len(), 6);
+    assert!(store.keys().unwrap().contains(&"norm.weight".to_owned()));
+    let weight = store.get_tensor("first.weight").unwrap().unwrap();
+    assert_eq!(weight.shape.to_vec(), [3, 2]);
+    assert_eq!(weight.to_bytes().unwrap().len(), 24);
+    let result = second.load_from(&mut store).unwrap();
+    assert_eq!(result.applied.len(), 6);
+    assert!(result.is_success());
+    assert_eq!(bytes(&first), bytes(&second));
+    // A file that is there is not replaced unasked.
+    assert!(first.save_into(&mut store).unwrap_err().to_string().contains("overwrite(true)"));
+    first.save_into(&mut store.overwrite(true)).unwrap();
+}
+
+#[test]
+fn files_go_both_ways_between_the_two() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, mut second, mut third) = (model(), model(), model());
+    let theirs = directory.path().join("theirs.safetensors");
+    first.save_into(&mut burn_store::SafetensorsStore::from_file(&theirs)).unwrap();
+    second.load_from(&mut SafetensorsStore::from_file(&theirs)).unwrap();
+    assert_eq!(bytes(&first), bytes(&second));
+    let ours = directory.path().join("ours.safetensors");
+    first.save_into(&mut SafetensorsStore::from_file(&ours)).unwrap();
+    third.load_from(&mut burn_store::SafetensorsStore::from_file(&ours)).unwrap();
+    assert_eq!(bytes(&first), bytes(&third));
+}
+
+#[test]
+fn filters_names_and_partial_loads() {
+    let mut store = SafetensorsStore::from_bytes(None);
+    assert_eq!(store.get_bytes().unwrap_err().kind(), ErrorKind::NotFound);
+    let (first, mut second) = (model(), model());
+    first.save_into(&mut store).unwrap();
+    let saved = store.get_bytes().unwrap();
+
+    // What is filtered out is not missing.
+    let filtered = || SafetensorsStore::from_bytes(Some(saved.clone())).with_regex(r"^first\.");
+    let result = second.load_from(&mut filtered()).unwrap();
+    assert_eq!((result.applied.len(), result.skipped.len(), result.missing.len()), (2, 4, 0));
+    let mut by_type = SafetensorsStore::from_bytes(Some(saved.clone()))
+        .with_predicate(|_, types| types.ends_with("Struct:InstanceNorm"));
+    assert_eq!(second.load_from(&mut by_type).unwrap().applied, ["norm.gamma", "norm.beta"]);
+
+    let renamed = || SafetensorsStore::from_bytes(Some(saved.clone())).with_key_remapping("^second", "third");
+    let before = bytes(&second);
+    assert_eq!(second.load_from(&mut renamed()).unwrap_err().kind(), ErrorKind::MissingTensor);
+    assert_eq!(bytes(&second), before);
+    let result = second.load_from(&mut renamed().allow_partial(true)).unwrap();
+    assert_eq!((result.applied.len(), result.missing.len(), result.unused.len()), (4, 2, 2));
+    let mut one = SafetensorsStore::from_bytes(Some(saved.clone())).with_key_remapping("first|second", "x");
+    assert_eq!(second.load_from(&mut one).unwrap_err().kind(), ErrorKind::DuplicateTensor);
+    let mut bad = SafetensorsStore::from_bytes(Some(saved)).with_key_remapping("(", "x");
+    assert_eq!(second.load_from(&mut bad).unwrap_err().kind(), ErrorKind::Pattern);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_listed_when_nothing_is_validated() {
+    #[derive(Module, Debug)]
+    struct Other {
+        first: Linear,
+    }
+    let mut store = SafetensorsStore::from_bytes(None);
+    model().save_into(&mut store).unwrap();
+    let mut other = Other { first: LinearConfig::new(2, 5).init(&Device::flex()) };
+    assert_eq!(other.load_from(&mut store).unwrap_err().kind(), ErrorKind::Shape);
+    let result = other.load_from(&mut store.validate(false)).unwrap();
+    assert_eq!((result.applied.len(), result.errors.len()), (0, 2));
+}
