@@ -11,7 +11,8 @@
 //! parts are written and synced. So whenever the process or the machine stops, the manifest names whole checkpoints only.
 //! What it does not name is removed with the next commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,24 +85,30 @@ impl Epochs {
     /// Where a part of an epoch's checkpoint is to be written; tell when it is [done](Self::done).
     pub(crate) fn begin(&self, epoch: usize, part: Part) -> Result<PathBuf> {
         let mut state = self.lock();
-        if !state.pending.contains_key(&epoch) {
-            let committed = self.committed()?;
-            // An epoch that is saved once more does not touch what is there of it.
-            let name = (1..)
-                .map(|number| match number {
-                    1 => format!("epoch-{epoch:05}"),
-                    number => format!("epoch-{epoch:05}-{number}"),
-                })
-                .find(|name| committed.iter().all(|other| other.directory != *name))
-                .unwrap_or_default();
-            fs::create_dir_all(&self.directory).map_err(|error| io(&self.directory, error))?;
-            self.remove(&name)?;
-            let directory = self.directory.join(&name);
-            fs::create_dir_all(&directory).map_err(|error| io(&directory, error))?;
-            state.pending.insert(epoch, Pending { directory: name, done: BTreeSet::new() });
-        }
-        let name = state.pending.get(&epoch).map(|pending| pending.directory.clone()).unwrap_or_default();
+        let name = match state.pending.entry(epoch) {
+            Entry::Occupied(pending) => pending.get().directory.clone(),
+            Entry::Vacant(place) => {
+                let directory = self.make(epoch)?;
+                place.insert(Pending { directory, done: BTreeSet::new() }).directory.clone()
+            }
+        };
         Ok(self.directory.join(name).join(part.file()))
+    }
+
+    /// Makes a directory for a checkpoint; an epoch that is saved once more does not touch what is there of it.
+    fn make(&self, epoch: usize) -> Result<String> {
+        let committed = self.committed()?;
+        let mut name = format!("epoch-{epoch:05}");
+        let mut number = 1;
+        while committed.iter().any(|other| other.directory == name) {
+            number += 1;
+            name = format!("epoch-{epoch:05}-{number}");
+        }
+        // What a process that died left there.
+        self.remove(&name)?;
+        let directory = self.directory.join(&name);
+        fs::create_dir_all(&directory).map_err(|error| io(&directory, error))?;
+        Ok(name)
     }
 
     /// A part is written and synced; with the last one the checkpoint is committed.

@@ -64,7 +64,7 @@ pub struct Loader {
 /// let mut linear = LinearConfig::new(3, 2).init(&device);
 /// let report = weighbridge_burn::load(&ckpt).pytorch().into(&mut linear)?;
 /// assert_eq!(report.to_string(), "2 loaded (0 cast), 0 missing, 0 unused");
-/// # assert_eq!(linear.weight.val().into_data().to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+/// # assert_eq!(linear.weight.val().into_data().try_to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
 /// # Ok(())
 /// # }
 /// ```
@@ -283,7 +283,7 @@ impl Loader {
             };
             let tensors: Vec<_> =
                 origin.names.iter().filter_map(|name| stored.get(&**name)).copied().collect();
-            used.extend(tensors.iter().map(|tensor| tensor.name()));
+            used.extend(tensors.iter().map(TensorRef::name));
             match self.fill(site, &path, &origin, &tensors, &known) {
                 Ok((fill, cast)) => {
                     planned.report.bytes += fill.entry.byte_len();

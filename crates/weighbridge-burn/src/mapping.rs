@@ -27,7 +27,7 @@ pub struct Mapping {
     convention: Convention,
     variants: bool,
     fused: Vec<(String, Vec<String>)>,
-    separate: Vec<(String, Vec<(String, Option<usize>)>)>,
+    separate: Vec<(String, Vec<Separate>)>,
     tied: Vec<(String, String)>,
     as_in_burn: Vec<Names>,
 }
@@ -37,6 +37,9 @@ impl Default for Mapping {
         Self::new()
     }
 }
+
+/// A part of a layer, and its outputs if they are not as many as those of the others.
+type Separate = (String, Option<usize>);
 
 /// Where the values of a parameter come from.
 #[derive(Clone, Debug, PartialEq, Eq)]

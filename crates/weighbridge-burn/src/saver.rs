@@ -46,6 +46,12 @@ pub struct Saver {
 /// # }
 /// ```
 pub fn save<M: Module>(module: &M) -> Saver {
+    // Running statistics keep their last update to themselves until they are asked for; this asks all of them. Should a
+    // module panic at it, it is saved as it is.
+    let _ = caught("running statistics were brought up to date", || {
+        module.valid();
+        Ok(())
+    });
     Saver {
         sites: walk::sites(module),
         mapping: Mapping::new(),

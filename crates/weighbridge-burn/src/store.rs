@@ -279,6 +279,9 @@ impl SafetensorsStore {
 
 /// Whether a filter, burn-store's, has a parameter.
 fn keeps(filter: &PathFilter, site: &Site, skip_variants: bool) -> bool {
+    if filter.is_empty() {
+        return true;
+    }
     let steps = site.steps.iter().filter(|step| !(skip_variants && step.is_variant()));
     let path: Vec<_> = steps.map(|step| step.name.clone()).collect();
     let owners: Vec<_> = site.steps.iter().map(|step| step.owner.clone()).collect();

@@ -1,5 +1,7 @@
 //! Code for burn-store's `SafetensorsStore`, with its `use` line changed; and beside the original.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use burn::module::Module;
 use burn::nn::{InstanceNorm, InstanceNormConfig, Linear, LinearConfig};
 use burn::tensor::Device;

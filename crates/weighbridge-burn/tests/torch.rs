@@ -1,5 +1,7 @@
 //! PyTorch's layers: loaded by its convention they compute what it computed, and saved they are the file again.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use burn::module::Module;
 use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig};
 use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};

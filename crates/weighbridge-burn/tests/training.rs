@@ -1,5 +1,7 @@
 //! Training state: what goes on as if it had never stopped, and what a crash leaves.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,13 +10,14 @@ use burn::lr_scheduler::LrSchedulerRecord;
 use burn::lr_scheduler::exponential::ExponentialLrSchedulerConfig;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
-use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, LinearLayout};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::{
     AdamWConfig, GradientsParams, ModuleOptimizer, OptimizerRecord, SgdConfig, momentum::MomentumConfig,
 };
 use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor};
 use burn::train::checkpoint::Checkpointer;
+use burn_pack::Reader;
 use weighbridge_burn::weighbridge::{Checkpoint, ErrorKind, Plan};
 use weighbridge_burn::{Checkpoints, load_training, pack, save, save_training};
 
@@ -41,7 +44,7 @@ impl Run {
         let model = Model {
             first: LinearConfig::new(3, 4).init(&device),
             norm: BatchNormConfig::new(4).init(&device),
-            second: LinearConfig::new(4, 2).with_layout(LinearLayout::Col).init(&device),
+            second: LinearConfig::new(4, 2).init(&device),
         };
         let scheduler = ExponentialLrSchedulerConfig::new(0.1, 0.9).init().unwrap();
         Self { model, optimizer, scheduler }
@@ -59,6 +62,12 @@ impl Run {
         self.model = self.optimizer.step(rate, self.model.clone(), gradients);
     }
 
+    /// Burn's own record lacks the last update of running statistics, unless they were asked for.
+    fn record(&self) -> ModuleRecord {
+        drop(self.model.valid());
+        self.model.clone().into_record()
+    }
+
     fn bytes(&self) -> Vec<u8> {
         save(&self.model).bytes().unwrap()
     }
@@ -66,6 +75,17 @@ impl Run {
 
 fn values(ckpt: &Checkpoint, name: &str) -> Vec<u8> {
     Plan::of(ckpt).build().unwrap().session().start().unwrap().take(name, None).unwrap().1.as_bytes().to_vec()
+}
+
+/// What a container of Burn's holds; the order of its data is its own.
+fn contents(pack: &Path) -> Vec<String> {
+    let reader = Reader::from_file_exact(pack).unwrap();
+    let mut contents = vec![format!("{:?} {:?}", reader.metadata(), reader.scalars())];
+    for tensor in reader.into_tensors().unwrap() {
+        let (name, dtype, shape, id, bytes) = tensor.into_parts().unwrap();
+        contents.push(format!("{name} {dtype:?} {shape:?} {id:?} {:?}", &*bytes));
+    }
+    contents
 }
 
 #[test]
@@ -131,7 +151,7 @@ fn burns_own_files_convert_both_ways() {
     let mut run = Run::new();
     (0..3).for_each(|number| run.step(number));
     run.optimizer.save(path("optimizer.bpk")).unwrap();
-    run.model.clone().into_record().save(path("model.bpk")).unwrap();
+    run.record().save(path("model.bpk")).unwrap();
     run.scheduler.to_record().save(path("scheduler.bpk")).unwrap();
     for name in ["model", "optimizer", "scheduler"] {
         let (bpk, st, back) = (
@@ -141,7 +161,7 @@ fn burns_own_files_convert_both_ways() {
         );
         pack::to_safetensors(&bpk, &st).unwrap();
         pack::from_safetensors(&st, &back).unwrap();
-        assert!(std::fs::read(&bpk).unwrap() == std::fs::read(&back).unwrap(), "{name}");
+        assert_eq!(contents(&bpk), contents(&back), "{name}");
     }
     let error = pack::to_safetensors(path("model.safetensors"), path("x.safetensors")).unwrap_err();
     assert!(error.to_string().contains("model.safetensors"), "{error}");
@@ -275,7 +295,7 @@ fn killed_100_times_while_it_saves() {
         assert!(!record.is_empty());
         let record: ModuleRecord = model.restore(latest).unwrap();
         let bias = Run::new().model.load_record(record).second.bias.unwrap().val().into_data();
-        assert_eq!(bias.to_vec::<f32>().unwrap(), [latest as f32; 2]);
+        assert_eq!(bias.try_to_vec::<f32>().unwrap(), [latest as f32; 2]);
         let file =
             Checkpoint::open(directory.path().join(format!("epoch-{latest:05}/model.safetensors"))).unwrap();
         assert_eq!(values(&file, "second.bias"), [(latest as f32).to_le_bytes(); 2].concat());
