@@ -6,6 +6,7 @@ mod loads;
 mod machine;
 mod markdown;
 mod measure;
+mod modules;
 mod opens;
 mod python;
 mod ranks;
@@ -42,7 +43,7 @@ Examples:
   peers --make DIRECTORY --size 2.2GB       a Llama to measure other programs with
 
 Works: load, cast, shards, small (small, small-cast), rank (rank-rows, rank-columns),
-open (open-headers, open-first), cold, save. Build with --features burn to have burn-store, too.";
+open (open-headers, open-first), cold, save, burn (burn-load, burn-save). Build with --features burn for Burn's.";
 
 /// Measures loading and saving beside every peer, on the CPU.
 #[derive(Debug, Parser)]

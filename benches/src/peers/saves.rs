@@ -106,7 +106,7 @@ fn official(job: &Job) -> Result<Measure> {
     measure(save, |()| Size { tensors: len, moved: len })
 }
 
-fn sequential(job: &Job) -> Result<Measure> {
+pub(crate) fn sequential(job: &Job) -> Result<Measure> {
     let len = job.byte_len()?;
     let piece = vec![0x3C; 1 << 20];
     let to = Destination::of(job)?;

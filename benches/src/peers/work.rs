@@ -8,10 +8,10 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::Measure;
-use crate::{cold, loads, opens, ranks, saves};
+use crate::{cold, loads, modules, opens, ranks, saves};
 
 /// All works, in the order in which they are measured and shown.
-pub(crate) const ALL: [&Work; 11] = [
+pub(crate) const ALL: [&Work; 13] = [
     &loads::LOAD,
     &loads::CAST,
     &loads::SHARDS,
@@ -23,6 +23,8 @@ pub(crate) const ALL: [&Work; 11] = [
     &opens::FIRST,
     &cold::COLD,
     &saves::SAVE,
+    &modules::LOADED,
+    &modules::SAVED,
 ];
 
 /// One table and one chart: a task, and the ways to do it.

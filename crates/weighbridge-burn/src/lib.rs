@@ -32,8 +32,7 @@
 //!   own `.bpk` files.
 //! - `train`: `Checkpoints`, for the `Learner` of burn-train.
 //! - `store`: `SafetensorsStore`, for code that was written for burn-store.
-//!
-//! Choose backends with the features of `burn` itself.
+//! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs; others are features of `burn` itself.
 
 #[cfg(feature = "train")]
 mod checkpoints;

@@ -203,8 +203,8 @@ struct Stored<'s> {
     quantised: Option<Quantised>,
 }
 
-/// So many bytes are read from a device at a time.
-const CHUNK: usize = 8 << 20;
+/// So many bytes are read from a device at a time: memory that the allocator keeps, and does not get anew each time.
+const CHUNK: usize = 2 << 20;
 
 impl<'s> Stored<'s> {
     fn new(sites: &'s [Site], target: Target) -> Result<Self> {
