@@ -41,9 +41,9 @@ impl Batch {
         let width = width(&inputs);
         let (mut places, mut targets) = (Vec::new(), Vec::<u32>::new());
         for (number, (row, asked)) in rows.iter().zip(asked).enumerate() {
-            for at in asked..row.len() {
+            for (at, &target) in row.iter().enumerate().skip(asked) {
                 places.push(number * width + at - 1);
-                targets.push(row[at]);
+                targets.push(target);
             }
         }
         let count = targets.len();
