@@ -1,6 +1,6 @@
 //! What other frameworks call the parameters of Burn's layers, and how they lay them out.
 
-use crate::walk::{Site, Step};
+use crate::walk::{Site, Step, dotted};
 
 /// Names and layouts in files. Nothing is done unless one is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,27 +43,22 @@ pub(crate) struct Place {
 impl Convention {
     /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums.
     pub(crate) fn places(self, site: &Site, variants: bool) -> Vec<Place> {
-        let is_weight = is_linear_weight(site);
+        // Of a weight `[in, out]` the outputs are the second dimension.
+        let is_row = site.is_linear_weight() && !site.is_column;
         let steps: Vec<_> = site.steps.iter().filter(|step| variants || !step.is_variant()).collect();
         match self {
-            Self::Burn => vec![Place {
-                name: dotted(&steps),
-                part: None,
-                exchanged: false,
-                axis: usize::from(is_weight && !site.slot.is_exchanged(&site.device)),
-            }],
+            Self::Burn => {
+                vec![Place { name: dotted(steps), part: None, exchanged: false, axis: usize::from(is_row) }]
+            }
             Self::PyTorch => {
-                let exchanged = is_weight && !site.slot.is_exchanged(&site.device);
                 let named = names(&steps);
-                named.into_iter().map(|(name, part)| Place { name, part, exchanged, axis: 0 }).collect()
+                named
+                    .into_iter()
+                    .map(|(name, part)| Place { name, part, exchanged: is_row, axis: 0 })
+                    .collect()
             }
         }
     }
-}
-
-/// Whether it is the weight of a `Linear`.
-pub(crate) fn is_linear_weight(site: &Site) -> bool {
-    matches!(site.steps.last(), Some(Step { name, owner }) if name == "weight" && owner == "Struct:Linear")
 }
 
 type Part = Option<(usize, usize)>;
@@ -72,7 +67,7 @@ type Part = Option<(usize, usize)>;
 fn names(steps: &[&Step]) -> Vec<(String, Part)> {
     let Some((last, before)) = steps.split_last() else { return Vec::new() };
     let owner = last.owner.strip_prefix("Struct:").unwrap_or_default();
-    let plain = dotted(steps);
+    let plain = dotted(steps.iter().copied());
     let norm = match (owner, &*last.name) {
         ("BatchNorm" | "LayerNorm" | "GroupNorm" | "InstanceNorm" | "RmsNorm", "gamma") => Some("weight"),
         ("BatchNorm" | "LayerNorm" | "GroupNorm" | "InstanceNorm" | "RmsNorm", "beta") => Some("bias"),
@@ -149,10 +144,5 @@ fn attention<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
 }
 
 fn under(steps: &[&Step], name: &str) -> String {
-    if steps.is_empty() { name.to_owned() } else { format!("{}.{name}", dotted(steps)) }
-}
-
-fn dotted(steps: &[&Step]) -> String {
-    let names: Vec<_> = steps.iter().map(|step| &*step.name).collect();
-    names.join(".")
+    if steps.is_empty() { name.to_owned() } else { format!("{}.{name}", dotted(steps.iter().copied())) }
 }

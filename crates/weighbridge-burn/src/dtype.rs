@@ -119,6 +119,11 @@ fn is_integer(dtype: DType) -> bool {
     dtype.is_int() || dtype.is_uint()
 }
 
+/// Booleans of four bytes each as a file has them, of one.
+pub(crate) fn narrow_bools(bytes: &[u8]) -> Vec<u8> {
+    bytes.chunks_exact(4).map(|value| u8::from(value.iter().any(|&byte| byte != 0))).collect()
+}
+
 /// What a stored dtype becomes as it is.
 pub(crate) fn from_stored(dtype: Dtype) -> Option<DType> {
     Some(match dtype {

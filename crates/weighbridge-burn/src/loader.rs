@@ -12,7 +12,7 @@ use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
 use weighbridge::{Checkpoint, Error, ErrorKind, Names, Plan, Progress, Renames, Result, Slice, TensorRef};
 
-use crate::dtype::{Arrival, Wishes, arrival, from_stored};
+use crate::dtype::{Arrival, Wishes, arrival};
 use crate::mapping::{Mapping, Origin, stored_shape_of};
 use crate::metadata::Known;
 use crate::place::{caught, data};
@@ -364,11 +364,7 @@ impl Loader {
         if shape != expected {
             return Err(mismatch(&shape));
         }
-        let cast = (from_stored(made) != from_stored(stored) || made != stored).then(|| Cast {
-            path: path.to_owned(),
-            from: stored,
-            to: dtype,
-        });
+        let cast = (made != stored).then(|| Cast { path: path.to_owned(), from: stored, to: dtype });
         let entry = entry.overflow(self.overflow).recast(made)?;
         Ok((Fill { site, entry, dtype, shape, exchanged: origin.exchanged, id }, cast))
     }

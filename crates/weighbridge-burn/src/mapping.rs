@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use weighbridge::{Error, ErrorKind, Names, Result};
 
-use crate::convention::{Convention, Place, is_linear_weight};
+use crate::convention::{Convention, Place};
 use crate::walk::Site;
 
 /// How the parameters of a module lie in files: by which [`Convention`], and what departs from it. The same mapping
@@ -150,7 +150,7 @@ impl Mapping {
     /// Where a parameter may be, by the convention.
     fn places(&self, site: &Site) -> Vec<Place> {
         let mut places = self.convention.places(site, self.variants);
-        if self.convention != Convention::Burn && is_linear_weight(site) {
+        if self.convention != Convention::Burn && site.is_linear_weight() {
             for place in &mut places {
                 if self.as_in_burn.iter().any(|names| names.contains(&place.name)) {
                     place.exchanged = !place.exchanged;
@@ -165,7 +165,7 @@ impl Mapping {
     pub(crate) fn usual<'s>(&self, sites: impl IntoIterator<Item = &'s Site>) -> Usual {
         let sizes = sites.into_iter().filter_map(|site| {
             let place = self.places(site).into_iter().next()?;
-            let size = *stored_shape(site, &place).get(place.axis)?;
+            let size = *stored_shape_of(site, place.exchanged).get(place.axis)?;
             Some((place.name, size))
         });
         Usual(sizes.collect())
@@ -323,10 +323,6 @@ impl Mapping {
 
 /// The sizes of the outputs of all layers, by their usual names.
 pub(crate) struct Usual(HashMap<String, usize>);
-
-fn stored_shape(site: &Site, place: &Place) -> Vec<usize> {
-    stored_shape_of(site, place.exchanged)
-}
 
 /// The shape that a parameter has in a file.
 pub(crate) fn stored_shape_of(site: &Site, exchanged: bool) -> Vec<usize> {

@@ -46,7 +46,8 @@ impl Known {
     }
 }
 
-fn object(text: Option<&str>, key: &str) -> Result<Map<String, Value>> {
+/// An entry that is a JSON object; empty if there is none.
+pub(crate) fn object(text: Option<&str>, key: &str) -> Result<Map<String, Value>> {
     let Some(text) = text else { return Ok(Map::new()) };
     serde_json::from_str(text).map_err(|error| {
         let message = format!("the metadata entry {key:?} is not what Burn's was saved as: {error}");

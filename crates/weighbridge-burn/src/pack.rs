@@ -26,8 +26,8 @@ use serde_json::{Map, Value, json};
 use weighbridge::write::{Save, TensorData};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result, TensorRef};
 
-use crate::dtype::{from_stored, to_stored};
-use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, quantised_entry};
+use crate::dtype::{from_stored, narrow_bools, to_stored};
+use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, object, quantised_entry};
 
 const SCALARS: &str = "weighbridge.burn.scalars";
 const METADATA: &str = "weighbridge.burn.metadata";
@@ -216,12 +216,7 @@ fn bytes_of(ckpt: &Checkpoint, name: &str) -> Result<Vec<u8>> {
 }
 
 fn entry(ckpt: &Checkpoint, key: &str) -> Result<Map<String, Value>> {
-    let text = ckpt.shards().first().and_then(|shard| shard.header().metadata_value(key));
-    match text.map(serde_json::from_str) {
-        None => Ok(Map::new()),
-        Some(Ok(Value::Object(entry))) => Ok(entry),
-        Some(_) => Err(Error::new(ErrorKind::Value, format!("the metadata entry {key:?} is no JSON object"))),
-    }
+    object(ckpt.shards().first().and_then(|shard| shard.header().metadata_value(key)), key)
 }
 
 /// How tensors and scalars are named in a container, and outside of it.
@@ -378,13 +373,7 @@ impl TensorData for Stored {
                 Err(_) => &bytes[start..end],
             };
             match self.tensor.dtype {
-                DType::Bool(BoolStore::U32) => {
-                    let values: Vec<_> = part
-                        .chunks_exact(4)
-                        .map(|value| u8::from(value.iter().any(|&byte| byte != 0)))
-                        .collect();
-                    out.write_all(&values)?;
-                }
+                DType::Bool(BoolStore::U32) => out.write_all(&narrow_bools(part))?,
                 _ => out.write_all(part)?,
             }
         }

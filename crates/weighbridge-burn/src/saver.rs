@@ -11,7 +11,7 @@ use burn::tensor::{BoolStore, DType, TensorData as Data};
 use weighbridge::write::{Save, Saved, TensorData};
 use weighbridge::{Dtype, Error, ErrorKind, Names, Renames, Result};
 
-use crate::dtype::to_stored;
+use crate::dtype::{narrow_bools, to_stored};
 use crate::mapping::{Mapping, Target, stored_shape_of};
 use crate::metadata::{IDS, QUANTISED, Quantised, ids, quantised_entry};
 use crate::place::caught;
@@ -364,10 +364,7 @@ fn write_data(data: &Data, out: &mut dyn Write) -> io::Result<()> {
 fn little_endian(data: &Data) -> Vec<u8> {
     let bytes = data.as_bytes();
     match data.dtype() {
-        // One byte for each boolean.
-        DType::Bool(BoolStore::U32) => {
-            bytes.chunks_exact(4).map(|value| u8::from(value.iter().any(|&byte| byte != 0))).collect()
-        }
+        DType::Bool(BoolStore::U32) => narrow_bools(bytes),
         DType::QFloat(_) => bytes.to_vec(),
         dtype if cfg!(target_endian = "big") => {
             bytes.chunks(dtype.size().max(1)).flat_map(|value| value.iter().rev().copied()).collect()

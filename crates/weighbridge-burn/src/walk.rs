@@ -26,6 +26,9 @@ pub(crate) struct Site {
     pub(crate) device: Device,
     /// As it is in records: before a parameter's own mapping for loads, after the one for saves.
     pub(crate) shape: Vec<usize>,
+    /// Whether it is a `Linear`'s weight that exchanges the dimensions of what is loaded into it, and back when it is saved:
+    /// one whose layout is `Col`.
+    pub(crate) is_column: bool,
     pub(crate) slot: Box<dyn Slot>,
 }
 
@@ -47,12 +50,22 @@ impl Step {
 impl Site {
     /// Burn's own name of it, as in its records.
     pub(crate) fn path(&self) -> String {
-        join(&self.steps)
+        dotted(&self.steps)
+    }
+
+    /// Whether it is the weight of a `Linear`.
+    pub(crate) fn is_linear_weight(&self) -> bool {
+        is_linear_weight(&self.steps)
     }
 }
 
-fn join(steps: &[Step]) -> String {
-    let names: Vec<_> = steps.iter().map(|step| &*step.name).collect();
+fn is_linear_weight(steps: &[Step]) -> bool {
+    matches!(steps.last(), Some(Step { name, owner }) if name == "weight" && owner == "Struct:Linear")
+}
+
+/// The names of steps, with dots between them.
+pub(crate) fn dotted<'s>(steps: impl IntoIterator<Item = &'s Step>) -> String {
+    let names: Vec<_> = steps.into_iter().map(|step| &*step.name).collect();
     names.join(".")
 }
 
@@ -72,10 +85,6 @@ pub(crate) fn replace<M: Module>(module: M, ready: HashMap<String, Box<dyn Any>>
 pub(crate) trait Slot {
     /// The dtype it is saved in.
     fn dtype(&self) -> DType;
-
-    /// Whether it exchanges the dimensions of what is loaded into it, and back when it is saved; so does the weight of a
-    /// `Linear` whose layout is `Col`.
-    fn is_exchanged(&self, device: &Device) -> bool;
 
     /// The parameter with these values, ready to be put into the module. `exchanged`: with the last two dimensions
     /// exchanged.
@@ -98,18 +107,6 @@ where
 {
     fn dtype(&self) -> DType {
         self.transform_for_save().base().dtype()
-    }
-
-    fn is_exchanged(&self, device: &Device) -> bool {
-        if D != 2 {
-            return false;
-        }
-        // What it does to a row tells what it does to any matrix.
-        let mut shape = [1; D];
-        shape[D - 1] = 2;
-        let probe = Tensor::<D, K>::zeros(shape, device);
-        let loaded = self.clone().transform_for_load(probe, self.id);
-        loaded.base().dims()[0] == 2
     }
 
     fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>> {
@@ -137,6 +134,22 @@ where
     }
 }
 
+/// Whether a parameter exchanges the dimensions of what is loaded into it. It does not say so, but what it does to a row
+/// tells what it does to any matrix.
+fn exchanges<const D: usize, K: Basic>(param: &Param<Tensor<D, K>>, device: &Device) -> bool
+where
+    Tensor<D, K>: Parameter,
+{
+    if D != 2 {
+        return false;
+    }
+    let mut shape = [1; D];
+    shape[D - 1] = 2;
+    let probe = Tensor::<D, K>::zeros(shape, device);
+    let loaded = param.clone().transform_for_load(probe, param.id);
+    loaded.base().dims()[0] == 2
+}
+
 struct Walk {
     steps: Vec<Step>,
     sites: Vec<Site>,
@@ -152,11 +165,13 @@ impl Walk {
             true => param.transform_for_save().base().dims().to_vec(),
             false => param.lazy_shape().to_vec(),
         };
+        let device = param.lazy_device();
         self.sites.push(Site {
             steps: self.steps.clone(),
             id: param.id,
             kind,
-            device: param.lazy_device(),
+            is_column: is_linear_weight(&self.steps) && exchanges(param, &device),
+            device,
             shape,
             slot: Box::new(param.clone()),
         });
@@ -196,7 +211,7 @@ struct Replace {
 
 impl Replace {
     fn take<P: 'static>(&mut self, param: P) -> P {
-        match self.ready.remove(&join(&self.steps)).map(Box::<dyn Any>::downcast) {
+        match self.ready.remove(&dotted(&self.steps)).map(Box::<dyn Any>::downcast) {
             Some(Ok(ready)) => *ready,
             _ => param,
         }
