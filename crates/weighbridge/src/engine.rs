@@ -7,20 +7,20 @@ mod placement;
 mod report;
 mod session;
 mod shared;
-mod tile;
+pub(crate) mod tile;
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
-use std::sync::Mutex;
 
 pub use placement::{Device, HostBytes, Ring, Transfer};
 use placement::{Fill, Lend, Stage};
-pub use report::{Progress, Report};
+pub use report::Report;
 pub use session::{Session, StopHandle};
 
 use crate::error::Result;
 use crate::plan::Plan;
+use crate::progress::Handler;
+pub use crate::progress::{Progress, Verdict};
 
 /// How a [`Session`] goes about its work; start it with [`start`](SessionBuilder::start).
 #[must_use]
@@ -36,27 +36,7 @@ struct Settings {
     chunk: usize,
     order: Order,
     prefetch: Prefetch,
-    progress: Option<Mutex<Box<ProgressHandler>>>,
-}
-
-type ProgressHandler = dyn FnMut(Progress) -> ControlFlow<()> + Send;
-
-/// What a progress handler may return: nothing, or whether to go on.
-pub trait Verdict {
-    /// Whether to go on or to cancel.
-    fn flow(self) -> ControlFlow<()>;
-}
-
-impl Verdict for () {
-    fn flow(self) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-impl Verdict for ControlFlow<()> {
-    fn flow(self) -> ControlFlow<()> {
-        self
-    }
+    progress: Option<Handler>,
 }
 
 /// Whether a session has sources fetch bytes before it reads them, so that a disk is never idle.
@@ -140,9 +120,9 @@ impl SessionBuilder {
     ///
     /// It is called from the threads that read, by one at a time, with figures that never fall; it should
     /// return at once, for they wait for it, and must not touch the session. Where it returns
-    /// [`ControlFlow::Break`], the session is [cancelled](Session::cancel).
-    pub fn progress<V: Verdict>(mut self, mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
-        self.settings.progress = Some(Mutex::new(Box::new(move |progress| handler(progress).flow())));
+    /// [`ControlFlow::Break`](std::ops::ControlFlow::Break), the session is [cancelled](Session::cancel).
+    pub fn progress<V: Verdict>(mut self, handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+        self.settings.progress = Some(Handler::new(handler));
         self
     }
 

@@ -56,6 +56,7 @@ mod lent;
 mod names;
 mod pattern;
 pub mod plan;
+mod progress;
 mod renames;
 mod simd;
 pub mod slice;

@@ -4,6 +4,7 @@
 pub(crate) mod convert;
 mod operation;
 mod overflow;
+mod stream;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
 pub use overflow::Overflow;
+pub use stream::Streamed;
 
 use crate::checkpoint::{Checkpoint, TensorRef};
 use crate::dtype::Dtype;

@@ -4,6 +4,7 @@ mod file;
 mod mapping;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -68,6 +69,11 @@ pub trait Source: Send + Sync {
     /// The bytes, where they are in memory as a whole; they are then lent without being read. It is the same memory
     /// every time.
     fn as_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// The open file, if the bytes are those of one: they can then be copied into another by the kernel.
+    fn as_file(&self) -> Option<&File> {
         None
     }
 
@@ -148,6 +154,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn as_bytes(&self) -> Option<&[u8]> {
         (**self).as_bytes()
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        (**self).as_file()
     }
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {

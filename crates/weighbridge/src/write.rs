@@ -48,6 +48,7 @@
 //! | [`Save::unprotected`] | nothing: for file systems that cannot rename, and devices |
 //! | a tensor with too few or too many bytes | is an error, and nothing becomes visible |
 
+mod copy;
 mod data;
 mod flush;
 mod layout;
@@ -55,13 +56,14 @@ mod metadata;
 mod output;
 mod set;
 mod split;
+mod watch;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use data::{TensorData, Values};
+pub use data::{Stored, TensorData, Values};
 pub use layout::{Layout, Planned};
 pub use metadata::MetadataEdit;
 pub use output::OutputFile;
@@ -73,8 +75,11 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 use crate::names;
+use crate::progress::{Handler, Progress, Verdict};
+use copy::worth_a_call;
 use layout::check_names;
 use set::SetWriter;
+use watch::Watch;
 
 /// The order of the tensors in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,6 +113,7 @@ pub struct Save {
     max_shard_size: u64,
     variant: Option<String>,
     unprotected: bool,
+    progress: Option<Handler>,
 }
 
 impl Default for Save {
@@ -119,6 +125,7 @@ impl Default for Save {
             max_shard_size: Split::DEFAULT_SIZE,
             variant: None,
             unprotected: false,
+            progress: None,
         }
     }
 }
@@ -185,6 +192,16 @@ impl Save {
         self
     }
 
+    /// Has `handler` called as bytes are written, with figures that never fall. Where it returns
+    /// [`ControlFlow::Break`](std::ops::ControlFlow::Break), the save fails with
+    /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are bytes of tensors;
+    /// after the last one, the file has yet to reach the disk.
+    #[must_use]
+    pub fn progress<V: Verdict>(mut self, handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+        self.progress = Some(Handler::new(handler));
+        self
+    }
+
     /// Fixes where everything goes in one file, before the first byte is written.
     ///
     /// # Errors
@@ -226,7 +243,8 @@ impl Save {
         output
             .and_then(|mut output| {
                 output.expect(layout.size())?;
-                write_into(layout, output, |place| &tensors[place].1)?.commit()
+                let mut watch = self.watch([&layout]);
+                write_file(layout, output, |place| &tensors[place].1, &mut watch)?.commit()
             })
             .map_err(|error| error.in_file(path))
     }
@@ -293,11 +311,12 @@ impl Save {
             _ => Some((index, Index::new(weights, split.total_size())?)),
         };
 
+        let mut watch = self.watch(&layouts);
         let mut set = SetWriter::begin(directory, &stem, self.unprotected)?;
         for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
             let mut output = set.create(file)?;
             output.expect(layout.size())?;
-            write_into(layout, output, |place| &tensors[shard[place]].1)
+            write_file(layout, output, |place| &tensors[shard[place]].1, &mut watch)
                 .and_then(OutputFile::commit)
                 .map_err(|error| error.in_file(&directory.join(file)))?;
         }
@@ -325,7 +344,8 @@ impl Save {
     ) -> Result<W> {
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described))?;
-        write_into(layout, sink, |place| &tensors[place].1)
+        let mut watch = self.watch([&layout]);
+        write_into(layout, sink, |place| &tensors[place].1, &mut watch)
     }
 
     /// Writes to memory.
@@ -339,8 +359,13 @@ impl Save {
     ) -> Result<Vec<u8>> {
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described))?;
-        let bytes = layout.room()?;
-        write_into(layout, bytes, |place| &tensors[place].1)
+        let (bytes, mut watch) = (layout.room()?, self.watch([&layout]));
+        write_into(layout, bytes, |place| &tensors[place].1, &mut watch)
+    }
+
+    fn watch<'l>(&self, layouts: impl IntoIterator<Item = &'l Layout>) -> Watch {
+        let planned = layouts.into_iter().flat_map(Layout::tensors);
+        Watch::new(self.progress.clone(), planned.map(Planned::byte_len).sum())
     }
 }
 
@@ -369,10 +394,29 @@ fn write_into<'t, T: TensorData + 't, W: io::Write>(
     layout: Layout,
     sink: W,
     tensor: impl Fn(usize) -> &'t T,
+    watch: &mut Watch,
 ) -> Result<W> {
     let mut writer = layout.writer(sink)?;
     while let Some(given) = writer.given() {
-        writer.write(tensor(given))?;
+        writer.write(tensor(given), watch)?;
+    }
+    writer.finish()
+}
+
+/// The same into a file, which the kernel copies to what lies in other files.
+fn write_file<'t, T: TensorData + 't>(
+    layout: Layout,
+    output: OutputFile,
+    tensor: impl Fn(usize) -> &'t T,
+    watch: &mut Watch,
+) -> Result<OutputFile> {
+    let mut writer = layout.writer(output)?;
+    while let Some(given) = writer.given() {
+        let data = tensor(given);
+        match data.stored() {
+            Some(stored) if worth_a_call(&stored) && writer.copy(&stored, watch)? => {}
+            _ => writer.write(data, watch)?,
+        }
     }
     writer.finish()
 }

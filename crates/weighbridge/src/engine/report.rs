@@ -5,16 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dtype::Dtype;
 use crate::plan::Entry;
-
-/// How far a session has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Bytes of tensors that are there.
-    pub bytes_done: u64,
-    /// Bytes that all tensors of the plan have together.
-    pub bytes_total: u64,
-}
+use crate::progress::Progress;
 
 /// What a session has done so far: a handle that outlives it. Cloning gives another to the same.
 #[derive(Clone, Debug)]

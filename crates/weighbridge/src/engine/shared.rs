@@ -463,11 +463,8 @@ impl<P: Placement> Shared<P> {
             self.plan.report.note_read(read, made);
             return;
         };
-        // Under the handler's lock, so that figures reach it in their order.
-        let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
-        let progress = self.plan.report.note_read(read, made);
-        let flow = caught("progress was told", || Ok(handler(progress)));
-        drop(handler);
+        let now = || self.plan.report.note_read(read, made);
+        let flow = caught("progress was told", || Ok(handler.tell(now)));
         if flow.is_ok_and(|flow| flow.is_break()) {
             self.stop(true);
         }

@@ -11,7 +11,7 @@ use crate::plan::convert::turn_around;
 use crate::plan::{Entry, Piece};
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
-pub(super) struct TileMaker {
+pub(crate) struct TileMaker {
     checkpoint: Checkpoint,
     /// Bytes to read at a time; 0 leaves it to the sources.
     chunk: usize,
@@ -22,7 +22,7 @@ pub(super) struct TileMaker {
 }
 
 impl TileMaker {
-    pub(super) fn new(checkpoint: Checkpoint, chunk: usize) -> Self {
+    pub(crate) fn new(checkpoint: Checkpoint, chunk: usize) -> Self {
         Self { checkpoint, chunk, gathered: Vec::new(), together: Vec::new(), from: None }
     }
 
@@ -57,7 +57,7 @@ impl TileMaker {
     }
 
     /// Fills `memory` with the bytes `tile` of the entry's output. Returns it, and how many bytes were read.
-    pub(super) fn make<'m>(
+    pub(crate) fn make<'m>(
         &mut self,
         entry: &Entry,
         tile: Range<u64>,

@@ -55,6 +55,10 @@ impl Source for FileSource {
         self.size
     }
 
+    fn as_file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
     }
@@ -101,6 +105,10 @@ impl Source for FileSource {
 impl Source for FileSource {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(&self.file)
     }
 
     fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {

@@ -1,6 +1,9 @@
 //! What can be written: tensors that give their bytes.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
+use std::path::Path;
 
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;
@@ -50,12 +53,29 @@ pub trait TensorData {
     /// wrapped by [`io::Error::other`]; it comes out again as it was.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 
+    /// Where its bytes lie in a file just as they are to be written, if they do: the kernel may then copy them from
+    /// there, and [`write_to`](Self::write_to) is not called.
+    fn stored(&self) -> Option<Stored<'_>> {
+        None
+    }
+
     /// A number that tensors have in common which share their memory. Such tensors are put into one shard and
     /// count once towards its size, as in `huggingface_hub`; each is still written, as the format knows no
     /// sharing.
     fn storage(&self) -> Option<u64> {
         None
     }
+}
+
+/// Bytes of a file.
+#[derive(Clone, Debug)]
+pub struct Stored<'a> {
+    /// The file, open for reading.
+    pub file: &'a File,
+    /// Where it is, for errors.
+    pub path: Option<&'a Path>,
+    /// The bytes.
+    pub range: Range<u64>,
 }
 
 impl<T: TensorData + ?Sized> TensorData for &T {
@@ -69,6 +89,10 @@ impl<T: TensorData + ?Sized> TensorData for &T {
 
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         (**self).write_to(out)
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        (**self).stored()
     }
 
     fn storage(&self) -> Option<u64> {
@@ -87,6 +111,10 @@ impl<T: TensorData + ?Sized> TensorData for Box<T> {
 
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         (**self).write_to(out)
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        (**self).stored()
     }
 
     fn storage(&self) -> Option<u64> {
@@ -108,7 +136,7 @@ impl TensorData for TensorView<'_> {
     }
 }
 
-/// Copied from its own file, a few megabytes at a time.
+/// Copied from its own file, by the kernel where it can.
 impl TensorData for TensorRef<'_> {
     fn dtype(&self) -> Dtype {
         TensorRef::dtype(self)
@@ -136,6 +164,11 @@ impl TensorData for TensorRef<'_> {
             at += part.len() as u64;
         }
         Ok(())
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        let shard = self.shard();
+        Some(Stored { file: shard.source().as_file()?, path: shard.path(), range: self.info().file_range() })
     }
 }
 

@@ -156,6 +156,13 @@ impl OutputFile {
         self.commit()
     }
 
+    /// Bytes were written past the buffer.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        if let Some(flusher) = &mut self.file.get_mut().flusher {
+            flusher.wrote(bytes);
+        }
+    }
+
     /// The file, to be written past the buffer, which is empty then.
     pub(super) fn raw(&mut self) -> io::Result<&File> {
         self.file.flush()?;

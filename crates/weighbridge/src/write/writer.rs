@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Layout, Planned, TensorData};
+use super::watch::{Watch, Watched};
+use super::{Layout, OutputFile, Planned, Stored, TensorData};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Takes the tensors of a [`Layout`] in its order and writes them; nothing is held back.
@@ -75,13 +76,17 @@ impl<W: io::Write> Writer<W> {
         tensor.finish()
     }
 
+    /// The name of the next tensor, where there is one to be.
+    fn next_name(&self) -> Result<String> {
+        let none = || Error::new(ErrorKind::Internal, "all tensors of the layout are written");
+        self.expects().map(str::to_owned).ok_or_else(none)
+    }
+
     /// Writes `data` as the next tensor, whatever its name.
-    pub(super) fn write(&mut self, data: &dyn TensorData) -> Result<()> {
-        let Some(name) = self.expects().map(str::to_owned) else {
-            return Err(Error::new(ErrorKind::Internal, "all tensors of the layout are written"));
-        };
+    pub(super) fn write(&mut self, data: &dyn TensorData, watch: &mut Watch) -> Result<()> {
+        let name = self.next_name()?;
         let mut tensor = self.tensor(&name)?;
-        let written = data.write_to(&mut tensor);
+        let written = data.write_to(&mut Watched { sink: &mut tensor, watch });
         // Bytes that were refused are the cause, whatever the tensor made of the refusal.
         tensor.check_excess()?;
         written.map_err(|error| Error::io("it cannot be written", error).in_tensor(&name))?;
@@ -100,6 +105,29 @@ impl<W: io::Write> Writer<W> {
         }
         self.sink.flush().map_err(|error| Error::io("it cannot be written", error))?;
         Ok(self.sink)
+    }
+}
+
+impl Writer<OutputFile> {
+    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is still to come.
+    pub(super) fn copy(&mut self, stored: &Stored<'_>, watch: &mut Watch) -> Result<bool> {
+        let name = self.next_name()?;
+        let mut tensor = self.tensor(&name)?;
+        let bytes = stored.range.end.saturating_sub(stored.range.start);
+        if bytes != tensor.left {
+            return Err(tensor.wrong_size("the file has", bytes));
+        }
+        let copied = tensor.writer.sink.copy(stored, watch).map_err(|error| {
+            let from = stored.path.map(|path| format!(" from {}", path.display())).unwrap_or_default();
+            Error::io(&format!("it cannot be copied{from}"), error).in_tensor(&name)
+        })?;
+        if copied {
+            tensor.left = 0;
+            tensor.finish()?;
+        } else {
+            self.open = false;
+        }
+        Ok(copied)
     }
 }
 

@@ -1,0 +1,98 @@
+//! The command line: what all verbs share, and the list of verbs.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::Outcome;
+use crate::term::Term;
+use crate::verb;
+
+/// Looks at, verifies, compares and reshapes safetensors checkpoints, without loading them into memory.
+///
+/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), or the id of a repository in the
+/// local Hugging Face cache (`org/name`, `org/name@revision`).
+#[derive(Debug, Parser)]
+#[command(name = "weighbridge", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "\
+Exit status: 0 when all is well, 1 when something was found (a difference, a broken file), 2 on errors.
+
+Examples:
+  weighbridge inspect model.safetensors          what is in it
+  weighbridge verify meta-llama/Llama-3.2-1B     may it be trusted
+  weighbridge cast model.safetensors --to bf16 -o model-bf16.safetensors
+
+`weighbridge help VERB` has more of them.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    #[command(flatten)]
+    pub(crate) color: colorchoice_clap::Color,
+
+    /// Print no notes and no warnings, only data and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Say more about what is done
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+
+    /// Show no progress bars; without a terminal there are none anyway
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Inspect(verb::inspect::Inspect),
+    Verify(verb::verify::Verify),
+    Diff(verb::diff::Diff),
+    Hash(verb::hash::Hash),
+    Cat(verb::cat::Cat),
+    Stat(verb::stat::Stat),
+    Meta(verb::meta::Meta),
+    Cast(verb::cast::Cast),
+    Split(verb::split::Split),
+    Merge(verb::merge::Merge),
+    Rename(verb::rename::Rename),
+    Filter(verb::filter::Filter),
+    Generate(verb::generate::Generate),
+}
+
+impl Verb {
+    pub(crate) fn run(&self, term: &Term) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Inspect(verb) => verb.run(term),
+            Self::Verify(verb) => verb.run(term),
+            Self::Diff(verb) => verb.run(term),
+            Self::Hash(verb) => verb.run(term),
+            Self::Cat(verb) => verb.run(term),
+            Self::Stat(verb) => verb.run(term),
+            Self::Meta(verb) => verb.run(term),
+            Self::Cast(verb) => verb.run(term),
+            Self::Split(verb) => verb.run(term),
+            Self::Merge(verb) => verb.run(term),
+            Self::Rename(verb) => verb.run(term),
+            Self::Filter(verb) => verb.run(term),
+            Self::Generate(verb) => verb.run(term),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,50 @@
+//! Which tensors: options that several verbs have.
+
+use anyhow::Result;
+use clap::Args;
+use weighbridge::Names;
+
+/// Choosing tensors by name.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Choosing tensors")]
+pub(crate) struct Select {
+    /// Only tensors whose whole name matches: `*` is any text, dots included, `?` one character, `[0-3]` one of several,
+    /// `{a,b}` either; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    only: Vec<String>,
+
+    /// Only tensors with a match of this regular expression in their name; may be given several times
+    #[arg(long, value_name = "REGEX")]
+    regex: Vec<String>,
+
+    /// No tensors whose whole name matches; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    except: Vec<String>,
+}
+
+impl Select {
+    /// The names chosen: those that one of the positive patterns matches, or all if there is none, without those that a
+    /// negative one does.
+    pub(crate) fn names(&self) -> Result<Names> {
+        let globs = self.only.iter().map(|glob| Names::glob(glob));
+        let regexes = self.regex.iter().map(|regex| Names::regex(regex));
+        let mut chosen: Option<Names> = None;
+        for names in globs.chain(regexes) {
+            let names = names?;
+            chosen = Some(match chosen {
+                Some(others) => others.or(names),
+                None => names,
+            });
+        }
+        let mut chosen = chosen.unwrap_or_else(Names::all);
+        for glob in &self.except {
+            chosen = chosen.except(Names::glob(glob)?);
+        }
+        Ok(chosen)
+    }
+
+    /// Whether nothing is chosen, which is everything.
+    pub(crate) fn is_all(&self) -> bool {
+        self.only.is_empty() && self.regex.is_empty() && self.except.is_empty()
+    }
+}

@@ -1,0 +1,15 @@
+//! The verbs, one file each.
+
+pub(crate) mod cast;
+pub(crate) mod cat;
+pub(crate) mod diff;
+pub(crate) mod filter;
+pub(crate) mod generate;
+pub(crate) mod hash;
+pub(crate) mod inspect;
+pub(crate) mod merge;
+pub(crate) mod meta;
+pub(crate) mod rename;
+pub(crate) mod split;
+pub(crate) mod stat;
+pub(crate) mod verify;

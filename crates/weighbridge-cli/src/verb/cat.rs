@@ -1,0 +1,16 @@
+//! `weighbridge cat`.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::Outcome;
+use crate::term::Term;
+
+#[derive(Debug, Args)]
+pub(crate) struct Cat {}
+
+impl Cat {
+    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
+        todo!()
+    }
+}

@@ -1,0 +1,16 @@
+//! `weighbridge merge`.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::Outcome;
+use crate::term::Term;
+
+#[derive(Debug, Args)]
+pub(crate) struct Merge {}
+
+impl Merge {
+    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
+        todo!()
+    }
+}

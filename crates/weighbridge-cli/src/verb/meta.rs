@@ -1,0 +1,16 @@
+//! `weighbridge meta`.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::Outcome;
+use crate::term::Term;
+
+#[derive(Debug, Args)]
+pub(crate) struct Meta {}
+
+impl Meta {
+    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
+        todo!()
+    }
+}

@@ -1,0 +1,16 @@
+//! `weighbridge split`.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::Outcome;
+use crate::term::Term;
+
+#[derive(Debug, Args)]
+pub(crate) struct Split {}
+
+impl Split {
+    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
+        todo!()
+    }
+}

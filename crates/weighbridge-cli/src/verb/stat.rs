@@ -1,0 +1,16 @@
+//! `weighbridge stat`.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::Outcome;
+use crate::term::Term;
+
+#[derive(Debug, Args)]
+pub(crate) struct Stat {}
+
+impl Stat {
+    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
+        todo!()
+    }
+}
