@@ -99,7 +99,8 @@ fn weights_in(directory: &Path) -> Result<Option<PathBuf>> {
     for entry in directory.read_dir()? {
         let name = entry?.file_name();
         let text = name.to_string_lossy();
-        let own = text.starts_with("model") && (text.ends_with(".safetensors") || text.contains(".safetensors.index"));
+        let own = text.starts_with("model")
+            && (text.ends_with(".safetensors") || text.contains(".safetensors.index"));
         if own && OsStr::new(&*text) == name {
             return Ok(Some(directory.join(name)));
         }

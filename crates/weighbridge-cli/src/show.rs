@@ -49,7 +49,8 @@ pub(crate) fn shape(shape: &[usize]) -> String {
 /// those that change the direction of writing.
 pub(crate) fn safe(text: &str) -> Cow<'_, str> {
     let is_unsafe = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if !text.contains(is_unsafe) {
         return text.into();

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
+use crate::rotary::{Rope, Scaling};
+
 /// The shape of a Llama, and how it computes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LlamaConfig {
@@ -15,7 +17,7 @@ pub(crate) struct LlamaConfig {
     pub(crate) key_value_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) norm_epsilon: f64,
-    pub(crate) rope_theta: f64,
+    pub(crate) rope: Rope,
     pub(crate) attention_bias: bool,
     pub(crate) mlp_bias: bool,
     /// The output projection is the embedding.
@@ -73,7 +75,7 @@ impl LlamaConfig {
             key_value_heads,
             head_dim,
             norm_epsilon: fields.positive("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta: rope_theta(fields)?,
+            rope: rope(fields)?,
             attention_bias: fields.flag("attention_bias")?,
             mlp_bias: fields.flag("mlp_bias")?,
             tied: fields.flag("tie_word_embeddings")?,
@@ -103,7 +105,7 @@ fn refuse_other_models(fields: Fields<'_>) -> Result<()> {
 
 /// Transformers 5 writes one dictionary, `rope_parameters`; transformers 4 writes `rope_theta` beside a `rope_scaling`
 /// that is null or a dictionary, whose `rope_type` was once called `type`.
-fn rope_theta(fields: Fields<'_>) -> Result<f64> {
+fn rope(fields: Fields<'_>) -> Result<Rope> {
     let nothing = Map::new();
     let dictionary = |key| match fields.get(key) {
         None => Ok(None),
@@ -115,18 +117,44 @@ fn rope_theta(fields: Fields<'_>) -> Result<f64> {
         None => dictionary("rope_parameters")?.unwrap_or(("rope_parameters", &nothing)),
     };
     let parameters = Fields(parameters);
-    for key in ["rope_type", "type"] {
-        let kind = parameters.text(key).context(name)?.unwrap_or("default");
-        ensure!(kind == "default", "{name}: the rope type is \"{kind}\", this program computes \"default\"");
-    }
+    let kind = match parameters.text("rope_type").context(name)? {
+        Some(kind) => Some(kind),
+        None => parameters.text("type").context(name)?,
+    };
+    let scaling = match kind {
+        None | Some("default") => None,
+        Some("llama3") => Some(llama3(fields, parameters).context(name)?),
+        Some(other) => {
+            bail!("{name}: the rope type is \"{other}\", this program computes \"default\" and \"llama3\"")
+        }
+    };
     for partial in [parameters, fields] {
         let factor = partial.number("partial_rotary_factor")?.unwrap_or(1.0);
         ensure!(factor == 1.0, "partial_rotary_factor is {factor}, this program rotates all of a head");
     }
-    match parameters.positive("rope_theta").context(name)? {
-        Some(theta) => Ok(theta),
-        None => Ok(fields.positive("rope_theta")?.unwrap_or(10_000.0)),
-    }
+    let theta = match parameters.positive("rope_theta").context(name)? {
+        Some(theta) => theta,
+        None => fields.positive("rope_theta")?.unwrap_or(10_000.0),
+    };
+    Ok(Rope { theta, scaling })
+}
+
+fn llama3(fields: Fields<'_>, parameters: Fields<'_>) -> Result<Scaling> {
+    let required =
+        |key| parameters.positive(key)?.ok_or_else(|| anyhow!("rope type \"llama3\" without {key}"));
+    let (low, high) = (required("low_freq_factor")?, required("high_freq_factor")?);
+    ensure!(low < high, "low_freq_factor ({low}) is not below high_freq_factor ({high})");
+    let original = "original_max_position_embeddings";
+    let length = match (fields.size(original)?, parameters.size(original)?) {
+        (Some(length), _) | (None, Some(length)) => length,
+        (None, None) => fields.size("max_position_embeddings")?.unwrap_or(2048),
+    };
+    Ok(Scaling {
+        factor: required("factor")?,
+        low_freq_factor: low,
+        high_freq_factor: high,
+        original_length: length as f64,
+    })
 }
 
 /// A JSON object whose values have expected types. A null is the same as nothing, as in transformers.
@@ -219,14 +247,28 @@ mod tests {
     #[test]
     fn both_versions_are_read() {
         let old = parse(&version_4()).unwrap();
-        assert_eq!((old.head_dim, old.key_value_heads, old.rope_theta), (8, 2, 500_000.0));
+        assert_eq!((old.head_dim, old.key_value_heads, old.rope.theta), (8, 2, 500_000.0));
         assert_eq!((old.norm_epsilon, old.tied, &*old.ends), (1e-5, false, &[2][..]));
 
         let mut config = version_4();
         config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 250.0});
         config["head_dim"] = json!(16);
         let new = parse(&config).unwrap();
-        assert_eq!((new.head_dim, new.rope_theta), (16, 250.0));
+        assert_eq!((new.head_dim, new.rope.theta), (16, 250.0));
+        assert_eq!(new.rope.scaling, None);
+    }
+
+    #[test]
+    fn llama3_scaling_is_read() {
+        let mut config = version_4();
+        config["rope_scaling"] = json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192
+        });
+        let scaling = parse(&config).unwrap().rope.scaling.unwrap();
+        assert_eq!((scaling.factor, scaling.high_freq_factor, scaling.original_length), (8.0, 4.0, 8192.0));
+        config["rope_scaling"]["low_freq_factor"] = json!(4.0);
+        assert!(one_line(&parse(&config).unwrap_err()).contains("low_freq_factor (4) is not below"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod export;
 mod model;
 mod progress;
 mod report;
+mod rotary;
 mod settings;
 mod source;
 mod tokens;

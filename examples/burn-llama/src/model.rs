@@ -5,11 +5,12 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor};
 use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
 
 use crate::config::LlamaConfig;
 use crate::data::Batch;
+use crate::rotary::{Rope, Rotary};
 
 #[derive(Module, Debug)]
 pub(crate) struct Llama {
@@ -17,7 +18,8 @@ pub(crate) struct Llama {
     /// None where the embedding serves for it.
     lm_head: Option<Linear>,
     head_dim: usize,
-    rope_theta: f64,
+    #[module(skip)]
+    rope: Rope,
 }
 
 #[derive(Module, Debug)]
@@ -95,7 +97,7 @@ impl Llama {
             },
             lm_head: (!config.tied).then(|| linear(hidden, config.vocabulary, false)),
             head_dim: config.head_dim,
-            rope_theta: config.rope_theta,
+            rope: config.rope.clone(),
         }
     }
 
@@ -128,7 +130,7 @@ impl Llama {
     fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [_, length] = tokens.dims();
         let device = tokens.device();
-        let rotary = Rotary::new(length, self.head_dim, self.rope_theta, &device);
+        let rotary = Rotary::new(length, self.head_dim, &self.rope, &device);
         // True where a token would look at a later one.
         let later = Tensor::<2, Bool>::tril_mask([length, length], 0, &device).unsqueeze::<4>();
         let mut hidden = self.model.embed_tokens.forward(tokens);
@@ -203,44 +205,5 @@ impl Mlp {
     fn forward(&self, input: Tensor<3>) -> Tensor<3> {
         let gate = silu(self.gate_proj.forward(input.clone()));
         self.down_proj.forward(gate * self.up_proj.forward(input))
-    }
-}
-
-/// Rotary positions as Hugging Face has them: an element of a head's first half is turned together with its like of
-/// the second half.
-///
-/// The angles follow from the configuration and are no parameters; for the lengths here it is no work to compute them.
-struct Rotary {
-    /// `[1, 1, length, head_dim / 2]`
-    cos: Tensor<4>,
-    sin: Tensor<4>,
-}
-
-impl Rotary {
-    fn new(length: usize, head_dim: usize, theta: f64, device: &Device) -> Self {
-        let half = head_dim / 2;
-        let angles: Vec<f32> = (0..length)
-            .flat_map(|place| {
-                (0..half).map(move |pair| {
-                    let speed = 1.0 / (theta as f32).powf((2 * pair) as f32 / head_dim as f32);
-                    place as f32 * speed
-                })
-            })
-            .collect();
-        let table = |function: fn(f32) -> f32| {
-            let values: Vec<f32> = angles.iter().copied().map(function).collect();
-            Tensor::<4>::from_data(TensorData::new(values, [1, 1, length, half]), device)
-        };
-        Self { cos: table(f32::cos), sin: table(f32::sin) }
-    }
-
-    fn turn(&self, heads: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, head_dim] = heads.dims();
-        let half = head_dim / 2;
-        let (first, second) = (heads.clone().narrow(3, 0, half), heads.narrow(3, half, half));
-        let (cos, sin) = (|| self.cos.clone(), || self.sin.clone());
-        let turned_first = first.clone() * cos() - second.clone() * sin();
-        let turned_second = second * cos() + first * sin();
-        Tensor::cat(vec![turned_first, turned_second], 3)
     }
 }

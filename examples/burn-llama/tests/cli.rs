@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device, Tensor};
-use candle_transformers::models::llama::{Cache, Config, Llama};
+use candle_transformers::models::llama::{Cache, Config, Llama, Llama3RopeConfig};
 use serde_json::{Value, json};
 use weighbridge_burn::weighbridge::write::{Save, Values};
 use weighbridge_burn::weighbridge::{Checkpoint, Dtype, Plan};
@@ -130,6 +130,9 @@ fn candle_logits(directory: &Path, prompt: &[u32]) -> Vec<f32> {
         num_key_value_heads: size("num_key_value_heads"),
         rms_norm_eps: config["rms_norm_eps"].as_f64().unwrap(),
         tie_word_embeddings: config["tie_word_embeddings"].as_bool().unwrap(),
+        rope_scaling: config
+            .get("rope_scaling")
+            .map(|scaling| -> Llama3RopeConfig { serde_json::from_value(scaling.clone()).unwrap() }),
         ..Config::config_7b_v2(false)
     };
     let ckpt = Checkpoint::open(directory).unwrap();
@@ -141,18 +144,23 @@ fn candle_logits(directory: &Path, prompt: &[u32]) -> Vec<f32> {
     logits.squeeze(0).unwrap().to_vec1().unwrap()
 }
 
+/// A checkpoint with another value in its configuration.
+fn copy(from: &Path, to: &Path, key: &str, value: Value) {
+    fs::create_dir(to).unwrap();
+    for (name, bytes) in files(from) {
+        fs::write(to.join(name), bytes).unwrap();
+    }
+    let mut config = read_json(&to.join("config.json"));
+    config[key] = value;
+    fs::write(to.join("config.json"), config.to_string()).unwrap();
+}
+
 #[test]
 fn candle_agrees() {
     let target = tempfile::tempdir().unwrap();
-    let (sample, tied) = (sample(), target.path().join("tied"));
+    let (sample, tied, scaled) = (sample(), target.path().join("tied"), target.path().join("scaled"));
     // The same without an output projection of its own.
-    fs::create_dir(&tied).unwrap();
-    for (name, bytes) in files(&sample) {
-        fs::write(tied.join(name), bytes).unwrap();
-    }
-    let mut config = read_json(&tied.join("config.json"));
-    config["tie_word_embeddings"] = json!(true);
-    fs::write(tied.join("config.json"), config.to_string()).unwrap();
+    copy(&sample, &tied, "tie_word_embeddings", json!(true));
     for name in files(&tied).into_keys().filter(|name| name.starts_with("model")) {
         fs::remove_file(tied.join(name)).unwrap();
     }
@@ -167,7 +175,15 @@ fn candle_agrees() {
     let kept = kept.iter().map(|(name, shape, values)| (name.clone(), Values::new(shape, values).unwrap()));
     Save::new().directory(&tied, "model", kept).unwrap();
 
-    for (number, from) in [sample, tied].iter().enumerate() {
+    // And one that stretches slow turns, so early that it matters here.
+    let scaling = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16
+    });
+    copy(&sample, &scaled, "rope_scaling", scaling);
+
+    let mut all_logits = Vec::new();
+    for (number, from) in [sample, tied, scaled].iter().enumerate() {
         let export = target.path().join(format!("export-{number}"));
         let options = ["--epochs", "0", "--prompts", "1", "--logits", "123+456=", "--max-shard-size", "2MB"];
         let json = json_of(&[&["--from", text(from), "--export", text(&export)], &options[..]].concat());
@@ -178,8 +194,11 @@ fn candle_agrees() {
         let furthest = burn.iter().zip(&candle).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(furthest < 1e-4, "{furthest}: {burn:?} {candle:?}");
         assert!(burn.iter().any(|logit| logit.abs() > 0.1), "{burn:?}");
-        assert_eq!(tensors(&export).contains_key("lm_head.weight"), number == 0);
+        assert_eq!(tensors(&export).contains_key("lm_head.weight"), number != 1);
+        all_logits.push(burn);
     }
+    let moved = all_logits[0].iter().zip(&all_logits[2]).any(|(a, b)| (a - b).abs() > 1e-2);
+    assert!(moved, "{all_logits:?}");
 }
 
 /// Trains and exports with few and small steps.

@@ -31,9 +31,9 @@ impl OutputFile {
                 }
                 Err(Errno::INTR) => {}
                 // Two file systems, or one that has no such thing.
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::BADF)
-                    if first =>
-                {
+                Err(
+                    Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::BADF,
+                ) if first => {
                     return Ok(false);
                 }
                 Err(error) => return Err(error.into()),
