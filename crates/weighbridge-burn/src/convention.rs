@@ -41,8 +41,9 @@ pub(crate) struct Place {
 }
 
 impl Convention {
-    /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums.
-    pub(crate) fn places(self, site: &Site, variants: bool) -> Vec<Place> {
+    /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums;
+    /// `attention_fused`: query, key and value are usually one tensor.
+    pub(crate) fn places(self, site: &Site, variants: bool, attention_fused: bool) -> Vec<Place> {
         // Of a weight `[in, out]` the outputs are the second dimension.
         let is_row = site.is_linear_weight() && !site.is_column;
         let steps: Vec<_> = site.steps.iter().filter(|step| variants || !step.is_variant()).collect();
@@ -51,7 +52,7 @@ impl Convention {
                 vec![Place { name: dotted(steps), part: None, exchanged: false, axis: usize::from(is_row) }]
             }
             Self::PyTorch => {
-                let named = names(&steps);
+                let named = names(&steps, attention_fused);
                 named
                     .into_iter()
                     .map(|(name, part)| Place { name, part, exchanged: is_row, axis: 0 })
@@ -64,7 +65,7 @@ impl Convention {
 type Part = Option<(usize, usize)>;
 
 /// PyTorch's names for a parameter.
-fn names(steps: &[&Step]) -> Vec<(String, Part)> {
+fn names(steps: &[&Step], attention_fused: bool) -> Vec<(String, Part)> {
     let Some((last, before)) = steps.split_last() else { return Vec::new() };
     let owner = last.owner.strip_prefix("Struct:").unwrap_or_default();
     let plain = dotted(steps.iter().copied());
@@ -77,15 +78,16 @@ fn names(steps: &[&Step]) -> Vec<(String, Part)> {
     if let Some(other) = norm {
         return vec![(under(before, other), None), (plain, None)];
     }
-    let fused = if owner == "Linear" {
-        gate(before, &last.name).or_else(|| attention(before, &last.name))
-    } else {
-        None
-    };
-    match fused {
-        Some(Fused { at, name, part }) => vec![(under(at, &name), part), (plain, None)],
-        None => vec![(plain, None)],
+    if owner == "Linear" {
+        if let Some(Fused { at, name, part }) = gate(before, &last.name) {
+            return vec![(under(at, &name), part), (plain, None)];
+        }
+        if let Some(Fused { at, name, part }) = attention(before, &last.name) {
+            let (fused, apart) = ((under(at, &name), part), (plain, None));
+            return if attention_fused { vec![fused, apart] } else { vec![apart, fused] };
+        }
     }
+    vec![(plain, None)]
 }
 
 /// A layer that PyTorch stores as a part of a tensor.

@@ -26,6 +26,7 @@ use crate::walk::Site;
 pub struct Mapping {
     convention: Convention,
     variants: bool,
+    attention_fused: bool,
     fused: Vec<(String, Vec<String>)>,
     separate: Vec<(String, Vec<Separate>)>,
     tied: Vec<(String, String)>,
@@ -75,7 +76,7 @@ impl Mapping {
 
     fn by(convention: Convention, variants: bool) -> Self {
         let (fused, separate, tied, as_in_burn) = Default::default();
-        Self { convention, variants, fused, separate, tied, as_in_burn }
+        Self { convention, variants, attention_fused: true, fused, separate, tied, as_in_burn }
     }
 
     /// Says whether the variants of enums are in the names, `activation.Gelu.weight`: by Burn's convention they are, by
@@ -83,6 +84,15 @@ impl Mapping {
     #[must_use]
     pub fn variants(mut self, are_named: bool) -> Self {
         self.variants = are_named;
+        self
+    }
+
+    /// Says whether a `MultiHeadAttention` is saved as `torch.nn.MultiheadAttention` has it, query, key and value in one
+    /// `in_proj_weight`, which is the rule of PyTorch's convention, or, with `false`, as four layers of their own names, as
+    /// Hugging Face's models do. Either is loaded.
+    #[must_use]
+    pub fn attention_fused(mut self, is_fused: bool) -> Self {
+        self.attention_fused = is_fused;
         self
     }
 
@@ -149,7 +159,7 @@ impl Mapping {
 
     /// Where a parameter may be, by the convention.
     fn places(&self, site: &Site) -> Vec<Place> {
-        let mut places = self.convention.places(site, self.variants);
+        let mut places = self.convention.places(site, self.variants, self.attention_fused);
         if self.convention != Convention::Burn && site.is_linear_weight() {
             for place in &mut places {
                 if self.as_in_burn.iter().any(|names| names.contains(&place.name)) {
