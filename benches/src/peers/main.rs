@@ -14,6 +14,7 @@ mod results;
 mod run;
 mod saves;
 mod svg;
+mod training;
 mod work;
 
 use std::collections::BTreeSet;
@@ -43,7 +44,7 @@ Examples:
   peers --make DIRECTORY --size 2.2GB       a Llama to measure other programs with
 
 Works: load, cast, shards, small (small, small-cast), rank (rank-rows, rank-columns),
-open (open-headers, open-first), cold, save, burn (burn-load, burn-save). Build with --features burn for Burn's.";
+open (open-headers, open-first), cold, save, burn (burn-load, burn-save, burn-train). Build with --features burn for Burn's.";
 
 /// Measures loading and saving beside every peer, on the CPU.
 #[derive(Debug, Parser)]

@@ -8,10 +8,10 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::Measure;
-use crate::{cold, loads, modules, opens, ranks, saves};
+use crate::{cold, loads, modules, opens, ranks, saves, training};
 
 /// All works, in the order in which they are measured and shown.
-pub(crate) const ALL: [&Work; 13] = [
+pub(crate) const ALL: [&Work; 14] = [
     &loads::LOAD,
     &loads::CAST,
     &loads::SHARDS,
@@ -25,6 +25,7 @@ pub(crate) const ALL: [&Work; 13] = [
     &saves::SAVE,
     &modules::LOADED,
     &modules::SAVED,
+    &training::TRAINED,
 ];
 
 /// One table and one chart: a task, and the ways to do it.
