@@ -124,7 +124,8 @@ mod burn {
         let size = size(job)?;
         let directory = tempfile::tempdir_in(&job.directory)?;
         let save = || {
-            let (values, state) = (directory.path().join("model.bpk"), directory.path().join("optimizer.bpk"));
+            let (values, state) =
+                (directory.path().join("model.bpk"), directory.path().join("optimizer.bpk"));
             model.into_record().save(&values)?;
             optimizer.save(&state).map_err(|error| anyhow!("{error}"))?;
             File::open(values)?.sync_all()?;
