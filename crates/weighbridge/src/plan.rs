@@ -2,6 +2,7 @@
 //! data moves.
 
 pub(crate) mod convert;
+mod memory;
 mod operation;
 mod overflow;
 mod stream;
@@ -11,6 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use memory::cast_into;
 pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
 pub use overflow::Overflow;
 pub use stream::Streamed;

@@ -72,8 +72,10 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// The open file, if the bytes are those of one: they can then be copied into another by the kernel.
-    fn as_file(&self) -> Option<&File> {
+    /// The open file in which these bytes lie one behind the other, if they do, and the offset of the first: they can then
+    /// be copied into another file by the kernel.
+    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
+        let _ = range;
         None
     }
 
@@ -156,8 +158,8 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).as_bytes()
     }
 
-    fn as_file(&self) -> Option<&File> {
-        (**self).as_file()
+    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
+        (**self).in_file(range)
     }
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {

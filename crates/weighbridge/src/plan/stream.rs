@@ -89,6 +89,9 @@ impl TensorData for Streamed {
         let start = input.range().start;
         let range = start.checked_add(piece.bytes.start)?..start.checked_add(piece.bytes.end)?;
         let whole = range.end.checked_sub(range.start) == Some(len) && range.end <= input.range().end;
-        whole.then_some(Stored { file: shard.source().as_file()?, path: shard.path(), range })
+        if !whole {
+            return None;
+        }
+        Stored::of(shard, range)
     }
 }

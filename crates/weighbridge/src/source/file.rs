@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io;
 #[cfg(unix)]
 use std::mem::MaybeUninit;
-#[cfg(unix)]
 use std::ops::Range;
 use std::path::Path;
 
@@ -55,8 +54,8 @@ impl Source for FileSource {
         self.size
     }
 
-    fn as_file(&self) -> Option<&File> {
-        Some(&self.file)
+    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
+        Some((&self.file, range.start))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -107,8 +106,8 @@ impl Source for FileSource {
         self.size
     }
 
-    fn as_file(&self) -> Option<&File> {
-        Some(&self.file)
+    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
+        Some((&self.file, range.start))
     }
 
     fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use crate::checkpoint::TensorRef;
+use crate::checkpoint::{Shard, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::brief;
@@ -76,6 +76,15 @@ pub struct Stored<'a> {
     pub path: Option<&'a Path>,
     /// The bytes.
     pub range: Range<u64>,
+}
+
+impl<'a> Stored<'a> {
+    /// Bytes of a shard, if they lie in a file one behind the other.
+    pub(crate) fn of(shard: &'a Shard, range: Range<u64>) -> Option<Self> {
+        let len = range.end.checked_sub(range.start)?;
+        let (file, start) = shard.source().in_file(range)?;
+        Some(Self { file, path: shard.path(), range: start..start.checked_add(len)? })
+    }
 }
 
 impl<T: TensorData + ?Sized> TensorData for &T {
@@ -167,8 +176,7 @@ impl TensorData for TensorRef<'_> {
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
-        let shard = self.shard();
-        Some(Stored { file: shard.source().as_file()?, path: shard.path(), range: self.info().file_range() })
+        Stored::of(self.shard(), self.info().file_range())
     }
 }
 
