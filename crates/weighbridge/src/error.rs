@@ -94,6 +94,12 @@ pub enum ErrorKind {
     Device,
     /// A glob or a regular expression is none.
     Pattern,
+    /// A file of another format breaks its rules.
+    Malformed,
+    /// It is of a format, or holds something, that cannot be converted.
+    Unsupported,
+    /// A pickle asks for something to be called that is not known to be harmless.
+    Unsafe,
     /// The operation was cancelled.
     Cancelled,
     /// A fault in a source, an operation or this crate.
@@ -135,6 +141,9 @@ impl ErrorKind {
             Self::Memory => "memory",
             Self::Device => "device",
             Self::Pattern => "pattern",
+            Self::Malformed => "malformed",
+            Self::Unsupported => "unsupported",
+            Self::Unsafe => "unsafe",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }

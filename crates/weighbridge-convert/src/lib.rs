@@ -1,0 +1,96 @@
+//! Leaves pickle, ONNX, NumPy and GGUF behind: reads them as safetensors checkpoints, executing nothing.
+//!
+//! ```no_run
+//! use weighbridge::{Plan, write::Save};
+//! use weighbridge_convert::Options;
+//!
+//! # fn main() -> weighbridge::Result<()> {
+//! let foreign = weighbridge_convert::open("pytorch_model.bin", &Options::new())?;
+//! for note in foreign.notes() {
+//!     println!("{note}");
+//! }
+//! let plan = Plan::of(foreign.checkpoint()).build()?;
+//! foreign.save().directory("my-model", "model", plan.tensors())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it works
+//!
+//! A reader takes a foreign file apart into tensors: a name, a dtype, a shape, and a [`Source`](weighbridge::Source) that
+//! gives the bytes when they are asked for: a place in the file, elements gathered from one, a block that is decompressed
+//! or dequantised. These are laid out as a safetensors file that is nowhere, whose bytes are made as they are read. So what
+//! comes out is a [`Checkpoint`] like any other, and everything that is done with one can be done with it: plans,
+//! casts, renaming, parts, loading into a framework, and saving in constant memory.
+
+mod assembled;
+mod contents;
+mod format;
+mod input;
+mod note;
+mod options;
+mod pickle;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Result};
+
+pub use format::Format;
+pub use note::{Note, NoteKind};
+pub use options::{Aliases, Options};
+
+/// A foreign file as a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    checkpoint: Checkpoint,
+    format: Format,
+    metadata: BTreeMap<String, String>,
+    notes: Vec<Note>,
+}
+
+/// Opens a file, or a directory that holds one, of any format that this crate knows; the content says which it is, not the
+/// name.
+///
+/// # Errors
+///
+/// Fails with [`ErrorKind::Unsupported`](weighbridge::ErrorKind::Unsupported) for what is of no format that it knows or holds
+/// what safetensors cannot, with [`ErrorKind::Malformed`](weighbridge::ErrorKind::Malformed) for a file that breaks the rules
+/// of its format, and with [`ErrorKind::Unsafe`](weighbridge::ErrorKind::Unsafe) for a pickle that would call something
+/// which is not known to be harmless.
+pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
+    let path = path.as_ref();
+    let (format, contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
+    let (metadata, mut notes) = (contents.metadata, contents.notes);
+    notes.sort_by_key(Note::kind);
+    let save = save(&metadata);
+    let checkpoint = assembled::checkpoint(&save, contents.tensors).map_err(|error| error.in_file(path))?;
+    Ok(Foreign { checkpoint, format, metadata, notes })
+}
+
+impl Foreign {
+    /// Its tensors. The metadata of the file is that of [`save`](Self::save).
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What it was.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What was changed on the way and why, the more important first.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// A save that has the metadata set already.
+    pub fn save(&self) -> Save {
+        save(&self.metadata)
+    }
+}
+
+fn save(metadata: &BTreeMap<String, String>) -> Save {
+    metadata.iter().fold(Save::new(), |save, (key, value)| save.metadata(key, value))
+}
