@@ -5,6 +5,7 @@
 mod chunks;
 mod cli;
 mod destination;
+mod figures;
 mod interrupt;
 mod load;
 mod select;

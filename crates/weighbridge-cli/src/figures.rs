@@ -1,0 +1,147 @@
+//! Figures of tensors' values: extremes, mean, spread, what is not finite, and a histogram, in one reading.
+//!
+//! Of dtypes of up to 16 bits it is counted how often each code occurs, and every figure follows exactly from that.
+//! Wider values are summed up block by block, and for the histogram counted by their sign, their exponent and the first
+//! seven bits of their mantissa, so that a value may be counted one bin nearer to zero than it is.
+//!
+//! Pieces are cut and merged in the same way whatever the number of threads, and so are the figures the same.
+
+mod tally;
+mod wide;
+
+use anyhow::Result;
+use serde::Serialize;
+use weighbridge::{Dtype, TensorRef};
+
+use crate::chunks;
+use crate::term::Bar;
+use tally::Tally;
+use wide::Wide;
+
+/// The figures of one tensor. Extremes, mean, deviation and histogram are those of the finite values.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Figures {
+    /// So many numbers were looked at: a complex number is two.
+    pub(crate) values: u64,
+    pub(crate) min: Option<Number>,
+    pub(crate) max: Option<Number>,
+    pub(crate) mean: Option<f64>,
+    /// The standard deviation, of all values and not of a sample.
+    pub(crate) std: Option<f64>,
+    pub(crate) zeros: u64,
+    pub(crate) nans: u64,
+    #[serde(rename = "positive_infinities")]
+    pub(crate) infinities: u64,
+    pub(crate) negative_infinities: u64,
+    pub(crate) histogram: Option<Histogram>,
+}
+
+/// A value as its dtype has it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Number {
+    Signed(i64),
+    Unsigned(u64),
+    Real(f64),
+}
+
+/// How many values are in each of [`BINS`] equal parts of the range from `low` to `high`, both included.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Histogram {
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    pub(crate) counts: Vec<u64>,
+}
+
+pub(crate) const BINS: usize = 64;
+
+/// Whether the values of a dtype can be looked at: those of 6 bits have no agreed packing.
+pub(crate) fn can_read(dtype: Dtype) -> bool {
+    !matches!(dtype, Dtype::F6_E2M3 | Dtype::F6_E3M2)
+}
+
+/// The figures of each tensor, in the order given; `None` where its values [cannot be read](can_read).
+pub(crate) fn of(tensors: &[TensorRef<'_>], bar: &Bar) -> Result<Vec<Option<Figures>>> {
+    // Of tensors without values there are no pieces.
+    let empty = |tensor: &TensorRef<'_>| can_read(tensor.dtype()).then(|| Wide::default().figures());
+    let mut all: Vec<_> = tensors.iter().map(empty).collect();
+    let readable: Vec<_> = (0..tensors.len()).filter(|&place| can_read(tensors[place].dtype())).collect();
+    let read: Vec<_> = readable.iter().map(|&place| tensors[place]).collect();
+    let mut current = Part::None;
+    chunks::map_in_order(
+        &read,
+        bar,
+        |chunk, bytes| Part::of(chunk.tensor.dtype(), bytes),
+        |chunk, part| {
+            current = std::mem::take(&mut current).merge(part);
+            if chunk.range.end == chunk.tensor.byte_len() {
+                let place = readable[chunk.place];
+                all[place] = Some(std::mem::take(&mut current).figures(chunk.tensor.dtype())?);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(all)
+}
+
+/// What is known of some of the values of a tensor.
+#[derive(Debug, Default)]
+enum Part {
+    #[default]
+    None,
+    Codes(Tally),
+    Wide(Wide),
+}
+
+impl Part {
+    fn of(dtype: Dtype, bytes: &[u8]) -> Result<Self> {
+        Ok(match dtype.bits() {
+            4 => Self::Codes(tally::of_nibbles(bytes)),
+            8 => Self::Codes(tally::of_bytes(bytes)),
+            16 => Self::Codes(tally::of_pairs(bytes)),
+            _ => Self::Wide(Wide::of(dtype, bytes)?),
+        })
+    }
+
+    fn merge(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, other) => other,
+            (Self::Codes(these), Self::Codes(those)) => Self::Codes(tally::merge(&these, &those)),
+            (Self::Wide(these), Self::Wide(those)) => Self::Wide(these.merge(those)),
+            (this, _) => this,
+        }
+    }
+
+    fn figures(self, dtype: Dtype) -> Result<Figures> {
+        match self {
+            Self::None => Ok(Wide::default().figures()),
+            Self::Codes(tally) => tally::figures(dtype, &tally),
+            Self::Wide(wide) => Ok(wide.figures()),
+        }
+    }
+}
+
+/// A histogram of values, each with how often it occurs.
+fn histogram(low: f64, high: f64, values: impl Iterator<Item = (f64, u64)>) -> Histogram {
+    let mut counts = vec![0; BINS];
+    // Halves, as the difference of two finite numbers may not be one.
+    let width = high / 2.0 - low / 2.0;
+    for (value, count) in values {
+        let share = (value / 2.0 - low / 2.0) / width;
+        // Of a range without width the share is no number, which is bin 0.
+        let bin = (share * BINS as f64) as usize;
+        counts[bin.min(BINS - 1)] += count;
+    }
+    Histogram { low, high, counts }
+}
+
+/// The number that a dtype has for a value which it can have.
+fn number(dtype: Dtype, value: f64) -> Number {
+    match dtype.is_float() || dtype == Dtype::C64 {
+        true => Number::Real(value),
+        false => Number::Signed(value as i64),
+    }
+}
+
+#[cfg(test)]
+mod tests;
