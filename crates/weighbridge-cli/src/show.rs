@@ -48,15 +48,16 @@ pub(crate) fn shape(shape: &[usize]) -> String {
 /// A name or a text out of a file, safe to print: control characters, which a terminal would obey, are escaped, and
 /// those that change the direction of writing.
 pub(crate) fn safe(text: &str) -> Cow<'_, str> {
-    let is_unsafe = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if !text.contains(is_unsafe) {
         return text.into();
     }
     let escaped = text.chars().map(|c| if is_unsafe(c) { c.escape_default().to_string() } else { c.into() });
     escaped.collect::<String>().into()
+}
+
+/// Whether a terminal would do something else with it than show it.
+pub(crate) fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error and its causes on one line, without what one repeats of another.
