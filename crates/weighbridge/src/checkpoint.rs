@@ -1,5 +1,6 @@
 //! A checkpoint: one file, or the shards of an index, with every header read and proven.
 
+mod files;
 mod hub;
 mod locate;
 
@@ -17,6 +18,7 @@ use crate::header::{Decode, Header, Profile, TensorInfo};
 use crate::index::Index;
 use crate::source::{FileSource, Hints, Mapping, MemorySource, Source};
 use crate::view::TensorView;
+pub use files::CheckpointFiles;
 use locate::{Files, Listing, Located};
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
@@ -120,11 +122,7 @@ impl OpenOptions {
     ///
     /// As [`Checkpoint::open`].
     pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
-        let location = location.as_ref();
-        let path = match location.exists() || locate::is_coming(location)? {
-            true => location.to_owned(),
-            false => hub::snapshot(location)?,
-        };
+        let path = Self::resolve(location.as_ref())?;
         // A set of files may be replaced while it is opened. What was opened is of one set if nothing changed
         // meanwhile, or if it is of one file.
         let mut opened = Err(Error::new(ErrorKind::Internal, "it was not opened"));
@@ -143,6 +141,14 @@ impl OpenOptions {
         opened?;
         let message = "the checkpoint is being replaced again and again, or is still being written";
         Err(Error::new(ErrorKind::Busy, message).in_file(&path))
+    }
+
+    /// A path, or what it stands for in the cache.
+    fn resolve(location: &Path) -> Result<PathBuf> {
+        match location.exists() || locate::is_coming(location)? {
+            true => Ok(location.to_owned()),
+            false => hub::snapshot(location),
+        }
     }
 
     fn open_located(&self, Located { files, listing }: &Located) -> Result<Checkpoint> {

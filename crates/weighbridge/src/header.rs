@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-pub use decode::{Decode, HeaderDecoder};
+pub use decode::{Decode, Diagnosis, HeaderDecoder};
 pub(crate) use json::{Cursor, JsonError};
 pub(crate) use parse::MOST_IN_SCHEMA;
 pub(crate) use rules::start_of;
@@ -50,14 +50,20 @@ pub struct Header {
 
 impl Header {
     /// Sorts, indexes and checks what the JSON said.
-    fn prove(mut parsed: Parsed, data_start: u64, file_size: Option<u64>) -> Result<Self> {
+    fn prove(parsed: Parsed, data_start: u64, file_size: Option<u64>) -> Result<Self> {
+        let header = Self::sorted(parsed, data_start)?;
+        header.check(file_size, &mut Err)?;
+        Ok(header)
+    }
+
+    /// Sorts and indexes; whether tensors fit together is not known yet.
+    fn sorted(mut parsed: Parsed, data_start: u64) -> Result<Self> {
         let key = |r: &Record| (r.begin, r.end, r.position);
         if !parsed.records.is_sorted_by_key(key) {
             parsed.records.sort_unstable_by_key(key);
         }
         let mut header = Self { parsed, by_name: HashTable::new(), hasher: RandomState::new(), data_start };
         header.index()?;
-        header.check(file_size)?;
         Ok(header)
     }
 
@@ -111,12 +117,13 @@ impl Header {
         superseded
     }
 
-    /// The rules over all tensors, in the order in which the official crate applies them.
-    fn check(&self, file_size: Option<u64>) -> Result<()> {
+    /// The rules over all tensors, in the order in which the official crate applies them. What breaks one is given to
+    /// `blame`, which may end the check.
+    fn check(&self, file_size: Option<u64>, blame: &mut dyn FnMut(Error) -> Result<()>) -> Result<()> {
         let mut end = 0;
         for tensor in self.tensors() {
             let Record { begin, end: its_end, .. } = *tensor.record;
-            let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(tensor.name()));
+            let mut fail = |kind, message: String| blame(Error::new(kind, message).in_tensor(tensor.name()));
             if begin != end || its_end < begin {
                 let what = match begin {
                     _ if its_end < begin => "its data ends before it starts",
@@ -124,17 +131,26 @@ impl Header {
                     _ => "there is a hole before its data",
                 };
                 let offsets = format!("data_offsets [{begin}, {its_end}], expected to start at {end}");
-                return fail(ErrorKind::Offsets, format!("{what}: {offsets}"));
+                fail(ErrorKind::Offsets, format!("{what}: {offsets}"))?;
+                if its_end < begin {
+                    continue;
+                }
             }
-            end = its_end;
+            end = end.max(its_end);
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            let needs = dtype.size_of(shape).map_err(|error| error.in_tensor(tensor.name()))?;
+            let needs = match dtype.size_of(shape) {
+                Ok(needs) => needs,
+                Err(error) => {
+                    blame(error.in_tensor(tensor.name()))?;
+                    continue;
+                }
+            };
             let gives = its_end - begin;
             if needs != gives {
                 let shape = brief(shape);
                 let message =
                     format!("shape {shape} of {dtype} needs {needs} bytes, the header gives {gives}");
-                return fail(ErrorKind::TensorSize, message);
+                fail(ErrorKind::TensorSize, message)?;
             }
         }
         let expected = self.data_start.checked_add(end);
@@ -149,7 +165,7 @@ impl Header {
         let state = if expected.is_some_and(|e| e < size) { "has bytes left over" } else { "is cut short" };
         let message =
             format!("the file {state}: the header describes {described} bytes, the file has {size}");
-        Err(Error::new(ErrorKind::DataLength, message))
+        blame(Error::new(ErrorKind::DataLength, message))
     }
 
     fn name_at(&self, place: u32) -> &str {

@@ -235,7 +235,7 @@ fn metadata(cursor: &mut Cursor<'_>) -> std::result::Result<Option<u64>, JsonErr
 /// Whether a shard's name stays inside the directory, read by the rules of Unix and of Windows.
 ///
 /// Links are not looked at: the Hugging Face cache consists of them.
-fn stays_inside(name: &str) -> bool {
+pub fn stays_inside(name: &str) -> bool {
     let plain = !name.is_empty() && !name.contains(['\\', ':', '\0']) && !name.starts_with('/');
     plain && name.split('/').all(|part| part != "..")
 }

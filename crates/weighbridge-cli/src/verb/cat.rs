@@ -104,7 +104,7 @@ impl Cat {
         let bar = term.bar("reading", tensor.entry().byte_len());
         match &self.output {
             Some(path) => {
-                self.write_file(path, &write, header.len() as u64 + tensor.entry().byte_len(), &bar)?
+                self.write_file(path, &write, header.len() as u64 + tensor.entry().byte_len(), &bar)?;
             }
             None if self.format != Format::Text && io::stdout().is_terminal() => {
                 bail!(

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::Header;
-use super::parse::{self, MOST_TEXT};
-use super::rules::Profile;
+use super::parse::{self, MOST_TEXT, Parsed};
+use super::rules::{Finding, Profile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 
@@ -56,6 +56,25 @@ impl Decode {
     ///
     /// Fails when the source cannot be read or the header breaks a rule; see [`ErrorKind`].
     pub fn read(self, source: &dyn Source) -> Result<Header> {
+        self.filled(source)?.finish()
+    }
+
+    /// What is wrong with the header at the start of a source, as far as it can be told: a text that is no header has
+    /// one fault, tensors that do not fit together have one each.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the source cannot be read, and when memory cannot be had.
+    pub fn diagnose(self, source: &dyn Source) -> Result<Diagnosis> {
+        let diagnosis = self.filled(source).and_then(HeaderDecoder::diagnose);
+        diagnosis.or_else(|error| match error.kind() {
+            ErrorKind::Io | ErrorKind::NotFound | ErrorKind::Memory => Err(error),
+            _ => Ok(Diagnosis { findings: Vec::new(), errors: vec![error] }),
+        })
+    }
+
+    /// A decoder that has the whole header.
+    fn filled(self, source: &dyn Source) -> Result<HeaderDecoder> {
         // One read suffices for the headers of most shards.
         const FIRST: u64 = 32 << 10;
         let size = source.size();
@@ -70,8 +89,18 @@ impl Decode {
                 .map_err(|error| Error::io("the header cannot be read", error))?;
             decoder.push(&buf)?;
         }
-        decoder.finish()
+        Ok(decoder)
     }
+}
+
+/// What is wrong with a header.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// Departures from the specification that the profile lets pass.
+    pub findings: Vec<Finding>,
+    /// Why it is refused; at most [`Finding::MOST`] errors.
+    pub errors: Vec<Error>,
 }
 
 /// Decodes a header from bytes that the caller fetches, by whatever means.
@@ -181,6 +210,26 @@ impl HeaderDecoder {
     ///
     /// Fails when bytes are missing or the header breaks a rule; see [`ErrorKind`].
     pub fn finish(self) -> Result<Header> {
+        let file_size = self.file_size;
+        let (parsed, data_start) = self.parse()?;
+        Header::prove(parsed, data_start, file_size)
+    }
+
+    fn diagnose(self) -> Result<Diagnosis> {
+        let file_size = self.file_size;
+        let (parsed, data_start) = self.parse()?;
+        let header = Header::sorted(parsed, data_start)?;
+        let mut errors = Vec::new();
+        // That it came to an end makes no difference.
+        let _ = header.check(file_size, &mut |error| {
+            errors.push(error.clone());
+            if errors.len() < Finding::MOST { Ok(()) } else { Err(error) }
+        });
+        Ok(Diagnosis { findings: header.findings().to_vec(), errors })
+    }
+
+    /// The tensors that the text describes, and where their data starts.
+    fn parse(self) -> Result<(Parsed, u64)> {
         if let Some(wanted) = self.wants()? {
             let message = format!("the header ends at byte {}, expected {}", wanted.start, wanted.end);
             return Err(Error::new(ErrorKind::HeaderTruncated, message));
@@ -191,8 +240,7 @@ impl HeaderDecoder {
             let message = format!("the header is not UTF-8 (byte {position} of the header)");
             Error::new(ErrorKind::HeaderEncoding, message).with_source(error.utf8_error())
         })?;
-        let parsed = parse::parse(text, self.options.profile)?;
-        Header::prove(parsed, data_start, self.file_size)
+        Ok((parse::parse(text, self.options.profile)?, data_start))
     }
 }
 

@@ -66,7 +66,8 @@ impl Rule {
         }
     }
 
-    fn message(self) -> &'static str {
+    /// What is said of a place that breaks it.
+    pub fn message(self) -> &'static str {
         match self {
             Self::LeadingSpace => "the header does not begin with '{'",
             Self::Padding => "the header is padded with something else than spaces",

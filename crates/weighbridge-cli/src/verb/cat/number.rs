@@ -133,8 +133,8 @@ impl Floats {
             return (left.to_owned(), right, Some(format!("{sign}{digits:0>2}")));
         }
         // The same digits with the point in its place.
-        let exponent: i64 = short.split_once('e').and_then(|parts| parts.1.parse().ok()).unwrap_or(0);
-        let digits = (mantissa_digits(&short) as i64 - exponent).max(0) as usize;
+        let exponent: i32 = short.split_once('e').and_then(|parts| parts.1.parse().ok()).unwrap_or(0);
+        let digits = mantissa_digits(&short).saturating_add_signed(-exponent as isize);
         let text = match digits > PRECISION {
             true => format!("{value:.PRECISION$}"),
             false => format!("{:.digits$}", short.parse().unwrap_or(value)),
