@@ -72,7 +72,7 @@ pub(crate) fn map_in_order<'c, R: Send>(
         drop(sender);
         let mut early = BTreeMap::new();
         let mut turn = 0;
-        let mut take = || {
+        let take = || {
             for (piece, result) in receiver {
                 early.insert(piece, result);
                 while let Some(result) = early.remove(&turn) {

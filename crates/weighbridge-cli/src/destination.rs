@@ -1,12 +1,13 @@
 //! Where output goes: one file or the shards of a directory, never over something that is there unless told so.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use weighbridge::write::{Save, TensorData, parse_size};
+use weighbridge::write::{Save, Split, TensorData, parse_size};
 use weighbridge::{Checkpoint, Progress};
 
 use crate::show::{self, safe};
@@ -18,36 +19,38 @@ use crate::{Outcome, interrupt};
 #[command(next_help_heading = "Output")]
 pub(crate) struct Destination {
     /// Where to write: one file if it ends in `.safetensors`, otherwise a directory, in shards with their index
-    #[arg(short, long, value_name = "PATH")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "PATH", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
 
     /// Replace what is there already
     #[arg(long)]
     force: bool,
 
-    /// The most bytes of tensors in a shard of a directory, such as 5GB or 500MiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "5GB")]
-    max_shard_size: u64,
+    /// The most bytes of tensors in a shard of a directory, such as 500MiB; 5GB otherwise
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_shard_size: Option<u64>,
+
+    /// Write nothing, only list what would be written: name, dtype, shape and bytes of each tensor, with tabs between
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Destination {
-    /// Whether one file is to be written.
-    fn is_file(&self) -> bool {
-        self.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+    /// For verbs with options of their own.
+    pub(crate) fn new(output: &Path, force: bool) -> Self {
+        Self { output: Some(output.to_owned()), force, max_shard_size: None, dry_run: false }
     }
 
-    /// Fails where something is there already, before any work is done.
-    pub(crate) fn check(&self) -> Result<()> {
-        let taken = match self.is_file() {
-            true => self.output.try_exists()?.then(|| self.output.clone()),
-            false => weights_in(&self.output)?,
-        };
-        match taken {
-            Some(path) if !self.force => {
-                bail!("{}: it is there already; --force replaces it", path.display())
-            }
-            _ => Ok(()),
-        }
+    /// Makes a directory get one file, unless a size of shards was given.
+    pub(crate) fn in_one_file(&self) -> Self {
+        Self { max_shard_size: self.max_shard_size.or(Some(u64::MAX)), ..self.clone() }
+    }
+
+    /// The file to write, if it is to be one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        let is_file =
+            |path: &&Path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"));
+        self.output.as_deref().filter(is_file)
     }
 
     /// Writes the tensors, and says so.
@@ -57,35 +60,62 @@ impl Destination {
         tensors: Vec<(String, T)>,
         term: &Term,
     ) -> Result<Outcome> {
-        self.check()?;
+        let Some(output) = self.output.as_deref().filter(|_| !self.dry_run) else {
+            list(&tensors, term)?;
+            return Ok(Outcome::Clean);
+        };
+        self.check(output)?;
         let (count, bar) = (tensors.len(), term.bar("writing", 0));
-        let save = save.max_shard_size(self.max_shard_size).progress({
+        let save = save.max_shard_size(self.max_shard_size.unwrap_or(Split::DEFAULT_SIZE)).progress({
             let bar = bar.clone();
             move |progress: Progress| {
                 bar.show(progress);
                 if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
         });
-        let tensors_in = match self.is_file() {
-            true => {
-                save.file(&self.output, tensors)?;
+        let tensors_in = match self.file() {
+            Some(file) => {
+                save.file(file, tensors)?;
                 String::new()
             }
-            false => {
-                let saved = save.directory(&self.output, "model", tensors)?;
+            None => {
+                let saved = save.directory(output, "model", tensors)?;
                 format!(" in {}", show::plural(saved.shards.len(), "shard"))
             }
         };
         drop(bar);
-        let written = Checkpoint::open(&self.output)?.byte_len();
+        let written = Checkpoint::open(output)?.byte_len();
         term.note(format_args!(
             "{}: {}{tensors_in}, {}",
-            self.output.display(),
+            output.display(),
             show::plural(count, "tensor"),
             show::bytes(written)
         ));
         Ok(Outcome::Clean)
     }
+
+    /// Fails where something is there already.
+    fn check(&self, output: &Path) -> Result<()> {
+        let taken = match self.file() {
+            Some(file) => file.try_exists()?.then(|| file.to_owned()),
+            None => weights_in(output)?,
+        };
+        match taken {
+            Some(path) if !self.force => {
+                bail!("{}: it is there already; --force replaces it", path.display())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn list<T: TensorData>(tensors: &[(String, T)], term: &Term) -> Result<()> {
+    let mut out = term.text();
+    for (name, tensor) in tensors {
+        let (dtype, shape) = (tensor.dtype(), tensor.shape());
+        writeln!(out, "{}\t{dtype}\t{shape:?}\t{}", safe(name), dtype.size_of(shape)?)?;
+    }
+    Ok(out.flush()?)
 }
 
 /// A checkpoint's file in a directory, if there is one.
@@ -106,27 +136,4 @@ fn weights_in(directory: &Path) -> Result<Option<PathBuf>> {
         }
     }
     Ok(None)
-}
-
-/// Everything that checkpoints say about themselves in `__metadata__`, for what is made of them; of two values of one
-/// key the first counts.
-pub(crate) fn with_metadata(mut save: Save, checkpoints: &[&Checkpoint], term: &Term) -> Save {
-    for checkpoint in checkpoints {
-        for shard in checkpoint.shards() {
-            for (key, value) in shard.header().metadata().into_iter().flatten() {
-                match save.metadata_value(key) {
-                    None => save = save.metadata(key, value),
-                    Some(kept) if kept != value => term.warn(format_args!(
-                        "{}: metadata {:?} says {:?}, another shard {:?}, which is kept",
-                        shard.name(),
-                        safe(key),
-                        safe(value),
-                        safe(kept)
-                    )),
-                    Some(_) => {}
-                }
-            }
-        }
-    }
-    save
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use weighbridge::Checkpoint;
 
-use crate::show::safe;
+use crate::show::{bytes, plural, safe};
 use crate::term::Term;
 
 /// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings.
@@ -14,6 +14,9 @@ pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     for warning in checkpoint.warnings() {
         term.warn(safe(warning));
     }
+    let (tensors, shards) = (plural(checkpoint.len(), "tensor"), plural(checkpoint.shards().len(), "file"));
+    let size = bytes(checkpoint.byte_len());
+    term.detail(format_args!("{}: {tensors} in {shards}, {size}", location.display()));
     Ok(checkpoint)
 }
 

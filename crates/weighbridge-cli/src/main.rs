@@ -2,12 +2,17 @@
 //!
 //! Each verb is a file in `verb/`; the rest is what they share.
 
+mod casts;
 mod chunks;
 mod cli;
 mod destination;
+mod dtype;
 mod figures;
 mod interrupt;
 mod load;
+mod metadata;
+mod rename;
+mod reshape;
 mod select;
 mod show;
 mod term;

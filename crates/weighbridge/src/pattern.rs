@@ -1,5 +1,6 @@
 //! Sets of tensor names, by glob, regular expression and prefix.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub struct Names(Arc<Rule>);
 enum Rule {
     All,
     Exact(String),
+    List(HashSet<String>),
     Prefix(String),
     Glob(GlobMatcher),
     Regex(Regex),
@@ -45,6 +47,11 @@ impl Names {
     /// One name.
     pub fn exact(name: impl Into<String>) -> Self {
         Self::of(Rule::Exact(name.into()))
+    }
+
+    /// The names of a list.
+    pub fn list(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::of(Rule::List(names.into_iter().map(Into::into).collect()))
     }
 
     /// Names that begin with `prefix`.
@@ -97,6 +104,7 @@ impl Names {
         match &*self.0 {
             Rule::All => true,
             Rule::Exact(exact) => name == exact,
+            Rule::List(names) => names.contains(name),
             Rule::Prefix(prefix) => name.starts_with(&**prefix),
             Rule::Glob(glob) => glob.is_match(name),
             Rule::Regex(regex) => regex.is_match(name),
@@ -125,6 +133,7 @@ impl fmt::Debug for Names {
         match &*self.0 {
             Rule::All => write!(f, "all"),
             Rule::Exact(name) => write!(f, "{name:?}"),
+            Rule::List(names) => write!(f, "{} names", names.len()),
             Rule::Prefix(prefix) => write!(f, "prefix {prefix:?}"),
             Rule::Glob(glob) => write!(f, "glob {:?}", glob.glob().glob()),
             Rule::Regex(regex) => write!(f, "regex {:?}", regex.as_str()),
@@ -157,6 +166,8 @@ mod tests {
         let has = |name| set.contains(name);
         assert!(has("a") && has("b") && !has("ac") && !has("bb") && !has(""));
         assert!(Names::all().and(Names::exact("x")).contains("x"));
+        let list = Names::list(["a", "b"]);
+        assert!(list.contains("a") && list.contains("b") && !list.contains("ab"));
         assert_eq!(format!("{set:?}"), r#"((prefix "a" or "b") except regex "c$")"#);
     }
 

@@ -1,5 +1,6 @@
 //! Rules that give tensors other names.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use regex::{NoExpand, Regex};
@@ -29,6 +30,7 @@ pub struct Renames(Vec<Rule>);
 #[derive(Clone)]
 enum Rule {
     Exact(String, String),
+    Map(HashMap<String, String>),
     Prefix(String, String),
     /// Every match is replaced; `$1` stands for a group.
     Regex(Regex, String),
@@ -49,6 +51,12 @@ impl Renames {
     #[must_use]
     pub fn exact(self, from: impl Into<String>, to: impl Into<String>) -> Self {
         self.with(Rule::Exact(from.into(), to.into()))
+    }
+
+    /// Renames the tensors of a list of old and new names, all at once: two names may be exchanged.
+    #[must_use]
+    pub fn map(self, names: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.with(Rule::Map(names.into_iter().collect()))
     }
 
     /// Replaces the beginning of the names that begin with `from`; with an empty `from`, `to` is put before every name.
@@ -108,6 +116,7 @@ impl Renames {
         self.0.iter().fold(name.to_owned(), |name, rule| match rule {
             Rule::Exact(from, to) if *from == name => to.clone(),
             Rule::Exact(..) => name,
+            Rule::Map(names) => names.get(&name).cloned().unwrap_or(name),
             Rule::Prefix(from, to) => match name.strip_prefix(&**from) {
                 Some(rest) => format!("{to}{rest}"),
                 None => name,
@@ -131,6 +140,10 @@ impl fmt::Debug for Renames {
                 Rule::Exact(from, to) => ("exact", &**from, to),
                 Rule::Prefix(from, to) => ("prefix", &**from, to),
                 Rule::Regex(from, to) => ("regex", from.as_str(), to),
+                Rule::Map(names) => {
+                    list.entry(&format_args!("{} names", names.len()));
+                    continue;
+                }
             };
             list.entry(&format_args!("{kind} {from:?} -> {to:?}"));
         }
@@ -148,6 +161,8 @@ mod tests {
         assert_eq!(renames.apply("a.x"), "y");
         assert_eq!(renames.apply("a.z"), "c.z");
         assert_eq!(Renames::new().prefix("", "model.").apply("w"), "model.w");
+        let swap = Renames::new().map([("a".to_owned(), "b".to_owned()), ("b".to_owned(), "a".to_owned())]);
+        assert_eq!((&*swap.apply("a"), &*swap.apply("b"), &*swap.apply("c")), ("b", "a", "c"));
     }
 
     #[test]

@@ -1,16 +1,54 @@
 //! `weighbridge cast`.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::Outcome;
+use crate::casts::Casts;
+use crate::destination::Destination;
+use crate::load::open;
+use crate::reshape::{self, Reshape};
+use crate::show::plural;
 use crate::term::Term;
 
+/// Casts tensors to other dtypes
+///
+/// Values are rounded to nearest, ties to even, as PyTorch does. A value that the new dtype does not reach to is an error,
+/// and nothing is written, unless `--overflow` says what becomes of it; NaN stays NaN. Memory stays the same however
+/// large the checkpoint is.
 #[derive(Debug, Args)]
-pub(crate) struct Cast {}
+#[command(after_help = "\
+Examples:
+  weighbridge cast model.safetensors --to bf16 -o model-bf16.safetensors
+  weighbridge cast Llama-3.2-1B --to f16 --keep '*norm*' -o llama-f16
+  weighbridge cast model.safetensors --to bf16 --to '*.router.*=f32' -o mixed.safetensors
+  weighbridge cast model.safetensors --to f8_e4m3 --overflow saturate -o model-f8.safetensors")]
+pub(crate) struct Cast {
+    /// The checkpoint: a file, a directory, an index, or a repository in the cache
+    #[arg(value_name = "PATH")]
+    input: PathBuf,
+
+    #[command(flatten)]
+    casts: Casts,
+
+    #[command(flatten)]
+    destination: Destination,
+}
 
 impl Cast {
-    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
-        todo!()
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        if self.casts.is_none() {
+            bail!("no dtype is given to cast to: --to bf16");
+        }
+        let checkpoint = open(&self.input, term)?;
+        let reshape = Reshape { casts: self.casts.rules()?, ..Reshape::default() };
+        let plan = reshape.plan(&checkpoint)?;
+        let is_cast = |entry: &weighbridge::Entry| entry.inputs()[0].dtype() != entry.dtype();
+        let cast = plan.entries().iter().filter(|entry| is_cast(entry)).count();
+        let outcome = reshape::write(&[plan], &self.destination, term)?;
+        term.note(format_args!("{} cast, {} as before", plural(cast, "tensor"), checkpoint.len() - cast));
+        Ok(outcome)
     }
 }

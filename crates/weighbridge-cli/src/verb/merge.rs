@@ -1,16 +1,89 @@
 //! `weighbridge merge`.
 
-use anyhow::Result;
-use clap::Args;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use weighbridge::{Checkpoint, Names};
 
 use crate::Outcome;
+use crate::destination::Destination;
+use crate::load::open;
+use crate::reshape::{self, Reshape};
+use crate::show::{plural, safe};
 use crate::term::Term;
 
+/// Makes one checkpoint of several, or one file of shards
+///
+/// Bytes are copied by the kernel and do not pass through the program.
 #[derive(Debug, Args)]
-pub(crate) struct Merge {}
+#[command(after_help = "\
+Examples:
+  weighbridge merge Llama-3.2-1B -o llama.safetensors
+  weighbridge merge encoder.safetensors decoder.safetensors -o model.safetensors
+  weighbridge merge base.safetensors patch.safetensors --on-duplicate last -o patched.safetensors")]
+pub(crate) struct Merge {
+    /// The checkpoints: files, directories, indexes, or repositories in the cache
+    #[arg(value_name = "PATH", required = true)]
+    inputs: Vec<PathBuf>,
+
+    /// What becomes of a name that several checkpoints have
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    on_duplicate: OnDuplicate,
+
+    #[command(flatten)]
+    destination: Destination,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum OnDuplicate {
+    /// Fail, and write nothing
+    #[default]
+    Error,
+    /// The tensor of the first one counts
+    First,
+    /// The tensor of the last one counts
+    Last,
+}
 
 impl Merge {
-    pub(crate) fn run(&self, _: &Term) -> Result<Outcome> {
-        todo!()
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        let checkpoints = self.inputs.iter().map(|input| open(input, term)).collect::<Result<Vec<_>>>()?;
+        let owners = self.owners(&checkpoints)?;
+        let mut plans = Vec::with_capacity(checkpoints.len());
+        let mut left_out = 0;
+        for (number, checkpoint) in checkpoints.iter().enumerate() {
+            let lost = |name: &&str| owners.get(name) != Some(&number);
+            let lost: Vec<_> = checkpoint.tensors().map(|tensor| tensor.name()).filter(lost).collect();
+            left_out += lost.len();
+            let names = Names::all().except(Names::list(lost));
+            plans.push(Reshape { names, ..Reshape::default() }.plan(checkpoint)?);
+        }
+        let outcome = reshape::write(&plans, &self.destination.in_one_file(), term)?;
+        if left_out > 0 {
+            term.note(format_args!("{} left out for others of the same name", plural(left_out, "tensor")));
+        }
+        Ok(outcome)
+    }
+
+    /// Which checkpoint each tensor is taken from.
+    fn owners<'c>(&self, checkpoints: &'c [Checkpoint]) -> Result<HashMap<&'c str, usize>> {
+        let mut owners: HashMap<_, usize> = HashMap::new();
+        for (number, checkpoint) in checkpoints.iter().enumerate() {
+            for tensor in checkpoint.tensors() {
+                match (owners.get(tensor.name()), self.on_duplicate) {
+                    (Some(&first), OnDuplicate::Error) => bail!(
+                        "{}: tensor {:?}: {} has one of that name, too; --on-duplicate says which counts",
+                        self.inputs[number].display(),
+                        safe(tensor.name()),
+                        self.inputs[first].display()
+                    ),
+                    (Some(_), OnDuplicate::First) => {}
+                    _ => drop(owners.insert(tensor.name(), number)),
+                }
+            }
+        }
+        Ok(owners)
     }
 }

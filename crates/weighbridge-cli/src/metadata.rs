@@ -1,0 +1,33 @@
+//! What checkpoints say about themselves in `__metadata__`.
+
+use std::collections::BTreeMap;
+
+use weighbridge::Checkpoint;
+use weighbridge::write::Save;
+
+use crate::show::safe;
+use crate::term::Term;
+
+pub(crate) type Metadata<'c> = BTreeMap<&'c str, &'c str>;
+
+/// What all shards say; of two values of one key the first counts.
+pub(crate) fn union<'c>(checkpoints: &[&'c Checkpoint], term: &Term) -> Metadata<'c> {
+    let mut metadata = Metadata::new();
+    for shard in checkpoints.iter().flat_map(|checkpoint| checkpoint.shards()) {
+        for (key, value) in shard.header().metadata().into_iter().flatten() {
+            let first = *metadata.entry(key).or_insert(value);
+            if first != value {
+                let (file, key, value, first) = (shard.name(), safe(key), safe(value), safe(first));
+                term.warn(format_args!(
+                    "{file}: metadata {key:?} says {value:?}, another shard {first:?}, which counts"
+                ));
+            }
+        }
+    }
+    metadata
+}
+
+/// Has them written.
+pub(crate) fn with(save: Save, metadata: Metadata<'_>) -> Save {
+    metadata.into_iter().fold(save, |save, (key, value)| save.metadata(key, value))
+}

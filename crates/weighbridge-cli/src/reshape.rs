@@ -1,0 +1,49 @@
+//! One checkpoint out of others, streamed: what `cast`, `filter`, `rename`, `merge` and `split` have in common.
+
+use anyhow::Result;
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Names, Plan, Renames};
+
+use crate::Outcome;
+use crate::casts::Rules;
+use crate::destination::Destination;
+use crate::metadata;
+use crate::term::Term;
+
+/// What becomes of the tensors.
+#[derive(Clone, Debug)]
+pub(crate) struct Reshape {
+    /// Those that go in, by their old names.
+    pub(crate) names: Names,
+    pub(crate) renames: Renames,
+    pub(crate) casts: Rules,
+}
+
+impl Default for Reshape {
+    /// They stay as they are.
+    fn default() -> Self {
+        Self { names: Names::all(), renames: Renames::new(), casts: Rules::default() }
+    }
+}
+
+impl Reshape {
+    /// What is to be made of a checkpoint; fails before anything is written.
+    pub(crate) fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        let mut plan = Plan::of(checkpoint)
+            .only(self.names.clone())
+            .dtype(|tensor| self.casts.dtype(tensor))
+            .overflow(self.casts.overflow());
+        if !self.renames.is_empty() {
+            plan = plan.rename(|name| self.renames.apply(name));
+        }
+        Ok(plan.build()?)
+    }
+}
+
+/// Writes what the plans make into one checkpoint, with the metadata of them all.
+pub(crate) fn write(plans: &[Plan], destination: &Destination, term: &Term) -> Result<Outcome> {
+    let checkpoints: Vec<_> = plans.iter().map(Plan::checkpoint).collect();
+    let save = metadata::with(Save::new(), metadata::union(&checkpoints, term));
+    let tensors = plans.iter().flat_map(Plan::tensors).collect();
+    destination.save(save, tensors, term)
+}
