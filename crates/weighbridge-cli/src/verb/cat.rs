@@ -13,6 +13,7 @@ use weighbridge::plan::{Overflow, Part, Streamed};
 use weighbridge::write::{OutputFile, TensorData};
 use weighbridge::{Checkpoint, Dtype, Plan, Slice};
 
+use crate::dtype::parse_dtype;
 use crate::show::safe;
 use crate::term::{Bar, Term};
 use crate::{Outcome, interrupt, load};
@@ -63,13 +64,6 @@ enum Format {
     Npy,
     /// The bytes of the values, little-endian, row by row
     Raw,
-}
-
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
-    text.to_ascii_uppercase().parse().map_err(|_| {
-        let names: Vec<_> = Dtype::all().map(|dtype| dtype.name().to_lowercase()).collect();
-        format!("one of {}", names.join(", "))
-    })
 }
 
 impl Cat {
