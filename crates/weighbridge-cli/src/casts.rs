@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use weighbridge::plan::{Entry, Overflow};
+use weighbridge::plan::Overflow;
 use weighbridge::{Dtype, Names, TensorRef};
 
 use crate::dtype::parse_dtype;
@@ -98,10 +98,10 @@ impl Rules {
         if self.keep.iter().any(|names| names.contains(tensor.name())) {
             return None;
         }
-        let speaks = |(names, dtype): &&(Option<Names>, Dtype)| match names {
+        let speaks = |(names, _): &&(Option<Names>, Dtype)| match names {
             Some(names) => names.contains(tensor.name()),
             // Packed values of 4 and 6 bits are floats that nothing can be made of.
-            None => tensor.dtype().is_float() && Entry::of(tensor, Some(*dtype)).is_ok(),
+            None => tensor.dtype().is_float() && tensor.dtype().bits() >= 8,
         };
         self.to.iter().rev().find(speaks).map(|&(_, dtype)| dtype).filter(|&dtype| dtype != tensor.dtype())
     }

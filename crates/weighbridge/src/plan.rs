@@ -176,20 +176,20 @@ impl<'a> PlanBuilder<'a> {
             {
                 continue;
             }
+            let blame = |error: Error| tensor.shard().blame(error.in_tensor(tensor.name()));
             let part = self.part.as_ref().map_or(Ok(None), |part| part(&tensor));
-            let operation: Arc<dyn Operation> = match part.map_err(|error| error.in_tensor(tensor.name()))? {
+            let operation: Arc<dyn Operation> = match part.map_err(blame)? {
                 Some(part) => Arc::new(part),
                 None => Arc::new(Read),
             };
             let dtype = self.dtype.as_ref().and_then(|dtype| dtype(&tensor));
-            let entry = Entry::stored(&tensor, operation, dtype)?.overflow(self.overflow);
+            let entry = Entry::stored(&tensor, operation, dtype).map_err(blame)?.overflow(self.overflow);
             let entry = match &self.rename {
                 Some(rename) => {
                     let name = rename(tensor.name());
                     if let Some(first) = origins.insert(name.clone(), tensor.name()) {
                         let message = format!("{first:?} and this one would both be named {name:?}");
-                        let error = Error::new(ErrorKind::DuplicateTensor, message);
-                        return Err(error.in_tensor(tensor.name()));
+                        return Err(blame(Error::new(ErrorKind::DuplicateTensor, message)));
                     }
                     Entry { name, ..entry }
                 }

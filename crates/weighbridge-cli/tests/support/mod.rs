@@ -1,6 +1,6 @@
 //! What the tests of all verbs share: running the command, and checkpoints to run it on.
 
-#![allow(dead_code, clippy::unwrap_used)] // Each test file uses a part of it; helpers of tests are not tests to clippy.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses a part of it; helpers of tests are not tests to clippy.
 
 use std::ffi::OsStr;
 use std::path::Path;
