@@ -1,10 +1,11 @@
 //! The formats: how each is recognised, and who reads it.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weighbridge::{Error, ErrorKind, Result};
 
+use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::options::Options;
@@ -18,6 +19,8 @@ pub enum Format {
     TorchZip,
     /// What `torch.save` wrote before: pickles one behind another, then the storages.
     TorchLegacy,
+    /// An index of such files, `pytorch_model.bin.index.json`.
+    TorchShards,
     /// A pickle by itself.
     Pickle,
 }
@@ -28,23 +31,37 @@ impl Format {
         match self {
             Self::TorchZip => "PyTorch zip",
             Self::TorchLegacy => "PyTorch legacy",
+            Self::TorchShards => "PyTorch shards",
             Self::Pickle => "pickle",
         }
     }
 
     /// Looks at the first bytes.
-    fn of(input: &Input) -> Result<Self> {
+    pub(crate) fn of(input: &Input) -> Result<Self> {
         let head = input.head(0, 64)?;
         Ok(match &*head {
             // A local file header, or the end of an archive that holds nothing.
-            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::TorchZip,
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::of_archive(input)?,
             head if pickle::is_legacy(head) => Self::TorchLegacy,
             [0x80, 2..=5, ..] => Self::Pickle,
+            head if head.trim_ascii_start().starts_with(b"{") => Self::TorchShards,
             _ => {
                 let message = "it is of no format that is known here: pickle";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
         })
+    }
+
+    /// Looks at what is in a zip archive.
+    fn of_archive(input: &Input) -> Result<Self> {
+        let archive = Archive::open(input.whole())?;
+        match pickle::pickle_in(&archive) {
+            Some(_) => Ok(Self::TorchZip),
+            None => {
+                let message = "it is a zip archive of nothing that is known here: no data.pkl is in it";
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
+        }
     }
 }
 
@@ -56,10 +73,25 @@ impl fmt::Display for Format {
 
 /// Reads what is there, whatever it is.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)> {
-    let input = Input::open(path)?;
+    let input = Input::open(&locate(path)?)?;
     let format = Format::of(&input)?;
     let contents = match format {
-        Format::TorchZip | Format::TorchLegacy | Format::Pickle => pickle::read(&input, format, options)?,
+        Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
+            pickle::read(&input, format, options)?
+        }
     };
     Ok((format, contents))
+}
+
+/// What is to be read of a directory: as transformers has it, a whole file before an index.
+fn locate(path: &Path) -> Result<PathBuf> {
+    const NAMES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let found = NAMES.iter().map(|name| path.join(name)).find(|path| path.exists());
+    found.ok_or_else(|| {
+        let message = "no pytorch_model.bin and no index of that name is in it; name the file to convert";
+        Error::new(ErrorKind::NotFound, message).in_file(path)
+    })
 }

@@ -28,9 +28,14 @@ impl Input {
         Ok(Self { file: Arc::new(file), size, path: Arc::new(path.to_owned()) })
     }
 
-    /// A file without a name, such as a temporary one.
-    pub(crate) fn unnamed(file: File) -> io::Result<Self> {
-        Ok(Self { size: file.metadata()?.len(), file: Arc::new(file), path: Arc::default() })
+    /// A file without a name, such as a temporary one, of which so many bytes are there.
+    pub(crate) fn unnamed(file: Arc<File>, size: u64) -> Self {
+        Self { file, size, path: Arc::default() }
+    }
+
+    /// A file that others have open, too.
+    pub(crate) fn shared(file: Arc<File>) -> io::Result<Self> {
+        Ok(Self { size: file.metadata()?.len(), file, path: Arc::default() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -48,6 +53,11 @@ impl Input {
     /// A part of it as a source of its own; `None` where it is not within the file.
     pub(crate) fn part(&self, range: Range<u64>) -> Option<FilePart> {
         (range.start <= range.end && range.end <= self.size).then(|| FilePart { whole: self.clone(), range })
+    }
+
+    /// All of it.
+    pub(crate) fn whole(&self) -> FilePart {
+        FilePart { whole: self.clone(), range: 0..self.size }
     }
 
     pub(crate) fn unread(&self, error: io::Error) -> Error {
@@ -111,6 +121,20 @@ impl Source for FilePart {
 }
 
 impl FilePart {
+    /// A part of it; `None` where it is not within.
+    pub(crate) fn part(&self, range: Range<u64>) -> Option<Self> {
+        let start = self.within(range.start, range.end.checked_sub(range.start)?)?;
+        Some(Self { whole: self.whole.clone(), range: start..start + (range.end - range.start) })
+    }
+
+    /// Up to `len` bytes from `offset` on: fewer where it ends.
+    pub(crate) fn head(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let left = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len.min(left)];
+        self.read_at(offset.min(self.size()), &mut bytes).map_err(|error| self.whole.unread(error))?;
+        Ok(bytes)
+    }
+
     /// The position in the file of a part of it.
     fn within(&self, offset: u64, len: u64) -> Option<u64> {
         (offset.checked_add(len)? <= self.size()).then_some(self.range.start + offset)

@@ -23,6 +23,7 @@
 //! comes out is a [`Checkpoint`] like any other, and everything that is done with one can be done with it: plans,
 //! casts, renaming, parts, loading into a framework, and saving in constant memory.
 
+mod archive;
 mod assembled;
 mod contents;
 mod format;
@@ -30,6 +31,8 @@ mod input;
 mod note;
 mod options;
 mod pickle;
+pub mod scan;
+mod strided;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,6 +43,8 @@ use weighbridge::{Checkpoint, Result};
 pub use format::Format;
 pub use note::{Note, NoteKind};
 pub use options::{Aliases, Options};
+pub use pickle::Verdict;
+pub use scan::{Scan, scan};
 
 /// A foreign file as a checkpoint.
 #[derive(Clone, Debug)]

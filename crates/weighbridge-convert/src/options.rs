@@ -5,6 +5,9 @@
 #[non_exhaustive]
 pub struct Options {
     pub(crate) aliases: Aliases,
+    pub(crate) raw_names: bool,
+    pub(crate) skip_unsupported: bool,
+    pub(crate) allowed: Vec<String>,
 }
 
 /// What becomes of names that mean one tensor, such as tied embeddings.
@@ -28,6 +31,28 @@ impl Options {
     #[must_use]
     pub fn aliases(mut self, aliases: Aliases) -> Self {
         self.aliases = aliases;
+        self
+    }
+
+    /// Keeps prefixes of names that are left out otherwise: `state_dict.`, `model.`, `module.`.
+    #[must_use]
+    pub fn raw_names(mut self, raw: bool) -> Self {
+        self.raw_names = raw;
+        self
+    }
+
+    /// Leaves out tensors that safetensors cannot hold, such as sparse ones, instead of failing for them.
+    #[must_use]
+    pub fn skip_unsupported(mut self, skip: bool) -> Self {
+        self.skip_unsupported = skip;
+        self
+    }
+
+    /// Takes objects of a class that a pickle imports, `package.module.Class`, for records of their attributes, where the
+    /// pickle would be refused because of it. Nothing of the class is run.
+    #[must_use]
+    pub fn allow_global(mut self, global: impl Into<String>) -> Self {
+        self.allowed.push(global.into());
         self
     }
 }

@@ -1,18 +1,58 @@
 //! Pickles, PyTorch's above all: read by an interpreter that executes nothing.
 
-use weighbridge::{Error, ErrorKind, Result};
+mod calls;
+mod element;
+mod flatten;
+mod globals;
+mod legacy;
+mod machine;
+mod opcode;
+mod plain;
+mod shards;
+mod tensors;
+mod value;
+mod view;
+mod zipped;
+
+use std::sync::Arc;
+
+use weighbridge::{Error, ErrorKind, Result, Source};
 
 use crate::contents::Contents;
 use crate::format::Format;
 use crate::input::Input;
 use crate::options::Options;
 
-/// Whether these are the first bytes of a file of PyTorch before 1.6: a pickle of its magic number.
-pub(crate) fn is_legacy(head: &[u8]) -> bool {
-    head.get(2..).is_some_and(|rest| rest.starts_with(b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"))
-}
+pub use globals::Verdict;
+pub(crate) use legacy::is_legacy;
+pub(crate) use opcode::{Op, Opcodes};
+pub(crate) use zipped::pickle_in;
 
 /// Reads a file that was recognised.
-pub(crate) fn read(_: &Input, format: Format, _: &Options) -> Result<Contents> {
-    Err(Error::new(ErrorKind::Unsupported, format!("{format} is not read yet")))
+pub(crate) fn read(input: &Input, format: Format, options: &Options) -> Result<Contents> {
+    match format {
+        Format::TorchZip => zipped::read(input, options),
+        Format::TorchLegacy => legacy::read(input, options),
+        Format::TorchShards => shards::read(input, options),
+        _ => plain::read(input, options),
+    }
+}
+
+/// Reads one file of a set.
+fn read_single(input: &Input, options: &Options) -> Result<Contents> {
+    match Format::of(input)? {
+        Format::TorchShards => Err(Error::new(ErrorKind::Index, "a shard is an index itself")),
+        format @ (Format::TorchZip | Format::TorchLegacy | Format::Pickle) => read(input, format, options),
+        #[allow(unreachable_patterns)]
+        format => Err(Error::new(ErrorKind::Unsupported, format!("a shard is of the format {format}"))),
+    }
+}
+
+/// A storage, if it has the bytes that the pickle says.
+fn of_size(source: Arc<dyn Source>, storage: &value::Storage) -> Result<Arc<dyn Source>> {
+    if source.size() != storage.len {
+        let message = format!("its storage has {} bytes, the pickle says {}", source.size(), storage.len);
+        return Err(Error::new(ErrorKind::Malformed, message));
+    }
+    Ok(source)
 }

@@ -1,0 +1,95 @@
+//! The element types of PyTorch and NumPy, and what they are in safetensors.
+
+use weighbridge::Dtype;
+
+/// An element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Element {
+    /// What it was called.
+    pub(crate) name: &'static str,
+    pub(crate) dtype: Dtype,
+    /// Whether two values of the dtype are one element: complex numbers that the format does not have.
+    pub(crate) pair: bool,
+    /// Whether the values mean others, by a scale and a zero point.
+    pub(crate) quantised: bool,
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub(crate) fn bytes(self) -> usize {
+        self.dtype.bits() as usize / 8 * if self.pair { 2 } else { 1 }
+    }
+
+    /// Bytes of the numbers that it consists of, which have a byte order.
+    pub(crate) fn word(self) -> usize {
+        match self.dtype {
+            Dtype::C64 => 4,
+            dtype => dtype.bits() as usize / 8,
+        }
+    }
+}
+
+/// Names in `torch`, the storages of that dtype, and how they are stored.
+const TORCH: [(&str, &str, Dtype, bool, bool); 24] = [
+    ("float32", "FloatStorage", Dtype::F32, false, false),
+    ("float64", "DoubleStorage", Dtype::F64, false, false),
+    ("float16", "HalfStorage", Dtype::F16, false, false),
+    ("bfloat16", "BFloat16Storage", Dtype::BF16, false, false),
+    ("int8", "CharStorage", Dtype::I8, false, false),
+    ("uint8", "ByteStorage", Dtype::U8, false, false),
+    ("int16", "ShortStorage", Dtype::I16, false, false),
+    ("int32", "IntStorage", Dtype::I32, false, false),
+    ("int64", "LongStorage", Dtype::I64, false, false),
+    ("bool", "BoolStorage", Dtype::Bool, false, false),
+    ("uint16", "", Dtype::U16, false, false),
+    ("uint32", "", Dtype::U32, false, false),
+    ("uint64", "", Dtype::U64, false, false),
+    ("float8_e4m3fn", "", Dtype::F8_E4M3, false, false),
+    ("float8_e5m2", "", Dtype::F8_E5M2, false, false),
+    ("float8_e4m3fnuz", "", Dtype::F8_E4M3FNUZ, false, false),
+    ("float8_e5m2fnuz", "", Dtype::F8_E5M2FNUZ, false, false),
+    ("float8_e8m0fnu", "", Dtype::F8_E8M0, false, false),
+    ("complex32", "ComplexHalfStorage", Dtype::F16, true, false),
+    ("complex64", "ComplexFloatStorage", Dtype::C64, false, false),
+    ("complex128", "ComplexDoubleStorage", Dtype::F64, true, false),
+    ("qint8", "QInt8Storage", Dtype::I8, false, true),
+    ("quint8", "QUInt8Storage", Dtype::U8, false, true),
+    ("qint32", "QInt32Storage", Dtype::I32, false, true),
+];
+
+const NUMPY: [(&str, Dtype, bool); 14] = [
+    ("f2", Dtype::F16, false),
+    ("f4", Dtype::F32, false),
+    ("f8", Dtype::F64, false),
+    ("i1", Dtype::I8, false),
+    ("i2", Dtype::I16, false),
+    ("i4", Dtype::I32, false),
+    ("i8", Dtype::I64, false),
+    ("u1", Dtype::U8, false),
+    ("u2", Dtype::U16, false),
+    ("u4", Dtype::U32, false),
+    ("u8", Dtype::U64, false),
+    ("b1", Dtype::Bool, false),
+    ("c8", Dtype::C64, false),
+    ("c16", Dtype::F64, true),
+];
+
+/// By a name in `torch`: `float32`.
+pub(crate) fn of_torch(name: &str) -> Option<Element> {
+    TORCH.iter().find(|row| row.0 == name).map(element)
+}
+
+/// By the class of a storage: `FloatStorage`.
+pub(crate) fn of_storage(name: &str) -> Option<Element> {
+    TORCH.iter().find(|row| !row.1.is_empty() && row.1 == name).map(element)
+}
+
+/// By a type of NumPy, without its byte order: `f4`.
+pub(crate) fn of_numpy(name: &str) -> Option<Element> {
+    let row = NUMPY.iter().find(|row| row.0 == name)?;
+    Some(Element { name: row.0, dtype: row.1, pair: row.2, quantised: false })
+}
+
+fn element(row: &(&'static str, &str, Dtype, bool, bool)) -> Element {
+    Element { name: row.0, dtype: row.2, pair: row.3, quantised: row.4 }
+}

@@ -1,0 +1,86 @@
+//! Files of PyTorch before 1.6: three pickles about the file, the object, the keys of its storages, and these one behind
+//! another. Storages are little-endian whatever machine wrote them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weighbridge::{Error, ErrorKind, Result, Source};
+
+use super::machine::load;
+use super::plain::inline;
+use super::tensors::{Storages, contents};
+use super::value::{Place, Value};
+use crate::contents::Contents;
+use crate::input::{FilePart, Input};
+use crate::options::Options;
+
+/// The version of the format that there ever was.
+const VERSION: i64 = 1001;
+
+/// The magic number, as pickles have it.
+const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+
+/// Whether these are the first bytes of such a file: a pickle of its magic number.
+pub(crate) fn is_legacy(head: &[u8]) -> bool {
+    // Behind the opcode of the protocol, and of a frame.
+    [2, 11].iter().any(|&start| head.get(start..).is_some_and(|rest| rest.starts_with(MAGIC)))
+}
+
+pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
+    let source: Arc<dyn Source> = Arc::new(input.clone());
+    let mut at = 0;
+    let mut next = |allowed: &[String]| {
+        let pickle = load(Arc::clone(&source), at, allowed)?;
+        at = pickle.end;
+        Ok::<_, Error>(pickle)
+    };
+    let (_magic, version, _system) = (next(&[])?, next(&[])?, next(&[])?);
+    if !matches!(version.at(version.root), Value::Int(VERSION)) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("it is not of version {VERSION} of its format"),
+        ));
+    }
+    let object = next(&options.allowed)?;
+    let keys = next(&[])?;
+    let Value::Sequence(names) = keys.at(keys.root) else {
+        return Err(Error::new(ErrorKind::Malformed, "the keys of its storages are no list"));
+    };
+    let units: HashMap<&str, u64> = object
+        .storages
+        .iter()
+        .filter_map(|storage| match &storage.place {
+            Place::Key(key) => Some((&**key, storage.unit)),
+            _ => None,
+        })
+        .collect();
+    let mut parts: HashMap<Box<str>, FilePart> = HashMap::new();
+    for &name in names {
+        let key: Box<str> = match keys.at(name) {
+            Value::Text(key) => key.clone(),
+            Value::Int(number) => number.to_string().into(),
+            _ => return Err(Error::new(ErrorKind::Malformed, "the key of a storage is no text")),
+        };
+        let broken = || {
+            Error::new(ErrorKind::Malformed, format!("the storage {key:?} ends behind the end of the file"))
+        };
+        let unit = *units.get(&*key).ok_or_else(|| {
+            Error::new(ErrorKind::Malformed, format!("the storage {key:?} belongs to no tensor"))
+        })?;
+        let count: [u8; 8] = input.head(at, 8)?.try_into().map_err(|_| broken())?;
+        let len = u64::try_from(i64::from_le_bytes(count)).ok().and_then(|count| count.checked_mul(unit));
+        let range = len.and_then(|len| Some(at + 8..(at + 8).checked_add(len)?)).ok_or_else(broken)?;
+        at = range.end;
+        let part = input.part(range).ok_or_else(broken)?;
+        if parts.insert(key.clone(), part).is_some() {
+            return Err(Error::new(ErrorKind::Malformed, format!("two storages are called {key:?}")));
+        }
+    }
+    let open = |storage: &super::value::Storage| -> Result<Arc<dyn Source>> {
+        let Place::Key(key) = &storage.place else { return inline(storage, &source) };
+        let missing = || Error::new(ErrorKind::Malformed, format!("the storage {key:?} is not in the file"));
+        let part = parts.get(key).ok_or_else(missing)?;
+        super::of_size(Arc::new(part.clone()), storage)
+    };
+    contents(&object, Storages { open, swap: false, file_len: input.size() }, options)
+}
