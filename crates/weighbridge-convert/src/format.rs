@@ -9,7 +9,7 @@ use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::options::Options;
-use crate::pickle;
+use crate::{flax, gguf, hdf5, numpy, onnx, pickle};
 
 /// A format that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,20 @@ pub enum Format {
     TorchShards,
     /// A pickle by itself.
     Pickle,
+    /// An array of NumPy's.
+    Npy,
+    /// Several arrays of NumPy's.
+    Npz,
+    /// A model of ONNX: its initialisers.
+    Onnx,
+    /// A file of llama.cpp's.
+    Gguf,
+    /// HDF5, as Keras wrote weights before version 3.
+    Hdf5,
+    /// A Keras archive since version 3.
+    Keras,
+    /// Flax's msgpack.
+    Flax,
 }
 
 impl Format {
@@ -33,6 +47,13 @@ impl Format {
             Self::TorchLegacy => "PyTorch legacy",
             Self::TorchShards => "PyTorch shards",
             Self::Pickle => "pickle",
+            Self::Npy => "NumPy array",
+            Self::Npz => "NumPy archive",
+            Self::Onnx => "ONNX",
+            Self::Gguf => "GGUF",
+            Self::Hdf5 => "HDF5",
+            Self::Keras => "Keras archive",
+            Self::Flax => "Flax msgpack",
         }
     }
 
@@ -44,9 +65,14 @@ impl Format {
             [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::of_archive(input)?,
             head if pickle::is_legacy(head) => Self::TorchLegacy,
             [0x80, 2..=5, ..] => Self::Pickle,
+            head if head.starts_with(numpy::MAGIC) => Self::Npy,
+            head if head.starts_with(gguf::MAGIC) => Self::Gguf,
+            head if head.starts_with(hdf5::MAGIC) => Self::Hdf5,
+            head if onnx::is_model(head) => Self::Onnx,
+            head if flax::is_tree(head) => Self::Flax,
             head if head.trim_ascii_start().starts_with(b"{") => Self::TorchShards,
             _ => {
-                let message = "it is of no format that is known here: pickle";
+                let message = "it is none of what is read here: pickle, NumPy, ONNX, GGUF, HDF5, Flax";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
         })
@@ -57,8 +83,10 @@ impl Format {
         let archive = Archive::open(input.whole())?;
         match pickle::pickle_in(&archive) {
             Some(_) => Ok(Self::TorchZip),
+            None if hdf5::is_keras(&archive) => Ok(Self::Keras),
+            None if numpy::is_archive(&archive) => Ok(Self::Npz),
             None => {
-                let message = "it is a zip archive of nothing that is known here: no data.pkl is in it";
+                let message = "it is a zip archive of nothing that is known here: no data.pkl is in it, no arrays of NumPy's, no weights of Keras'";
                 Err(Error::new(ErrorKind::Unsupported, message))
             }
         }
@@ -79,6 +107,13 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)>
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
             pickle::read(&input, format, options)?
         }
+        Format::Npy => numpy::read(&input)?,
+        Format::Npz => numpy::read_archive(&Archive::open(input.whole())?)?,
+        Format::Onnx => onnx::read(&input)?,
+        Format::Gguf => gguf::read(&input, options)?,
+        Format::Hdf5 => hdf5::read(&input)?,
+        Format::Keras => hdf5::read_keras(&Archive::open(input.whole())?)?,
+        Format::Flax => flax::read(&input)?,
     };
     Ok((format, contents))
 }

@@ -33,11 +33,6 @@ impl Input {
         Self { file, size, path: Arc::default() }
     }
 
-    /// A file that others have open, too.
-    pub(crate) fn shared(file: Arc<File>) -> io::Result<Self> {
-        Ok(Self { size: file.metadata()?.len(), file, path: Arc::default() })
-    }
-
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -24,14 +24,22 @@
 //! casts, renaming, parts, loading into a framework, and saving in constant memory.
 
 mod archive;
+mod arranged;
 mod assembled;
 mod contents;
+mod cursor;
+mod flax;
 mod format;
+mod gguf;
+mod hdf5;
 mod input;
 mod note;
+pub mod numpy;
+pub mod onnx;
 mod options;
 mod pickle;
 pub mod scan;
+mod spool;
 mod strided;
 
 use std::collections::BTreeMap;

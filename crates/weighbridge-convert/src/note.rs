@@ -24,6 +24,8 @@ pub enum NoteKind {
     Changed,
     /// It stands in the metadata.
     Metadata,
+    /// It was left as it was.
+    Kept,
 }
 
 impl Note {
@@ -56,6 +58,7 @@ impl NoteKind {
             Self::Aliased => "aliased",
             Self::Changed => "changed",
             Self::Metadata => "metadata",
+            Self::Kept => "kept",
         }
     }
 }

@@ -1,10 +1,13 @@
 //! How foreign files are read.
 
+use weighbridge::Dtype;
+
 /// How foreign files are read.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
     pub(crate) aliases: Aliases,
+    pub(crate) dequantise: Option<Dtype>,
     pub(crate) raw_names: bool,
     pub(crate) skip_unsupported: bool,
     pub(crate) allowed: Vec<String>,
@@ -25,6 +28,13 @@ impl Options {
     /// Every name as it is, tied tensors once.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets what quantised tensors become: F32 unless something else is said, or F16 or BF16, rounded to nearest.
+    #[must_use]
+    pub fn dequantise(mut self, dtype: Dtype) -> Self {
+        self.dequantise = Some(dtype);
+        self
     }
 
     /// Sets what becomes of names that mean one tensor.

@@ -1,0 +1,122 @@
+//! The types of tensors: what each is called, and how many bytes a block of its values has.
+
+use weighbridge::Dtype;
+
+use super::quants;
+
+/// What the values of a tensor are.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// Numbers as safetensors has them.
+    Plain(Dtype),
+    /// Blocks of small numbers with a scale.
+    Quantised(&'static Quant),
+}
+
+/// How blocks are stored.
+pub(super) struct Quant {
+    /// The number in the file.
+    id: u32,
+    pub(super) name: &'static str,
+    /// Values in a block.
+    pub(super) values: usize,
+    /// Bytes of a block.
+    pub(super) bytes: usize,
+    /// Where in a block numbers of several bytes stand, and how many bytes these have: they are turned around in files that
+    /// are big-endian.
+    pub(super) wide: &'static [(usize, usize)],
+    /// Makes the values of one little-endian block.
+    pub(super) decode: fn(&[u8], &mut [f32]),
+}
+
+/// Every type that is dequantised.
+static QUANTS: [Quant; 17] = [
+    quant(2, "Q4_0", 32, 18, &[(0, 2)], quants::q4_0),
+    quant(3, "Q4_1", 32, 20, &[(0, 2), (2, 2)], quants::q4_1),
+    quant(6, "Q5_0", 32, 22, &[(0, 2)], quants::q5_0),
+    quant(7, "Q5_1", 32, 24, &[(0, 2), (2, 2)], quants::q5_1),
+    quant(8, "Q8_0", 32, 34, &[(0, 2)], quants::q8_0),
+    quant(10, "Q2_K", 256, 84, &[(80, 2), (82, 2)], quants::q2_k),
+    quant(11, "Q3_K", 256, 110, &[(108, 2)], quants::q3_k),
+    quant(12, "Q4_K", 256, 144, &[(0, 2), (2, 2)], quants::q4_k),
+    quant(13, "Q5_K", 256, 176, &[(0, 2), (2, 2)], quants::q5_k),
+    quant(14, "Q6_K", 256, 210, &[(208, 2)], quants::q6_k),
+    quant(15, "Q8_K", 256, 292, &[(0, 4)], quants::q8_k),
+    quant(20, "IQ4_NL", 32, 18, &[(0, 2)], quants::iq4_nl),
+    quant(23, "IQ4_XS", 256, 136, &[(0, 2), (2, 2)], quants::iq4_xs),
+    quant(34, "TQ1_0", 256, 54, &[(52, 2)], quants::tq1_0),
+    quant(35, "TQ2_0", 256, 66, &[(64, 2)], quants::tq2_0),
+    quant(39, "MXFP4", 32, 17, &[], quants::mxfp4),
+    quant(40, "NVFP4", 64, 36, &[], quants::nvfp4),
+];
+
+/// The names of types that are not read: `Q8_1` has had two layouts and is in no file that is meant to last, `Q1_0` has no
+/// reference in the library, and the values of the others are looked up in tables of thousands of numbers.
+const UNREAD: [(u32, &str); 9] = [
+    (9, "Q8_1"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (29, "IQ1_M"),
+    (41, "Q1_0"),
+];
+
+const fn quant(
+    id: u32,
+    name: &'static str,
+    values: usize,
+    bytes: usize,
+    wide: &'static [(usize, usize)],
+    decode: fn(&[u8], &mut [f32]),
+) -> Quant {
+    Quant { id, name, values, bytes, wide, decode }
+}
+
+impl Kind {
+    pub(super) fn of(id: u32) -> Option<Self> {
+        Some(Self::Plain(match id {
+            0 => Dtype::F32,
+            1 => Dtype::F16,
+            24 => Dtype::I8,
+            25 => Dtype::I16,
+            26 => Dtype::I32,
+            27 => Dtype::I64,
+            28 => Dtype::F64,
+            30 => Dtype::BF16,
+            _ => return QUANTS.iter().find(|quant| quant.id == id).map(Self::Quantised),
+        }))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Plain(dtype) => dtype.name(),
+            Self::Quantised(quant) => quant.name,
+        }
+    }
+
+    /// The bytes of a tensor. Blocks do not go beyond a row.
+    pub(super) fn byte_len(self, shape: &[usize]) -> Option<u64> {
+        match self {
+            Self::Plain(dtype) => dtype.size_of(shape).ok(),
+            Self::Quantised(quant) => {
+                let row = shape.last().copied().unwrap_or(1);
+                let values = shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64))?;
+                // What comes of it has to have a length, too.
+                values.checked_mul(64)?;
+                (row % quant.values == 0).then_some(())?;
+                (values / quant.values as u64).checked_mul(quant.bytes as u64)
+            }
+        }
+    }
+}
+
+/// What a type that is not read is called.
+pub(super) fn unread(id: u32) -> String {
+    match UNREAD.iter().find(|unread| unread.0 == id) {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("of type {id}"),
+    }
+}

@@ -1,0 +1,146 @@
+//! The way back: tensors as NumPy's arrays, streamed, and there when they are whole.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use weighbridge::write::{OutputFile, TensorData};
+use weighbridge::{Dtype, Error, ErrorKind, Result};
+use zip::write::{SimpleFileOptions, ZipWriter};
+
+use crate::input::failed;
+
+/// Writes one tensor as `.npy`.
+///
+/// # Errors
+///
+/// Fails with [`ErrorKind::Dtype`] for a dtype that NumPy does not have (cast it, to F32 say), when the tensor cannot be read,
+/// and when the file cannot be written. The destination is as it was then.
+pub fn npy<T: TensorData>(path: impl AsRef<Path>, tensor: &T) -> Result<()> {
+    let path = path.as_ref();
+    let write = || {
+        let header = header(tensor)?;
+        let mut file = OutputFile::atomic(path)?;
+        file.expect(header.len() as u64 + tensor.dtype().size_of(tensor.shape())?)?;
+        array(&header, tensor, &mut file)?;
+        file.commit()
+    };
+    write().map_err(|error: Error| error.in_file(path))
+}
+
+/// Writes tensors as `.npz`, uncompressed: what `numpy.load` gives by name.
+///
+/// # Errors
+///
+/// As [`npy`].
+pub fn npz<N: Into<String>, T: TensorData>(
+    path: impl AsRef<Path>,
+    tensors: impl IntoIterator<Item = (N, T)>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let tensors: Vec<(String, T)> = tensors.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect();
+    let write = || {
+        let mut headers = Vec::with_capacity(tensors.len());
+        for (name, tensor) in &tensors {
+            headers.push(header(tensor).map_err(|error| error.in_tensor(name))?);
+        }
+        let mut zip = ZipWriter::new_stream(OutputFile::atomic(path)?);
+        for ((name, tensor), header) in tensors.iter().zip(&headers) {
+            let mut write = || {
+                let bytes = header.len() as u64 + tensor.dtype().size_of(tensor.shape())?;
+                // The same tensors give the same bytes: members have no time of their own.
+                let options = SimpleFileOptions::default()
+                    .compression_method(zip::CompressionMethod::Stored)
+                    .last_modified_time(zip::DateTime::default())
+                    .large_file(bytes >= u64::from(u32::MAX));
+                zip.start_file(format!("{name}.npy"), options).map_err(unzipped)?;
+                array(header, tensor, &mut zip)
+            };
+            write().map_err(|error: Error| error.in_tensor(name))?;
+        }
+        zip.finish().map_err(unzipped)?.into_inner().commit()
+    };
+    write().map_err(|error: Error| error.in_file(path))
+}
+
+/// Writes an array, whose bytes must be as many as its shape needs.
+fn array<T: TensorData>(header: &[u8], tensor: &T, out: &mut dyn Write) -> Result<()> {
+    out.write_all(header).map_err(unwritten)?;
+    let mut counted = Counted { out, bytes: 0 };
+    tensor.write_to(&mut counted).map_err(unwritten)?;
+    let need = tensor.dtype().size_of(tensor.shape())?;
+    if counted.bytes != need {
+        let message = format!("its shape needs {need} bytes, it has {}", counted.bytes);
+        return Err(Error::new(ErrorKind::TensorSize, message));
+    }
+    Ok(())
+}
+
+struct Counted<'o> {
+    out: &'o mut dyn Write,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(buf)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The header, with spaces until the elements begin at a multiple of 64, as NumPy has it.
+fn header<T: TensorData>(tensor: &T) -> Result<Vec<u8>> {
+    let dims: Vec<_> = tensor.shape().iter().map(usize::to_string).collect();
+    let shape = match &dims[..] {
+        [one] => format!("({one},)"),
+        dims => format!("({})", dims.join(", ")),
+    };
+    let descr = descr(tensor.dtype())?;
+    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let len = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    let short = u16::try_from(len)
+        .map_err(|_| Error::new(ErrorKind::Shape, "it has too many dimensions for NumPy"))?;
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend(short.to_le_bytes());
+    header.extend(text.as_bytes());
+    header.resize(10 + len - 1, b' ');
+    header.push(b'\n');
+    Ok(header)
+}
+
+fn descr(dtype: Dtype) -> Result<&'static str> {
+    Ok(match dtype {
+        Dtype::Bool => "|b1",
+        Dtype::I8 => "|i1",
+        Dtype::U8 => "|u1",
+        Dtype::I16 => "<i2",
+        Dtype::U16 => "<u2",
+        Dtype::I32 => "<i4",
+        Dtype::U32 => "<u4",
+        Dtype::I64 => "<i8",
+        Dtype::U64 => "<u8",
+        Dtype::F16 => "<f2",
+        Dtype::F32 => "<f4",
+        Dtype::F64 => "<f8",
+        Dtype::C64 => "<c8",
+        _ => {
+            let message = format!("NumPy has no {dtype}; cast it to one that it has, such as F32");
+            return Err(Error::new(ErrorKind::Dtype, message));
+        }
+    })
+}
+
+fn unwritten(error: io::Error) -> Error {
+    failed("it cannot be written", error)
+}
+
+fn unzipped(error: zip::result::ZipError) -> Error {
+    match error {
+        zip::result::ZipError::Io(error) => unwritten(error),
+        error => Error::new(ErrorKind::Internal, format!("it cannot be written: {error}")),
+    }
+}

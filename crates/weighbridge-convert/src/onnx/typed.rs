@@ -1,0 +1,124 @@
+//! Data in typed fields: numbers of as many bytes as they need, unpacked when the model is opened.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use weighbridge::{Dtype, Result, Source};
+
+use super::tensor::{Kind, Proto};
+use super::wire::{self, Value, message};
+use crate::cursor::{Cursor, malformed};
+use crate::input::{Input, Memory};
+use crate::spool::{Spool, unwritten};
+
+/// Unpacked numbers of more bytes are put into a temporary file.
+const IN_MEMORY: u64 = 4 << 10;
+
+/// Whether numbers in a field of that kind may be in that field.
+pub(super) fn belongs(kind: Kind, field: u32) -> bool {
+    let expected = match kind {
+        Kind::Packed(..) => 5,
+        Kind::Text => 6,
+        Kind::Plain(dtype) => match dtype {
+            Dtype::F32 | Dtype::C64 => 4,
+            Dtype::I64 => 7,
+            Dtype::F64 => 10,
+            Dtype::U32 | Dtype::U64 => 11,
+            _ => 5,
+        },
+    };
+    field == expected
+}
+
+/// Whether the field has the bytes just as safetensors wants them.
+pub(super) fn is_plain(field: u32) -> bool {
+    matches!(field, 4 | 10)
+}
+
+/// Unpacks the numbers of a field; `bytes` is what they have to become.
+pub(super) fn unpack(
+    input: &Input,
+    proto: &Proto,
+    field: u32,
+    dtype: Dtype,
+    bytes: u64,
+    spool: &mut Spool,
+) -> Result<Arc<dyn Source>> {
+    let data = |out: &mut dyn Write| {
+        let mut unpacker = Unpacker { out, dtype, field, left: bytes };
+        let mut cursor = Cursor::new(input, proto.body.start, proto.body.end);
+        message(&mut cursor, proto.body.clone(), &mut |cursor, part| match part.number == field {
+            true => unpacker.field(cursor, part.value),
+            false => Ok(()),
+        })?;
+        match unpacker.left {
+            0 => Ok(()),
+            left => Err(malformed(format!("it has fewer values than its shape: {left} bytes are missing"))),
+        }
+    };
+    // A number has at least a byte.
+    if bytes / 8 > proto.body.end - proto.body.start {
+        return Err(malformed("it has fewer values than its shape"));
+    }
+    if bytes <= IN_MEMORY {
+        let mut memory = Vec::new();
+        data(&mut memory)?;
+        return Ok(Arc::new(Memory(memory)));
+    }
+    Ok(Arc::new(spool.append(bytes, |out| data(out))?))
+}
+
+struct Unpacker<'o> {
+    out: &'o mut dyn Write,
+    dtype: Dtype,
+    field: u32,
+    /// Bytes that are still to come.
+    left: u64,
+}
+
+impl Unpacker<'_> {
+    /// The numbers of a field: one, or several in one piece.
+    fn field(&mut self, cursor: &mut Cursor<'_>, value: Value) -> Result<()> {
+        match (value, self.field) {
+            (Value::Varint(value), _) => self.integer(value)?,
+            (Value::Fixed32(bytes), 4) => self.put(&bytes)?,
+            (Value::Fixed64(bytes), 10) => self.put(&bytes)?,
+            (Value::Bytes { body, .. }, field) => {
+                cursor.seek(body.start);
+                while cursor.at() < body.end {
+                    match field {
+                        4 => self.put(&cursor.array::<4>()?)?,
+                        10 => self.put(&cursor.array::<8>()?)?,
+                        _ => {
+                            let value = wire::varint(cursor)?;
+                            self.integer(value)?;
+                        }
+                    }
+                }
+            }
+            (_, field) => return Err(malformed(format!("its field {field} holds numbers of another kind"))),
+        }
+        Ok(())
+    }
+
+    fn integer(&mut self, value: u64) -> Result<()> {
+        let signed = value.cast_signed();
+        let bits = self.dtype.bits();
+        // Patterns of bits are unsigned, but some writers extend the sign.
+        let fits = match self.dtype {
+            Dtype::I64 | Dtype::U64 => true,
+            Dtype::Bool => (0..=1).contains(&signed),
+            _ => (-(1_i64 << (bits - 1))..1_i64 << bits).contains(&signed),
+        };
+        if !fits || !matches!(self.field, 5 | 7 | 11) {
+            return Err(malformed(format!("a value of {signed} does not fit {}", self.dtype)));
+        }
+        self.put(&value.to_le_bytes()[..(bits / 8).max(1) as usize])
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.ok_or_else(|| malformed("it has more values than its shape"))?;
+        self.out.write_all(bytes).map_err(unwritten)
+    }
+}
