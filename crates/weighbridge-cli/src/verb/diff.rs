@@ -147,7 +147,7 @@ impl Diff {
 
     /// The tensors that moved most.
     fn table(&self, moved: &[Moved<'_>], out: &mut impl Write) -> Result<()> {
-        const TITLES: [&str; 5] = ["values differ", "of", "max abs", "max rel", "moved"];
+        const TITLES: [&str; 5] = ["differing", "of", "max abs", "max rel", "moved"];
         let shown = &moved[..moved.len().min(self.top)];
         if shown.is_empty() {
             return Ok(());

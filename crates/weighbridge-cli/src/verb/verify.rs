@@ -92,6 +92,7 @@ struct Output {
 #[derive(Serialize)]
 struct Report {
     path: String,
+    /// No errors and no warnings, in all of it.
     clean: bool,
     shards: usize,
     tensors: usize,
@@ -137,6 +138,7 @@ impl Verify {
     ) -> Result<Report> {
         let strict = self.profile == Strictness::Strict;
         let mut findings = Findings::default();
+        let failed_before = failed.len();
         let set = match set::Set::find(path, strict, &mut findings, failed) {
             Ok(set) => set,
             Err(error) if is_finding(error.kind()) => {
@@ -163,7 +165,7 @@ impl Verify {
         }
         Ok(Report {
             path: path.to_string_lossy().into_owned(),
-            clean: findings.is_clean(),
+            clean: findings.is_clean() && failed.len() == failed_before,
             shards: set.shards.len(),
             tensors: set.shards.iter().map(Checkpoint::len).sum(),
             bytes: set.shards.iter().map(Checkpoint::byte_len).sum(),

@@ -156,7 +156,13 @@ impl Floats {
         }
         let text = match self.parts(value) {
             (left, right, None) => format!("{left}.{right:<0$}", self.right),
-            (left, right, Some(exponent)) => format!("{left}.{right:0<0$}e{exponent}", self.right),
+            // What is shorter gets further digits of its own.
+            (_, _, Some(exponent)) => {
+                let text = format!("{value:.0$e}", self.right);
+                let mantissa = text.split_once('e').map_or(&*text, |parts| parts.0);
+                let point = if self.right == 0 { "." } else { "" };
+                format!("{mantissa}{point}e{exponent}")
+            }
         };
         format!("{text:>width$}")
     }

@@ -145,7 +145,8 @@ impl<'c> Values<'c> {
     /// The values of the last dimension, from `start` on.
     fn row(&self, start: usize, dim: usize, cut: bool, style: &Style, out: &mut dyn Write) -> Result<()> {
         let indent = self.shape.len();
-        let mut row = Row { out, indent, width: LINE.saturating_sub(indent), column: indent, blank: false };
+        let mut row =
+            Row { out, indent, width: LINE.saturating_sub(indent), column: indent, blanks: 0, first: true };
         write!(row.out, "[")?;
         for (part, range) in kept(dim, cut).into_iter().enumerate() {
             if part > 0 {
@@ -157,7 +158,7 @@ impl<'c> Values<'c> {
                 }
             }
         }
-        Ok(write!(row.out, "]")?)
+        row.end()
     }
 
     /// The values of these places, counted row by row.
@@ -202,25 +203,31 @@ struct Row<'o> {
     /// Characters in a line, with room for the brackets at its end.
     width: usize,
     column: usize,
-    /// Whether a blank is due before the next word.
-    blank: bool,
+    /// Blanks that are due if another word follows in the line.
+    blanks: usize,
+    first: bool,
 }
 
 impl Row<'_> {
     fn word(&mut self, word: &str) -> Result<()> {
-        let len = word.chars().count();
-        let column = self.column + usize::from(self.blank);
-        if self.blank && column + len > self.width {
+        let column = self.column + self.blanks + usize::from(!self.first);
+        if !self.first && column + word.len() > self.width {
             write!(self.out, "\n{:1$}", "", self.indent)?;
             self.column = self.indent;
         } else {
-            let blank = if self.blank { " " } else { "" };
-            write!(self.out, "{blank}")?;
+            write!(self.out, "{:1$}", "", column - self.column)?;
             self.column = column;
         }
-        write!(self.out, "{word}")?;
-        (self.column, self.blank) = (self.column + len, true);
+        let visible = word.trim_end();
+        write!(self.out, "{visible}")?;
+        self.column += visible.len();
+        (self.blanks, self.first) = (word.len() - visible.len(), false);
         Ok(())
+    }
+
+    /// Behind the last word.
+    fn end(self) -> Result<()> {
+        Ok(write!(self.out, "{:1$}]", "", self.blanks)?)
     }
 }
 
