@@ -155,6 +155,7 @@ def same_whatever_the_shards(directory):
     places = [reverse]
     for size in ["10KB", "30KB", "1GB"]:
         places.append(directory / f"shards-{size}")
+        places[-1].mkdir()
         save_torch_state_dict(state, places[-1], max_shard_size=size)
     for algorithm in ["blake3", "sha256"]:
         expected = run("hash", whole, "--algorithm", algorithm).decode()
@@ -211,7 +212,7 @@ def faults(directory):
     def broken(name, change, rules, *options, status=1):
         place = directory / f"broken-{name}"
         shutil.rmtree(place, ignore_errors=True)
-        save_torch_state_dict(state, place, max_shard_size="20KB")
+        save_and_list(state, place)
         change(place)
         found = report("verify", place, *options, status=status)["checkpoints"][0]
         check(f"{name}: {found['rules']}", set(rules) <= set(found["rules"]))
@@ -245,13 +246,14 @@ def faults(directory):
     broken("twice", lambda place: save_file(state, place / first), ["duplicate-tensor"])
     broken("orphan", lambda place: shutil.copy(place / first, place / "model-00009-of-00009.safetensors"), ["orphaned-shard"])
     broken("json", lambda place: (place / "model.safetensors.index.json").write_text("{"), ["index"])
-    broken("garbage", lambda place: (place / first).write_bytes(b"PK\x03\x04" + bytes(100)), ["header-too-large"])
+    broken("garbage", lambda place: (place / first).write_bytes(b"PK\x03\x04" + bytes(100)), ["header-truncated"])
     broken("nan", fill("n", 0x7FC00000), ["nan"], "--data")
     broken("inf", fill("n", 0x7F800000), ["infinity"], "--data")
     run("verify", directory / "nowhere", status=2)
 
 
 def save_and_list(state, place):
+    place.mkdir()
     save_torch_state_dict(state, place, max_shard_size="20KB")
     return [path.name for path in place.glob("*.safetensors")]
 

@@ -88,12 +88,14 @@ impl Cat {
             if self.format == Format::Text {
                 let values = match self.to {
                     None => text::Values::stored(&stored, slice.as_ref())?,
-                    Some(_) => text::Values::made(&tensor, bar)?,
+                    Some(_) => {
+                        text::Values::made(&tensor, bar).with_context(|| self.path.display().to_string())?
+                    }
                 };
                 return values.print(self.full, out).with_context(|| self.blame(name));
             }
             out.write_all(&header)?;
-            stream(&tensor, out, bar)
+            stream(&tensor, out, bar).with_context(|| self.path.display().to_string())
         };
         let bar = term.bar("reading", tensor.entry().byte_len());
         match &self.output {
