@@ -109,7 +109,7 @@ error: [dir]/m.safetensors: there is no tensor "nothing.like.it"; `weighbridge i
 error: [dir]/m.safetensors: tensor "model.norm.weight": place 8 is not in a dimension of 8
 error: [dir]/m.safetensors: tensor "model.norm.weight": "a" is no index; write a number, start:end, start:end:step, or ...
 error: [dir]/h.safetensors: tensor "t": NumPy has no BF16; cast it with --to f32, or take its bytes with --format raw
-error: tensor "t": 300405530000000000000000000000000000000 of BF16 does not fit F16; `Overflow::Saturate` or `Overflow::Infinity` would take it
+error: [dir]/h.safetensors: tensor "t": 300405530000000000000000000000000000000 of BF16 does not fit F16; `Overflow::Saturate` or `Overflow::Infinity` would take it
 error: [dir]/p.safetensors: tensor "t": values of F4 have no agreed packing; --format raw gives their bytes
 error: invalid value 'f12' for '--to <DTYPE>': no dtype has that name; known are BOOL, F4, F6_E2M3, F6_E3M2, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64
 "#);

@@ -59,7 +59,15 @@ fn everything_wrong_with_a_repository_is_found_at_once() {
     edit(dir.path(), "\"total_size\": 1", "\"total_size\": 2");
     let ran = verify(dir.path(), &[]);
     assert_eq!(ran.status, 1);
-    assert_snapshot!(ran.without(dir.path()), @"");
+    assert_snapshot!(ran.without(dir.path()), @r#"
+error[shard-name]: [dir]/model.safetensors.index.json: tensor "lm_head.weight": the shard name "../model-00005-of-00005.safetensors" leads outside the directory of the index
+error[data-length]: [dir]/model-00002-of-00005.safetensors: the file is cut short: the header describes 5064 bytes, the file has 5057
+error[missing-shard]: [dir]/model.safetensors.index.json: the shard "model-00003-of-00005.safetensors" that it names is not there
+error[missing-tensor]: [dir]/model.safetensors.index.json: tensor "model.layers.0.mlp.up": the index places it in "model-00001-of-00005.safetensors", which does not hold it
+warning[unlisted-tensor]: [dir]/model.safetensors.index.json: tensor "model.layers.0.mlp.up_proj.weight": it stands in model-00001-of-00005.safetensors, and the index does not list it
+warning[orphaned-shard]: [dir]/model-00009-of-00009.safetensors: nothing says that this shard belongs to the checkpoint
+[dir]: 4 errors, 2 warnings; could be read: 36 tensors in 3 shards, 11.8 kB
+"#);
 }
 
 #[test]
