@@ -63,6 +63,13 @@ impl Strided {
         Self { storage, width, swap, start: start.saturating_mul(bytes), dims, last: Mutex::default() }
     }
 
+    /// The block that was made last, if it holds the byte `at`.
+    fn kept(&self, at: u64) -> Option<(Range<u64>, Arc<Vec<u8>>)> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = last.as_ref().filter(|block| block.range.contains(&at))?;
+        Some((block.range.clone(), Arc::clone(&block.bytes)))
+    }
+
     /// The block of the result that holds the byte `at`: one index of the outer dimensions, a range of one, all of the inner.
     fn block(&self, at: u64) -> io::Result<(Range<u64>, Vec<u8>)> {
         let mut inner = self.width as u64;
@@ -171,10 +178,7 @@ impl Source for Strided {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         while !buf.is_empty() {
-            let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = kept.as_ref().filter(|block| block.range.contains(&offset));
-            let kept = kept.map(|block| (block.range.clone(), Arc::clone(&block.bytes)));
-            let (range, bytes) = match kept {
+            let (range, bytes) = match self.kept(offset) {
                 Some(kept) => kept,
                 None => {
                     // Freed before the next is made: one block at a time is in memory.
