@@ -36,7 +36,9 @@ impl Header {
             1 => u32::from(u16::from_le_bytes(cursor.array()?)),
             2 | 3 => u32::from_le_bytes(cursor.array()?),
             _ => {
-                return Err(unsupported(format!("it is NumPy's format {major}.{minor}; 1, 2 and 3 are read")));
+                return Err(unsupported(format!(
+                    "it is NumPy's format {major}.{minor}; 1, 2 and 3 are read"
+                )));
             }
         };
         if len > LONGEST {
