@@ -68,7 +68,7 @@ fn large_tensors_are_hashed_in_pieces() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.safetensors");
     let mib = 1 << 20;
-    let values: Vec<u8> = (0..7 * mib + 11).map(|i: usize| (i * i >> 9) as u8).collect();
+    let values: Vec<u8> = (0..7 * mib + 11).map(|i: usize| ((i * i) >> 9) as u8).collect();
     let lens = [0, 1, mib, mib + 1, 3 * mib, 3 * mib + 1, 4 * mib, values.len()];
     let shapes: Vec<[usize; 1]> = lens.iter().map(|&len| [len]).collect();
     let tensors = shapes

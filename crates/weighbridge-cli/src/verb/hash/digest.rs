@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn leaves_make_the_tree_of_the_whole() {
-        let bytes: Vec<u8> = (0..9 * LEAF + 5).map(|i| (i * i >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..9 * LEAF + 5).map(|i| ((i * i) >> 7) as u8).collect();
         for len in [LEAF + 1, 2 * LEAF, 3 * LEAF, 4 * LEAF - 1, 5 * LEAF, 8 * LEAF, 8 * LEAF + 1, bytes.len()]
         {
             let mut tree = Tree::default();
