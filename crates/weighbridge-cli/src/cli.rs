@@ -63,6 +63,8 @@ pub(crate) enum Verb {
     Merge(verb::merge::Merge),
     Rename(verb::rename::Rename),
     Filter(verb::filter::Filter),
+    Convert(verb::convert::Convert),
+    Scan(verb::scan::Scan),
     Generate(verb::generate::Generate),
 }
 
@@ -81,6 +83,8 @@ impl Verb {
             Self::Merge(verb) => verb.run(term),
             Self::Rename(verb) => verb.run(term),
             Self::Filter(verb) => verb.run(term),
+            Self::Convert(verb) => verb.run(term),
+            Self::Scan(verb) => verb.run(term),
             Self::Generate(verb) => verb.run(term),
         }
     }

@@ -54,6 +54,11 @@ impl Term {
         }
     }
 
+    /// Whether somebody wants to know more.
+    pub(crate) fn is_verbose(self) -> bool {
+        self.verbose
+    }
+
     /// A bar for work on so many bytes; it is removed when it is dropped.
     pub(crate) fn bar(self, doing: &'static str, bytes: u64) -> Bar {
         let bar = match self.bars {

@@ -2,6 +2,7 @@
 
 pub(crate) mod cast;
 pub(crate) mod cat;
+pub(crate) mod convert;
 pub(crate) mod diff;
 pub(crate) mod filter;
 pub(crate) mod generate;
@@ -10,6 +11,7 @@ pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod meta;
 pub(crate) mod rename;
+pub(crate) mod scan;
 pub(crate) mod split;
 pub(crate) mod stat;
 pub(crate) mod verify;

@@ -171,22 +171,24 @@ impl Search {
             let marked = part.read_at(at, &mut head).is_ok() && head[0] == 0x80 && head[1] <= 5;
             let followed = follow(&source, at);
             let (globals, end, problem) = (followed.globals, followed.end, followed.problem);
-            // Data may look like a pickle for a few bytes. It is one if it says so, is called so, or comes to an end.
-            let is_one = match problem {
-                None => {
-                    !globals.is_empty()
-                        || (marked && end > at + 2)
-                        || (at == start && member.is_some_and(named_so))
-                }
-                Some(_) => !globals.is_empty() || (at == start && (marked || member.is_some_and(named_so))),
+            // Data may look like a pickle for a few bytes. It is one if it says so or is called so, or if it imports what
+            // has a proper name and comes to an end, or is dangerous without one.
+            let says_so = marked && (member.is_none() || end > at + 2 && problem.is_none());
+            let called_so = at == start && (member.is_some_and(named_so) || start > 0);
+            let proper = |global: &Global| {
+                let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
+                !global.module.is_empty() && global.module.chars().chain(global.name.chars()).all(is_plain)
             };
-            // Storages begin with any bytes.
-            let is_data = globals.is_empty() && member.is_some_and(|member| member.contains("/data/"));
-            if is_one && !(is_data && problem.is_some()) {
+            let is_one = says_so
+                || called_so
+                || globals.iter().any(|global| {
+                    proper(global) && (problem.is_none() || global.verdict == Verdict::Dangerous)
+                });
+            if is_one {
                 let member = member.map(str::to_owned);
                 self.pickles.push(Pickle { member, offset: at, globals, problem: problem.clone() });
             }
-            if problem.is_some() || (!is_one && at > start) || (!marked && !is_one) || end <= at {
+            if problem.is_some() || !is_one || end <= at {
                 return;
             }
             at = end;

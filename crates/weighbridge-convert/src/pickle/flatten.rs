@@ -101,7 +101,9 @@ impl Walk<'_> {
                 attributes @ Value::Dict(pairs) => {
                     let module = OF_MODULE.map(|key| pickle.entry(attributes, key));
                     if module.iter().any(Option::is_some) {
-                        let parts = module.into_iter().flatten();
+                        let is_full =
+                            |part: &Id| !matches!(pickle.at(*part), Value::Dict(of) if of.is_empty());
+                        let parts = module.into_iter().flatten().filter(is_full);
                         return Ok(Some(parts.map(|part| (name.to_owned(), part)).collect()));
                     }
                     return Ok(Some(self.entries(name, pairs)));

@@ -1,0 +1,129 @@
+//! `weighbridge convert`: foreign formats become safetensors.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use weighbridge_convert::{Aliases, Foreign, NoteKind, Options};
+
+use crate::Outcome;
+use crate::casts::Casts;
+use crate::destination::Destination;
+use crate::rename::Renaming;
+use crate::reshape::{self, Reshape};
+use crate::select::Select;
+use crate::show::{plural, safe};
+use crate::term::Term;
+
+/// So many notes of a kind are shown; --verbose shows all.
+const SHOWN: usize = 10;
+
+/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl) and other formats to safetensors, executing nothing
+///
+/// The content of the file says what it is, not its name. A pickle that imports something which is not known to be harmless
+/// is refused: `weighbridge scan` lists what it imports. What was renamed, left out or changed is told on standard error.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  weighbridge convert pytorch_model.bin -o model.safetensors
+  weighbridge convert bert-base/ -o bert/ --max-shard-size 2GB
+  weighbridge convert last.ckpt --except 'optimizer_states.*' --to bf16 -o model.safetensors
+  weighbridge convert unet.pth --allow-global mylib.config.Config -o unet.safetensors")]
+pub(crate) struct Convert {
+    /// The file, an index of shards (pytorch_model.bin.index.json), or a directory with one
+    #[arg(value_name = "PATH")]
+    input: PathBuf,
+
+    /// What becomes of names that mean one tensor, such as tied embeddings
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    aliases: OnAlias,
+
+    /// Keep the prefixes `state_dict.`, `model.`, `module.` and `_orig_mod.` that training programs put before all names
+    #[arg(long)]
+    raw_names: bool,
+
+    /// Leave out tensors that safetensors cannot hold, such as sparse ones, instead of failing
+    #[arg(long)]
+    skip_unsupported: bool,
+
+    /// Take objects of this class in a pickle for records of their attributes; nothing of it is run. May be given several
+    /// times
+    #[arg(long, value_name = "MODULE.CLASS")]
+    allow_global: Vec<String>,
+
+    #[command(flatten)]
+    select: Select,
+
+    #[command(flatten)]
+    renaming: Renaming,
+
+    #[command(flatten)]
+    casts: Casts,
+
+    #[command(flatten)]
+    destination: Destination,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum OnAlias {
+    /// Keep it once, under the first of its names; the metadata has the others
+    #[default]
+    Once,
+    /// Give each name a copy
+    Each,
+}
+
+impl Convert {
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        let foreign = weighbridge_convert::open(&self.input, &self.options())?;
+        let checkpoint = foreign.checkpoint();
+        let reshape = Reshape {
+            names: self.select.names()?,
+            renames: self.renaming.renames()?,
+            casts: self.casts.rules()?,
+        };
+        let plan = reshape.plan(checkpoint)?;
+        let (all, chosen) = (checkpoint.len(), plan.entries().len());
+        let outcome = reshape::write(&[plan], &self.destination, term)?;
+        report(&foreign, term);
+        let left_out = match all - chosen {
+            0 => String::new(),
+            others => format!(", {others} not chosen"),
+        };
+        term.note(format_args!("{} from {}{left_out}", plural(chosen, "tensor"), foreign.format()));
+        Ok(outcome)
+    }
+
+    fn options(&self) -> Options {
+        let aliases = match self.aliases {
+            OnAlias::Once => Aliases::Once,
+            OnAlias::Each => Aliases::Each,
+        };
+        let options =
+            Options::new().aliases(aliases).raw_names(self.raw_names).skip_unsupported(self.skip_unsupported);
+        self.allow_global.iter().fold(options, Options::allow_global)
+    }
+}
+
+/// Says what was changed on the way: the first of each kind, or all.
+fn report(foreign: &Foreign, term: &Term) {
+    for notes in foreign.notes().chunk_by(|a, b| a.kind() == b.kind()) {
+        let Some(kind) = notes.first().map(|note| note.kind()) else { continue };
+        // Numbers and texts that now stand in the metadata are many and are no loss.
+        let shown = if kind == NoteKind::Metadata { 0 } else { SHOWN };
+        for (number, note) in notes.iter().enumerate() {
+            let line = safe(&note.to_string()).into_owned();
+            if number < shown {
+                term.note(line);
+            } else {
+                term.detail(line);
+            }
+        }
+        let more = notes.len().saturating_sub(shown);
+        if more > 0 && !term.is_verbose() {
+            let and_more = if shown > 0 { "and more: " } else { "" };
+            let what = if kind == NoteKind::Metadata { "kept in the metadata" } else { kind.name() };
+            term.note(format_args!("{and_more}{} {what}; --verbose lists them", plural(more, "value")));
+        }
+    }
+}

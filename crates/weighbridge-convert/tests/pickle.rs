@@ -1,0 +1,162 @@
+//! Files that PyTorch and NumPy wrote, against what the official library says is in them. `pickle/generate.py` makes both.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use weighbridge::{Checkpoint, ErrorKind, Plan, TensorRef, write::Save};
+use weighbridge_convert::{Aliases, Foreign, Format, NoteKind, Options, Verdict, open, scan};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pickle").join(name)
+}
+
+fn read(name: &str) -> Foreign {
+    open(fixture(name), &Options::new()).unwrap()
+}
+
+fn bytes(tensor: &TensorRef<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; tensor.byte_len() as usize];
+    tensor.shard().source().read_at(tensor.info().file_range().start, &mut bytes).unwrap();
+    bytes
+}
+
+fn metadata(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+    let entries =
+        checkpoint.shards().iter().flat_map(|shard| shard.header().metadata().into_iter().flatten());
+    entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[track_caller]
+fn same(found: &Checkpoint, expected: &str) {
+    let expected = Checkpoint::open(fixture(expected)).unwrap();
+    let names = |checkpoint: &Checkpoint| {
+        let mut names: Vec<_> = checkpoint.tensors().map(|tensor| tensor.name().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(found), names(&expected));
+    for tensor in expected.tensors() {
+        let there = found.tensor(tensor.name()).unwrap();
+        assert_eq!(there.dtype(), tensor.dtype(), "{}", tensor.name());
+        assert_eq!(there.shape(), tensor.shape(), "{}", tensor.name());
+        assert_eq!(bytes(&there), bytes(&tensor), "{}", tensor.name());
+    }
+    assert_eq!(metadata(found), metadata(&expected));
+}
+
+#[test]
+fn are_what_pytorch_reads() {
+    let cases = [
+        ("dtypes.pt", "dtypes", Format::TorchZip),
+        ("views2.pt", "views", Format::TorchZip),
+        ("views3.pt", "views", Format::TorchZip),
+        ("views4.pt", "views", Format::TorchZip),
+        ("views5.pt", "views", Format::TorchZip),
+        ("big_endian.pt", "views", Format::TorchZip),
+        ("deflated.pt", "views", Format::TorchZip),
+        ("legacy2.pt", "views", Format::TorchLegacy),
+        ("legacy3.pt", "views", Format::TorchLegacy),
+        ("legacy4.pt", "views", Format::TorchLegacy),
+        ("legacy5.pt", "views", Format::TorchLegacy),
+        ("tied.bin", "tied", Format::TorchZip),
+        ("lightning.ckpt", "lightning", Format::TorchZip),
+        ("training.pth", "training", Format::TorchZip),
+        ("module.pt", "module", Format::TorchZip),
+        ("quantised.pt", "quantised", Format::TorchZip),
+        ("numpy2.pkl", "numpy", Format::Pickle),
+        ("numpy3.pkl", "numpy", Format::Pickle),
+        ("numpy4.pkl", "numpy", Format::Pickle),
+        ("numpy5.pkl", "numpy", Format::Pickle),
+        ("sharded", "sharded", Format::TorchShards),
+        ("sharded/pytorch_model.bin.index.json", "sharded", Format::TorchShards),
+    ];
+    for (file, expected, format) in cases {
+        println!("{file}");
+        let foreign = read(file);
+        assert_eq!(foreign.format(), format);
+        same(foreign.checkpoint(), &format!("{expected}.safetensors"));
+    }
+}
+
+#[test]
+fn saved_they_are_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.safetensors");
+    let foreign = read("views2.pt");
+    let plan = Plan::of(foreign.checkpoint()).build().unwrap();
+    foreign.save().file(&path, plan.tensors()).unwrap();
+    same(&Checkpoint::open(&path).unwrap(), "views.safetensors");
+    // And what is cast is what a saved one would be.
+    let cast = |checkpoint: &Checkpoint| {
+        let to = |tensor: &TensorRef<'_>| tensor.dtype().is_float().then_some(weighbridge::Dtype::F64);
+        let plan = Plan::of(checkpoint).dtype(to).build().unwrap();
+        Save::new().bytes(plan.tensors()).unwrap()
+    };
+    assert_eq!(cast(foreign.checkpoint()), cast(&Checkpoint::open(&path).unwrap()));
+}
+
+#[test]
+fn contiguous_tensors_lie_in_the_file() {
+    let foreign = read("views2.pt");
+    let in_file = |name: &str| {
+        let tensor = foreign.checkpoint().tensor(name).unwrap();
+        tensor.shard().source().in_file(tensor.info().file_range()).is_some()
+    };
+    assert!(in_file("rows") && in_file("parameter"));
+    assert!(!in_file("transposed"));
+}
+
+#[test]
+fn tied_tensors_can_be_kept_under_each_name() {
+    let foreign = open(fixture("tied.bin"), &Options::new().aliases(Aliases::Each)).unwrap();
+    let names: Vec<_> = foreign.checkpoint().tensors().map(|tensor| tensor.name().to_owned()).collect();
+    assert_eq!(names, ["model.embed.weight", "lm_head.weight", "first_rows", "other"]);
+    assert!(foreign.notes().is_empty());
+    let once = read("tied.bin");
+    let notes: Vec<_> = once.notes().iter().map(ToString::to_string).collect();
+    assert_eq!(notes, [r#"aliased "model.embed.weight": the same tensor as "lm_head.weight""#]);
+}
+
+#[test]
+fn prefixes_can_be_kept() {
+    let foreign = open(fixture("training.pth"), &Options::new().raw_names(true)).unwrap();
+    assert!(foreign.checkpoint().tensor("model.module.0.weight").is_some());
+    let renamed: Vec<_> = read("training.pth").notes().iter().map(ToString::to_string).collect();
+    assert!(
+        renamed.contains(&r#"renamed "model.*": left out of the names of 7 tensors"#.to_owned()),
+        "{renamed:?}"
+    );
+    assert!(
+        renamed.contains(&r#"renamed "module.*": left out of the names of 7 tensors"#.to_owned()),
+        "{renamed:?}"
+    );
+}
+
+#[test]
+fn what_safetensors_cannot_hold_is_refused_or_left_out() {
+    let error = open(fixture("sparse.pt"), &Options::new()).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some("w")));
+    assert!(error.to_string().contains("sparse.pt: tensor \"w\": it is a sparse tensor"), "{error}");
+    let foreign = open(fixture("sparse.pt"), &Options::new().skip_unsupported(true)).unwrap();
+    assert_eq!(foreign.checkpoint().len(), 1);
+    assert_eq!(foreign.notes()[0].kind(), NoteKind::Dropped);
+    let error = open(fixture("conjugate.pt"), &Options::new()).unwrap_err();
+    assert!(error.to_string().contains("resolve_conj"), "{error}");
+}
+
+#[test]
+fn what_they_import_is_harmless() {
+    for entry in fixture("").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let is_pickle = path.extension().is_some_and(|it| it != "py" && it != "safetensors");
+        if !is_pickle {
+            continue;
+        }
+        let scan = scan(&path).unwrap();
+        assert!(scan.is_complete(), "{scan:?}");
+        assert_eq!(scan.verdict(), Verdict::Harmless, "{scan:?}");
+        assert!(scan.globals().count() > 0, "{scan:?}");
+    }
+}
