@@ -1,19 +1,23 @@
 //! Leaves pickle, ONNX, NumPy and GGUF behind: reads them as safetensors checkpoints, executing nothing.
 //!
-//! ```no_run
-//! use weighbridge::{Plan, write::Save};
+//! ```
+//! use weighbridge::Plan;
 //! use weighbridge_convert::Options;
 //!
 //! # fn main() -> weighbridge::Result<()> {
-//! let foreign = weighbridge_convert::open("pytorch_model.bin", &Options::new())?;
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let (input, output) = (concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pickle/tied.bin"), dir.path());
+//! let foreign = weighbridge_convert::open(input, &Options::new())?;
 //! for note in foreign.notes() {
-//!     println!("{note}");
+//!     println!("{note}"); // aliased "model.embed.weight": the same tensor as "lm_head.weight"
 //! }
 //! let plan = Plan::of(foreign.checkpoint()).build()?;
-//! foreign.save().directory("my-model", "model", plan.tensors())?;
+//! foreign.save().directory(output, "model", plan.tensors())?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! What becomes of each format, and by which rules, is in [`formats`].
 //!
 //! # How it works
 //!
@@ -22,6 +26,9 @@
 //! or dequantised. These are laid out as a safetensors file that is nowhere, whose bytes are made as they are read. So what
 //! comes out is a [`Checkpoint`] like any other, and everything that is done with one can be done with it: plans,
 //! casts, renaming, parts, loading into a framework, and saving in constant memory.
+
+#[doc = include_str!("../README.md")]
+pub mod formats {}
 
 mod archive;
 mod arranged;
