@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Checkpoints for .ci/browser.mjs, written with Python's standard library: a Llama, 20,000 tensors in 100 shards, and one
+with hostile names."""
+import json
+import random
+import struct
+import sys
+from pathlib import Path
+
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I64": 8, "BOOL": 1, "F8_E4M3": 1}
+HOSTILE = "</script><img src=x onerror=alert(1)><script>alert(2)//\u2028\u2029<!--"
+
+
+def file_of(path, tensors, metadata, data=None):
+    header, end = {"__metadata__": metadata}, 0
+    for name, dtype, shape in tensors:
+        count = SIZES[dtype]
+        for dim in shape:
+            count *= dim
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + count]}
+        end += count
+    text = json.dumps(header, ensure_ascii=False).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        if data is None:
+            file.truncate(8 + len(text) + end)  # A file of holes: as large, and nothing to write.
+        else:
+            for tensor in tensors:
+                file.write(data(*tensor))
+
+
+def normal(_, dtype, shape):
+    count = 1
+    for dim in shape:
+        count *= dim
+    if dtype != "BF16":
+        return bytes(count * SIZES[dtype])
+    base = struct.pack("<1024f", *(random.gauss(0, 0.02) for _ in range(1024)))
+    halves = b"".join(base[4 * i + 2 : 4 * i + 4] for i in range(1024))
+    return (halves * (count // 1024 + 1))[: 2 * count]
+
+
+def llama(layers, width):
+    yield "model.embed_tokens.weight", "BF16", [8 * width, width]
+    for layer in range(layers):
+        for name, shape in [("input_layernorm", [width]), ("self_attn.q_proj", [width, width]),
+                            ("self_attn.k_proj", [width // 4, width]), ("self_attn.v_proj", [width // 4, width]),
+                            ("self_attn.o_proj", [width, width]), ("post_attention_layernorm", [width]),
+                            ("mlp.gate_proj", [4 * width, width]), ("mlp.up_proj", [4 * width, width]),
+                            ("mlp.down_proj", [width, 4 * width])]:
+            yield f"model.layers.{layer}.{name}.weight", "F32" if "norm" in name else "BF16", shape
+    yield "model.norm.weight", "F32", [width]
+    yield "lm_head.weight", "BF16", [8 * width, width]
+
+
+def sharded(directory, tensors, shards):
+    directory.mkdir(exist_ok=True)
+    tensors, names = list(tensors), {}
+    each = -(-len(tensors) // shards)
+    for number in range(shards):
+        part = tensors[number * each : (number + 1) * each]
+        name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        file_of(directory / name, part, {"format": "pt"})
+        names.update({tensor[0]: name for tensor in part})
+    index = {"metadata": {}, "weight_map": names}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def experts():
+    for layer in range(48):
+        for expert in range(138):
+            for part in ("gate_proj", "up_proj", "down_proj"):
+                yield f"model.layers.{layer}.mlp.experts.{expert}.{part}.weight", "F8_E4M3", [64, 128]
+        yield f"model.layers.{layer}.self_attn.q_proj.weight", "BF16", [256, 256]
+        yield f"model.layers.{layer}.input_layernorm.weight", "F32", [256]
+    for number in range(32):
+        yield f"model.heads.{number}.weight", "BF16", [512, 256]
+
+
+def main():
+    random.seed(7)
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    file_of(out / "llama.safetensors", list(llama(16, 256)),
+            {"format": "pt", "modelspec.title": "A small Llama",
+             "training": json.dumps({"lr": 3e-4, "batch": 64, "steps": 20000})}, normal)
+    assert len(list(experts())) == 20000
+    sharded(out / "large", experts(), 100)
+    hostile = [(HOSTILE, "F32", [4]), ("", "U8", [3]), ("a", "I64", [2]), ("a.b", "BOOL", [6]), ("__proto__.constructor", "F16", [8]),
+               ("..", "U8", [0]), ("x\u202egnp.exe\u0007\n", "F32", []), ("." * 3000, "U8", [1]), ("n" * 60000, "U8", [1])]
+    file_of(out / "hostile.safetensors", hostile, {HOSTILE: HOSTILE, "json": '{"</script>": "\u2028"}', "__proto__": "x"},
+            lambda _, dtype, shape: b"\x00\x00\xc0\x7f" * 4 if shape == [4] else
+            bytes(SIZES[dtype] * (shape[0] if shape else 1)))
+    file_of(out / "empty.safetensors", [], {"format": "pt"})
+
+
+main()

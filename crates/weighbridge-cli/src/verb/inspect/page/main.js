@@ -1,0 +1,79 @@
+// Puts the parts together: what is chosen in one of them shows in the others.
+
+readTheme();
+const model = readModel();
+showTotals(model);
+showMetadata(model);
+
+const map = new Treemap(byId("map"), model, {
+  onZoom: (node) => showCrumbs(node, model, (step) => map.zoom(step)),
+  onSelect: select,
+  onHover: showTip,
+});
+const table = new Table(model, {
+  onSelect: select,
+  onFound: (found, all) => {
+    byId("found").textContent = all ? count(found.length) : `${count(found.length)} of ${count(model.count)}`;
+    map.setMatches(all ? null : new Set(found.map((tensor) => tensor.place)));
+  },
+});
+showCrumbs(model.root, model, (step) => map.zoom(step));
+showLegend(model, (dtype) => table.only("dtype", dtype));
+showShards(model, (shard) => table.only("shard", shard));
+showLayers(model, (path) => search(path));
+select(null);
+
+let typing = 0;
+byId("search").addEventListener("input", (event) => {
+  clearTimeout(typing);
+  typing = setTimeout(() => table.search(event.target.value), model.count > 5000 ? 80 : 0);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target instanceof HTMLInputElement) return;
+  byId("search").focus();
+  event.preventDefault();
+});
+
+function search(text) {
+  byId("search").value = text;
+  table.search(text);
+}
+
+function select(tensor) {
+  showTensor(tensor, model);
+  if (!tensor) return;
+  table.select(tensor);
+  map.select(tensor);
+}
+
+function showTip(node, event) {
+  const tip = byId("tip");
+  tip.hidden = !node || !event;
+  if (tip.hidden) return;
+  const [path, ...more] = describe(node, model);
+  tip.replaceChildren(make("b", "", path), ...more.flatMap((line) => [make("span", "", line), make("br", "")]).slice(0, -1));
+  const box = byId("map").getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  tip.style.left = `${Math.max(0, Math.min(x + 14, box.width - tip.offsetWidth))}px`;
+  tip.style.top = `${y + 18 + tip.offsetHeight > box.height ? y - tip.offsetHeight - 12 : y + 18}px`;
+}
+
+// Light or dark as the system is, until somebody chooses.
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+byId("theme").addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
+  recolor();
+});
+dark.addEventListener("change", recolor);
+
+function recolor() {
+  readTheme();
+  map.repaint();
+  table.repaint();
+  showTensor(table.selected, model);
+  document.querySelectorAll(".meter i").forEach((part) => { part.style.background = colorOf(part.dataset.dtype); });
+  document.querySelectorAll(".chip").forEach((chip) => {
+    chip.querySelector(".dot").style.background = colorOf(chip.querySelector("b").textContent);
+  });
+}
