@@ -53,6 +53,19 @@ impl Destination {
         self.output.as_deref().filter(is_file)
     }
 
+    /// The output, if it is a file with one of these endings and is to be written; fails where something is there already.
+    pub(crate) fn foreign_file(&self, endings: &[&str]) -> Result<Option<&Path>> {
+        let named = |path: &&Path| {
+            let end = path.extension().unwrap_or_default();
+            endings.iter().any(|ending| end.eq_ignore_ascii_case(ending))
+        };
+        let Some(path) = self.output.as_deref().filter(named).filter(|_| !self.dry_run) else { return Ok(None) };
+        if path.try_exists()? && !self.force {
+            bail!("{}: it is there already; --force replaces it", path.display());
+        }
+        Ok(Some(path))
+    }
+
     /// Writes the tensors, and says so.
     pub(crate) fn save<T: TensorData>(
         &self,

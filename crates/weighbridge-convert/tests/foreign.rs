@@ -119,7 +119,7 @@ fn onnx_is_given_back() {
     for name in ["inline.onnx", "external.onnx"] {
         let foreign = open(name);
         let graph = Graph::open(fixture(name)).unwrap();
-        let notes = graph.replace(foreign.checkpoint(), false, &path).unwrap();
+        let notes = graph.replace(&Plan::of(foreign.checkpoint()).build().unwrap(), false, &path).unwrap();
         assert!(notes.iter().all(|note| note.kind() == NoteKind::Changed), "{notes:?}");
         let again = weighbridge_convert::open(&path, &Options::new()).unwrap();
         assert_eq!(described(again.checkpoint()), expected(name).0);
@@ -132,8 +132,14 @@ fn onnx_of_raw_data_is_the_same_file() {
     let dir = tempfile::tempdir().unwrap();
     let (path, twice) = (dir.path().join("once.onnx"), dir.path().join("twice.onnx"));
     let foreign = open("inline.onnx");
-    Graph::open(fixture("inline.onnx")).unwrap().replace(foreign.checkpoint(), false, &path).unwrap();
-    Graph::open(&path).unwrap().replace(foreign.checkpoint(), false, &twice).unwrap();
+    Graph::open(fixture("inline.onnx"))
+        .unwrap()
+        .replace(&Plan::of(foreign.checkpoint()).build().unwrap(), false, &path)
+        .unwrap();
+    Graph::open(&path)
+        .unwrap()
+        .replace(&Plan::of(foreign.checkpoint()).build().unwrap(), false, &twice)
+        .unwrap();
     assert_eq!(std::fs::read(path).unwrap(), std::fs::read(twice).unwrap());
 }
 
@@ -145,7 +151,7 @@ fn onnx_takes_no_other_shape_or_dtype() {
     let replace = |cast, shape: &[usize], values: &[f64]| {
         let values = weighbridge::write::Values::new(shape, values).unwrap();
         let checkpoint = Checkpoint::from_bytes(Save::new().bytes([("w1", values)]).unwrap()).unwrap();
-        graph.replace(&checkpoint, cast, &path).map_err(|error| error.to_string())
+        graph.replace(&Plan::of(&checkpoint).build().unwrap(), cast, &path).map_err(|error| error.to_string())
     };
     let error = replace(true, &[8, 16], &[0.5; 128]).unwrap_err();
     assert!(error.contains("its shape is [8, 16], in the model it is [16, 8]"), "{error}");

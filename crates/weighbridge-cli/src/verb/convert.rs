@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use weighbridge_convert::{Aliases, Foreign, NoteKind, Options};
+use weighbridge_convert::{Aliases, Note, NoteKind, Options};
+
+mod export;
 
 use crate::Outcome;
 use crate::casts::Casts;
@@ -18,7 +20,7 @@ use crate::term::Term;
 /// So many notes of a kind are shown; --verbose shows all.
 const SHOWN: usize = 10;
 
-/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl) and other formats to safetensors, executing nothing
+/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5 and Flax files to safetensors, executing nothing
 ///
 /// The content of the file says what it is, not its name. A pickle that imports something which is not known to be harmless
 /// is refused: `weighbridge scan` lists what it imports. What was renamed, left out or changed is told on standard error.
@@ -28,7 +30,10 @@ Examples:
   weighbridge convert pytorch_model.bin -o model.safetensors
   weighbridge convert bert-base/ -o bert/ --max-shard-size 2GB
   weighbridge convert last.ckpt --except 'optimizer_states.*' --to bf16 -o model.safetensors
-  weighbridge convert unet.pth --allow-global mylib.config.Config -o unet.safetensors")]
+  weighbridge convert unet.pth --allow-global mylib.config.Config -o unet.safetensors
+  weighbridge convert model-Q4_K_M.gguf --to bf16 -o model/
+  weighbridge convert model.safetensors -o model.npz
+  weighbridge convert trained.safetensors --into model.onnx -o trained.onnx")]
 pub(crate) struct Convert {
     /// The file, an index of shards (pytorch_model.bin.index.json), or a directory with one
     #[arg(value_name = "PATH")]
@@ -50,6 +55,14 @@ pub(crate) struct Convert {
     /// times
     #[arg(long, value_name = "MODULE.CLASS")]
     allow_global: Vec<String>,
+
+    /// Write this ONNX model with the tensors in the places of its initialisers of the same names
+    #[arg(long, value_name = "MODEL.onnx")]
+    into: Option<PathBuf>,
+
+    /// Cast what has another dtype than the initialiser in the model
+    #[arg(long, requires = "into")]
+    cast_into: bool,
 
     #[command(flatten)]
     select: Select,
@@ -75,23 +88,44 @@ enum OnAlias {
 
 impl Convert {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        if let Some(export) = export::Export::of(&self.destination, self.into.as_deref(), self.cast_into)? {
+            return self.export(&export, term);
+        }
         let foreign = weighbridge_convert::open(&self.input, &self.options())?;
         let checkpoint = foreign.checkpoint();
-        let reshape = Reshape {
-            names: self.select.names()?,
-            renames: self.renaming.renames()?,
-            casts: self.casts.rules()?,
-        };
-        let plan = reshape.plan(checkpoint)?;
+        let plan = self.reshape()?.plan(checkpoint)?;
         let (all, chosen) = (checkpoint.len(), plan.entries().len());
         let outcome = reshape::write(&[plan], &self.destination, term)?;
-        report(&foreign, term);
+        report(foreign.notes(), term);
         let left_out = match all - chosen {
             0 => String::new(),
             others => format!(", {others} not chosen"),
         };
         term.note(format_args!("{} from {}{left_out}", plural(chosen, "tensor"), foreign.format()));
         Ok(outcome)
+    }
+
+    /// Something else than safetensors comes out; safetensors may go in, too.
+    fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
+        let (checkpoint, foreign) = export::open(&self.input, &self.options())?;
+        let plan = self.reshape()?.plan(&checkpoint)?;
+        let notes = export.write(&plan)?;
+        foreign.iter().for_each(|foreign| report(foreign.notes(), term));
+        report(&notes, term);
+        let from = foreign.map_or("safetensors", |foreign| foreign.format().name());
+        term.note(format_args!(
+            "{} from {from}",
+            plural(plan.entries().len() - export::dropped(&notes), "tensor")
+        ));
+        Ok(Outcome::Clean)
+    }
+
+    fn reshape(&self) -> Result<Reshape> {
+        Ok(Reshape {
+            names: self.select.names()?,
+            renames: self.renaming.renames()?,
+            casts: self.casts.rules()?,
+        })
     }
 
     fn options(&self) -> Options {
@@ -106,8 +140,8 @@ impl Convert {
 }
 
 /// Says what was changed on the way: the first of each kind, or all.
-fn report(foreign: &Foreign, term: &Term) {
-    for notes in foreign.notes().chunk_by(|a, b| a.kind() == b.kind()) {
+fn report(notes: &[Note], term: &Term) {
+    for notes in notes.chunk_by(|a, b| a.kind() == b.kind()) {
         let Some(kind) = notes.first().map(|note| note.kind()) else { continue };
         // Numbers and texts that now stand in the metadata are many and are no loss.
         let shown = if kind == NoteKind::Metadata { 0 } else { SHOWN };

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use weighbridge::plan::Streamed;
+use weighbridge::plan::{Entry, Streamed};
 use weighbridge::write::{OutputFile, TensorData};
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Result, Source};
+use weighbridge::{Dtype, Error, ErrorKind, Plan, Result, Source};
 
 use super::external::Beside;
 use super::graph::Model;
@@ -20,12 +20,13 @@ use crate::note::{Note, NoteKind};
 /// A model whose initialisers can be replaced.
 ///
 /// ```no_run
-/// use weighbridge::Checkpoint;
+/// use weighbridge::{Checkpoint, Plan};
 /// use weighbridge_convert::onnx::Graph;
 ///
 /// # fn main() -> weighbridge::Result<()> {
 /// let trained = Checkpoint::open("trained.safetensors")?;
-/// for note in Graph::open("model.onnx")?.replace(&trained, false, "trained.onnx")? {
+/// let plan = Plan::of(&trained).build()?;
+/// for note in Graph::open("model.onnx")?.replace(&plan, false, "trained.onnx")? {
 ///     println!("{note}");
 /// }
 /// # Ok(())
@@ -94,7 +95,7 @@ impl Graph {
         self.slots.iter().map(|slot| (&*slot.name, slot.dtype, &*slot.shape))
     }
 
-    /// Writes the model with the tensors of a checkpoint in the places of the initialisers of the same names; with `cast`,
+    /// Writes the model with the tensors of a plan in the places of the initialisers of the same names; with `cast`,
     /// those of another dtype are cast to the initialiser's. Returns what was left as it was.
     ///
     /// The file is written beside its destination and renamed to it. If data of the model lies outside, all data that did
@@ -104,15 +105,10 @@ impl Graph {
     ///
     /// Fails when no tensor has the name of an initialiser, when one has another shape or, without `cast`, another dtype,
     /// and when files cannot be read or written. The destination is as it was then.
-    pub fn replace(
-        &self,
-        checkpoint: &Checkpoint,
-        cast: bool,
-        output: impl AsRef<Path>,
-    ) -> Result<Vec<Note>> {
+    pub fn replace(&self, plan: &Plan, cast: bool, output: impl AsRef<Path>) -> Result<Vec<Note>> {
         let output = output.as_ref();
-        let tensors = self.matching(checkpoint, cast)?;
-        let mut notes = self.unmatched(checkpoint);
+        let tensors = self.matching(plan, cast)?;
+        let mut notes = self.unmatched(plan);
         let written = || {
             let (data, moved) = self.move_external(&tensors, output)?;
             if let Some(data) = &data {
@@ -126,43 +122,48 @@ impl Graph {
     }
 
     /// The tensors that take the places of initialisers.
-    fn matching(&self, checkpoint: &Checkpoint, cast: bool) -> Result<HashMap<String, Streamed>> {
-        let mut wanted = HashMap::new();
-        for slot in &self.slots {
-            let Some(tensor) = checkpoint.tensor(&slot.name) else { continue };
-            let (own, model) = ((tensor.dtype(), tensor.shape()), (slot.dtype, &*slot.shape));
-            if own.1 != model.1 {
-                let message = format!("its shape is {:?}, in the model it is {:?}", own.1, model.1);
-                return Err(Error::new(ErrorKind::Shape, message).in_tensor(&slot.name));
-            }
-            if own.0 != model.0 && !cast {
-                let message =
-                    format!("it is {}, in the model it is {}; it can be cast on request", own.0, model.0);
-                return Err(Error::new(ErrorKind::Dtype, message).in_tensor(&slot.name));
-            }
-            wanted.insert(&*slot.name, slot.dtype);
+    fn matching(&self, plan: &Plan, cast: bool) -> Result<HashMap<String, Streamed>> {
+        let slots: HashMap<&str, &Slot> = self.slots.iter().map(|slot| (&*slot.name, slot)).collect();
+        let mut chosen = Plan::of(plan.checkpoint()).filter(|_| false).build()?;
+        for entry in plan.entries() {
+            let Some(slot) = slots.get(entry.name()) else { continue };
+            let fits = || {
+                if entry.shape() != slot.shape {
+                    let message =
+                        format!("its shape is {:?}, in the model it is {:?}", entry.shape(), slot.shape);
+                    return Err(Error::new(ErrorKind::Shape, message));
+                }
+                if entry.dtype() == slot.dtype {
+                    return Ok(Entry::clone(entry));
+                }
+                if !cast {
+                    let (own, model) = (entry.dtype(), slot.dtype);
+                    let message =
+                        format!("it is {own}, in the model it is {model}; it can be cast on request");
+                    return Err(Error::new(ErrorKind::Dtype, message));
+                }
+                entry.recast(slot.dtype)
+            };
+            chosen = chosen.with(fits().map_err(|error: Error| error.in_tensor(entry.name()))?);
         }
-        if wanted.is_empty() {
+        if chosen.entries().is_empty() {
             let message = "no tensor of the checkpoint has the name of an initialiser";
             return Err(Error::new(ErrorKind::MissingTensor, message).in_file(self.input.path()));
         }
-        let names = Names::list(wanted.keys().copied());
-        let plan =
-            Plan::of(checkpoint).only(names).dtype(|tensor| wanted.get(tensor.name()).copied()).build()?;
-        Ok(plan.tensors().collect())
+        Ok(chosen.tensors().collect())
     }
 
-    fn unmatched(&self, checkpoint: &Checkpoint) -> Vec<Note> {
+    fn unmatched(&self, plan: &Plan) -> Vec<Note> {
         let names: HashSet<&str> = self.slots.iter().map(|slot| &*slot.name).collect();
+        let given: HashSet<&str> = plan.entries().iter().map(|entry| entry.name()).collect();
         let mut notes = Vec::new();
-        for tensor in checkpoint.tensors().filter(|tensor| !names.contains(tensor.name())) {
-            let why = "the model has no initialiser of that name";
-            notes.push(Note::new(NoteKind::Dropped, tensor.name(), why));
+        for name in given.difference(&names) {
+            notes.push(Note::new(NoteKind::Dropped, *name, "the model has no initialiser of that name"));
         }
-        for name in names.iter().filter(|name| checkpoint.tensor(name).is_none()) {
+        for name in names.difference(&given) {
             notes.push(Note::new(NoteKind::Kept, *name, "the checkpoint has no tensor of that name"));
         }
-        notes.sort_by(|one, other| one.name().cmp(other.name()));
+        notes.sort_by(|one, other| (one.kind(), one.name()).cmp(&(other.kind(), other.name())));
         notes
     }
 

@@ -1,0 +1,229 @@
+"""The whole circle of foreign formats: NumPy, ONNX, GGUF, Keras' HDF5 and Flax files that the real libraries write come out with
+their values bit for bit, and the libraries read what we write.
+
+    foreign.py WEIGHBRIDGE      (numpy, ml_dtypes, safetensors; and whichever of the others are installed: it says what ran)
+"""
+
+import importlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 after this)
+import numpy as np
+import safetensors
+
+weighbridge = sys.argv[1]
+rng = np.random.default_rng(11)
+checks = 0
+NAMES = {
+    "BOOL": "bool", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
+    "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+
+
+def check(what, good):
+    global checks
+    checks += 1
+    if not good:
+        sys.exit(f"FAILED: {what}")
+
+
+def convert(*args):
+    done = subprocess.run([weighbridge, "convert", *map(str, args), "--force"], capture_output=True, text=True)
+    check(f"convert {args}: {done.stderr}", done.returncode == 0)
+
+
+def numbers(shape, dtype):
+    dtype = np.dtype(dtype)
+    if dtype == bool:
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+    return np.asarray(rng.standard_normal(shape)).astype(dtype)
+
+
+def same(path, expected):
+    """The file's tensors are these, by the format's own reader."""
+    found = dict(safetensors.deserialize(Path(path).read_bytes()))
+    check(f"{path}: names {set(found) ^ set(expected)}", found.keys() == expected.keys())
+    for name, array in expected.items():
+        array = np.asarray(array)
+        data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
+        theirs = found[name]
+        check(f"{path}: {name}: shape", theirs["shape"] == list(array.shape))
+        check(f"{path}: {name}: dtype", NAMES[theirs["dtype"]] == array.dtype.newbyteorder("=").name)
+        check(f"{path}: {name}: bytes", bytes(theirs["data"]) == data)
+
+
+def with_numpy(here):
+    arrays = {}
+    for code in ["b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8"]:
+        for place, order in enumerate("<>"):
+            array = numbers((5, 1, 7, 3), code).astype(np.dtype(order + code))
+            arrays[f"{code}{place}"] = array
+            arrays[f"{code}{place}.fortran"] = np.asfortranarray(array)
+    # Larger than what is read at a time.
+    arrays["large"] = np.asfortranarray(numbers((3001, 2003), "f4"))
+    for save in [np.savez, np.savez_compressed]:
+        save(here / "a.npz", **arrays)
+        convert(here / "a.npz", "-o", here / "a.safetensors")
+        same(here / "a.safetensors", arrays)
+    convert(here / "a.safetensors", "-o", here / "b.npz")
+    with np.load(here / "b.npz", allow_pickle=False) as back:
+        check("npz: names", set(back.files) == set(arrays))
+        for name, array in arrays.items():
+            check(f"npz: {name}", back[name].tobytes() == array.astype(array.dtype.newbyteorder("<")).tobytes())
+    np.save(here / "one.npy", arrays["large"])
+    convert(here / "one.npy", "-o", here / "one.safetensors")
+    same(here / "one.safetensors", {"one": arrays["large"]})
+    convert(here / "one.safetensors", "-o", here / "two.npy")
+    check("npy", np.array_equal(np.load(here / "two.npy"), arrays["large"]))
+
+
+def with_onnx(here):
+    import onnx
+    from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+    kinds = ["float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool", "float16", "float64", "uint32",
+             "uint64", "complex64", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+    arrays, tensors = {}, []
+    for dtype in kinds:
+        array = numbers((6, 7), dtype)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        for raw in [True, False]:
+            name = f"{dtype}.{raw}"
+            values = array.tobytes() if raw else array.flatten()
+            tensors.append(helper.make_tensor(name, kind, array.shape, values, raw=raw))
+            arrays[name] = array
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 7])
+    node = helper.make_node("MatMul", ["x", "float32.True"], ["y"])
+    graph = helper.make_graph([node], "g", [x], [y], tensors, doc_string="kept")
+    model = helper.make_model(graph)
+    onnx.save(model, here / "a.onnx")
+    external = onnx.load(here / "a.onnx")
+    for tensor in external.graph.initializer:
+        array = arrays[tensor.name]
+        tensor.CopyFrom(helper.make_tensor(tensor.name, tensor.data_type, array.shape, array.tobytes(), raw=True))
+    external_data_helper.convert_model_to_external_data(external, location="e.data", size_threshold=0)
+    onnx.save(external, here / "e.onnx")
+    # Other numbers, to be put in.
+    others = {name: numbers(array.shape, array.dtype) for name, array in arrays.items()}
+    writable = {name: array for name, array in others.items() if np.dtype(array.dtype).kind != "V"}
+    np.savez(here / "o.npz", **writable)
+    for source in ["a.onnx", "e.onnx"]:
+        convert(here / source, "-o", here / "o.safetensors")
+        same(here / "o.safetensors", arrays)
+        convert(here / "o.npz", "--into", here / source, "-o", here / "out.onnx")
+        onnx.checker.check_model(str(here / "out.onnx"))
+        back = onnx.load(here / "out.onnx")
+        check(f"{source}: the graph", back.graph.node == model.graph.node and back.graph.doc_string == "kept")
+        for tensor in back.graph.initializer:
+            expected = writable.get(tensor.name, arrays[tensor.name])
+            found = numpy_helper.to_array(tensor)
+            check(f"{source}: {tensor.name}", found.tobytes() == expected.tobytes() and found.shape == expected.shape)
+    # As it came, the way back is the same file where all data is raw.
+    raw = onnx.load(here / "a.onnx")
+    kept = [tensor for tensor in raw.graph.initializer if tensor.name.endswith("True")]
+    del raw.graph.initializer[:]
+    raw.graph.initializer.extend(kept)
+    onnx.save(raw, here / "r.onnx")
+    convert(here / "r.onnx", "-o", here / "r.safetensors")
+    convert(here / "r.safetensors", "--into", here / "r.onnx", "-o", here / "r2.onnx")
+    check("onnx: the same file", (here / "r.onnx").read_bytes() == (here / "r2.onnx").read_bytes())
+
+
+def with_gguf(here):
+    import gguf
+
+    kinds = [kind for kind in gguf.quants._type_traits if kind.name != "BF16" and not kind.name.startswith(("IQ1", "IQ2", "IQ3"))]
+    writer = gguf.GGUFWriter(here / "a.gguf", "llama")
+    expected = {}
+    for dtype in ["float32", "float16", "float64", "int8", "int16", "int32", "int64"]:
+        expected[dtype] = numbers((5, 3, 64), dtype)
+        writer.add_tensor(dtype, expected[dtype].copy())
+    for kind in kinds:
+        values, size = gguf.constants.GGML_QUANT_SIZES[kind]
+        # Any bytes are blocks; those that are no numbers are left out.
+        blocks = rng.integers(0, 256, (4000, size), dtype=np.uint8)
+        with np.errstate(all="ignore"):
+            made = gguf.quants.dequantize(blocks, kind).reshape(len(blocks), values)
+        good = np.isfinite(made).all(axis=1)
+        blocks = blocks[good]
+        check(f"{kind.name}: blocks", len(blocks) > 1000)
+        writer.add_tensor(kind.name, blocks, raw_dtype=kind)
+        expected[kind.name] = gguf.quants.dequantize(blocks, kind).astype("float32")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    convert(here / "a.gguf", "-o", here / "a.safetensors")
+    same(here / "a.safetensors", expected)
+    print(f"gguf: {', '.join(kind.name for kind in kinds)}")
+
+
+def with_h5py(here):
+    import h5py
+
+    arrays = {"layer/kernel:0": numbers((300, 200), "f4"), "layer/bias:0": numbers((200,), ">f8"), "step": numbers((), "i8")}
+    for version in ["earliest", "latest"]:
+        with h5py.File(here / "a.h5", "w", libver=version) as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array)
+            file.create_dataset("cut", data=arrays["layer/kernel:0"], chunks=(64, 64), compression="gzip", shuffle=True)
+            # Larger than what is put together at once.
+            large = np.arange(2500 * 2000, dtype="i4").reshape(2500, 2000)
+            file.create_dataset("large", data=large, chunks=(128, 300), compression="gzip")
+        convert(here / "a.h5", "-o", here / "h.safetensors")
+        same(here / "h.safetensors", arrays | {"cut": arrays["layer/kernel:0"], "large": large})
+
+
+def with_flax(here):
+    import flax.serialization
+
+    arrays = {f"params.{dtype}.w": numbers((9, 5), dtype) for dtype in ["float32", "bfloat16", "float16", "int32", "float8_e4m3fn"]}
+    tree = {"params": {name.split(".")[1]: {"w": array} for name, array in arrays.items()}}
+    for size in [flax.serialization.MAX_CHUNK_SIZE, 50]:
+        flax.serialization.MAX_CHUNK_SIZE = size
+        (here / "a.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
+        convert(here / "a.msgpack", "-o", here / "f.safetensors")
+        same(here / "f.safetensors", arrays)
+    import jax
+    from safetensors.flax import load_file
+
+    for name, array in load_file(here / "f.safetensors").items() if hasattr(jax, "Array") else []:
+        check(f"jax: {name}", np.asarray(array).tobytes() == arrays[name].tobytes())
+
+
+def with_tensorflow(here):
+    import tensorflow as tf
+
+    model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(3), tf.keras.layers.Dense(2)])
+    model.save(here / "m.keras")
+    model.save_weights(here / "m.weights.h5")
+    model.save(here / "m.h5")
+    weights = sorted(weight.numpy().tobytes() for weight in model.weights)
+    for name in ["m.keras", "m.weights.h5", "m.h5"]:
+        convert(here / name, "-o", here / "k.safetensors")
+        found = dict(safetensors.deserialize((here / "k.safetensors").read_bytes()))
+        shapes = [bytes(tensor["data"]) for tensor in found.values() if tensor["dtype"] == "F32"]
+        check(f"tensorflow: {name}", all(weight in shapes for weight in weights))
+
+
+ran, missing = [], []
+for library, test in [("numpy", with_numpy), ("onnx", with_onnx), ("gguf", with_gguf), ("h5py", with_h5py),
+                      ("flax", with_flax), ("tensorflow", with_tensorflow)]:
+    try:
+        module = importlib.import_module(library)
+    except ImportError:
+        missing.append(library)
+        continue
+    with tempfile.TemporaryDirectory() as directory:
+        test(Path(directory))
+    ran.append(f"{library} {module.__version__ if hasattr(module, '__version__') else ''}".strip())
+print(f"foreign: {checks} checks with {', '.join(ran)}" + (f"; not installed: {', '.join(missing)}" if missing else ""))
