@@ -114,7 +114,7 @@ def with_onnx(here):
     onnx.save(external, here / "e.onnx")
     # Other numbers, to be put in.
     others = {name: numbers(array.shape, array.dtype) for name, array in arrays.items()}
-    writable = {name: array for name, array in others.items() if np.dtype(array.dtype).kind != "V"}
+    writable = {name: array for name, array in others.items() if array.dtype.isbuiltin == 1}
     np.savez(here / "o.npz", **writable)
     for source in ["a.onnx", "e.onnx"]:
         convert(here / source, "-o", here / "o.safetensors")
@@ -193,10 +193,13 @@ def with_flax(here):
         (here / "a.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
         convert(here / "a.msgpack", "-o", here / "f.safetensors")
         same(here / "f.safetensors", arrays)
-    import jax
     from safetensors.flax import load_file
 
-    for name, array in load_file(here / "f.safetensors").items() if hasattr(jax, "Array") else []:
+    # safetensors' reader for JAX does not know f8.
+    convert(here / "a.msgpack", "--except", "*float8*", "-o", here / "j.safetensors")
+    found = load_file(here / "j.safetensors")
+    check("jax: names", len(found) == len(arrays) - 1)
+    for name, array in found.items():
         check(f"jax: {name}", np.asarray(array).tobytes() == arrays[name].tobytes())
 
 
