@@ -170,10 +170,9 @@ impl Storage for Bytes {
 fn broken(error: hdf5_reader::error::Error) -> Error {
     use hdf5_reader::error::Error as Theirs;
     let message = error.to_string();
-    let error = match &error {
+    match &error {
         Theirs::Io(_) => Error::new(ErrorKind::Io, message),
         Theirs::ResourceLimit { .. } | Theirs::UnsupportedFilter(_) => unsupported(message),
         _ => malformed(message),
-    };
-    error
+    }
 }

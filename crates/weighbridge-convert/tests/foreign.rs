@@ -1,6 +1,8 @@
 //! Files that the real libraries wrote (`foreign/generate.py`): every tensor has the dtype, the shape and the bytes that the
 //! libraries read.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

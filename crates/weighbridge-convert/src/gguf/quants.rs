@@ -172,7 +172,7 @@ pub(super) fn tq1_0(block: &[u8], out: &mut [f32]) {
         for digit in 0..digits {
             for byte in bytes {
                 let rest = byte.wrapping_mul(3_u8.pow(digit));
-                let value = (u16::from(rest) * 3 >> 8) as u8;
+                let value = ((u16::from(rest) * 3) >> 8) as u8;
                 out[place] = scale * (f32::from(value) - 1.0);
                 place += 1;
             }
