@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Dtype, Plan};
 use weighbridge_convert::onnx::Graph;
-use weighbridge_convert::{Foreign, NoteKind, Options, numpy};
+use weighbridge_convert::{Foreign, Note, NoteKind, Options, numpy};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign").join(name)
@@ -66,7 +66,7 @@ fn agrees(name: &str) -> Foreign {
 }
 
 fn notes(foreign: &Foreign, kind: NoteKind) -> Vec<&str> {
-    foreign.notes().iter().filter(|note| note.kind() == kind).map(|note| note.name()).collect()
+    foreign.notes().iter().filter(|note| note.kind() == kind).map(Note::name).collect()
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Pickles and archives that mean harm: nothing runs, memory and time stay bounded, and the error names what was refused.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use std::io::Write;
