@@ -48,7 +48,7 @@ impl<'c> Survey<'c> {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.byte_len()).sum()
+        self.tensors.iter().map(TensorRef::byte_len).sum()
     }
 
     /// Elements of all tensors; hostile files have more than can be counted, of empty tensors none.

@@ -79,14 +79,18 @@ impl Table {
                 Some(_) => shorten(&cell.text, width.saturating_sub(cell.lead.width()).max(1)),
                 None => cell.text.clone(),
             };
-            let space = width.saturating_sub(cell.lead.width() + text.width());
+            let space = width.saturating_sub(cell.lead.width() + columns_of(&text));
             let (style, lead) = (cell.style, &cell.lead);
             let (before, behind) = match align {
                 Align::Right => (space, 0),
                 Align::Left if column == last => (0, 0),
                 Align::Left => (0, space),
             };
-            write!(out, "{gap}{DIM}{lead}{DIM:#}{:before$}{style}{text}{style:#}{:behind$}", "", "")?;
+            write!(out, "{gap}")?;
+            if !lead.is_empty() {
+                write!(out, "{DIM}{lead}{DIM:#}")?;
+            }
+            write!(out, "{:before$}{style}{text}{style:#}{:behind$}", "", "")?;
         }
         writeln!(out)?;
         Ok(())
@@ -95,13 +99,18 @@ impl Table {
 
 impl Cell {
     fn width(&self) -> usize {
-        self.lead.width() + self.text.width()
+        self.lead.width() + columns_of(&self.text)
     }
+}
+
+/// Columns of a text; nearly all are ASCII without control characters.
+fn columns_of(text: &str) -> usize {
+    if text.is_ascii() { text.len() } else { text.width() }
 }
 
 /// A text with so much left out of its middle that it fits.
 fn shorten(text: &str, width: usize) -> String {
-    if text.width() <= width {
+    if columns_of(text) <= width {
         return text.to_owned();
     }
     let fit = |chars: &mut dyn Iterator<Item = char>, room: usize| {
@@ -127,7 +136,7 @@ mod tests {
     fn long_names_lose_their_middle() {
         assert_eq!(shorten("weight", 6), "weight");
         assert_eq!(shorten("model.layers.weight", 10), "mod…weight");
-        assert_eq!(shorten("重重重重重重", 6), "重…重");
+        assert_eq!(shorten("重重重重重重", 8), "重…重重");
         assert_eq!(shorten("weight", 1), "…");
     }
 }

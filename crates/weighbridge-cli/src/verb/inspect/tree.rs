@@ -108,7 +108,7 @@ impl<'t, 'c> Node<'t, 'c> {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.first().iter().map(|tensor| tensor.byte_len()).sum::<u64>() * self.starts.len() as u64
+        self.first().iter().map(TensorRef::byte_len).sum::<u64>() * self.starts.len() as u64
     }
 
     pub(super) fn elements(&self) -> u64 {

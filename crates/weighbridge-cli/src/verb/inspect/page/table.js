@@ -14,14 +14,23 @@ class Table {
     this.filter = { words: [], dtype: null, shard: null };
     this.selected = null;
     this.pool = [];
-    byId("table").classList.toggle("stats", model.hasFigures);
+    const width = this.columns.reduce((sum, column) => sum + column.width + 12, 20);
+    byId("table").style.setProperty("--least", `${width}px`);
+    const widths = this.columns.map((column, i) => (i === 0 ? `minmax(${column.width}px, 1fr)` : `${column.width}px`));
+    byId("table").style.setProperty("--columns", widths.join(" "));
     byId("table").setAttribute("aria-colcount", this.columns.length);
     this.heads = this.columns.map((column) => this.head(column));
     byId("heads").append(...this.heads);
     this.rows.addEventListener("scroll", () => this.later());
     this.rows.addEventListener("keydown", (event) => this.key(event));
-    new ResizeObserver(() => this.draw()).observe(this.rows);
+    new ResizeObserver(() => this.resize()).observe(this.rows);
     this.update();
+  }
+
+  // Heads stand above their columns whatever room the scroll bar takes.
+  resize() {
+    byId("heads").style.paddingRight = `${16 + this.rows.offsetWidth - this.rows.clientWidth}px`;
+    this.draw();
   }
 
   head(column) {
@@ -142,41 +151,43 @@ class Table {
 }
 
 function columnsOf(model) {
-  const text = (key, title, value) => ({
-    key, title, compare: (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0),
+  const text = (key, title, width, value) => ({
+    key, title, width, compare: (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0),
     show: (cell, tensor) => { cell.textContent = value(tensor); },
   });
-  const number = (key, title, value, write) => ({
-    key, title, right: true,
+  const number = (key, title, width, value, write) => ({
+    key, title, width, right: true,
     // What has no number stands behind all that do.
     compare: (a, b) => (value(a) ?? -Infinity) - (value(b) ?? -Infinity) || 0,
     show: (cell, tensor) => { cell.textContent = write(value(tensor), tensor); },
   });
-  const figure = (key, title) => number(key, title, (tensor) => tensor.figures?.[key], real);
+  const figure = (key, title) => number(key, title, 66, (tensor) => tensor.figures?.[key], real);
   const name = {
-    ...text("name", "Name", (tensor) => tensor.name),
+    ...text("name", "Name", 250, (tensor) => tensor.name),
     show: (cell, tensor) => {
       // The end of a long name is what differs.
       cell.replaceChildren(make("bdi", "", visible(tensor.name)));
       cell.title = visible(tensor.name);
     },
   };
+  const longest = Math.max(5, ...model.dtypes.map((total) => total.dtype.length));
   const dtype = {
-    ...text("kind", "Dtype", (tensor) => tensor.dtype),
+    ...text("kind", "Dtype", 20 + 8 * longest, (tensor) => tensor.dtype),
     show: (cell, tensor) => cell.replaceChildren(dot(tensor.dtype), tensor.dtype),
   };
   const shape = {
-    ...text("shape", "Shape", shapeOf),
+    ...text("shape", "Shape", 116, shapeOf),
     compare: (a, b) => a.elements - b.elements,
+    show: (cell, tensor) => { cell.textContent = cell.title = shapeOf(tensor); },
   };
-  const columns = [name, dtype, shape, number("bytes", "Bytes", (tensor) => tensor.bytes, bytes),
-    number("share", "Share", (tensor) => tensor.bytes, (value) => percent(value, model.bytes)),
-    number("shard", "Shard", (tensor) => tensor.shard, (value) => value + 1)];
+  const columns = [name, dtype, shape, number("bytes", "Bytes", 68, (tensor) => tensor.bytes, bytes)];
+  if (!model.hasFigures) columns.push(number("share", "Share", 56, (tensor) => tensor.bytes, (value) => percent(value, model.bytes)));
+  if (model.shards.length > 1) columns.push(number("shard", "Shard", 46, (tensor) => tensor.shard, (value) => value + 1));
   if (model.hasFigures) {
     const nans = (tensor) => tensor.figures && tensor.figures.nans;
-    columns.push({ ...number("std", "Values", (tensor) => tensor.figures?.std, real), right: false, show: spark },
+    columns.push({ ...number("std", "Values", 80, (tensor) => tensor.figures?.std, real), right: false, show: spark },
       figure("min", "Min"), figure("mean", "Mean"), figure("max", "Max"), {
-        ...number("nans", "NaN", nans, count),
+        ...number("nans", "NaN", 40, nans, count),
         show: (cell, tensor) => {
           cell.textContent = tensor.figures ? count(nans(tensor)) : "–";
           cell.classList.toggle("bad", nans(tensor) > 0);
