@@ -330,11 +330,16 @@ impl Checkpoint {
 
     /// The name among the tensors that is most like `name`, to suggest in a message.
     pub fn nearest_name(&self, name: &str) -> Option<&str> {
-        let candidates = self.tensors().map(|tensor| tensor.name()).take(NEAREST_AMONG);
-        let (distance, nearest) =
-            candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
-        (distance <= name.len() / 3).then_some(nearest)
+        nearest_name(name, self.tensors().map(|tensor| tensor.name()))
     }
+}
+
+/// The one among `names` that is most like `name`, to suggest in a message.
+pub fn nearest_name<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let candidates = names.into_iter().take(NEAREST_AMONG);
+    let (distance, nearest) =
+        candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
+    (distance <= name.len() / 3).then_some(nearest)
 }
 
 /// A hint is worth this many comparisons.

@@ -215,6 +215,11 @@ impl Error {
         self.0.kind
     }
 
+    /// What went wrong, without the names of file and tensor.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// The file, where one is to blame.
     pub fn file(&self) -> Option<&Path> {
         self.0.file.as_deref()
