@@ -11,7 +11,8 @@ The mapping, for a parameter P of the module and its path in Burn:
     __metadata__ scalars: P.momentum.time       state[P]["step"]
 
 A Linear's weight is [in, out] in Burn and [out, in] in PyTorch, so its moments are transposed; the weight and bias of a
-norm are gamma and beta in Burn. Rates, betas and decay are not in Burn's records: give them to AdamW as you gave them to
+norm are gamma and beta in Burn, and the weight of a PReLU is alpha. Parameters that were never trained have no state in
+either. Rates, betas and decay are not in Burn's records: give them to AdamW as you gave them to
 Burn.
 """
 
@@ -26,7 +27,7 @@ from torch import nn
 
 SCALARS = "weighbridge.burn.scalars"
 MOMENTS = {"exp_avg": "moment_1", "exp_avg_sq": "moment_2", "max_exp_avg_sq": "max_moment_2"}
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def burn_names(module):
@@ -37,6 +38,8 @@ def burn_names(module):
             path, _, leaf = name.rpartition(".")
             if isinstance(layer, NORMS):
                 leaf = {"weight": "gamma", "bias": "beta"}[leaf]
+            if isinstance(layer, nn.PReLU):
+                leaf = "alpha"
             transposed = isinstance(layer, nn.Linear) and leaf == "weight"
             names[name] = (f"{path}.{leaf}" if path else leaf, transposed)
     return names
@@ -51,6 +54,8 @@ def to_torch(file, module, optimizer):
     names = burn_names(module)
     for number, (name, _) in enumerate(module.named_parameters()):
         path, transposed = names[name]
+        if f"{path}.momentum.time" not in scalars:
+            continue
         kind, _, time = scalars[f"{path}.momentum.time"].partition(" ")
         assert kind in ("int", "uint")
         state[number] = {"step": torch.tensor(float(time))}
@@ -72,7 +77,11 @@ def from_torch(optimizer, module, like, file):
     names = burn_names(module)
     state = optimizer.state_dict()["state"]
     for number, (name, _) in enumerate(module.named_parameters()):
+        if number not in state:
+            continue
         path, transposed = names[name]
+        if f"{path}.momentum.time" not in scalars:
+            raise ValueError(f"{like} has no id for {path}, which is trained here")
         kind = scalars[f"{path}.momentum.time"].partition(" ")[0]
         scalars[f"{path}.momentum.time"] = f"{kind} {int(state[number]['step'])}"
         for theirs, ours in MOMENTS.items():
@@ -89,7 +98,10 @@ class Model(nn.Module):
         self.embed = nn.Embedding(7, 6)
         self.up = nn.Linear(6, 6)
         self.norm = nn.LayerNorm(6)
+        self.scale = nn.RMSNorm(6)
+        self.prelu = nn.PReLU()
         self.down = nn.Linear(6, 3)
+        self.unused = nn.Linear(2, 2)
 
 
 def optimizer_file(directory):
@@ -101,7 +113,8 @@ def main(directory):
     model.load_state_dict(load_file(directory / "before.safetensors"))
     gradients = load_file(directory / "gradients.safetensors")
     for name, parameter in model.named_parameters():
-        parameter.grad = gradients[name]
+        if not name.startswith("unused."):
+            parameter.grad = gradients[name]
     # As in main.rs; Burn's own defaults for the rest.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.999), eps=1e-5, weight_decay=0.05)
     before = optimizer_file(directory / "training")

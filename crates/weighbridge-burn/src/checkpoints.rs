@@ -49,7 +49,8 @@ impl Checkpoints {
         Self { directory: directory.as_ref().to_owned(), keep_last: None }
     }
 
-    /// Keeps the `count` checkpoints that were committed last, at least one, whatever Burn's own strategy keeps.
+    /// Keeps the `count` checkpoints that were committed last, at least one, whatever Burn's own strategy keeps or deletes.
+    /// Without it those are kept that the `Learner` does not delete.
     #[must_use]
     pub fn keep_last(mut self, count: usize) -> Self {
         self.keep_last = Some(count);
@@ -75,6 +76,8 @@ impl Checkpoints {
     }
 
     /// The checkpointers of model, optimizer and scheduler, which belong together.
+    ///
+    /// The `Learner` panics when it cannot restore an epoch; [`latest`](Self::latest) says first which there is.
     pub fn split(
         self,
     ) -> (
@@ -110,12 +113,13 @@ impl<R: Record> Checkpointer<R> for PartCheckpointer<R> {
         let file = self.epochs.begin(epoch, self.part).map_err(unknown)?;
         // Burn's own container is the only way out of a record; it is on the disk for a moment, not in memory.
         let packed = file.with_file_name(self.part.pack());
-        record.save(packed.clone())?;
-        let written = Reader::from_file_exact(&packed)
-            .map_err(|error| CheckpointerError::Unknown(error.to_string()))
-            .and_then(|reader| pack::write(reader, &file).map_err(unknown));
+        let written = record
+            .save(packed.clone())
+            .map_err(pack::refused)
+            .and_then(|()| Reader::from_file_exact(&packed).map_err(pack::refused))
+            .and_then(|reader| pack::write(reader, &file));
         let _ = std::fs::remove_file(&packed);
-        written?;
+        written.map_err(|error| unknown(error.in_file(&file)))?;
         self.epochs.done(epoch, self.part).map_err(unknown)
     }
 
@@ -125,8 +129,10 @@ impl<R: Record> Checkpointer<R> for PartCheckpointer<R> {
 
     fn restore(&self, epoch: usize) -> std::result::Result<R, CheckpointerError> {
         let file = self.epochs.find(epoch, self.part).map_err(unknown)?;
-        let bytes = Checkpoint::open(file).and_then(|ckpt| pack::container(&ckpt)).map_err(unknown)?;
-        R::checkpoint_from_bytes(bytes).map_err(CheckpointerError::Record)
+        Checkpoint::open(&file)
+            .and_then(|ckpt| pack::container(&ckpt))
+            .and_then(|bytes| R::checkpoint_from_bytes(bytes).map_err(pack::refused))
+            .map_err(|error| unknown(error.in_file(&file)))
     }
 }
 

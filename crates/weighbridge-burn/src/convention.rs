@@ -23,6 +23,9 @@ pub enum Convention {
     /// | `BiLstm`, `BiGru`, `BiRnn` | `forward`, `reverse` | the same, the reverse with `_reverse` at the end |
     /// | variants of an enum | a name | none |
     ///
+    /// Layers are known by the names of their types, whoever defines them: a `Linear` of your own has to lie as Burn's does, or
+    /// be [excepted](crate::Mapping::as_in_burn).
+    ///
     /// Embeddings, convolutions and running statistics are the same in both. Where a file has no `in_proj_weight`, the
     /// attention's four layers are looked for under their own names, and `gamma` and `beta` where there is no `weight`.
     PyTorch,
@@ -40,10 +43,18 @@ pub(crate) struct Place {
     pub(crate) axis: usize,
 }
 
+/// Which layers are usually one tensor in files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fusing {
+    /// Query, key and value.
+    pub(crate) attention: bool,
+    /// The gates of recurrent layers.
+    pub(crate) gates: bool,
+}
+
 impl Convention {
-    /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums;
-    /// `attention_fused`: query, key and value are usually one tensor.
-    pub(crate) fn places(self, site: &Site, variants: bool, attention_fused: bool) -> Vec<Place> {
+    /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums.
+    pub(crate) fn places(self, site: &Site, variants: bool, fusing: Fusing) -> Vec<Place> {
         // Of a weight `[in, out]` the outputs are the second dimension.
         let is_row = site.is_linear_weight() && !site.is_column;
         let steps: Vec<_> = site.steps.iter().filter(|step| variants || !step.is_variant()).collect();
@@ -52,7 +63,7 @@ impl Convention {
                 vec![Place { name: dotted(steps), part: None, exchanged: false, axis: usize::from(is_row) }]
             }
             Self::PyTorch => {
-                let named = names(&steps, attention_fused);
+                let named = names(&steps, fusing);
                 named
                     .into_iter()
                     .map(|(name, part)| Place { name, part, exchanged: is_row, axis: 0 })
@@ -65,7 +76,7 @@ impl Convention {
 type Part = Option<(usize, usize)>;
 
 /// PyTorch's names for a parameter.
-fn names(steps: &[&Step], attention_fused: bool) -> Vec<(String, Part)> {
+fn names(steps: &[&Step], fusing: Fusing) -> Vec<(String, Part)> {
     let Some((last, before)) = steps.split_last() else { return Vec::new() };
     let owner = last.owner.strip_prefix("Struct:").unwrap_or_default();
     let plain = dotted(steps.iter().copied());
@@ -79,12 +90,11 @@ fn names(steps: &[&Step], attention_fused: bool) -> Vec<(String, Part)> {
         return vec![(under(before, other), None), (plain, None)];
     }
     if owner == "Linear" {
-        if let Some(Fused { at, name, part }) = gate(before, &last.name) {
-            return vec![(under(at, &name), part), (plain, None)];
-        }
-        if let Some(Fused { at, name, part }) = attention(before, &last.name) {
+        let gate = gate(before, &last.name).map(|gate| (gate, fusing.gates));
+        let fused = gate.or_else(|| Some((attention(before, &last.name)?, fusing.attention)));
+        if let Some((Fused { at, name, part }, is_usual)) = fused {
             let (fused, apart) = ((under(at, &name), part), (plain, None));
-            return if attention_fused { vec![fused, apart] } else { vec![apart, fused] };
+            return if is_usual { vec![fused, apart] } else { vec![apart, fused] };
         }
     }
     vec![(plain, None)]

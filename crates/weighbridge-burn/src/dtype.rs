@@ -14,7 +14,11 @@
 //!
 //! A boolean parameter takes `BOOL` and `U8`, whose values must be 0 or 1, and has the form that its device gives it. A
 //! tensor of one kind is never put into a parameter of another. A dtype that the device says it does not compute with is
-//! refused before anything is read.
+//! refused before anything is read; of quantised tensors a device says only whether it computes with their packed values, so
+//! one that cannot hold them fails when they are put there, which changes nothing either.
+//!
+//! Floats of 8 bits whose scales are beside them in the file are an error unless they are asked for
+//! [as they are](crate::Loader::unscaled).
 //!
 //! Saved is each dtype as it is, `Flex32` as `F32`, a boolean as `BOOL`, and a quantised tensor as its bytes, with its
 //! scheme in the metadata.

@@ -148,9 +148,12 @@ impl Epochs {
         self.clean(state, &after)
     }
 
-    /// Has an epoch's checkpoint deleted, when another one was committed after it.
+    /// Has an epoch's checkpoint deleted, when another one was committed after it, unless it is said how many are kept.
     #[cfg(any(test, feature = "train"))]
     pub(crate) fn delete(&self, epoch: usize) -> Result<()> {
+        if self.keep_last.is_some() {
+            return Ok(());
+        }
         let mut state = self.lock();
         let committed = self.committed()?;
         let Some(at) = committed.iter().position(|old| old.epoch == epoch) else { return Ok(()) };
@@ -230,8 +233,7 @@ impl Epochs {
         for entry in entries.flatten() {
             let file = entry.file_name();
             let file = file.to_string_lossy();
-            // Parts, their temporary files, and the packs that they are made of.
-            if Part::ALL.iter().any(|part| file.contains(part.file()) || file.contains(&*part.pack())) {
+            if Part::ALL.iter().any(|part| is_of(&file, part.file()) || is_of(&file, &part.pack())) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -249,6 +251,18 @@ impl Part {
     pub(crate) fn pack(self) -> String {
         self.file().replace(".safetensors", ".bpk")
     }
+}
+
+/// Whether a file is that one or a temporary one for it: `.model.safetensors.aB3xYz.tmp` of ours,
+/// `model.bpk.4711-0.tmp` of Burn's.
+fn is_of(file: &str, name: &str) -> bool {
+    let random = || {
+        let file = file.strip_suffix(".tmp")?;
+        file.strip_prefix('.').unwrap_or(file).strip_prefix(name)?.strip_prefix('.')
+    };
+    let is_random =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    file == name || random().is_some_and(is_random)
 }
 
 fn text(committed: &[Committed]) -> String {
@@ -356,6 +370,17 @@ mod tests {
     }
 
     #[test]
+    fn as_many_are_kept_as_was_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let epochs = Epochs::new(directory.path(), Some(3));
+        for epoch in 1..=5 {
+            save(&epochs, epoch);
+            epochs.delete(epoch.saturating_sub(1)).unwrap();
+        }
+        assert_eq!(epochs.epochs().unwrap(), [3, 4, 5]);
+    }
+
+    #[test]
     fn an_epoch_that_is_saved_again_leaves_the_old_one_until_it_is_whole() {
         let directory = tempfile::tempdir().unwrap();
         let epochs = Epochs::new(directory.path(), None);
@@ -389,10 +414,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let epochs = Epochs::new(directory.path(), Some(1));
         save(&epochs, 1);
-        fs::write(directory.path().join("epoch-00001/notes.txt"), "mine").unwrap();
+        for mine in ["notes.txt", "ema_model.safetensors", "model.safetensors.best", ".model.safetensors.tmp"]
+        {
+            fs::write(directory.path().join("epoch-00001").join(mine), "mine").unwrap();
+        }
+        for left in [".model.safetensors.aB3xYz.tmp", "optimizer.bpk", "optimizer.bpk.4711-0.tmp"] {
+            fs::write(directory.path().join("epoch-00001").join(left), "left").unwrap();
+        }
         fs::create_dir(directory.path().join("epoch-best")).unwrap();
         save(&epochs, 2);
         assert_eq!(names(directory.path()), ["checkpoints.json", "epoch-00001", "epoch-00002", "epoch-best"]);
-        assert_eq!(names(&directory.path().join("epoch-00001")), ["notes.txt"]);
+        assert_eq!(
+            names(&directory.path().join("epoch-00001")),
+            [".model.safetensors.tmp", "ema_model.safetensors", "model.safetensors.best", "notes.txt"]
+        );
     }
 }

@@ -46,6 +46,7 @@ mod metadata;
 #[cfg(feature = "training")]
 pub mod pack;
 mod place;
+mod problems;
 mod report;
 mod saver;
 #[cfg(feature = "store")]

@@ -10,13 +10,16 @@ use burn::module::{Module, ParamId};
 use burn::tensor::DType;
 use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
-use weighbridge::{Checkpoint, Error, ErrorKind, Names, Plan, Progress, Renames, Result, Slice, TensorRef};
+use weighbridge::{
+    Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Renames, Result, Slice, TensorRef,
+};
 
 use crate::dtype::{Arrival, Wishes, arrival};
 use crate::mapping::{Mapping, Origin, stored_shape_of};
-use crate::metadata::Known;
+use crate::metadata::{Known, in_shard};
 use crate::place::{caught, data};
-use crate::report::{Cast, Missing, Report};
+use crate::problems::{Hints, fail, located, selects_none};
+use crate::report::{Cast, Report};
 use crate::walk::{self, Filled, Kind, Site};
 
 type Keep = dyn Fn(&Site) -> bool;
@@ -25,7 +28,8 @@ type Keep = dyn Fn(&Site) -> bool;
 ///
 /// Everything that can be wrong is looked for first: names, shapes, dtypes, what the devices compute with. Then all
 /// tensors are read, and only then is the module changed, in a step that cannot fail; so whatever the error, the module
-/// is as it was. While a module that has its values already is loaded, both old and new ones are in memory.
+/// is as it was. While a module that has its values already is loaded, both old and new ones are in memory. A `BatchNorm`'s
+/// running statistics belong to all clones of a module in Burn, so those change with it.
 ///
 /// On the CPU (`flex`) the memory that is read into becomes the tensors'; of a
 /// [mapped](weighbridge::OpenOptions::map) checkpoint, or one in memory, tensors are the checkpoint's own bytes wherever
@@ -36,11 +40,13 @@ pub struct Loader {
     mapping: Mapping,
     renames: Renames,
     keep: Option<Box<Keep>>,
+    only: bool,
     partial: bool,
     tolerant: bool,
     all_used: bool,
     wishes: Wishes,
     bad_dtype: Option<DType>,
+    unscaled: bool,
     overflow: Overflow,
     threads: Option<usize>,
     read_ahead: u64,
@@ -74,11 +80,13 @@ pub fn load(checkpoint: &Checkpoint) -> Loader {
         mapping: Mapping::new(),
         renames: Renames::new(),
         keep: None,
+        only: false,
         partial: false,
         tolerant: false,
         all_used: false,
         wishes: Wishes::default(),
         bad_dtype: None,
+        unscaled: false,
         overflow: Overflow::default(),
         threads: None,
         read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
@@ -115,8 +123,9 @@ impl Loader {
     }
 
     /// Loads only the parameters whose paths in the module are in the set, `encoder.layers.0.linear.weight`; the others
-    /// stay as they are.
-    pub fn only(self, paths: Names) -> Self {
+    /// stay as they are. A set that has none of them is an error.
+    pub fn only(mut self, paths: Names) -> Self {
+        self.only = true;
         self.keep(move |site| paths.contains(&site.path()))
     }
 
@@ -154,6 +163,13 @@ impl Loader {
             int if int.is_int() || int.is_uint() => self.wishes.int = Some(int),
             other => self.bad_dtype = Some(other),
         }
+        self
+    }
+
+    /// Loads floats of 8 bits whose scales are beside them in the file, `weight_scale` or `weight_scale_inv`, as they are;
+    /// otherwise they are an error, because they are not the weights before they are multiplied.
+    pub fn unscaled(mut self) -> Self {
+        self.unscaled = true;
         self
     }
 
@@ -214,12 +230,10 @@ impl Loader {
     /// not fit, with [`ErrorKind::Device`] when a device does not compute with a dtype or cannot hold a tensor, and when
     /// reading fails. The module is as it was then.
     pub fn into<M: Module>(mut self, module: &mut M) -> Result<Report> {
-        if let Some(dtype) = self.bad_dtype {
-            return Err(Error::new(ErrorKind::Dtype, format!("{dtype:?} is neither a float nor an integer")));
-        }
         let planned = self.plan(walk::sites(module))?;
-        planned.fail(self.tolerant, self.partial, self.all_used)?;
-        let Planned { fills, report, .. } = planned;
+        let Planned { fills, report } = planned;
+        let failed = fail(&report, self.tolerant, self.partial, self.all_used);
+        failed.map_err(|error| self.in_checkpoint(error))?;
         let plan = Plan::of(&self.checkpoint).filter(|_| false).build()?;
         let plan = fills.iter().fold(plan, |plan, fill| plan.with(fill.entry.clone()));
         let mut session =
@@ -239,9 +253,19 @@ impl Loader {
                 let data = data(bytes, &shape, dtype, &site.device)?;
                 site.slot.filled(data, dtype, Filled { device: &site.device, exchanged, id })
             });
-            ready.insert(site.path(), filled.map_err(|error| error.in_tensor(entry.name()))?);
+            let shard = entry.inputs().first().and_then(|input| self.checkpoint.shards().get(input.shard()));
+            let located = |error: Error| match shard {
+                Some(shard) => in_shard(error.in_tensor(entry.name()), shard),
+                None => error.in_tensor(entry.name()),
+            };
+            ready.insert(site.path(), filled.map_err(located)?);
         }
         drop(session);
+        // An update that running statistics keep to themselves would later go over what is loaded.
+        caught("running statistics were brought up to date", || {
+            walk::settle(module);
+            Ok(())
+        })?;
         *module = caught("parameters were replaced", || Ok(walk::replace(module.clone(), ready)))?;
         Ok(report)
     }
@@ -252,10 +276,22 @@ impl Loader {
         let known = Known::of(&self.checkpoint)?;
         let usual = self.mapping.usual(&sites);
         let mut planned = Planned::default();
+        if let Some(dtype) = self.bad_dtype {
+            let message = format!("{dtype:?} is neither a float nor an integer");
+            planned.report.problems.push(Error::new(ErrorKind::Dtype, message));
+        }
+        let is_kept = |site: &Site| self.keep.as_ref().is_none_or(|keep| keep(site));
+        if let Some(first) = sites.first()
+            && self.only
+            && !sites.iter().any(is_kept)
+        {
+            planned.report.problems.push(selects_none(first));
+        }
+        let mut hints = Hints::new(&self.checkpoint, &self.renames);
         let mut used = HashSet::new();
         for site in sites {
             let path = site.path();
-            if self.keep.as_ref().is_some_and(|keep| !keep(&site)) {
+            if !is_kept(&site) {
                 planned.report.skipped.push(path);
                 continue;
             }
@@ -267,17 +303,16 @@ impl Loader {
                     None => Some(tensor.shape().get(axis).copied().unwrap_or(1)),
                 }
             };
-            let named = |error: Error| error.in_tensor(&path);
             let origin = match self.mapping.origin(&site, &usual, size) {
                 Ok(Some(origin)) => origin,
                 Ok(None) => {
                     let name = self.mapping.name(&site);
-                    let nearest = self.checkpoint.nearest_name(&name).map(str::to_owned);
-                    planned.report.missing.push(Missing { path, name, nearest });
+                    let missing = hints.missing(path, name);
+                    planned.report.missing.push(missing);
                     continue;
                 }
                 Err(error) => {
-                    planned.report.problems.push(named(error));
+                    planned.report.problems.push(self.in_checkpoint(error.in_tensor(&path)));
                     continue;
                 }
             };
@@ -291,7 +326,7 @@ impl Loader {
                     planned.report.loaded.push(path);
                     planned.fills.push(fill);
                 }
-                Err(error) => planned.report.problems.push(named(error)),
+                Err(error) => planned.report.problems.push(located(error, &path, &tensors)),
             }
         }
         planned.report.unused = self
@@ -315,7 +350,8 @@ impl Loader {
             let name = self.renames.apply(tensor.name());
             if let Some(first) = stored.get(&name) {
                 let message = format!("{:?} and this one would both be named {name:?}", first.name());
-                return Err(Error::new(ErrorKind::DuplicateTensor, message).in_tensor(tensor.name()));
+                let error = Error::new(ErrorKind::DuplicateTensor, message).in_tensor(tensor.name());
+                return Err(in_shard(error, tensor.shard()));
             }
             stored.insert(name, tensor);
         }
@@ -334,9 +370,7 @@ impl Loader {
         let id = known.ids.get(path).map_or(site.id, |&id| ParamId::from(id));
         let expected = stored_shape_of(&site, origin.exchanged);
         let mismatch = |found: &[usize]| {
-            let name = origin.names.join(", ");
-            let message = format!("the module has {expected:?} there, {name:?} is {found:?}");
-            Error::new(ErrorKind::Shape, message)
+            Error::new(ErrorKind::Shape, format!("the module has {expected:?} there, the file {found:?}"))
         };
         if let [tensor] = tensors
             && let Some(quantised) = known.quantised.get(tensor.name())
@@ -359,6 +393,12 @@ impl Loader {
         };
         let entry = Entry::new(path, inputs, operation)?;
         let stored = entry.dtype();
+        if let Some(scale) = self.scale_of(tensors) {
+            let message = format!(
+                "its {stored} values are to be multiplied by {scale:?}, which is not done here; `unscaled()` loads them as they are"
+            );
+            return Err(Error::new(ErrorKind::Dtype, message));
+        }
         let Arrival { made, dtype, pairs } = arrival(stored, site.kind, self.wishes, &site.device)?;
         let shape = [entry.shape(), if pairs { &[2] } else { &[] }].concat();
         if shape != expected {
@@ -367,6 +407,30 @@ impl Loader {
         let cast = (made != stored).then(|| Cast { path: path.to_owned(), from: stored, to: dtype });
         let entry = entry.overflow(self.overflow).recast(made)?;
         Ok((Fill { site, entry, dtype, shape, exchanged: origin.exchanged, id }, cast))
+    }
+
+    /// The scales of floats of 8 bits, where a file has such.
+    fn scale_of(&self, tensors: &[TensorRef<'_>]) -> Option<&str> {
+        let is_small = |tensor: &&TensorRef<'_>| {
+            use Dtype::{F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ};
+            matches!(tensor.dtype(), F8_E4M3 | F8_E4M3FNUZ | F8_E5M2 | F8_E5M2FNUZ)
+        };
+        let scale = |tensor: &TensorRef<'_>| {
+            let names = ["_scale_inv", "_scale"].map(|end| format!("{}{end}", tensor.name()));
+            names.iter().find_map(|name| self.checkpoint.tensor(name)).map(|scale| scale.name())
+        };
+        tensors.iter().filter(is_small).find_map(scale).filter(|_| !self.unscaled)
+    }
+
+    /// The error with the place of the checkpoint, unless it names a file.
+    fn in_checkpoint(&self, error: Error) -> Error {
+        match self.checkpoint.shards() {
+            [shard] => in_shard(error, shard),
+            _ => match self.checkpoint.directory() {
+                Some(directory) => error.in_file(directory),
+                None => error,
+            },
+        }
     }
 }
 
@@ -393,42 +457,6 @@ struct Fill {
 struct Planned {
     fills: Vec<Fill>,
     report: Report,
-}
-
-impl Planned {
-    /// Fails if there are problems: with the first one, and how many more there are.
-    fn fail(&self, tolerant: bool, partial: bool, all_used: bool) -> Result<()> {
-        let more = |count: usize| match count {
-            0 => String::new(),
-            1 => "; and one more problem".to_owned(),
-            count => format!("; and {count} more problems"),
-        };
-        let missing: &[Missing] = if partial { &[] } else { &self.report.missing };
-        let unused: &[String] = if all_used { &self.report.unused } else { &[] };
-        let problems: &[Error] = if tolerant { &[] } else { &self.report.problems };
-        let count = problems.len() + missing.len() + unused.len();
-        if let Some(problem) = problems.first() {
-            let message = problem.to_string();
-            let message = match problem.tensor() {
-                Some(tensor) => message.replacen(&format!("tensor {tensor:?}: "), "", 1),
-                None => message,
-            };
-            let error = Error::new(problem.kind(), message + &more(count - 1));
-            return Err(match problem.tensor() {
-                Some(tensor) => error.in_tensor(tensor),
-                None => error,
-            });
-        }
-        if let Some(first) = missing.first() {
-            let message = format!("there is no tensor {first}{}", more(count - 1));
-            return Err(Error::new(ErrorKind::MissingTensor, message));
-        }
-        if let Some(first) = unused.first() {
-            let message = format!("no parameter takes the tensor {first:?}{}", more(count - 1));
-            return Err(Error::new(ErrorKind::MissingTensor, message));
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Debug for Loader {

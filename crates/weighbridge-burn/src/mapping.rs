@@ -1,11 +1,11 @@
 //! How the parameters of a module lie in files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use weighbridge::{Error, ErrorKind, Names, Result};
 
-use crate::convention::{Convention, Place};
+use crate::convention::{Convention, Fusing, Place};
 use crate::walk::Site;
 
 /// How the parameters of a module lie in files: by which [`Convention`], and what departs from it. The same mapping
@@ -27,6 +27,7 @@ pub struct Mapping {
     convention: Convention,
     variants: bool,
     attention_fused: bool,
+    gates_fused: bool,
     fused: Vec<(String, Vec<String>)>,
     separate: Vec<(String, Vec<Separate>)>,
     tied: Vec<(String, String)>,
@@ -57,10 +58,30 @@ pub(crate) struct Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) name: String,
-    /// Parameters by their place, each with the part of it along `axis`.
-    pub(crate) parts: Vec<(usize, Option<Range<usize>>)>,
+    pub(crate) parts: Vec<Part>,
+    /// The dimension along which the parts lie one behind the other.
     pub(crate) axis: usize,
+}
+
+/// A parameter, or a part of one, that goes into a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The parameter by its place.
+    pub(crate) site: usize,
+    /// The part of it along the target's axis.
+    pub(crate) range: Option<Range<usize>>,
     pub(crate) exchanged: bool,
+}
+
+impl Part {
+    /// Its shape in the file.
+    pub(crate) fn shape(&self, sites: &[Site], axis: usize) -> Vec<usize> {
+        let mut shape = stored_shape_of(&sites[self.site], self.exchanged);
+        if let (Some(size), Some(range)) = (shape.get_mut(axis), &self.range) {
+            *size = range.len();
+        }
+        shape
+    }
 }
 
 impl Mapping {
@@ -76,7 +97,8 @@ impl Mapping {
 
     fn by(convention: Convention, variants: bool) -> Self {
         let (fused, separate, tied, as_in_burn) = Default::default();
-        Self { convention, variants, attention_fused: true, fused, separate, tied, as_in_burn }
+        let (attention_fused, gates_fused) = (true, true);
+        Self { convention, variants, attention_fused, gates_fused, fused, separate, tied, as_in_burn }
     }
 
     /// Says whether the variants of enums are in the names, `activation.Gelu.weight`: by Burn's convention they are, by
@@ -93,6 +115,13 @@ impl Mapping {
     #[must_use]
     pub fn attention_fused(mut self, is_fused: bool) -> Self {
         self.attention_fused = is_fused;
+        self
+    }
+
+    /// Says whether the gates of `Lstm`, `Gru` and `Rnn` are saved as one tensor.
+    #[cfg(feature = "store")]
+    pub(crate) fn gates_fused(mut self, is_fused: bool) -> Self {
+        self.gates_fused = is_fused;
         self
     }
 
@@ -141,8 +170,8 @@ impl Mapping {
         self
     }
 
-    /// Says that where files have no tensor `name`, they mean `other`: tied weights. Saved is only `other`, after it was
-    /// found to have the same values.
+    /// Says that where files have no tensor `name`, they mean `other`: tied weights. Where `other` is saved as a tensor of
+    /// its own, `name` is not, after it was found to have the same values.
     #[must_use]
     pub fn tied(mut self, name: impl Into<String>, other: impl Into<String>) -> Self {
         self.tied.push((name.into(), other.into()));
@@ -150,7 +179,8 @@ impl Mapping {
     }
 
     /// Says that the weights of these `Linear` layers are `[in, out]` in files, as in Burn, whatever the convention: such
-    /// as those of GPT-2.
+    /// as those of GPT-2. Layers are known by the name of their type, so those of another type named `Linear` count, and
+    /// those of Burn's type in a wrapper.
     #[must_use]
     pub fn as_in_burn(mut self, names: Names) -> Self {
         self.as_in_burn.push(names);
@@ -159,7 +189,8 @@ impl Mapping {
 
     /// Where a parameter may be, by the convention.
     fn places(&self, site: &Site) -> Vec<Place> {
-        let mut places = self.convention.places(site, self.variants, self.attention_fused);
+        let fusing = Fusing { attention: self.attention_fused, gates: self.gates_fused };
+        let mut places = self.convention.places(site, self.variants, fusing);
         if self.convention != Convention::Burn && site.is_linear_weight() {
             for place in &mut places {
                 if self.as_in_burn.iter().any(|names| names.contains(&place.name)) {
@@ -251,20 +282,23 @@ impl Mapping {
         Ok(None)
     }
 
-    /// What a module's files have, in the order of its parameters.
+    /// What a module's files have, in the order of its parameters; tied ones that have to be there come last.
     ///
     /// # Errors
     ///
-    /// Fails when parts of a tensor are missing, or a layer cannot be divided as it should be.
+    /// Fails when parts of a tensor are missing or are laid out differently, or a layer cannot be divided as it should be.
     pub(crate) fn targets(&self, sites: &[Site]) -> Result<Vec<Target>> {
         let mut targets: Vec<Target> = Vec::new();
         // The tensors that are put together: by name, the place of each, and its parts by their number.
-        let mut together: HashMap<String, (usize, Vec<Option<usize>>)> = HashMap::new();
+        let mut together: HashMap<String, (usize, Vec<Option<Part>>)> = HashMap::new();
+        let mut tied = Vec::new();
         for (number, site) in sites.iter().enumerate() {
             let Some(Place { name, part, exchanged, axis }) = self.places(site).into_iter().next() else {
                 continue;
             };
-            if self.tied.iter().any(|(tied, _)| *tied == name) {
+            let whole = Part { site: number, range: None, exchanged };
+            if self.is_tied(&name) {
+                tied.push(Target { name, parts: vec![whole], axis });
                 continue;
             }
             let fused = self.fused.iter().find_map(|(one, parts)| {
@@ -277,12 +311,17 @@ impl Mapping {
                 (part, _) => (name, part),
             };
             if let Some((own, of)) = part {
-                let (_, parts) = together.entry(name.clone()).or_insert_with(|| {
-                    targets.push(Target { name: name.clone(), parts: Vec::new(), axis, exchanged });
+                let (place, parts) = together.entry(name.clone()).or_insert_with(|| {
+                    targets.push(Target { name: name.clone(), parts: Vec::new(), axis });
                     (targets.len() - 1, vec![None; of])
                 });
+                if targets.get(*place).is_some_and(|target| target.axis != axis) {
+                    let message =
+                        "the layers that go into it are laid out differently: one `Row`, another `Col`";
+                    return Err(Error::new(ErrorKind::Shape, message).in_tensor(&name));
+                }
                 if let Some(part) = parts.get_mut(own) {
-                    *part = Some(number);
+                    *part = Some(whole);
                 }
                 continue;
             }
@@ -292,40 +331,44 @@ impl Mapping {
                 names
             });
             let Some(parts) = separate else {
-                targets.push(Target { name, parts: vec![(number, None)], axis, exchanged });
+                targets.push(Target { name, parts: vec![whole], axis });
                 continue;
             };
             let shape = stored_shape_of(site, exchanged);
-            let whole = shape.get(axis).copied().unwrap_or_default();
-            let equal = whole / parts.len().max(1);
+            let outputs = shape.get(axis).copied().unwrap_or_default();
+            let equal = outputs / parts.len().max(1);
             let sizes: Vec<_> = parts.iter().map(|(_, size)| size.unwrap_or(equal)).collect();
-            if sizes.iter().sum::<usize>() != whole {
-                let message = format!("its {whole} outputs cannot be divided into {sizes:?}");
+            if sizes.iter().sum::<usize>() != outputs {
+                let message = format!("its {outputs} outputs cannot be divided into {sizes:?}");
                 return Err(Error::new(ErrorKind::Shape, message).in_tensor(&name));
             }
             let mut start = 0;
             for ((name, _), size) in parts.into_iter().zip(sizes) {
-                targets.push(Target {
-                    name,
-                    parts: vec![(number, Some(start..start + size))],
-                    axis,
-                    exchanged,
-                });
+                let part = Part { site: number, range: Some(start..start + size), exchanged };
+                targets.push(Target { name, parts: vec![part], axis });
                 start += size;
             }
         }
         for (name, (place, parts)) in together {
-            let parts: Option<Vec<_>> = parts.into_iter().map(|part| Some((part?, None))).collect();
+            let parts: Option<Vec<_>> = parts.into_iter().collect();
             let Some(parts) = parts else {
                 let message = "the module does not have all the layers that go into it";
                 return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(&name));
             };
             targets[place].parts = parts;
         }
+        // One that nothing in the file would stand for is written.
+        let names: HashSet<_> = targets.iter().map(|target| target.name.clone()).collect();
+        let stands = |name: &str| self.tied.iter().any(|(tied, other)| tied == name && names.contains(other));
+        targets.extend(tied.into_iter().filter(|target| !stands(&target.name)));
         Ok(targets)
     }
 
-    /// Names that are left out of files, each with the one that stands for it.
+    fn is_tied(&self, name: &str) -> bool {
+        self.tied.iter().any(|(tied, _)| tied == name)
+    }
+
+    /// Names that are left out of files where the other one is in them.
     pub(crate) fn ties(&self) -> &[(String, String)] {
         &self.tied
     }

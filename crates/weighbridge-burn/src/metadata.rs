@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::DType;
 use serde_json::{Map, Value, json};
-use weighbridge::{Checkpoint, Error, ErrorKind, Result};
+use weighbridge::{Checkpoint, Error, ErrorKind, Result, Shard};
 
 /// The ids of parameters: a JSON object of names and ids, these as strings of decimal digits, because JSON's numbers are
 /// not exact above 2^53.
@@ -32,17 +32,30 @@ impl Known {
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let mut known = Self::default();
         for shard in checkpoint.shards() {
-            let entry = |key| object(shard.header().metadata_value(key), key);
-            for (name, id) in entry(IDS)? {
-                let id = id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| wrong(IDS, &name))?;
-                known.ids.insert(name, id);
-            }
-            for (name, value) in entry(QUANTISED)? {
-                let quantised = quantised(&value).ok_or_else(|| wrong(QUANTISED, &name))?;
-                known.quantised.insert(name, quantised);
-            }
+            known.add(shard).map_err(|error| in_shard(error, shard))?;
         }
         Ok(known)
+    }
+
+    fn add(&mut self, shard: &Shard) -> Result<()> {
+        let entry = |key| object(shard.header().metadata_value(key), key);
+        for (name, id) in entry(IDS)? {
+            let id = id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| wrong(IDS, &name))?;
+            self.ids.insert(name, id);
+        }
+        for (name, value) in entry(QUANTISED)? {
+            let quantised = quantised(&value).ok_or_else(|| wrong(QUANTISED, &name))?;
+            self.quantised.insert(name, quantised);
+        }
+        Ok(())
+    }
+}
+
+/// The error with the name of the file, if it is in one.
+pub(crate) fn in_shard(error: Error, shard: &Shard) -> Error {
+    match shard.path() {
+        Some(file) => error.in_file(file),
+        None => error,
     }
 }
 

@@ -16,18 +16,19 @@
 //!
 //! Each is a JSON object of strings. Scalars of floats are written so that they are read as the same number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
 use burn::tensor::{BoolStore, Bytes, DType};
-use burn_pack::{Reader, Scalar, Tensor, Writer};
+use burn_pack::{MAX_FILE_SIZE, MAX_TENSOR_COUNT, MAX_TENSOR_SIZE, Reader, Scalar, Tensor, Writer};
 use serde_json::{Map, Value, json};
 use weighbridge::write::{Save, TensorData};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result, TensorRef};
 
 use crate::dtype::{from_stored, narrow_bools, to_stored};
-use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, object, quantised_entry};
+use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, in_shard, object, quantised_entry};
 
 const SCALARS: &str = "weighbridge.burn.scalars";
 const METADATA: &str = "weighbridge.burn.metadata";
@@ -56,13 +57,30 @@ pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> 
 /// Fails when the file is not such a one, when it is beyond burnpack's limits, and when the result cannot be written.
 pub fn from_safetensors(safetensors: impl AsRef<Path>, pack: impl AsRef<Path>) -> Result<()> {
     let (ckpt, pack) = (Checkpoint::open(safetensors)?, pack.as_ref());
-    let writer = writer(&ckpt)?.overwrite(true).auto_extension(false);
+    if ckpt.byte_len() > MAX_FILE_SIZE {
+        let message =
+            format!("its {} bytes are more than the {MAX_FILE_SIZE} of a burnpack", ckpt.byte_len());
+        return Err(in_file_of(&ckpt, Error::new(ErrorKind::Size, message)));
+    }
+    let writer = writer(&ckpt, lazy)?.overwrite(true).auto_extension(false);
     writer.write_to_file(pack).map_err(|error| refused(error).in_file(pack))
 }
 
 /// The container of a safetensors file, in memory.
 pub(crate) fn container(ckpt: &Checkpoint) -> Result<Bytes> {
-    let writer = writer(ckpt)?;
+    in_memory(writer(ckpt, lazy)?).map_err(|error| in_file_of(ckpt, error))
+}
+
+/// The same with one element in the place of each tensor's: what a record is made of, without what it holds.
+pub(crate) fn outline(ckpt: &Checkpoint) -> Result<Bytes> {
+    let one = |_: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside| {
+        let shape = vec![1_usize; tensor.shape().len()];
+        Tensor::new(inside.name, DType::F32, shape, inside.id, Bytes::from_elems(vec![0_f32]))
+    };
+    in_memory(writer(ckpt, one)?).map_err(|error| in_file_of(ckpt, error))
+}
+
+fn in_memory(writer: Writer) -> Result<Bytes> {
     let size = writer.size().map_err(refused)?;
     let mut words = Vec::<u64>::new();
     let room = size.div_ceil(8);
@@ -75,15 +93,33 @@ pub(crate) fn container(ckpt: &Checkpoint) -> Result<Bytes> {
     Ok(bytes)
 }
 
-pub(crate) fn refused(error: burn_pack::Error) -> Error {
+/// The names that the tensors of a container have in safetensors.
+pub(crate) fn names(container: Bytes) -> Result<BTreeSet<String>> {
+    let reader = Reader::from_bytes(container).map_err(refused)?;
+    let (scalars, metadata) = (reader.scalars().clone(), reader.metadata().clone());
+    let tensors = reader.into_tensors().map_err(refused)?;
+    let names = Names::of(&tensors, &scalars, &metadata);
+    Ok(tensors.iter().map(|tensor| names.outside(&tensor.name)).collect())
+}
+
+/// An error of burnpack, or of the records that are made of it.
+pub(crate) fn refused(error: impl fmt::Display) -> Error {
     Error::new(ErrorKind::Value, format!("burnpack: {error}"))
+}
+
+/// The error with the name of the file, which is one for a record.
+fn in_file_of(ckpt: &Checkpoint, error: Error) -> Error {
+    match ckpt.shards().first() {
+        Some(shard) => in_shard(error, shard),
+        None => error,
+    }
 }
 
 /// Writes a container as safetensors.
 pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
     let scalars = reader.scalars().clone();
     let metadata = reader.metadata().clone();
-    let tensors = reader.into_tensors().map_err(refused)?;
+    let tensors = reader.into_tensors().map_err(|error| refused(error).in_file(path))?;
     let names = Names::of(&tensors, &scalars, &metadata);
 
     let mut save = Save::new().metadata("format", "pt").metadata(RECORD, names.record());
@@ -101,7 +137,7 @@ pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
     let (mut dtypes, mut quantised, mut stored) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for tensor in tensors {
         let name = names.outside(&tensor.name);
-        let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name))?;
+        let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name).in_file(path))?;
         match tensor.tensor.dtype {
             dtype @ DType::QFloat(_) => {
                 let shape = tensor.tensor.shape.to_vec();
@@ -123,8 +159,37 @@ pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
     save.file(path, stored)
 }
 
-/// A container with what a safetensors file holds, which is read when it is written.
-fn writer(ckpt: &Checkpoint) -> Result<Writer> {
+/// How a tensor is in a container.
+struct Inside {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    id: Option<u64>,
+}
+
+/// A container with what a safetensors file holds; `make` makes its tensors.
+fn writer(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) -> Tensor) -> Result<Writer> {
+    check_limits(ckpt).and_then(|()| made(ckpt, make)).map_err(|error| in_file_of(ckpt, error))
+}
+
+/// Burn reads no container beyond these, and says so only then.
+fn check_limits(ckpt: &Checkpoint) -> Result<()> {
+    if ckpt.len() > MAX_TENSOR_COUNT {
+        let message =
+            format!("its {} tensors are more than the {MAX_TENSOR_COUNT} of a burnpack", ckpt.len());
+        return Err(Error::new(ErrorKind::Size, message));
+    }
+    let is_large = |tensor: &TensorRef<'_>| tensor.byte_len() > MAX_TENSOR_SIZE as u64;
+    if let Some(tensor) = ckpt.tensors().find(is_large) {
+        let bytes = tensor.byte_len();
+        let message =
+            format!("its {bytes} bytes are more than the {MAX_TENSOR_SIZE} of a tensor in a burnpack");
+        return Err(Error::new(ErrorKind::Size, message).in_tensor(tensor.name()));
+    }
+    Ok(())
+}
+
+fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) -> Tensor) -> Result<Writer> {
     let entry = |key| entry(ckpt, key);
     let known = Known::of(ckpt)?;
     let by_id = match ckpt.shards().first().and_then(|shard| shard.header().metadata_value(RECORD)) {
@@ -141,6 +206,10 @@ fn writer(ckpt: &Checkpoint) -> Result<Writer> {
         let name = tensor.name();
         let (inside, id) = names.inside(name);
         let id = if by_id { id } else { known.ids.get(name).copied() };
+        if by_id && id.is_none() {
+            let message = format!("no parameter that {IDS:?} in the metadata names has it");
+            return Err(Error::new(ErrorKind::Value, message).in_tensor(name));
+        }
         let (dtype, shape) = match known.quantised.get(name) {
             Some(quantised) => (quantised.dtype, quantised.shape.clone()),
             None => {
@@ -152,7 +221,7 @@ fn writer(ckpt: &Checkpoint) -> Result<Writer> {
                 (dtype, tensor.shape().to_vec())
             }
         };
-        Ok(lazy(ckpt, &tensor, inside, dtype, shape, id))
+        Ok(make(ckpt, &tensor, Inside { name: inside, dtype, shape, id }))
     });
     let mut writer = Writer::new(tensors.collect::<Result<Vec<_>>>()?);
     for (name, value) in entry(SCALARS)? {
@@ -181,17 +250,12 @@ pub(crate) fn deferred(ckpt: &Checkpoint, tensor: &TensorRef<'_>, name: String) 
             Error::new(ErrorKind::Dtype, format!("Burn has no {other}")).in_tensor(tensor.name())
         })?,
     };
-    Ok(lazy(ckpt, tensor, name, dtype, tensor.shape().to_vec(), None))
+    Ok(lazy(ckpt, tensor, Inside { name, dtype, shape: tensor.shape().to_vec(), id: None }))
 }
 
-fn lazy(
-    ckpt: &Checkpoint,
-    tensor: &TensorRef<'_>,
-    name: String,
-    dtype: DType,
-    shape: Vec<usize>,
-    id: Option<u64>,
-) -> Tensor {
+/// One that is read when it is looked at.
+fn lazy(ckpt: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside) -> Tensor {
+    let Inside { name, dtype, shape, id } = inside;
     let wide = dtype == DType::Bool(BoolStore::U32);
     let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
     let (ckpt, stored) = (ckpt.clone(), tensor.name().to_owned());

@@ -15,7 +15,8 @@ pub struct Report {
     pub cast: Vec<Cast>,
     /// Parameters for which there is no tensor.
     pub missing: Vec<Missing>,
-    /// Parameters whose tensor does not fit them, and why; [`into`](crate::Loader::into) fails if there are any.
+    /// Parameters whose tensor does not fit them, and what else stands in the way;
+    /// [`into`](crate::Loader::into) fails if there are any.
     pub problems: Vec<Error>,
     /// Parameters that were [left out](crate::Loader::only).
     pub skipped: Vec<String>,
@@ -45,20 +46,30 @@ pub struct Missing {
     pub path: String,
     /// The name under which it was looked for.
     pub name: String,
-    /// The stored name that is most like it.
+    /// The stored name that is most like it; not searched for when many are missing.
     pub nearest: Option<String>,
+    /// What [renaming](crate::Loader::rename) makes of that, if it changes it.
+    pub nearest_renamed: Option<String>,
+}
+
+impl Missing {
+    /// What to say of it beside its name.
+    pub(crate) fn remark(&self) -> String {
+        let path = match self.path == self.name {
+            true => String::new(),
+            false => format!(" for {:?}", self.path),
+        };
+        match (&self.nearest, &self.nearest_renamed) {
+            (None, _) => path,
+            (Some(nearest), None) => format!("{path}, nearest is {nearest:?}"),
+            (Some(nearest), Some(renamed)) => format!("{path}, nearest is {nearest:?}, renamed {renamed:?}"),
+        }
+    }
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.name)?;
-        if self.path != self.name {
-            write!(f, " for {:?}", self.path)?;
-        }
-        match &self.nearest {
-            Some(nearest) => write!(f, ", nearest is {nearest:?}"),
-            None => Ok(()),
-        }
+        write!(f, "{:?}{}", self.name, self.remark())
     }
 }
 

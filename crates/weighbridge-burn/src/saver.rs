@@ -12,9 +12,10 @@ use weighbridge::write::{Save, Saved, TensorData};
 use weighbridge::{Dtype, Error, ErrorKind, Names, Renames, Result};
 
 use crate::dtype::{narrow_bools, to_stored};
-use crate::mapping::{Mapping, Target, stored_shape_of};
+use crate::mapping::{Mapping, Part, Target};
 use crate::metadata::{IDS, QUANTISED, Quantised, ids, quantised_entry};
 use crate::place::caught;
+use crate::problems::selects_none;
 use crate::walk::{self, Site};
 
 /// Writes a module's parameters: streamed, some megabytes of one tensor at a time, into one file or a sharded directory.
@@ -29,6 +30,7 @@ pub struct Saver {
     save: Save,
     ids: bool,
     plain: bool,
+    problem: Option<Error>,
 }
 
 /// Saves `module`: by Burn's own names and layouts, unless more is said.
@@ -46,10 +48,9 @@ pub struct Saver {
 /// # }
 /// ```
 pub fn save<M: Module>(module: &M) -> Saver {
-    // Running statistics keep their last update to themselves until they are asked for; this asks all of them. Should a
-    // module panic at it, it is saved as it is.
+    // Should a module panic at it, it is saved as it is.
     let _ = caught("running statistics were brought up to date", || {
-        module.valid();
+        walk::settle(module);
         Ok(())
     });
     Saver {
@@ -59,6 +60,7 @@ pub fn save<M: Module>(module: &M) -> Saver {
         save: Save::new(),
         ids: false,
         plain: false,
+        problem: None,
     }
 }
 
@@ -80,9 +82,15 @@ impl Saver {
         self
     }
 
-    /// Saves only the parameters whose paths in the module are in the set.
-    pub fn only(self, paths: &Names) -> Self {
-        self.keep(|site| paths.contains(&site.path()))
+    /// Saves only the parameters whose paths in the module are in the set. A set that has none of them is an error.
+    pub fn only(mut self, paths: Names) -> Self {
+        let is_kept = |site: &Site| paths.contains(&site.path());
+        if let Some(first) = self.sites.first()
+            && !self.sites.iter().any(is_kept)
+        {
+            self.problem = Some(selects_none(first));
+        }
+        self.keep(is_kept)
     }
 
     pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool) -> Self {
@@ -142,6 +150,9 @@ impl Saver {
     }
 
     fn prepare(&self) -> Result<(Save, Vec<(String, Stored<'_>)>)> {
+        if let Some(problem) = &self.problem {
+            return Err(problem.clone());
+        }
         let mut save = self.save.clone();
         if !self.plain && save.metadata_value("format").is_none() {
             save = save.metadata("format", "pt");
@@ -171,10 +182,12 @@ impl Saver {
     fn check_ties(&self, tensors: &[(String, Stored<'_>)]) -> Result<()> {
         for (name, other) in self.mapping.ties() {
             let own = self.sites.iter().enumerate().find(|(_, site)| self.mapping.name(site) == *name);
-            let written = tensors.iter().find(|(_, stored)| stored.target.name == *other);
-            let (Some((number, site)), Some((_, written))) = (own, written) else { continue };
-            let exchanged = self.mapping.is_exchanged(site);
-            let target = Target { name: name.clone(), parts: vec![(number, None)], axis: 0, exchanged };
+            let written = |name: &str| tensors.iter().find(|(_, stored)| stored.target.name == name);
+            let (Some((site, own)), Some((_, written)), None) = (own, written(other), written(name)) else {
+                continue;
+            };
+            let part = Part { site, range: None, exchanged: self.mapping.is_exchanged(own) };
+            let target = Target { name: name.clone(), parts: vec![part], axis: 0 };
             let own = Stored::new(&self.sites, target)?;
             let mut same = own.shape == written.shape && own.dtype == written.dtype;
             let mut written = written.chunks();
@@ -208,18 +221,11 @@ const CHUNK: usize = 2 << 20;
 
 impl<'s> Stored<'s> {
     fn new(sites: &'s [Site], target: Target) -> Result<Self> {
-        let part_shape = |&(site, ref part): &(usize, Option<Range<usize>>)| {
-            let mut shape = stored_shape_of(&sites[site], target.exchanged);
-            if let (Some(size), Some(part)) = (shape.get_mut(target.axis), part) {
-                *size = part.len();
-            }
-            shape
-        };
-        let shapes: Vec<_> = target.parts.iter().map(part_shape).collect();
+        let shapes: Vec<_> = target.parts.iter().map(|part| part.shape(sites, target.axis)).collect();
         let dtypes = target
             .parts
             .iter()
-            .map(|&(site, _)| caught("a parameter was initialised", || Ok(sites[site].slot.dtype())));
+            .map(|part| caught("a parameter was initialised", || Ok(sites[part.site].slot.dtype())));
         let dtypes = dtypes.collect::<Result<Vec<_>>>()?;
         let (Some(mut shape), Some(&dtype)) = (shapes.first().cloned(), dtypes.first()) else {
             return Err(Error::new(ErrorKind::Internal, "a tensor is made of nothing"));
@@ -239,11 +245,11 @@ impl<'s> Stored<'s> {
         let stored = match dtype {
             DType::Bool(_) => Dtype::Bool,
             DType::QFloat(_) => {
-                let [(site, None)] = &*target.parts else {
+                let [Part { site, range: None, exchanged }] = &*target.parts else {
                     let message = "a quantised tensor cannot be put together with others, or divided";
                     return Err(Error::new(ErrorKind::Dtype, message));
                 };
-                if target.exchanged {
+                if *exchanged {
                     let message =
                         "a quantised weight cannot be laid out as PyTorch's; save it by Burn's convention";
                     return Err(Error::new(ErrorKind::Dtype, message));
@@ -264,17 +270,14 @@ impl<'s> Stored<'s> {
         let groups: Vec<_> =
             self.target.parts.iter().map(|part| self.rows_of(std::slice::from_ref(part))).collect();
         groups.into_iter().flatten().flat_map(move |(parts, rows)| {
-            parts.iter().map(move |(site, part)| self.read(*site, part.as_ref(), &rows)).collect::<Vec<_>>()
+            parts.iter().map(move |part| self.read(part, &rows)).collect::<Vec<_>>()
         })
     }
 
     /// Some rows of these parts at a time.
     fn rows_of<'p>(&self, parts: &'p [Part]) -> Vec<(&'p [Part], Range<usize>)> {
-        let size = |&(site, ref part): &Part| {
-            let mut shape = stored_shape_of(&self.sites[site], self.target.exchanged);
-            if let (Some(size), Some(part)) = (shape.get_mut(self.target.axis), part) {
-                *size = part.len();
-            }
+        let size = |part: &Part| {
+            let shape = part.shape(self.sites, self.target.axis);
             let rows = shape.first().copied().unwrap_or(1);
             (rows, shape.iter().skip(1).product::<usize>())
         };
@@ -288,10 +291,9 @@ impl<'s> Stored<'s> {
         (0..rows).step_by(step).map(|start| (parts, start..rows.min(start + step))).collect()
     }
 
-    fn read(&self, site: usize, part: Option<&Range<usize>>, rows: &Range<usize>) -> Result<Data> {
-        let shape = stored_shape_of(&self.sites[site], self.target.exchanged);
-        let mut ranges = whole(&shape);
-        if let (Some(range), Some(part)) = (ranges.get_mut(self.target.axis), part) {
+    fn read(&self, part: &Part, rows: &Range<usize>) -> Result<Data> {
+        let mut ranges = whole(&part.shape(self.sites, self.target.axis));
+        if let (Some(range), Some(part)) = (ranges.get_mut(self.target.axis), &part.range) {
             *range = part.clone();
         }
         if self.quantised.is_none()
@@ -299,7 +301,7 @@ impl<'s> Stored<'s> {
         {
             *first = first.start + rows.start..first.start + rows.end;
         }
-        read(&self.sites[site], self.target.exchanged, &ranges)
+        read(&self.sites[part.site], part.exchanged, &ranges)
     }
 
     fn write(&self, out: &mut dyn Write) -> Result<io::Result<()>> {
@@ -313,7 +315,7 @@ impl<'s> Stored<'s> {
         }
         // Side by side: of each row the parts in turn.
         for (parts, rows) in self.rows_of(&self.target.parts) {
-            let data = parts.iter().map(|(site, part)| self.read(*site, part.as_ref(), &rows));
+            let data = parts.iter().map(|part| self.read(part, &rows));
             let data = data.map(|data| Ok(little_endian(&data?))).collect::<Result<Vec<_>>>()?;
             for row in 0..rows.len() {
                 for part in &data {
@@ -327,8 +329,6 @@ impl<'s> Stored<'s> {
         Ok(Ok(()))
     }
 }
-
-type Part = (usize, Option<Range<usize>>);
 
 fn whole(shape: &[usize]) -> Vec<Range<usize>> {
     shape.iter().map(|&dim| 0..dim).collect()

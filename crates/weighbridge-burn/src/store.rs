@@ -1,8 +1,8 @@
 //! burn-store's `ModuleStore`, for code that was written for its `SafetensorsStore`.
 
 use std::any::TypeId;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
 use burn_store::{
     ApplyError, ApplyResult, BurnToPyTorchAdapter, IdentityAdapter, KeyRemapper, ModuleAdapter,
@@ -16,7 +16,7 @@ use crate::mapping::Mapping;
 use crate::pack::deferred;
 use crate::report::Report;
 use crate::saver::save;
-use crate::walk::Site;
+use crate::walk::{self, Site};
 
 /// Stands where burn-store's `SafetensorsStore` stood; the `use` line is all that changes.
 ///
@@ -38,9 +38,10 @@ use crate::walk::Site;
 /// | `from_bytes`, `get_bytes` | the same |
 /// | `filter`, `with_regex`, `with_regexes`, `with_full_path`, `with_full_paths`, `with_predicate`, `match_all` | the same; what is filtered out is never missing, when saving, too, containers count |
 /// | `remap`, `with_key_remapping` | the same; two tensors that get one name are an error |
-/// | `metadata`, `clear_metadata`, `overwrite` | the same; `format` is `pt` and files have the umask's mode |
+/// | `metadata`, `clear_metadata` | the same; `format` is `pt` and files have the umask's mode |
+/// | `overwrite` | the same, looked at before anything is written; in a directory it is about the checkpoint `model` |
 /// | `allow_partial`, `validate`, `skip_enum_variants` | the same; an error leaves the module as it was |
-/// | `with_from_adapter`, `with_to_adapter` | `PyTorchToBurnAdapter`, `BurnToPyTorchAdapter`, `IdentityAdapter`; for others see [`mapping`](Self::mapping) |
+/// | `with_from_adapter`, `with_to_adapter` | `PyTorchToBurnAdapter`, `BurnToPyTorchAdapter`, `IdentityAdapter`; for others see [`mapping`](Self::mapping). `InstanceNorm` and `PRelu`, which burn-store forgets, get PyTorch's names, too |
 /// | `map_indices_contiguous` | not there: a [`remap`](Self::remap) says what goes where |
 #[must_use]
 pub struct SafetensorsStore {
@@ -62,7 +63,7 @@ pub struct SafetensorsStore {
 
 enum Place {
     Path(PathBuf),
-    Memory(Option<Vec<u8>>),
+    Memory(Option<bytes::Bytes>),
 }
 
 /// What an adapter asks for; its name, if it is not known.
@@ -90,7 +91,7 @@ impl SafetensorsStore {
 
     /// A store in memory, empty if nothing is given.
     pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
-        Self::new(Place::Memory(bytes))
+        Self::new(Place::Memory(bytes.map(Into::into)))
     }
 
     fn new(place: Place) -> Self {
@@ -247,8 +248,8 @@ impl SafetensorsStore {
     /// Fails when the store is a file, or is empty.
     pub fn get_bytes(&self) -> Result<Vec<u8>> {
         match &self.place {
-            Place::Memory(Some(bytes)) => Ok(bytes.clone()),
-            Place::Memory(None) => Err(Error::new(ErrorKind::NotFound, "nothing was saved yet")),
+            Place::Memory(Some(bytes)) => Ok(bytes.to_vec()),
+            Place::Memory(None) => Err(nothing_saved()),
             Place::Path(path) => Err(Error::new(ErrorKind::NotFound, "the store is no memory").in_file(path)),
         }
     }
@@ -256,7 +257,8 @@ impl SafetensorsStore {
     fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.place {
             Place::Path(path) => Checkpoint::open(path),
-            Place::Memory(_) => Checkpoint::from_bytes(self.get_bytes()?),
+            Place::Memory(Some(bytes)) => Checkpoint::from_bytes(bytes.clone()),
+            Place::Memory(None) => Err(nothing_saved()),
         }
     }
 
@@ -267,13 +269,29 @@ impl SafetensorsStore {
         let mapping = match (&self.mapping, convention) {
             (Some(mapping), _) => return Ok(mapping.clone()),
             (None, Convention::Own) => Mapping::new(),
-            (None, Convention::PyTorch) => Mapping::pytorch(),
+            // burn-store puts no layers together.
+            (None, Convention::PyTorch) => Mapping::pytorch().attention_fused(false).gates_fused(false),
             (None, Convention::Unknown(name)) => {
                 let message = format!("the adapter {name} is not known here; `mapping` says what it did");
                 return Err(Error::new(ErrorKind::Value, message));
             }
         };
-        Ok(if self.skip_variants { mapping.variants(false) } else { mapping })
+        Ok(mapping.variants(!self.skip_variants))
+    }
+}
+
+fn nothing_saved() -> Error {
+    Error::new(ErrorKind::NotFound, "nothing was saved yet")
+}
+
+/// Whether a checkpoint is there that saving would replace.
+fn is_there(path: &Path) -> bool {
+    let exists = |path: &Path| path.symlink_metadata().is_ok();
+    match path.is_dir() {
+        true => {
+            ["model.safetensors", "model.safetensors.index.json"].iter().any(|file| exists(&path.join(file)))
+        }
+        false => exists(path),
     }
 }
 
@@ -294,6 +312,13 @@ impl ModuleStore for SafetensorsStore {
     fn collect_from<M: ModuleSnapshot>(&mut self, module: &M) -> Result<()> {
         self.tensors = None;
         let (filter, skip) = (self.filter.clone(), self.skip_variants);
+        if let Place::Path(path) = &self.place
+            && !self.overwrite
+            && is_there(path)
+        {
+            let message = "it is there already; `overwrite(true)` replaces it";
+            return Err(Error::new(ErrorKind::Io, message).in_file(path));
+        }
         let mut saver = save(module)
             .mapping(self.how(&self.to)?)
             .rename(self.renames.clone())
@@ -303,12 +328,8 @@ impl ModuleStore for SafetensorsStore {
             saver = saver.plain();
         }
         match &mut self.place {
-            Place::Memory(bytes) => *bytes = Some(saver.bytes()?),
+            Place::Memory(bytes) => *bytes = Some(saver.bytes()?.into()),
             Place::Path(path) if path.is_dir() => drop(saver.directory(path, "model")?),
-            Place::Path(path) if path.exists() && !self.overwrite => {
-                let message = "it is there already; `overwrite(true)` replaces it";
-                return Err(Error::new(ErrorKind::Io, message).in_file(path));
-            }
             Place::Path(path) => saver.file(path)?,
         }
         Ok(())
@@ -327,6 +348,14 @@ impl ModuleStore for SafetensorsStore {
             loader = loader.tolerant();
         }
         let Report { loaded, missing, skipped, unused, problems, .. } = loader.into(module)?;
+        // What is missing is told with the types on the way to it.
+        let sites = if missing.is_empty() { Vec::new() } else { walk::sites(module) };
+        let owners = |site: &Site| site.steps.iter().map(|step| &*step.owner).collect::<Vec<_>>().join(".");
+        let mut owners: HashMap<_, _> = sites.iter().map(|site| (site.path(), owners(site))).collect();
+        let mut with_owners = |path: String| {
+            let owners = owners.remove(&path).unwrap_or_default();
+            (path, owners)
+        };
         let error = |error: Error| ApplyError::LoadError {
             path: error.tensor().unwrap_or_default().to_owned(),
             message: error.to_string(),
@@ -334,7 +363,7 @@ impl ModuleStore for SafetensorsStore {
         Ok(ApplyResult {
             applied: loaded,
             skipped,
-            missing: missing.into_iter().map(|missing| (missing.path, missing.name)).collect(),
+            missing: missing.into_iter().map(|missing| with_owners(missing.path)).collect(),
             unused,
             errors: problems.into_iter().map(error).collect(),
         })

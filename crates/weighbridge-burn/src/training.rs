@@ -6,7 +6,6 @@ use burn::lr_scheduler::LrSchedulerRecord;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
-use burn::store::RecordError;
 use burn_pack::Reader;
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
@@ -19,7 +18,8 @@ use crate::report::Report;
 use crate::saver::save;
 
 /// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops, what is there
-/// is this state or the one before. Older ones are removed.
+/// is this state or the one before. Older ones are removed, those that the `Learner` saved with `Checkpoints` in this
+/// directory as well.
 ///
 /// ```
 /// use weighbridge_burn::burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -61,15 +61,17 @@ pub fn save_training<M: Module>(
 
     let file = epochs.begin(epoch, Part::Optimizer)?;
     let packed = file.with_file_name(Part::Optimizer.pack());
-    let written = caught("the optimizer's state was read", || optimizer.save(&packed).map_err(refused))
-        .and_then(|()| pack::write(open(&packed)?, &file));
+    let read = || optimizer.save(&packed).map_err(pack::refused);
+    let written =
+        caught("the optimizer's state was read", read).and_then(|()| pack::write(open(&packed)?, &file));
     let _ = std::fs::remove_file(&packed);
-    written?;
+    written.map_err(|error| error.in_file(&file))?;
     epochs.done(epoch, Part::Optimizer)?;
 
     let file = epochs.begin(epoch, Part::Scheduler)?;
-    let bytes = scheduler.to_record().into_bytes().map_err(refused)?;
-    pack::write(Reader::from_bytes(bytes).map_err(pack::refused)?, &file)?;
+    let bytes = scheduler.to_record().into_bytes().map_err(|error| pack::refused(error).in_file(&file))?;
+    let reader = Reader::from_bytes(bytes).map_err(|error| pack::refused(error).in_file(&file))?;
+    pack::write(reader, &file)?;
     epochs.done(epoch, Part::Scheduler)
 }
 
@@ -77,8 +79,8 @@ pub fn save_training<M: Module>(
 ///
 /// # Errors
 ///
-/// Fails with [`ErrorKind::NotFound`] when there is nothing, and when the model is another one; all three are as they were
-/// then.
+/// Fails with [`ErrorKind::NotFound`] when there is nothing, and when the model is another one, or the optimizer has no
+/// place for the state that is there; all three are as they were then.
 pub fn load_training<M: Module>(
     directory: impl AsRef<Path>,
     model: &mut M,
@@ -90,25 +92,44 @@ pub fn load_training<M: Module>(
     let Some(epoch) = epochs.epochs()?.last().copied() else {
         return Err(Error::new(ErrorKind::NotFound, "there is no checkpoint").in_file(directory));
     };
-    let opened = |part| Checkpoint::open(epochs.find(epoch, part)?);
-    let bytes = pack::container(&opened(Part::Scheduler)?)?;
-    let schedule = LrSchedulerRecord::from_bytes(bytes).map_err(refused)?;
-    let bytes = pack::container(&opened(Part::Optimizer)?)?;
-    let state = OptimizerRecord::from_bytes(bytes).map_err(refused)?;
-    let restored = caught("the optimizer was restored", || Ok(optimizer.clone().load_record(state)))?;
-    let rescheduled = caught("the scheduler was restored", || Ok(scheduler.clone().load_record(schedule)))?;
-    let report = load(&opened(Part::Model)?).into(model)?;
+    let restored = {
+        let file = epochs.find(epoch, Part::Optimizer)?;
+        restored(&Checkpoint::open(&file)?, optimizer).map_err(|error| error.in_file(&file))?
+    };
+    let rescheduled = {
+        let file = epochs.find(epoch, Part::Scheduler)?;
+        rescheduled(&Checkpoint::open(&file)?, scheduler).map_err(|error| error.in_file(&file))?
+    };
+    let report = load(&Checkpoint::open(epochs.find(epoch, Part::Model)?)?).into(model)?;
     *optimizer = restored;
     *scheduler = rescheduled;
     Ok(report)
+}
+
+fn restored(ckpt: &Checkpoint, optimizer: &ModuleOptimizer) -> Result<ModuleOptimizer> {
+    let with = |container| {
+        let state = OptimizerRecord::from_bytes(container).map_err(pack::refused)?;
+        caught("the optimizer was restored", || Ok(optimizer.clone().load_record(state)))
+    };
+    // Burn leaves out without a word what an optimizer does not know. What it would leave out, an outline shows.
+    let taken = with(pack::outline(ckpt)?)?.to_record();
+    if taken.len() < ckpt.len() {
+        let taken = pack::names(taken.into_bytes().map_err(pack::refused)?)?;
+        let lost = ckpt.tensors().find(|tensor| !taken.contains(tensor.name()));
+        let error =
+            Error::new(ErrorKind::Value, "the optimizer has no place for it: it is another one's state");
+        return Err(lost.map_or(error.clone(), |lost| error.in_tensor(lost.name())));
+    }
+    with(pack::container(ckpt)?)
+}
+
+fn rescheduled(ckpt: &Checkpoint, scheduler: &ModuleLrScheduler) -> Result<ModuleLrScheduler> {
+    let state = LrSchedulerRecord::from_bytes(pack::container(ckpt)?).map_err(pack::refused)?;
+    caught("the scheduler was restored", || Ok(scheduler.clone().load_record(state)))
 }
 
 fn open(packed: &Path) -> Result<Reader> {
     // A file that is not there says so plainly.
     std::fs::metadata(packed).map_err(|error| io(packed, error))?;
     Reader::from_file_exact(packed).map_err(pack::refused)
-}
-
-fn refused(error: RecordError) -> Error {
-    Error::new(ErrorKind::Value, error.to_string())
 }

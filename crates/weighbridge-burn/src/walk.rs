@@ -53,7 +53,7 @@ impl Site {
         dotted(&self.steps)
     }
 
-    /// Whether it is the weight of a `Linear`.
+    /// Whether it is the weight of a `Linear`; types are known by their names only.
     pub(crate) fn is_linear_weight(&self) -> bool {
         is_linear_weight(&self.steps)
     }
@@ -79,6 +79,42 @@ pub(crate) fn sites<M: Module>(module: &M) -> Vec<Site> {
 /// The module with other parameters in the places of those in `ready`, by their path.
 pub(crate) fn replace<M: Module>(module: M, ready: HashMap<String, Box<dyn Any>>) -> M {
     module.map(&mut Replace { steps: Vec::new(), ready })
+}
+
+/// Has running statistics take in their last updates, which they keep to themselves, for all clones of the module, until
+/// they are asked. Parameters that are not initialised stay so.
+pub(crate) fn settle<M: Module>(module: &M) {
+    // `valid` asks all of them; it would initialise parameters, so these have something small in their places.
+    module.clone().map(&mut StandIns).valid();
+}
+
+struct StandIns;
+
+impl StandIns {
+    fn stand_in<const D: usize, K: Basic>(param: Param<Tensor<D, K>>) -> Param<Tensor<D, K>>
+    where
+        Tensor<D, K>: Parameter,
+    {
+        if param.is_initialized() {
+            return param;
+        }
+        let device = param.lazy_device();
+        Param::initialized(param.id, Tensor::zeros([1; D], &device))
+    }
+}
+
+impl ModuleMapper for StandIns {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D, Float>>) -> Param<Tensor<D, Float>> {
+        Self::stand_in(param)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        Self::stand_in(param)
+    }
+
+    fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
+        Self::stand_in(param)
+    }
 }
 
 /// A parameter whose rank and kind are known to it alone.
@@ -114,7 +150,7 @@ where
             let message = format!("it has {} dimensions in place of {D}", data.rank());
             return Err(Error::new(ErrorKind::Shape, message));
         }
-        let tensor = Tensor::<D, K>::from_data(data, (how.device, dtype));
+        let tensor = upload::<D, K>(data, dtype, how.device);
         let tensor = if how.exchanged { tensor.transpose() } else { tensor };
         Ok(Box::new(self.clone().transform_for_load(tensor, how.id)))
     }
@@ -132,6 +168,16 @@ where
             Error::new(ErrorKind::Device, format!("it could not be read from the device: {error:?}"))
         })
     }
+}
+
+/// A tensor on a device, in memory that its allocator does not cut up for others, as Burn has it for parameters.
+fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: &Device) -> Tensor<D, K> {
+    /// From here on CUDA has data copied out of usual memory, which is slow, unless it is asked to lock pages for it.
+    const LARGE: usize = 100_000_000;
+    if data.as_bytes().len() >= LARGE {
+        device.staging(std::iter::once(&mut data));
+    }
+    device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
 }
 
 /// Whether a parameter exchanges the dimensions of what is loaded into it. It does not say so, but what it does to a row

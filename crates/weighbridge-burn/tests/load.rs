@@ -5,7 +5,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::quantization::{Calibration, QuantScheme, QuantValue};
-use burn::tensor::{Bool, DType, Device, FloatDType, Int, IntDType, Tensor};
+use burn::tensor::{Bool, BoolStore, DType, Device, Distribution, FloatDType, Int, IntDType, Tensor};
 use weighbridge_burn::weighbridge::write::{Save, Values};
 use weighbridge_burn::weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Renames, TensorView};
 use weighbridge_burn::{Mapping, load, save};
@@ -42,6 +42,11 @@ fn saved(model: &Model) -> Checkpoint {
 /// Every parameter's bytes, the lazy ones initialised.
 fn bytes(model: &Model) -> Vec<u8> {
     save(model).bytes().unwrap()
+}
+
+/// Where the bytes of a parameter are that nothing else has.
+fn memory<const D: usize>(param: Param<Tensor<D>>) -> *const u8 {
+    param.into_value().into_data().as_bytes().as_ptr()
 }
 
 /// Dtype, shape and bytes.
@@ -91,7 +96,7 @@ fn whatever_fails_the_module_is_as_it_was() {
     static FLOATS: [u8; 12] = [0; 12];
     type Case = (&'static str, Option<Raw<'static>>, ErrorKind, &'static str);
     let cases: [Case; 7] = [
-        ("embed.weight", None, ErrorKind::MissingTensor, "there is no tensor \"embed.weight\""),
+        ("embed.weight", None, ErrorKind::MissingTensor, "tensor \"embed.weight\": it is missing"),
         ("layers.0.bias", Some((Dtype::F32, &[1, 3], &FLOATS)), ErrorKind::Shape, "[3]"),
         ("norm.gamma", Some((Dtype::I32, &[3], &FLOATS)), ErrorKind::Dtype, "parameter of floats"),
         ("norm.gamma", Some((Dtype::F8_E4M3, &[3], &[0; 3])), ErrorKind::Dtype, "dtype(DType::F32)"),
@@ -135,7 +140,7 @@ fn several_problems_are_counted_and_listed() {
     let report = load(&ckpt).partial().into(&mut module).unwrap();
     assert_eq!((report.loaded.len(), report.missing.len()), (10, 2));
     let error = load(&ckpt).partial().all_used().into(&mut module).unwrap_err();
-    assert!(error.to_string().contains("no parameter takes the tensor \"layer.0.weight\""), "{error}");
+    assert!(error.to_string().contains("tensor \"layer.0.weight\": no parameter takes it"), "{error}");
 }
 
 #[test]
@@ -153,8 +158,14 @@ fn only_some_parameters() {
         let expected = from.tensor(tensor.name()).unwrap();
         assert!(tensor.view().unwrap().bytes() == expected.view().unwrap().bytes(), "{}", tensor.name());
     }
-    let some = save(&first).only(&Names::prefix("norm.")).bytes().unwrap();
+    let some = save(&first).only(Names::prefix("norm.")).bytes().unwrap();
     assert_eq!(Checkpoint::from_bytes(some).unwrap().len(), 4);
+    // A set that has none was not meant so.
+    let none = || Names::prefix("layer.");
+    let error = load(&ckpt).only(none()).into(&mut second).unwrap_err().to_string();
+    assert!(error.contains("`only` selects no parameter") && error.contains("\"embed.weight\""), "{error}");
+    let error = save(&first).only(none()).bytes().unwrap_err().to_string();
+    assert!(error.contains("`only` selects no parameter"), "{error}");
 }
 
 #[test]
@@ -255,14 +266,130 @@ fn tied_weights_are_written_once() {
     let mut first = fresh();
     let error = save(&first).mapping(mapping.clone()).bytes().unwrap_err();
     assert!(error.to_string().contains("tied to \"embed.weight\""), "{error}");
-    let embedding = save(&first).pytorch().only(&Names::prefix("embed")).bytes().unwrap();
+    let embedding = save(&first).pytorch().only(Names::prefix("embed")).bytes().unwrap();
     let embedding = Checkpoint::from_bytes(embedding).unwrap();
     assert_eq!(load(&embedding).pytorch().into(&mut first).unwrap_err().kind(), ErrorKind::MissingTensor);
     load(&embedding).mapping(mapping.clone()).into(&mut first).unwrap();
     let (embed, head) = (first.embed.weight.val(), first.head.weight.val());
     assert_eq!(embed.into_data(), head.transpose().into_data());
-    let once = Checkpoint::from_bytes(save(&first).mapping(mapping).bytes().unwrap()).unwrap();
+    let once = Checkpoint::from_bytes(save(&first).mapping(mapping.clone()).bytes().unwrap()).unwrap();
     assert_eq!(once.len(), 1);
+
+    // Where nothing in the file would stand for it, it is written.
+    let names = |ckpt: &Checkpoint| ckpt.tensors().map(|t| t.name().to_owned()).collect::<Vec<_>>();
+    let both = ["embed.weight", "head.weight"];
+    let cases = [
+        (Mapping::pytorch().tied("head.weight", "embd.weight"), Names::all(), &both[..]),
+        (Mapping::pytorch().tied("head.weight", "embed.weight"), Names::prefix("head"), &both[1..]),
+        (mapping.clone().tied("embed.weight", "head.weight"), Names::all(), &both[..]),
+        (mapping.clone().tied("embed.weight", "x"), Names::all(), &both[..]),
+    ];
+    for (mapping, only, expected) in cases {
+        let saved = save(&first).mapping(mapping.clone()).only(only).bytes().unwrap();
+        let saved = Checkpoint::from_bytes(saved).unwrap();
+        let mut found = names(&saved);
+        found.sort();
+        assert_eq!(found, expected, "{mapping:?}");
+    }
+}
+
+#[test]
+fn what_a_module_learnt_before_does_not_go_over_what_is_loaded() {
+    let device = device().autodiff();
+    let train =
+        |norm: &BatchNorm| norm.forward(Tensor::<3>::random([4, 3, 5], Distribution::Default, &device));
+    let fresh = || BatchNormConfig::new(3).init(&device);
+    let first: BatchNorm = fresh();
+    train(&first);
+    train(&first);
+    let ckpt = Checkpoint::from_bytes(save(&first).bytes().unwrap()).unwrap();
+    let mean = |norm: &BatchNorm| norm.running_mean.value_sync().into_data();
+    let mut second = fresh();
+    train(&second);
+    load(&ckpt).into(&mut second).unwrap();
+    assert_eq!(mean(&second), mean(&first));
+    let mut again = second.clone();
+    train(&second);
+    assert!(save(&again).bytes().unwrap() == save(&second).bytes().unwrap(), "clones share what they learn");
+    load(&ckpt).into(&mut again).unwrap();
+    assert!(save(&again.valid()).bytes().unwrap() == save(&again).bytes().unwrap());
+    let saved = Checkpoint::from_bytes(save(&again).bytes().unwrap()).unwrap();
+    for tensor in saved.tensors() {
+        let expected = ckpt.tensor(tensor.name()).unwrap();
+        assert!(tensor.view().unwrap().bytes() == expected.view().unwrap().bytes(), "{}", tensor.name());
+    }
+}
+
+#[test]
+fn parameters_that_are_not_loaded_stay_lazy() {
+    let ckpt = saved(&model(&device()));
+    let mut second = model(&device());
+    load(&ckpt).only(Names::prefix("norm.")).into(&mut second).unwrap();
+    save(&second).only(Names::prefix("norm.")).bytes().unwrap();
+    assert!(second.norm.gamma.is_initialized() && !second.embed.weight.is_initialized());
+}
+
+#[test]
+fn errors_name_the_file_and_the_stored_tensor() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("model.safetensors");
+    let ckpt = saved(&model(&device()));
+    let back = || Renames::new().prefix("bert.", "");
+    let fails = |changes: &[(&str, Option<Raw<'_>>)], words: &[&str]| {
+        let ckpt = changed(&ckpt, changes);
+        let tensors =
+            ckpt.tensors().map(|tensor| (format!("bert.{}", tensor.name()), tensor.view().unwrap()));
+        Save::new().file(&file, tensors).unwrap();
+        let ckpt = Checkpoint::open(&file).unwrap();
+        let error = load(&ckpt).rename(back()).all_used().into(&mut model(&device())).unwrap_err();
+        assert_eq!(error.file(), Some(&*file), "{error}");
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    fails(
+        &[("norm.beta", Some((Dtype::F32, &[1], &[0; 4])))],
+        &["tensor \"norm.beta\"", "stored as \"bert.norm.beta\"", "[3]", "[1]"],
+    );
+    fails(&[("mask", Some((Dtype::Bool, &[3], &[0, 1, 2])))], &["tensor \"mask\"", "place 2 is 2"]);
+    fails(&[("more", Some((Dtype::U8, &[1], &[0])))], &["tensor \"bert.more\"", "no parameter takes it"]);
+    // Names are compared as they are looked for.
+    fails(
+        &[("norm.gamma", None), ("norm.gama", Some((Dtype::F32, &[3], &[0; 12])))],
+        &["tensor \"norm.gamma\"", "nearest is \"bert.norm.gama\"", "renamed \"norm.gama\""],
+    );
+    let bytes = save(&model(&device())).with(Save::new().metadata("weighbridge.burn.ids", "[]"));
+    bytes.file(&file).unwrap();
+    let error = load(&Checkpoint::open(&file).unwrap()).into(&mut model(&device())).unwrap_err();
+    assert_eq!(error.file(), Some(&*file), "{error}");
+}
+
+#[test]
+fn scaled_floats_are_not_taken_for_weights() {
+    let ckpt = saved(&model(&device()));
+    for scale in ["embed.weight_scale_inv", "embed.weight_scale"] {
+        let ckpt = changed(
+            &ckpt,
+            &[
+                ("embed.weight", Some((Dtype::F8_E4M3, &[4, 3], &[0x38; 12]))),
+                (scale, Some((Dtype::F32, &[1], &[0; 4]))),
+            ],
+        );
+        let mut module = model(&device());
+        let error = load(&ckpt).dtype(FloatDType::F32).into(&mut module).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Dtype, "{error}");
+        assert!(error.to_string().contains(scale) && error.to_string().contains("unscaled()"), "{error}");
+        load(&ckpt).dtype(FloatDType::F32).unscaled().into(&mut module).unwrap();
+        assert_eq!(module.embed.weight.val().into_data().try_to_vec::<f32>().unwrap(), [1.0; 12]);
+    }
+}
+
+#[test]
+fn a_check_finds_what_a_load_refuses() {
+    let module = model(&device());
+    let report = load(&saved(&module)).dtype(DType::Bool(BoolStore::Native)).check(&module).unwrap();
+    assert_eq!(report.problems.len(), 1, "{report:?}");
+    let report = load(&saved(&module)).only(Names::exact("x")).check(&module).unwrap();
+    assert_eq!(report.problems.len(), 1, "{report:?}");
 }
 
 #[test]
@@ -313,6 +440,8 @@ fn mapped_files_are_the_tensors_until_they_are_written_to() {
     let ckpt = Checkpoint::options().map(mapping).open(&file).unwrap();
     let mut second = model(&device());
     load(&ckpt).into(&mut second).unwrap();
+    let place = ckpt.tensor("layers.0.weight").unwrap().view().unwrap().bytes().as_ptr();
+    assert_eq!(memory(second.layers.remove(0).weight), place);
     drop(ckpt);
     // What changes a tensor in place must not write to the file.
     let weight = second.embed.weight.val() + 1.0;
@@ -333,8 +462,12 @@ fn misaligned_bytes_are_copied() {
         .collect();
     let order = weighbridge_burn::weighbridge::write::Order::Given;
     let odd = Checkpoint::from_bytes(Save::new().order(order).bytes(tensors).unwrap()).unwrap();
+    let place = |name: &str| odd.tensor(name).unwrap().view().unwrap().bytes().as_ptr();
+    assert_ne!(place("layers.1.weight").addr() % 4, 0);
     let mut second = model(&device());
     load(&odd).into(&mut second).unwrap();
+    let copied = memory(second.layers.pop().unwrap().weight);
+    assert!(copied != place("layers.1.weight") && copied.addr() % 4 == 0);
     let input = Tensor::<2>::ones([2, 3], &device());
     assert_eq!(
         first.layers[0].forward(input.clone()).into_data(),

@@ -86,7 +86,8 @@ impl Bert {
     fn forward(&self, ids: Tensor<2, Int>) -> (Tensor<3>, Tensor<2>) {
         let [rows, length] = ids.dims();
         let device = ids.device();
-        let positions = Tensor::arange(0..length as i64, &device).unsqueeze::<2>().repeat_dim(0, rows);
+        let positions =
+            Tensor::arange(0..i64::try_from(length).unwrap(), &device).unsqueeze::<2>().repeat_dim(0, rows);
         let kinds = Tensor::<2, Int>::zeros([rows, length], &device);
         let Embeddings { word, position, token_type, norm } = &self.embeddings;
         let sum = word.forward(ids) + position.forward(positions) + token_type.forward(kinds);

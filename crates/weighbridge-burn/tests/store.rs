@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use burn::module::Module;
-use burn::nn::{InstanceNorm, InstanceNormConfig, Linear, LinearConfig};
+use burn::nn::attention::{MultiHeadAttention, MultiHeadAttentionConfig};
+use burn::nn::{InstanceNorm, InstanceNormConfig, Linear, LinearConfig, Lstm, LstmConfig};
 use burn::tensor::Device;
 use burn_store::{BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter};
 use weighbridge_burn::weighbridge::ErrorKind;
@@ -51,6 +52,71 @@ fn what_is_saved_is_loaded() {
     // A file that is there is not replaced unasked.
     assert!(first.save_into(&mut store).unwrap_err().to_string().contains("overwrite(true)"));
     first.save_into(&mut store.overwrite(true)).unwrap();
+    // And neither is a checkpoint in a directory.
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = SafetensorsStore::from_file(directory.path());
+    first.save_into(&mut store).unwrap();
+    let file = directory.path().join("model.safetensors");
+    let before = std::fs::read(&file).unwrap();
+    assert!(model().save_into(&mut store).unwrap_err().to_string().contains("overwrite(true)"));
+    assert!(std::fs::read(&file).unwrap() == before);
+    model().save_into(&mut store.overwrite(true)).unwrap();
+    assert!(std::fs::read(&file).unwrap() != before);
+}
+
+#[derive(Module, Debug)]
+enum Layer {
+    Plain(Linear),
+}
+
+#[derive(Module, Debug)]
+struct Layers {
+    attention: MultiHeadAttention,
+    lstm: Lstm,
+    layer: Layer,
+}
+
+fn layers() -> Layers {
+    let device = Device::flex();
+    Layers {
+        attention: MultiHeadAttentionConfig::new(4, 2).init(&device),
+        lstm: LstmConfig::new(2, 3, true).init(&device),
+        layer: Layer::Plain(LinearConfig::new(2, 2).init(&device)),
+    }
+}
+
+#[test]
+fn adapters_give_the_names_that_burn_store_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    for skip in [false, true] {
+        let (ours, theirs) = (directory.path().join("ours"), directory.path().join("theirs"));
+        let mut store = SafetensorsStore::from_file(&ours)
+            .with_to_adapter(BurnToPyTorchAdapter)
+            .with_from_adapter(PyTorchToBurnAdapter)
+            .skip_enum_variants(skip)
+            .overwrite(true);
+        let mut other = burn_store::SafetensorsStore::from_file(&theirs)
+            .with_to_adapter(BurnToPyTorchAdapter)
+            .skip_enum_variants(skip)
+            .overwrite(true);
+        let first = layers();
+        first.save_into(&mut store).unwrap();
+        first.save_into(&mut other).unwrap();
+        assert_eq!(store.keys().unwrap(), other.keys().unwrap());
+        let mut second = layers();
+        second.load_from(&mut store).unwrap();
+        assert!(save(&second).bytes().unwrap() == save(&first).bytes().unwrap());
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_with_the_types_on_the_way() {
+    let mut store = SafetensorsStore::from_bytes(None);
+    model().save_into(&mut store).unwrap();
+    let result = layers().load_from(&mut store.allow_partial(true)).unwrap();
+    let path = "layer.Plain.weight".to_owned();
+    let owners = "Struct:Layers.Enum:Layer.Struct:Linear".to_owned();
+    assert!(result.missing.contains(&(path, owners)), "{:?}", result.missing);
 }
 
 #[test]

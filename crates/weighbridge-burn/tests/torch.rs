@@ -194,4 +194,18 @@ fn a_fused_projection_is_divided_and_put_together() {
         load(&Checkpoint::from_bytes(own).unwrap()).mapping(separate).into(&mut joined).unwrap();
         assert!(save(&joined).bytes().unwrap() == save(&one).bytes().unwrap());
     }
+    // Layers of both layouts: one matrix by PyTorch's convention, which has one layout for both.
+    let column = |outputs| LinearConfig::new(3, outputs).with_layout(LinearLayout::Col).init(&device);
+    let mixed = || Apart { q: linear(4), k: column(2), v: linear(2) };
+    let own = save(&apart).pytorch().bytes().unwrap();
+    let mut module = mixed();
+    load(&Checkpoint::from_bytes(own.clone()).unwrap()).pytorch().into(&mut module).unwrap();
+    let fused = Mapping::pytorch().fused("qkv", ["q", "k", "v"]);
+    let as_one = save(&module).mapping(fused.clone()).bytes().unwrap();
+    assert!(as_one == save(&apart).mapping(fused.clone()).bytes().unwrap());
+    let mut other = mixed();
+    load(&Checkpoint::from_bytes(as_one).unwrap()).mapping(fused).into(&mut other).unwrap();
+    assert!(save(&other).pytorch().bytes().unwrap() == own);
+    let error = save(&module).mapping(Mapping::new().fused("qkv", ["q", "k", "v"])).bytes().unwrap_err();
+    assert!(error.to_string().contains("laid out differently"), "{error}");
 }

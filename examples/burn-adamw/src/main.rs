@@ -12,7 +12,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::{Module, ModuleMapper, Param};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{
+    Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, PRelu, PReluConfig,
+    RmsNorm, RmsNormConfig,
+};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Gradients, Int, Tensor};
 use weighbridge_burn::{load_training, save, save_training};
@@ -22,12 +25,17 @@ struct Model {
     embed: Embedding,
     up: Linear,
     norm: LayerNorm,
+    scale: RmsNorm,
+    prelu: PRelu,
     down: Linear,
+    /// Never trained.
+    unused: Linear,
 }
 
 impl Model {
     fn loss(&self, ids: Tensor<2, Int>) -> Tensor<1> {
         let hidden = self.norm.forward(self.up.forward(self.embed.forward(ids)));
+        let hidden = self.prelu.forward(self.scale.forward(hidden));
         self.down.forward(hidden).powi_scalar(2).mean()
     }
 }
@@ -54,7 +62,10 @@ fn main() -> Result<()> {
         embed: EmbeddingConfig::new(7, 6).init(&device),
         up: LinearConfig::new(6, 6).init(&device),
         norm: LayerNormConfig::new(6).init(&device),
+        scale: RmsNormConfig::new(6).init(&device),
+        prelu: PReluConfig::new().init(&device),
         down: LinearConfig::new(6, 3).init(&device),
+        unused: LinearConfig::new(2, 2).init(&device),
     };
     // What `adamw.py` gives its AdamW, too.
     let mut optimizer = AdamWConfig::new().with_weight_decay(0.05).init();
