@@ -1,5 +1,7 @@
 //! `cast`, `filter`, `rename`, `split`, `merge` and `meta`.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 mod support;
 
 use std::collections::BTreeMap;
