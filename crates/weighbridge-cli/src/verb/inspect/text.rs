@@ -48,8 +48,9 @@ fn title(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
         several => format!(" in {}", show::plural(several, "shard")),
     };
     let location = survey.location.display().to_string();
-    let (elements, bytes) = (show::count(survey.elements()), show::bytes(survey.bytes()));
-    writeln!(out, "{BOLD}{}{BOLD:#}  {tensors}{shards}, {elements} parameters, {bytes}", safe(&location))?;
+    let elements = show::plural(survey.elements() as usize, "parameter");
+    let bytes = show::bytes(survey.bytes());
+    writeln!(out, "{BOLD}{}{BOLD:#}  {tensors}{shards}, {elements}, {bytes}", safe(&location))?;
     Ok(())
 }
 
@@ -242,7 +243,7 @@ fn totals(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
     let total = survey.bytes();
     let dtypes = survey.dtypes();
     let rows = dtypes.iter().map(|of| {
-        let parameters = format!("{} parameters", show::count(of.elements));
+        let parameters = show::plural(of.elements as usize, "parameter");
         let name = cell(of.dtype.name(), color(of.dtype));
         sized(name, show::plural(of.tensors as usize, "tensor"), of.bytes, total, parameters)
     });

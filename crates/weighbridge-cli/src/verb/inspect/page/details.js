@@ -109,9 +109,9 @@ function showShards(model, onChoose) {
       meter.append(part);
     }
     const name = make("span", "", make("bdi", "", visible(shard.file)));
-    const line = make("span", "line", name, make("span", "", `${bytes(shard.bytes)}, ${plural(shard.tensors, "tensor")}`));
+    const line = make("span", "line", name, make("span", "", bytes(shard.bytes)));
     const button = make("button", "shard", line, meter);
-    button.title = visible(shard.file);
+    button.title = `${visible(shard.file)}: ${bytes(shard.bytes)}, ${plural(shard.tensors, "tensor")}`;
     return [button, number];
   });
   byId("shards").append(...choice(bars, onChoose));
