@@ -59,7 +59,9 @@ impl Destination {
             let end = path.extension().unwrap_or_default();
             endings.iter().any(|ending| end.eq_ignore_ascii_case(ending))
         };
-        let Some(path) = self.output.as_deref().filter(named).filter(|_| !self.dry_run) else { return Ok(None) };
+        let Some(path) = self.output.as_deref().filter(named).filter(|_| !self.dry_run) else {
+            return Ok(None);
+        };
         if path.try_exists()? && !self.force {
             bail!("{}: it is there already; --force replaces it", path.display());
         }

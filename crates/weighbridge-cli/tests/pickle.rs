@@ -26,7 +26,8 @@ fn scan_tells_harmless_from_dangerous() {
     std::fs::write(dir.path().join("text.txt"), b"words").unwrap();
 
     let harmless = weighbridge(["scan", &text(fixture("tied.bin"))]);
-    let expected = "harmless, 3 globals in 1 pickle\n  tied/data.pkl\n    harmless   collections.OrderedDict\n";
+    let expected =
+        "harmless, 3 globals in 1 pickle\n  tied/data.pkl\n    harmless   collections.OrderedDict\n";
     assert!(harmless.stdout.contains(expected), "{harmless:?}");
     assert_eq!(harmless.status, 0);
 

@@ -142,7 +142,7 @@ impl Convert {
 /// Says what was changed on the way: the first of each kind, or all.
 fn report(notes: &[Note], term: &Term) {
     for notes in notes.chunk_by(|a, b| a.kind() == b.kind()) {
-        let Some(kind) = notes.first().map(|note| note.kind()) else { continue };
+        let Some(kind) = notes.first().map(Note::kind) else { continue };
         // Numbers and texts that now stand in the metadata are many and are no loss.
         let shown = if kind == NoteKind::Metadata { 0 } else { SHOWN };
         for (number, note) in notes.iter().enumerate() {
