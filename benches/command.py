@@ -24,6 +24,19 @@ from pathlib import Path
 BEGIN, END = "<!-- begin command:table -->", "<!-- end command:table -->"
 
 
+PICKLE = """
+import sys, torch
+from safetensors.torch import load_file
+torch.save(load_file(sys.argv[1]), sys.argv[2])
+"""
+
+CONVERT = """
+import sys, torch
+from safetensors.torch import save_file
+save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])
+"""
+
+
 def header(tensors, bits):
     """The header of a file of those names and shapes, and the bytes of its data."""
     entries, end = {"__metadata__": {"format": "pt"}}, 0
@@ -151,6 +164,11 @@ def lines(arguments, place):
     yield "SHA-256", [
         ours("hash --algorithm sha256", "hash", "--algorithm", "sha256", big),
         ("`sha256sum`", ["sha256sum", big], [])]
+    if arguments.python:
+        pickle = place / "pytorch_model.bin"
+        yield "a pickle of PyTorch", [
+            ours("convert", "convert", pickle, "-o", out, writes=[out]), ("`cp`", ["cp", pickle, out], [out]),
+            ("Python's `torch.load` and `save_file`", [arguments.python, "-W", "ignore", "-c", CONVERT, pickle, out], [out])]
     yield "what is in 20,000 tensors of 100 shards", [
         ours("inspect", "inspect", place / "many"),
         *peer("ls", "ls", *sorted((place / "many").glob("*.safetensors")))]
@@ -161,6 +179,7 @@ def main():
     parser.add_argument("weighbridge", help="the program")
     parser.add_argument("--sft", help="sft-cli's program (PyPI: sft-cli)")
     parser.add_argument("--b3sum", default=shutil.which("b3sum"), help="BLAKE3's program (crates.io: b3sum)")
+    parser.add_argument("--python", help="a Python that has torch and safetensors, to make and convert a pickle")
     parser.add_argument("--layers", type=int, default=22, help="22 make 2.2 GB")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", default="", help="lines whose title contains this")
@@ -180,6 +199,9 @@ def main():
             file.seek(-1000, os.SEEK_END)
             file.write(b"\x00\x3c")
         many(place / "many", 100, 200)
+        if arguments.python:
+            command = [arguments.python, "-W", "ignore", "-c", PICKLE, place / "model.safetensors"]
+            subprocess.run([*command, place / "pytorch_model.bin"], check=True)
         size = (place / "model.safetensors").stat().st_size
         for title, ways in lines(arguments, place):
             if arguments.only not in title:
