@@ -341,6 +341,8 @@ fn errors_name_the_file_and_the_stored_tensor() {
             ckpt.tensors().map(|tensor| (format!("bert.{}", tensor.name()), tensor.view().unwrap()));
         Save::new().file(&file, tensors).unwrap();
         let ckpt = Checkpoint::open(&file).unwrap();
+        let report = load(&ckpt).rename(back()).check(&model(&device())).unwrap();
+        assert!(report.problems.iter().all(|problem| problem.file() == Some(&*file)), "{report:?}");
         let error = load(&ckpt).rename(back()).all_used().into(&mut model(&device())).unwrap_err();
         assert_eq!(error.file(), Some(&*file), "{error}");
         let text = error.to_string();

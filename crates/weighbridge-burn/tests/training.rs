@@ -366,6 +366,7 @@ fn killed_100_times_while_it_saves() {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_micros(random % 100_000));
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
         child.kill().unwrap();
         child.wait().unwrap();
         let latest = checkpoints().latest().unwrap().unwrap();
