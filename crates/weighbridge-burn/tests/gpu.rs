@@ -40,8 +40,19 @@ fn model(device: &Device) -> Model {
 impl Model {
     fn compute(&self, device: &Device) -> TensorData {
         let ids = Tensor::<2, Int>::from_ints([[1, 7, 49], [0, 3, 3]], device);
-        let hidden = self.up.forward(self.embed.forward(ids)).swap_dims(1, 2);
-        self.down.forward(self.norm.forward(hidden).swap_dims(1, 2)).into_data()
+        let hidden = forward(&self.up, self.embed.forward(ids)).swap_dims(1, 2);
+        forward(&self.down, self.norm.forward(hidden).swap_dims(1, 2)).into_data()
+    }
+}
+
+/// What a linear layer computes, as products and sums: the compiler of lavapipe 22.3, which Debian 12 has, crashes on the kernels
+/// of Burn's `matmul`.
+fn forward(linear: &Linear, input: Tensor<3>) -> Tensor<3> {
+    let product = input.unsqueeze_dim::<4>(3) * linear.weight.val().unsqueeze::<4>();
+    let sum = product.sum_dim(2).squeeze_dim::<3>(2);
+    match &linear.bias {
+        Some(bias) => sum + bias.val().unsqueeze::<3>(),
+        None => sum,
     }
 }
 
