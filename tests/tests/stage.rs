@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -50,6 +50,8 @@ struct Simulated(Arc<Machine>);
 
 struct Machine {
     dice: Dice,
+    /// Whether the host can write to the device's memory.
+    in_place: bool,
     fault: Option<(Step, bool)>,
     /// Calls of the step that fails until it does.
     until: AtomicU64,
@@ -75,6 +77,8 @@ struct Staged(*const u8, usize);
 
 // SAFETY: the session keeps a slab as it is until `wait` has returned for its copy: that is what is tested here.
 unsafe impl Send for Staged {}
+// SAFETY: as above.
+unsafe impl Sync for Staged {}
 
 impl Staged {
     fn read(&self) -> &[u8] {
@@ -102,6 +106,8 @@ impl Drop for Slab {
 
 struct Memory {
     bytes: Bytes,
+    /// Where they are.
+    start: Staged,
     machine: Arc<Machine>,
 }
 
@@ -177,8 +183,18 @@ impl Device for Simulated {
     fn allocate(&self, entry: &Entry) -> Result<Memory> {
         self.0.step(Step::Allocate)?;
         self.0.memories.fetch_add(1, Ordering::SeqCst);
-        let bytes = Arc::new(Mutex::new(vec![0xDD; entry.byte_len() as usize]));
-        Ok(Memory { bytes, machine: Arc::clone(&self.0) })
+        let mut bytes = vec![0xDD; entry.byte_len() as usize];
+        let start = Staged(bytes.as_mut_ptr(), bytes.len());
+        Ok(Memory { bytes: Arc::new(Mutex::new(bytes)), start, machine: Arc::clone(&self.0) })
+    }
+
+    fn in_place<'m>(&self, memory: &'m Memory, bytes: Range<u64>) -> Option<&'m mut [MaybeUninit<u8>]> {
+        assert!(bytes.end <= memory.start.1 as u64);
+        let start = memory.start.0.wrapping_add(bytes.start as usize).cast_mut().cast();
+        // SAFETY: the vector lives as long as the memory, nobody looks at it before the tensor is finished, and the session
+        // asks for each byte once: that is what is tested here.
+        let place = || unsafe { std::slice::from_raw_parts_mut(start, (bytes.end - bytes.start) as usize) };
+        self.0.in_place.then(place)
     }
 
     fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<Self::Fence> {
@@ -229,8 +245,10 @@ impl Schedule {
     fn new(seed: u64, fault: Option<(Step, bool)>) -> Self {
         let dice = Dice(AtomicU64::new(seed));
         let (slow, slabs, until) = (dice.roll(2) == 0, 1 + dice.roll(4) as usize, dice.roll(12));
+        let in_place = fault.is_none() && dice.roll(4) == 0;
         let machine = Arc::new(Machine {
             dice,
+            in_place,
             fault,
             until: AtomicU64::new(until),
             slow,

@@ -7,11 +7,11 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{Shard, SimpleBackend};
 use weighbridge::plan::{Entry, Input, Overflow, Part};
-use weighbridge::{Checkpoint, Error, Names, Report, Session, TensorRef};
+use weighbridge::{Checkpoint, Error, Report, TensorRef};
 
-use crate::dtype::arrival;
-use crate::loader::{Filter, device_of};
-use crate::tensor::place;
+use crate::dtype::{Arrival, arrival};
+use crate::loader::Filter;
+use crate::session::{Devices, Tensors, Want};
 
 /// Gives a model's tensors as it asks for them, each in the dtype and on the device that it asks for.
 ///
@@ -34,9 +34,9 @@ use crate::tensor::place;
 /// ```
 pub struct Backend {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) session: Session,
+    pub(crate) session: Tensors,
     pub(crate) filter: Option<Box<Filter>>,
-    pub(crate) devices: Vec<(Names, Device)>,
+    pub(crate) devices: Devices,
     pub(crate) complex_pairs: bool,
     pub(crate) overflow: Overflow,
 }
@@ -60,10 +60,11 @@ impl Backend {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
+        let device = self.devices.chosen(name).unwrap_or(device);
         let Some(tensor) = self.tensor(name) else {
             return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
         };
-        let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs)
+        let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs, device)
             .map_err(|error| candle_core::Error::wrap(error.in_tensor(name)))?;
         let shape = arrival.shape(tensor.shape());
         if let Some(expected) = expected
@@ -72,8 +73,8 @@ impl Backend {
             let msg = format!("shape mismatch for {name}");
             return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
         }
-        let (_, buffer) = self.session.take(name, Some(arrival.made)).map_err(candle_core::Error::wrap)?;
-        place(buffer, arrival.dtype, shape, device_of(&self.devices, name).unwrap_or(device))
+        let want = self.want(&tensor, arrival, shape, device);
+        self.session.take(name, want).map_err(candle_core::Error::wrap)
     }
 
     /// The part of a tensor that belongs to one rank. A model may give the shape of the whole, of the part, or, as
@@ -87,10 +88,11 @@ impl Backend {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let wrap = |error: Error| candle_core::Error::wrap(error.in_tensor(name));
+        let device = self.devices.chosen(name).unwrap_or(device);
         let Some(tensor) = self.tensor(name) else {
             return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
         };
-        let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs).map_err(wrap)?;
+        let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs, device).map_err(wrap)?;
         let part = Part::of_rank(tensor.shape(), shard.dim, shard.rank, shard.world_size).map_err(wrap)?;
         let entry = Entry::new(name, vec![Input::of(&tensor)], Arc::new(part)).map_err(wrap)?;
         let shape = arrival.shape(entry.shape());
@@ -98,9 +100,19 @@ impl Backend {
             let (expected, msg) = (expected.clone(), format!("shape mismatch for {name}"));
             return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
         }
-        let entry = entry.overflow(self.overflow).recast(arrival.made).map_err(wrap)?;
-        let buffer = self.session.make(entry).map_err(candle_core::Error::wrap)?;
-        place(buffer, arrival.dtype, shape, device_of(&self.devices, name).unwrap_or(device))
+        let want = self.want(&tensor, arrival, shape, device);
+        self.session.make(&entry.overflow(self.overflow), want).map_err(candle_core::Error::wrap)
+    }
+
+    fn want<'a>(
+        &'a self,
+        tensor: &TensorRef<'_>,
+        arrival: Arrival,
+        shape: Shape,
+        device: &'a Device,
+    ) -> Want<'a> {
+        let carried = self.devices.route().carried(tensor.dtype(), arrival);
+        Want { carried, dtype: arrival.dtype, shape, device }
     }
 }
 

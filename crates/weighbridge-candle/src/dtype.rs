@@ -14,11 +14,16 @@
 //! | `F4`, `F6_E2M3`, `F6_E3M2` | the same, raw | nothing else |
 //! | `C64` | nothing, or `F32` pairs with [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
 //!
+//! On Metal, which computes with less, some come as another dtype: `I16` and `I32` as `I64`, `F8E4M3` as `F16`, `F8E8M0` as
+//! `F32`, unless they are asked for; `F64` only if it is asked for, and packed dtypes not at all.
+//!
 //! "Raw" dtypes hold the file's packed bytes; Candle has no operations on them.
 
-use candle_core::{DType, Shape};
+use candle_core::{DType, Device, Shape};
 use weighbridge::plan::Cast;
 use weighbridge::{Dtype, Error, ErrorKind, Result};
+
+use crate::capability::{OnMetal, on_metal};
 
 /// How a stored tensor arrives in Candle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +44,46 @@ impl Arrival {
     }
 }
 
-/// How `stored` arrives, as `requested` or, without a request, as close to stored as Candle can.
+/// How `stored` arrives on a device, as `requested` or, without a request, as close to stored as can be.
 ///
 /// # Errors
 ///
 /// Fails when it cannot be had; the message names the way out.
-pub(crate) fn arrival(stored: Dtype, requested: Option<DType>, complex_pairs: bool) -> Result<Arrival> {
+pub(crate) fn arrival(
+    stored: Dtype,
+    requested: Option<DType>,
+    complex_pairs: bool,
+    device: &Device,
+) -> Result<Arrival> {
+    arrival_on(device.is_metal(), stored, requested, complex_pairs)
+}
+
+/// The same, on Metal or elsewhere.
+pub(crate) fn arrival_on(
+    metal: bool,
+    stored: Dtype,
+    requested: Option<DType>,
+    complex_pairs: bool,
+) -> Result<Arrival> {
+    let anywhere = anywhere(stored, requested, complex_pairs)?;
+    if !metal {
+        return Ok(anywhere);
+    }
+    let dtype = anywhere.dtype;
+    let fail = |message: String| Err(Error::new(ErrorKind::Dtype, message));
+    match (on_metal(dtype), requested) {
+        (OnMetal::Computes, _) | (OnMetal::Kept(_) | OnMetal::KeptIfAsked, Some(_)) => Ok(anywhere),
+        (OnMetal::Kept(other) | OnMetal::Becomes(other), None) => self::anywhere(stored, Some(other), false),
+        (OnMetal::KeptIfAsked, None) => fail(format!(
+            "Candle does not compute with {dtype:?} on Metal; `dtype(DType::F32)` loads it, rounded"
+        )),
+        (OnMetal::Becomes(_) | OnMetal::Refused, _) => {
+            fail(format!("Candle cannot read {dtype:?} back from Metal; load it onto the CPU"))
+        }
+    }
+}
+
+fn anywhere(stored: Dtype, requested: Option<DType>, complex_pairs: bool) -> Result<Arrival> {
     let natural = natural(stored, complex_pairs);
     match (natural, requested) {
         (Some(natural), None) => Ok(natural),
@@ -89,6 +128,18 @@ fn natural(stored: Dtype, complex_pairs: bool) -> Option<Arrival> {
         _ => return None,
     };
     Some(Arrival { made, dtype, pairs: stored == Dtype::C64 })
+}
+
+/// What Candle calls the elements of an entry that is made as it arrives, their number (of packed ones: bytes), and their
+/// shape.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+pub(crate) fn made(entry: &weighbridge::Entry) -> Result<(DType, usize, Shape)> {
+    let natural = natural(entry.dtype(), true).filter(|natural| natural.made == entry.dtype());
+    let natural = natural.ok_or_else(|| Error::new(ErrorKind::Internal, "it was not made for Candle"))?;
+    let elements = entry.byte_len() / natural.dtype.size_in_bytes().max(1) as u64;
+    let elements = usize::try_from(elements)
+        .map_err(|_| Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))?;
+    Ok((natural.dtype, elements, natural.shape(entry.shape())))
 }
 
 fn refusal(stored: Dtype) -> Error {
@@ -136,7 +187,7 @@ mod tests {
     #[test]
     fn every_dtype_has_its_row() {
         for stored in Dtype::all() {
-            match arrival(stored, None, false) {
+            match anywhere(stored, None, false) {
                 Ok(arrival) => assert_eq!(Some(arrival.dtype), from_stored(stored)),
                 Err(error) => {
                     assert_eq!(stored, Dtype::C64);
@@ -144,7 +195,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(arrival(Dtype::C64, None, true).unwrap().dtype, DType::F32);
+        assert_eq!(anywhere(Dtype::C64, None, true).unwrap().dtype, DType::F32);
     }
 
     #[test]
@@ -152,13 +203,13 @@ mod tests {
         for stored in Dtype::all() {
             let raw = matches!(stored, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64);
             for requested in [DType::F32, DType::BF16, DType::F16, DType::I64, DType::U8, DType::F8E4M3] {
-                let arrival = arrival(stored, Some(requested), false);
+                let arrival = anywhere(stored, Some(requested), false);
                 assert_eq!(arrival.is_err(), raw, "{stored} as {requested:?}");
                 assert!(arrival.is_err() || arrival.unwrap().dtype == requested);
             }
         }
-        let error = arrival(Dtype::F4, Some(DType::F32), false).unwrap_err();
+        let error = anywhere(Dtype::F4, Some(DType::F32), false).unwrap_err();
         assert!(error.to_string().contains("without a dtype to get F4"), "{error}");
-        assert!(arrival(Dtype::F4, Some(DType::F4), false).is_ok());
+        assert!(anywhere(Dtype::F4, Some(DType::F4), false).is_ok());
     }
 }

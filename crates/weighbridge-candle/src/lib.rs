@@ -28,10 +28,17 @@
 //! - `cuda`, `metal`: Candle's own backends for these devices.
 
 mod backend;
+mod capability;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod dtype;
 mod loader;
+#[cfg(feature = "metal")]
+mod metal;
 mod save;
+mod session;
 mod sharded;
+mod staging;
 mod tensor;
 mod var_map;
 
@@ -43,6 +50,7 @@ pub use backend::Backend;
 pub use loader::{Conversion, Loaded, Loader, Skipped};
 pub use save::{Aliases, Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
+pub use staging::Staging;
 pub use var_map::Filled;
 
 /// The README's example, compiled and not run.

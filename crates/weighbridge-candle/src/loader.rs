@@ -12,7 +12,8 @@ use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Re
 
 use crate::backend::Backend;
 use crate::dtype::{Arrival, arrival, from_stored};
-use crate::tensor::place;
+use crate::session::{Devices, Tensors, Want};
+use crate::staging::Staging;
 
 pub(crate) type Filter = dyn Fn(&TensorRef<'_>) -> bool + Send + Sync;
 
@@ -25,8 +26,8 @@ pub struct Loader {
     checkpoint: Checkpoint,
     dtype: Option<DType>,
     overflow: Overflow,
-    device: Device,
-    devices: Vec<(Names, Device)>,
+    pub(crate) devices: Devices,
+    pub(crate) staging: Staging,
     filter: Option<Box<Filter>>,
     require_all: bool,
     complex_pairs: bool,
@@ -43,8 +44,8 @@ impl Loader {
             checkpoint: checkpoint.clone(),
             dtype: None,
             overflow: Overflow::default(),
-            device: Device::Cpu,
-            devices: Vec::new(),
+            devices: Devices { usual: Device::Cpu, of: Vec::new() },
+            staging: Staging::new(),
             filter: None,
             require_all: false,
             complex_pairs: false,
@@ -74,7 +75,7 @@ impl Loader {
 
     /// Sets the device; the CPU otherwise.
     pub fn device(mut self, device: &Device) -> Self {
-        self.device = device.clone();
+        self.devices.usual = device.clone();
         self
     }
 
@@ -92,7 +93,13 @@ impl Loader {
     /// # }
     /// ```
     pub fn device_for(mut self, names: Names, device: &Device) -> Self {
-        self.devices.push((names, device.clone()));
+        self.devices.of.push((names, device.clone()));
+        self
+    }
+
+    /// Sets through which memory tensors go to a GPU; otherwise this load has some of its own. See [`Staging`].
+    pub fn staging(mut self, staging: &Staging) -> Self {
+        self.staging = staging.clone();
         self
     }
 
@@ -161,7 +168,8 @@ impl Loader {
         let (mut arrivals, mut skipped) = (HashMap::new(), Vec::new());
         for tensor in self.tensors() {
             let requested = self.dtype.filter(|_| tensor.dtype().is_float());
-            match arrival(tensor.dtype(), requested, self.complex_pairs) {
+            let device = self.devices.of(tensor.name());
+            match arrival(tensor.dtype(), requested, self.complex_pairs, device) {
                 Ok(arrival) => drop(arrivals.insert(tensor.name().to_owned(), arrival)),
                 Err(error) if self.require_all => return Err(error.in_tensor(tensor.name())),
                 Err(error) => skipped.push(Skipped {
@@ -171,18 +179,22 @@ impl Loader {
                 }),
             }
         }
-        // On the CPU tensors stay where they were read to; on their way elsewhere they are held twice.
-        let on_cpu = self.devices.iter().map(|(_, device)| device).chain([&self.device]).all(Device::is_cpu);
-        let read_ahead = if on_cpu { u64::MAX } else { self.read_ahead };
-        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::File).start()?;
+        let route = self.devices.route();
+        let read_ahead = if route.ends_there() { u64::MAX } else { self.read_ahead };
+        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::File);
+        let session = Tensors::start(session, &self.devices, &self.staging)?;
         let mut tensors = HashMap::with_capacity(arrivals.len());
         let mut converted = Vec::new();
         for tensor in self.tensors() {
             let name = tensor.name();
             let Some(arrival) = arrivals.get(name) else { continue };
-            let (_, buffer) = session.take(name, None)?;
-            let placed = place(buffer, arrival.dtype, arrival.shape(tensor.shape()), self.device_of(name));
-            tensors.insert(name.to_owned(), placed.map_err(|error| refused(&error).in_tensor(name))?);
+            let want = Want {
+                carried: route.carried(tensor.dtype(), *arrival),
+                dtype: arrival.dtype,
+                shape: arrival.shape(tensor.shape()),
+                device: self.devices.of(name),
+            };
+            tensors.insert(name.to_owned(), session.take(name, want)?);
             if tensor.dtype() != arrival.made || arrival.pairs {
                 let (from, to) = (tensor.dtype(), arrival.dtype);
                 converted.push(Conversion { name: name.to_owned(), from, to });
@@ -201,7 +213,7 @@ impl Loader {
     ///
     /// Fails when the session cannot be started.
     pub fn var_builder(self) -> Result<VarBuilder<'static>> {
-        let (dtype, device) = (self.builder_dtype(), self.device.clone());
+        let (dtype, device) = self.dtype_and_device();
         Ok(VarBuilder::from_backend(Box::new(self.backend()?), dtype, device))
     }
 
@@ -213,25 +225,23 @@ impl Loader {
     pub fn backend(mut self) -> Result<Backend> {
         let dtype = self.builder_dtype();
         let fitting = |tensor: TensorRef<'_>| {
-            let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs);
+            let device = self.devices.of(tensor.name());
+            let arrival = |requested| arrival(tensor.dtype(), requested, self.complex_pairs, device);
             // What does not come in the builder's dtype may be asked for in another one, and fails then if not.
-            let arrival = arrival.or_else(|_| self::arrival(tensor.dtype(), None, self.complex_pairs));
+            let arrival = arrival(Some(dtype)).or_else(|_| arrival(None));
             Some((tensor.name().to_owned(), arrival.ok()?))
         };
         let arrivals = self.tensors().filter_map(fitting).collect();
         let read_ahead = self.read_ahead;
-        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural).start()?;
+        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural);
+        let session = Tensors::start(session, &self.devices, &self.staging)?;
         let Self { checkpoint, filter, devices, complex_pairs, overflow, .. } = self;
         Ok(Backend { checkpoint, session, filter, devices, complex_pairs, overflow })
     }
 
-    fn device_of(&self, name: &str) -> &Device {
-        device_of(&self.devices, name).unwrap_or(&self.device)
-    }
-
     /// The dtype and the device of its builders.
     pub(crate) fn dtype_and_device(&self) -> (DType, Device) {
-        (self.builder_dtype(), self.device.clone())
+        (self.builder_dtype(), self.devices.usual.clone())
     }
 
     pub(crate) fn has_complex_pairs(&self) -> bool {
@@ -255,9 +265,13 @@ impl Loader {
 
     /// A session over the tensors of `arrivals`, each as it arrives.
     pub(crate) fn session(&mut self, arrivals: &HashMap<String, Arrival>) -> Result<SessionBuilder> {
+        let route = self.devices.route();
+        let carried = |tensor: &TensorRef<'_>| {
+            arrivals.get(tensor.name()).map(|arrival| route.carried(tensor.dtype(), *arrival))
+        };
         let plan = Plan::of(&self.checkpoint)
             .filter(|tensor| arrivals.contains_key(tensor.name()))
-            .dtype(|tensor| arrivals.get(tensor.name()).map(|arrival| arrival.made))
+            .dtype(carried)
             .overflow(self.overflow)
             .build()?;
         let mut session = plan.session().prefetch(self.prefetch);
@@ -284,11 +298,6 @@ impl Loader {
     }
 }
 
-/// The device of the first set that has the name.
-pub(crate) fn device_of<'d>(devices: &'d [(Names, Device)], name: &str) -> Option<&'d Device> {
-    devices.iter().find(|(names, _)| names.contains(name)).map(|(_, device)| device)
-}
-
 pub(crate) fn refused(error: &candle_core::Error) -> Error {
     Error::new(ErrorKind::Device, format!("Candle could not place it: {error}"))
 }
@@ -298,7 +307,7 @@ impl fmt::Debug for Loader {
         f.debug_struct("Loader")
             .field("checkpoint", &self.checkpoint)
             .field("dtype", &self.dtype)
-            .field("device", &self.device)
+            .field("device", &self.devices.usual)
             .finish_non_exhaustive()
     }
 }

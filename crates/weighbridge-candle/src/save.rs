@@ -10,7 +10,10 @@ use candle_nn::VarMap;
 use weighbridge::write::{Save, Saved, TensorData, Values};
 use weighbridge::{Dtype, Element, Error, ErrorKind, Result};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{Download, Downloads};
 use crate::dtype::to_stored;
+use crate::staging::Staging;
 
 /// Writes Candle tensors: one file or a sharded checkpoint, streamed, without a second copy of the model.
 ///
@@ -34,6 +37,7 @@ use crate::dtype::to_stored;
 pub struct Saver {
     save: Save,
     aliases: Aliases,
+    staging: Staging,
 }
 
 /// What becomes of tensors that are the same memory, seen in the same way: tied weights.
@@ -65,6 +69,13 @@ impl Saver {
     #[must_use]
     pub fn aliases(mut self, aliases: Aliases) -> Self {
         self.aliases = aliases;
+        self
+    }
+
+    /// Sets through which memory tensors come from a GPU; otherwise each save has some of its own. See [`Staging`].
+    #[must_use]
+    pub fn staging(mut self, staging: &Staging) -> Self {
+        self.staging = staging.clone();
         self
     }
 
@@ -120,8 +131,12 @@ impl Saver {
         let mut save = self.save.clone();
         let mut first_names = HashMap::new();
         let mut stored = Vec::with_capacity(tensors.len());
+        #[cfg(feature = "cuda")]
+        let mut downloads = Downloads::new(&self.staging);
         for (name, tensor) in tensors {
             let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name))?;
+            #[cfg(feature = "cuda")]
+            let tensor = Stored { download: downloads.of(tensor.tensor.device())?, ..tensor };
             if self.aliases == Aliases::Once {
                 let first = first_names.entry(tensor.identity()).or_insert_with(|| name.clone());
                 if *first != name {
@@ -152,13 +167,21 @@ pub fn vars(map: &VarMap) -> Vec<(String, Tensor)> {
 struct Stored {
     tensor: Tensor,
     dtype: Dtype,
+    /// The way from its GPU, if it is on one.
+    #[cfg(feature = "cuda")]
+    download: Option<std::sync::Arc<Download>>,
 }
 
 impl Stored {
     fn new(tensor: Tensor) -> Result<Self> {
         let dtype = to_stored(tensor.dtype())
             .ok_or_else(|| Error::new(ErrorKind::Dtype, format!("the format has no {:?}", tensor.dtype())))?;
-        Ok(Self { tensor, dtype })
+        Ok(Self {
+            tensor,
+            dtype,
+            #[cfg(feature = "cuda")]
+            download: None,
+        })
     }
 
     /// Where its memory is: tensors that share it have the same.
@@ -186,6 +209,10 @@ impl TensorData for Stored {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let other =
             |error: candle_core::Error| io::Error::other(Error::new(ErrorKind::Device, error.to_string()));
+        #[cfg(feature = "cuda")]
+        if let Some(download) = &self.download {
+            return download.write(&self.tensor, out).map_err(io::Error::other)?;
+        }
         if !matches!(self.tensor.device(), Device::Cpu) {
             // One tensor at a time comes to the host.
             let tensor = self.tensor.to_device(&Device::Cpu).map_err(other)?;

@@ -12,11 +12,7 @@ pub(crate) fn place(
     shape: Shape,
     device: &Device,
 ) -> candle_core::Result<Tensor> {
-    // Candle multiplies from the last dimension on, which can overflow where there is a 0 among the first.
-    let strides = shape.dims().iter().rev().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
-    if strides.is_none() {
-        return Err(candle_core::Error::msg("the strides of its shape do not fit this machine"));
-    }
+    check_strides(&shape)?;
     match buffer {
         HostBuffer::U8(values) => place_bytes(values, dtype, shape, device),
         HostBuffer::U32(values) => Tensor::from_vec(values, shape, device),
@@ -29,6 +25,15 @@ pub(crate) fn place(
         HostBuffer::F64(values) => Tensor::from_vec(values, shape, device),
         // The dtype table leads to none of the others.
         other => Err(candle_core::Error::msg(format!("no Candle tensor is made of {} bytes", name(&other)))),
+    }
+}
+
+/// Whether Candle can compute the strides of a shape: it multiplies from the last dimension on, which can overflow where
+/// there is a 0 among the first.
+pub(crate) fn check_strides(shape: &Shape) -> candle_core::Result<()> {
+    match shape.dims().iter().rev().try_fold(1_usize, |product, &dim| product.checked_mul(dim)) {
+        Some(_) => Ok(()),
+        None => Err(candle_core::Error::msg("the strides of its shape do not fit this machine")),
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use candle_core::Var;
+use candle_core::{Device, Var};
 use candle_nn::VarMap;
 use weighbridge::engine::Order;
-use weighbridge::{Error, ErrorKind, Result};
+use weighbridge::{Error, ErrorKind, Names, Result};
 
 use crate::Loader;
 use crate::dtype::{Arrival, arrival};
 use crate::loader::refused;
-use crate::tensor::place;
+use crate::session::{Devices, Tensors, Want};
 
 /// What [`Loader::fill`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Loader {
                     format!("the checkpoint has no tensor for this variable{near}"),
                 );
             };
-            let arrival = arrival(tensor.dtype(), Some(var.dtype()), self.has_complex_pairs())
+            let arrival = arrival(tensor.dtype(), Some(var.dtype()), self.has_complex_pairs(), var.device())
                 .map_err(|e| e.in_tensor(name))?;
             let shape = arrival.shape(tensor.shape());
             if shape != *var.shape() {
@@ -78,18 +78,23 @@ impl Loader {
             .map(|tensor| tensor.name().to_owned())
             .filter(|name| !arrivals.contains_key(name))
             .collect();
+        self.devices = devices_of(&vars);
+        let route = self.devices.route();
         let session = self.session(&arrivals)?;
         let session = match in_place {
-            true => session.order(Order::Natural).start()?,
-            false => session.read_ahead(u64::MAX).order(Order::File).start()?,
+            true => session.order(Order::Natural),
+            false => session.read_ahead(u64::MAX).order(Order::File),
         };
+        let session = Tensors::start(session, &self.devices, &self.staging)?;
         let set = |var: &Var, tensor: &candle_core::Tensor| var.set(tensor).map_err(|error| refused(&error));
         let mut staged = Vec::new();
         for (changed, (name, var)) in vars.iter().enumerate() {
+            let arrival = arrivals[*name];
+            let stored = self.tensor(name).map_or(arrival.made, |tensor| tensor.dtype());
             let load = || {
-                let (_, buffer) = session.take(name, None)?;
-                let tensor = place(buffer, var.dtype(), var.shape().clone(), var.device());
-                tensor.map_err(|error| refused(&error))
+                let carried = route.carried(stored, arrival);
+                let shape = var.shape().clone();
+                session.take(name, Want { carried, dtype: var.dtype(), shape, device: var.device() })
             };
             if in_place {
                 load().and_then(|tensor| set(var, &tensor)).map_err(|error: Error| {
@@ -106,4 +111,17 @@ impl Loader {
         let set = vars.iter().map(|(name, _)| (*name).clone()).collect();
         Ok(Filled { set, unused })
     }
+}
+
+/// Each variable's own device, by its name.
+fn devices_of(vars: &[(&String, &Var)]) -> Devices {
+    let usual = vars.first().map_or(Device::Cpu, |(_, var)| var.device().clone());
+    let mut of: Vec<(Vec<String>, Device)> = Vec::new();
+    for (name, var) in vars.iter().filter(|(_, var)| !var.device().same_device(&usual)) {
+        match of.iter_mut().find(|(_, device)| device.same_device(var.device())) {
+            Some((names, _)) => names.push((*name).clone()),
+            None => of.push((vec![(*name).clone()], var.device().clone())),
+        }
+    }
+    Devices { usual, of: of.into_iter().map(|(names, device)| (Names::list(names), device)).collect() }
 }

@@ -50,6 +50,14 @@ pub trait Device: Send + Sync + 'static {
     /// Fails when it cannot be had, or when the device cannot hold the dtype.
     fn allocate(&self, entry: &Entry) -> Result<Self::Memory>;
 
+    /// Some bytes of a tensor's memory, where the host can write to it: a session makes them there then, and neither has a
+    /// slab nor copies. It asks for each byte of a memory once, and lets go of all of them before it
+    /// [finishes](Self::finish) the tensor.
+    fn in_place<'m>(&self, memory: &'m Self::Memory, bytes: Range<u64>) -> Option<&'m mut [MaybeUninit<u8>]> {
+        let _ = (memory, bytes);
+        None
+    }
+
     /// Starts to copy, all from one slab.
     ///
     /// # Errors
@@ -222,6 +230,34 @@ impl<D: Device> Stage<D> {
         self.moved.notify_all();
     }
 
+    /// Whether these parts can be made in their places.
+    fn has_place(&self, groups: &[Group<Place<D>>]) -> bool {
+        let first = groups.iter().flat_map(|group| &group.parts).next();
+        let place = |part: &Part<Place<D>>| {
+            let (memory, at) = (&*part.chunk.memory, part.chunk.offset);
+            caught("it was looked for", || Ok(self.device.in_place(memory, at..at).is_some()))
+        };
+        first.is_some_and(|part| place(part).unwrap_or(false))
+    }
+
+    /// Makes the parts of a job where they belong.
+    fn fill_in_place(&self, groups: Vec<Group<Place<D>>>, maker: &mut TileMaker, watch: &dyn Watch) {
+        each_part(groups, maker, watch, |part, maker| {
+            let mut ticket = Ticket::of(&part);
+            let outcome = caught("it was loaded", || {
+                let Place { memory, offset } = &part.chunk;
+                let place = self.device.in_place(memory, *offset..*offset + part.bytes());
+                let place = place.filter(|place| place.len() as u64 == part.bytes());
+                let lost = || Error::new(ErrorKind::Device, "its memory cannot be written to any more");
+                let (_, read) = maker.make(&part.entry, part.tile.clone(), place.ok_or_else(lost)?)?;
+                ticket.read = read;
+                Ok(())
+            });
+            drop(part);
+            watch.done(ticket, outcome);
+        });
+    }
+
     /// Waits for a copy and tells what became of it.
     fn land(&self, flight: Flight<D>, watch: &dyn Watch) {
         let Flight { slab, fence, parts } = flight;
@@ -372,6 +408,9 @@ impl<D: Device> Placement for Stage<D> {
     }
 
     fn carry_out(&self, job: Job<Place<D>>, maker: &mut TileMaker, watch: &dyn Watch) {
+        if self.has_place(&job.groups) {
+            return self.fill_in_place(job.groups, maker, watch);
+        }
         match self.slab(watch) {
             Ok(slab) => self.fill_and_send(slab, job.groups, maker, watch),
             Err(error) => fail(job.groups, &error, watch),

@@ -1,0 +1,32 @@
+//! NVIDIA GPUs: tensors through page-locked buffers, there and back.
+//!
+//! Order is kept by our own events and by waiting on the host, never by what cudarc does of itself, which does nothing on
+//! the devices that Candle makes, whose stream is another one for each thread:
+//!
+//! - Memory is allocated in Candle's stream of the calling thread. The stream that copies waits for an event that is
+//!   recorded there, before anything is copied: the memory may be what a kernel that is still running has given up.
+//! - A buffer is free again, and a tensor is finished, when the host has waited for an event behind the copies. What is done
+//!   with the tensor afterwards, in whichever stream, comes after that.
+//! - Before a tensor is saved, the host waits for everything that the device has to do.
+
+mod download;
+mod memory;
+mod upload;
+
+use std::sync::Arc;
+
+use candle_core::cuda_backend::CudaDevice;
+pub(crate) use candle_core::cuda_backend::cudarc::driver::{CudaContext as Context, DriverError};
+use weighbridge::{Error, ErrorKind};
+
+pub(crate) use download::{Download, Downloads};
+pub(crate) use memory::{Pinned, Slab};
+pub(crate) use upload::Cuda;
+
+fn context(device: &CudaDevice) -> Arc<Context> {
+    Arc::clone(device.cuda_stream().context())
+}
+
+fn failed(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
+    move |error| Error::new(ErrorKind::Device, format!("{what}: {error}")).with_source(error)
+}

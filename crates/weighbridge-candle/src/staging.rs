@@ -1,0 +1,102 @@
+//! The memory of the host through which tensors go to GPUs and come back.
+
+use std::fmt;
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, Mutex, PoisonError};
+
+use weighbridge::engine::Ring;
+
+/// Page-locked memory through which tensors go to a GPU and come back: 64 buffers of 4 MiB unless more is said. Other
+/// devices need none.
+///
+/// A load makes the buffers that it needs, not more than that, and frees them. Locking pages takes time, about as much
+/// as it takes to send some gigabytes; who loads or saves more than once gives the same `Staging` to each
+/// [`Loader`](crate::Loader::staging) and [`Saver`](crate::Saver::staging), and frees it by dropping it.
+///
+/// ```
+/// use weighbridge_candle::{Loader, Staging};
+/// # use weighbridge_candle::weighbridge::Checkpoint;
+///
+/// # fn main() -> weighbridge_candle::weighbridge::Result<()> {
+/// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
+/// let staging = Staging::new().buffers(16).buffer_bytes(8 << 20); // 128 MiB
+/// let loaded = Loader::new(&ckpt).staging(&staging).load()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Staging {
+    buffers: usize,
+    buffer_bytes: usize,
+    #[cfg(feature = "cuda")]
+    free: Arc<Mutex<Vec<crate::cuda::Pinned>>>,
+}
+
+impl Default for Staging {
+    /// Buffers that are as large as the chunks that files are read in, so that each is full when it is sent.
+    fn default() -> Self {
+        Self {
+            buffers: 64,
+            buffer_bytes: 4 << 20,
+            #[cfg(feature = "cuda")]
+            free: Arc::default(),
+        }
+    }
+}
+
+impl Staging {
+    /// 64 buffers of 4 MiB, none of which is made yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the number of buffers that a load or a save has at the most; at least one.
+    pub fn buffers(self, buffers: usize) -> Self {
+        // With a list of its own: buffers of another size are of no use.
+        Self { buffers: buffers.max(1), buffer_bytes: self.buffer_bytes, ..Self::default() }
+    }
+
+    /// Sets the bytes of a buffer, rounded down to a multiple of 256; at least that.
+    pub fn buffer_bytes(self, bytes: usize) -> Self {
+        Self { buffers: self.buffers, buffer_bytes: (bytes / 256 * 256).max(256), ..Self::default() }
+    }
+
+    /// The same as the engine has it.
+    pub fn ring(&self) -> Ring {
+        Ring::new().slabs(self.buffers).slab_bytes(self.buffer_bytes)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Staging {
+    /// A buffer, and where it goes when it is no longer needed.
+    pub(crate) fn slab(
+        &self,
+        context: &Arc<crate::cuda::Context>,
+    ) -> Result<crate::cuda::Slab, crate::cuda::DriverError> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pinned = match free {
+            Some(pinned) => pinned,
+            None => crate::cuda::Pinned::new(context, self.buffer_bytes)?,
+        };
+        Ok(crate::cuda::Slab::new(pinned, &self.free))
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.buffers
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+}
+
+impl fmt::Debug for Staging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staging")
+            .field("buffers", &self.buffers)
+            .field("buffer_bytes", &self.buffer_bytes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! The results, as text and as JSON.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::run::Measured;
+
+/// All results of a program.
+#[derive(Debug, Default, Serialize)]
+pub struct Results {
+    /// The machine and the device, in words.
+    pub machine: String,
+    /// Bytes of the checkpoint.
+    pub bytes: u64,
+    /// What the machine does at the most, in GB/s, or how long it takes for something, in seconds.
+    pub ceilings: Vec<Ceiling>,
+    /// One for each loader and place.
+    pub rows: Vec<Row>,
+    /// What the randomised loads came to.
+    pub races: String,
+    /// Whether anything was wrong.
+    pub failed: bool,
+}
+
+/// What a machine can do.
+#[derive(Debug, Serialize)]
+pub struct Ceiling {
+    /// Of what.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+    /// In which unit.
+    pub unit: &'static str,
+}
+
+/// A loader.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// Which.
+    pub loader: String,
+    /// Where the checkpoint was.
+    pub place: String,
+    /// What it did, or why it did not.
+    pub outcome: std::result::Result<Measured, String>,
+}
+
+impl Results {
+    /// Adds a ceiling, and says it.
+    pub fn ceiling(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        let ceiling = Ceiling { name: name.into(), value, unit };
+        println!("{:<58} {value:>8.2} {unit}", ceiling.name);
+        self.ceilings.push(ceiling);
+    }
+
+    /// Adds a row, and says it.
+    pub fn row(&mut self, loader: &str, place: &Path, outcome: Result<Measured>) {
+        let outcome = outcome.map_err(|error| format!("{error:#}"));
+        let place = place.display().to_string();
+        match &outcome {
+            Ok(measured) => {
+                let first = measured.seconds.first().copied().unwrap_or(f64::NAN);
+                let best = measured.seconds.iter().copied().fold(f64::INFINITY, f64::min);
+                let rate = |seconds: f64| self.bytes as f64 / seconds / 1e9;
+                let right = measured.wrong.as_deref().unwrap_or("every bit equal");
+                println!(
+                    "{loader:<40} {place:<12} first {first:>7.3} s {:>6.2} GB/s  best {best:>7.3} s {:>6.2} GB/s  \
+                     host +{:>6} MiB  {right}",
+                    rate(first),
+                    rate(best),
+                    measured.memory >> 20,
+                );
+                self.failed |= measured.wrong.is_some();
+            }
+            // A peer that is not there, or cannot, is no failure of ours.
+            Err(error) => {
+                println!("{loader:<40} {place:<12} {error}");
+                self.failed |= loader.starts_with("weighbridge");
+            }
+        }
+        self.rows.push(Row { loader: loader.to_owned(), place, outcome });
+    }
+
+    /// Adds what came of loads at random, and says it.
+    pub fn races(&mut self, outcome: Result<Measured>) {
+        let (text, right) = match outcome {
+            Ok(Measured { seconds, wrong: None, .. }) => (format!("{}, all right", seconds.len()), true),
+            Ok(Measured { seconds, wrong: Some(wrong), .. }) => {
+                (format!("{} right, then {wrong}", seconds.len()), false)
+            }
+            Err(error) => (format!("{error:#}"), false),
+        };
+        self.races = format!("randomised loads: {text}");
+        println!("\n{}", self.races);
+        self.failed |= !right;
+    }
+
+    /// Writes everything as JSON.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk does.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Ok(std::fs::write(path, serde_json::to_vec_pretty(self)?)?)
+    }
+}
+
+/// The processor, in words.
+pub fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{cores} cores of {}", model.map_or("an unknown processor", |(_, name)| name))
+}
