@@ -69,7 +69,7 @@ mod tests {
                 }
             }
         }
-        refused.sort_unstable_by_key(|dtype| dtype.to_string());
+        refused.sort_unstable_by_key(ToString::to_string);
         assert_eq!(refused, [Dtype::C64, Dtype::F4, Dtype::F64, Dtype::F6_E2M3, Dtype::F6_E3M2]);
     }
 

@@ -36,12 +36,7 @@ pub struct Staging {
 impl Default for Staging {
     /// Buffers that are as large as the chunks that files are read in, so that each is full when it is sent.
     fn default() -> Self {
-        Self {
-            buffers: 64,
-            buffer_bytes: 4 << 20,
-            #[cfg(feature = "cuda")]
-            free: Arc::default(),
-        }
+        Self::of(64, 4 << 20)
     }
 }
 
@@ -53,13 +48,21 @@ impl Staging {
 
     /// Sets the number of buffers that a load or a save has at the most; at least one.
     pub fn buffers(self, buffers: usize) -> Self {
-        // With a list of its own: buffers of another size are of no use.
-        Self { buffers: buffers.max(1), buffer_bytes: self.buffer_bytes, ..Self::default() }
+        Self::of(buffers.max(1), self.buffer_bytes)
     }
 
     /// Sets the bytes of a buffer, rounded down to a multiple of 256; at least that.
     pub fn buffer_bytes(self, bytes: usize) -> Self {
-        Self { buffers: self.buffers, buffer_bytes: (bytes / 256 * 256).max(256), ..Self::default() }
+        Self::of(self.buffers, (bytes / 256 * 256).max(256))
+    }
+
+    fn of(buffers: usize, buffer_bytes: usize) -> Self {
+        Self {
+            buffers,
+            buffer_bytes,
+            #[cfg(feature = "cuda")]
+            free: Arc::default(),
+        }
     }
 
     /// The same as the engine has it.
