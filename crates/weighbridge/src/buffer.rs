@@ -335,6 +335,7 @@ impl Chunk {
     /// Has the kernel back the chunk with memory at once: many first touches, a page each, cost more.
     pub(crate) fn populate(&self) {
         /// Fewer pages than this are not worth a call of the system.
+        #[cfg(target_os = "linux")]
         const WORTH: usize = 64 << 10;
         #[cfg(target_os = "linux")]
         if self.len >= WORTH {

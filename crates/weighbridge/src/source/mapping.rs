@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+#[cfg(target_os = "linux")]
 use std::ops::Range;
 use std::path::Path;
 
@@ -110,7 +111,11 @@ impl Mapping {
             // Advice that is refused is no failure.
             let _ = map.advise(advice);
         }
-        Ok(MappedSource { map, populate: self.populate })
+        Ok(MappedSource {
+            map,
+            #[cfg(target_os = "linux")]
+            populate: self.populate,
+        })
     }
 }
 
@@ -125,6 +130,7 @@ unsafe fn map(options: &MmapOptions, file: &File) -> io::Result<Mmap> {
 /// A mapped file.
 pub(crate) struct MappedSource {
     map: Mmap,
+    #[cfg(target_os = "linux")]
     populate: Populate,
 }
 

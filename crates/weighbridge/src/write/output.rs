@@ -157,6 +157,7 @@ impl OutputFile {
     }
 
     /// Bytes were written past the buffer.
+    #[cfg(target_os = "linux")]
     pub(super) fn wrote(&mut self, bytes: usize) {
         if let Some(flusher) = &mut self.file.get_mut().flusher {
             flusher.wrote(bytes);
