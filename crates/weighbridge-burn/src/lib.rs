@@ -9,7 +9,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
-//! # let device = Device::default();
+//! # let device = Device::flex();
 //! # let vocabulary = Checkpoint::open(dir)?.tensor("model.embed_tokens.weight").unwrap().shape().to_vec();
 //! # let mut model = EmbeddingConfig::new(vocabulary[0], vocabulary[1]).init(&device);
 //! let ckpt = Checkpoint::open(dir)?; // a file, a directory, an index, or "org/name" in the local cache
