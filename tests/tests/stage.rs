@@ -244,7 +244,8 @@ struct Schedule {
 impl Schedule {
     fn new(seed: u64, fault: Option<(Step, bool)>) -> Self {
         let dice = Dice(AtomicU64::new(seed));
-        let (slow, slabs, until) = (dice.roll(2) == 0, 1 + dice.roll(4) as usize, dice.roll(12));
+        let slabs = [1, 2, 3, 4, 12, 64][dice.roll(6) as usize];
+        let (slow, until) = (dice.roll(2) == 0, dice.roll(12));
         let in_place = fault.is_none() && dice.roll(4) == 0;
         let machine = Arc::new(Machine {
             dice,
@@ -389,6 +390,26 @@ fn dropping_and_cancelling_drain_the_ring() {
             assert_eq!(session.take("t1", None).unwrap_err().kind(), ErrorKind::Cancelled);
         }
         drop(session);
+        schedule.check(false);
+    }
+}
+
+#[test]
+fn a_ring_that_may_be_large_stays_small() {
+    let (ckpt, tensors) = checkpoint();
+    for seed in 0..schedules(100) {
+        let schedule = Schedule { slabs: 64, ..Schedule::new(seed, None) };
+        let plan = Plan::of(&ckpt).build().unwrap();
+        let session = plan.session().threads(1).read_ahead(u64::MAX);
+        let ring = Ring::new().slabs(64).slab_bytes(256);
+        let session = session.start_on(Simulated(Arc::clone(&schedule.machine)), ring).unwrap();
+        for (name, bytes) in &tensors {
+            assert!(session.take(name, None).unwrap().1 == *bytes, "{name} is wrong");
+        }
+        drop(session);
+        // Eight are copied from, and each of two threads has one in hand.
+        let most = schedule.machine.most_slabs.load(Ordering::SeqCst);
+        assert!(most <= 10, "seed {seed}: {most} slabs");
         schedule.check(false);
     }
 }

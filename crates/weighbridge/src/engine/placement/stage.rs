@@ -1,9 +1,9 @@
 //! Tensors on a device, through a ring of staging buffers.
 //!
 //! Readers fill slabs of the ring while the device copies from those that were filled before. There is no thread that
-//! waits for copies: whoever needs a slab and finds none free, waits for the oldest copy and takes its slab; so does
-//! whoever waits for a tensor or has nothing else to do. A slab is free, in the hands of a thread that fills it, in
-//! flight, or being waited for, and who has it in hand needs no other one; so the ring cannot get stuck.
+//! waits for copies: whoever needs a slab, finds none free, and may not make one, waits for the oldest copy and takes its
+//! slab; so does whoever waits for a tensor or has nothing else to do. A slab is free, in the hands of a thread that fills
+//! it, in flight, or being waited for, and who has it in hand needs no other one; so the ring cannot get stuck.
 
 use std::collections::VecDeque;
 use std::mem::{self, MaybeUninit};
@@ -112,7 +112,8 @@ impl Ring {
         Self::default()
     }
 
-    /// Sets the number of slabs; at least one. They are made when they are needed.
+    /// Sets the number of slabs at the most; at least one. They are made when they are needed: one for each thread that
+    /// reads, and some that are copied from.
     #[must_use]
     pub fn slabs(mut self, slabs: usize) -> Self {
         self.slabs = slabs.max(1);
@@ -148,11 +149,26 @@ struct State<D: Device> {
     free: Vec<D::Slab>,
     /// In the order in which they were sent.
     flying: VecDeque<Flight<D>>,
+    /// Copies that somebody waits for.
+    landing: usize,
     /// Slabs that there are, wherever they are.
     slabs: usize,
     /// Slabs that there may be.
     most: usize,
 }
+
+impl<D: Device> State<D> {
+    /// The copy that is done first, to be waited for.
+    fn oldest(&mut self) -> Option<Flight<D>> {
+        let flight = self.flying.pop_front()?;
+        self.landing += 1;
+        Some(flight)
+    }
+}
+
+/// So many copies under way keep a device busy. More slabs would not make it faster, and page-locked memory takes longer to
+/// be had than to be copied from.
+const ENOUGH: usize = 8;
 
 /// A slab that is copied from.
 struct Flight<D: Device> {
@@ -163,7 +179,8 @@ struct Flight<D: Device> {
 
 impl<D: Device> Stage<D> {
     pub(in crate::engine) fn new(device: D, ring: Ring) -> Self {
-        let state = State { free: Vec::new(), flying: VecDeque::new(), slabs: 0, most: ring.slabs };
+        let state =
+            State { free: Vec::new(), flying: VecDeque::new(), landing: 0, slabs: 0, most: ring.slabs };
         Self { device, slab_bytes: ring.slab_bytes, ring: Mutex::new(state), moved: Condvar::new() }
     }
 
@@ -183,7 +200,7 @@ impl<D: Device> Stage<D> {
                 let message = "no staging buffer is left: copies from all of them have failed";
                 return Err(Error::new(ErrorKind::Device, message));
             }
-            if ring.slabs < ring.most {
+            if ring.slabs < ring.most && ring.flying.len() + ring.landing < ENOUGH {
                 ring.slabs += 1;
                 drop(ring);
                 let made = caught("a staging buffer was made", || self.device.slab(self.slab_bytes));
@@ -205,7 +222,7 @@ impl<D: Device> Stage<D> {
                 }
                 continue;
             }
-            ring = match ring.flying.pop_front() {
+            ring = match ring.oldest() {
                 Some(flight) => {
                     drop(ring);
                     self.land(flight, watch);
@@ -262,6 +279,7 @@ impl<D: Device> Stage<D> {
     fn land(&self, flight: Flight<D>, watch: &dyn Watch) {
         let Flight { slab, fence, parts } = flight;
         let outcome = caught("a copy to the device was waited for", || self.device.wait(fence));
+        self.lock().landing -= 1;
         match outcome {
             Ok(()) => self.give_back(slab),
             Err(_) => self.lose(slab),
@@ -418,7 +436,7 @@ impl<D: Device> Placement for Stage<D> {
     }
 
     fn settle(&self, watch: &dyn Watch) -> bool {
-        let flight = self.lock().flying.pop_front();
+        let flight = self.lock().oldest();
         flight.map(|flight| self.land(flight, watch)).is_some()
     }
 
