@@ -2,22 +2,63 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use weighbridge::Checkpoint;
+use weighbridge_convert::{Foreign, Format, Options};
 
 use crate::show::{bytes, plural, safe};
 use crate::term::Term;
 
-/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings.
+/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be safetensors.
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(location)?;
+    let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
+        Some(format) => {
+            anyhow!("{}: {format}; `weighbridge convert` makes safetensors of it", location.display())
+        }
+        None => error.into(),
+    })?;
+    tell(location, &checkpoint, term);
+    Ok(checkpoint)
+}
+
+/// Opens a checkpoint to look at: what is not safetensors is seen as `convert` would write it.
+pub(crate) fn look(location: &Path, term: &Term) -> Result<Checkpoint> {
+    let (checkpoint, foreign) = any(location, &Options::new())?;
+    tell(location, &checkpoint, term);
+    if let Some(foreign) = foreign {
+        term.detail(format_args!("{}: {}, as convert would write it", location.display(), foreign.format()));
+        foreign.notes().iter().for_each(|note| term.detail(safe(&note.to_string())));
+    }
+    Ok(checkpoint)
+}
+
+/// Opens safetensors, or what else is read.
+pub(crate) fn any(location: &Path, options: &Options) -> Result<(Checkpoint, Option<Foreign>)> {
+    let error = match Checkpoint::open(location) {
+        Ok(checkpoint) => return Ok((checkpoint, None)),
+        Err(error) => error,
+    };
+    if foreign(location).is_none() {
+        return Err(error.into());
+    }
+    let foreign = weighbridge_convert::open(location, options)?;
+    Ok((foreign.checkpoint().clone(), Some(foreign)))
+}
+
+/// The format of a file that is not meant to be safetensors.
+fn foreign(location: &Path) -> Option<Format> {
+    let name = location.to_string_lossy().to_lowercase();
+    let is_ours = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    if is_ours { None } else { Format::of_file(location).ok().flatten() }
+}
+
+fn tell(location: &Path, checkpoint: &Checkpoint, term: &Term) {
     for warning in checkpoint.warnings() {
         term.warn(safe(warning));
     }
     let (tensors, shards) = (plural(checkpoint.len(), "tensor"), plural(checkpoint.shards().len(), "file"));
     let size = bytes(checkpoint.byte_len());
     term.detail(format_args!("{}: {tensors} in {shards}, {size}", location.display()));
-    Ok(checkpoint)
 }
 
 /// Tensors in the order of their names, numbers in them by value: `layers.2` before `layers.10`.

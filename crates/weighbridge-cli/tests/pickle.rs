@@ -99,3 +99,29 @@ fn convert_refuses_code() {
     assert!(ran.without(dir.path()).starts_with(expected), "{ran:?}");
     assert!(!dir.path().join("out.safetensors").exists());
 }
+
+#[test]
+fn foreign_files_can_be_looked_at() {
+    let (pickle, converted) = (text(fixture("tied.bin")), text(fixture("tied.safetensors")));
+    let list = |path: &str| weighbridge(["inspect", "--flat", path]).clean();
+    let tensors = |list: &str| list.lines().filter(|line| line.contains("F32")).count();
+    assert!(tensors(&list(&pickle)) > 0);
+    assert_eq!(tensors(&list(&pickle)), tensors(&list(&converted)));
+    let same = weighbridge(["diff", &pickle, &converted, "--data"]);
+    assert_eq!(same.status, 0, "{same:?}");
+
+    // What writes safetensors from safetensors does not guess.
+    let dir = tempfile::tempdir().unwrap();
+    let refused =
+        weighbridge(["filter", &pickle, "--only", "*", "-o", &text(dir.path().join("a.safetensors"))]);
+    assert_eq!(refused.status, 2);
+    assert!(refused.stderr.contains("tied.bin: PyTorch zip; `weighbridge convert` makes"), "{refused:?}");
+
+    // What is of no format, or named like ours, is an error of ours.
+    let other = dir.path().join("words.bin");
+    std::fs::write(&other, "words, and no more than that").unwrap();
+    assert!(weighbridge(["inspect", &text(&other)]).stderr.contains("header"));
+    let named = dir.path().join("named.safetensors");
+    std::fs::copy(&pickle, &named).unwrap();
+    assert!(weighbridge(["inspect", &text(&named)]).stderr.contains("the header claims"));
+}

@@ -57,6 +57,23 @@ impl Format {
         }
     }
 
+    /// What a file is, or the file in a directory that [`open`](crate::open) would take; `None` if it is nothing that is read.
+    /// Only the first bytes are looked at, and the names in an archive.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::Io`] where the file cannot be read, and with
+    /// [`ErrorKind::Malformed`] for an archive that is broken.
+    pub fn of_file(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        let path = path.as_ref();
+        let format = locate(path).and_then(|file| Self::of(&Input::open(&file)?));
+        match format {
+            Ok(format) => Ok(Some(format)),
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => Ok(None),
+            Err(error) => Err(error.in_file(path)),
+        }
+    }
+
     /// Looks at the first bytes.
     pub(crate) fn of(input: &Input) -> Result<Self> {
         let head = input.head(0, 64)?;

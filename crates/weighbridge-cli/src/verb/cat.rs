@@ -68,7 +68,7 @@ enum Format {
 
 impl Cat {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
-        let checkpoint = load::open(&self.path, term)?;
+        let checkpoint = load::look(&self.path, term)?;
         let (name, slice) = self.find(&checkpoint)?;
         let plan = Plan::of(&checkpoint)
             .filter(|tensor| tensor.name() == name)

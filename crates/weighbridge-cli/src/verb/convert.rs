@@ -8,7 +8,6 @@ use weighbridge_convert::{Aliases, Note, NoteKind, Options};
 
 mod export;
 
-use crate::Outcome;
 use crate::casts::Casts;
 use crate::destination::Destination;
 use crate::rename::Renaming;
@@ -16,6 +15,7 @@ use crate::reshape::{self, Reshape};
 use crate::select::Select;
 use crate::show::{plural, safe};
 use crate::term::Term;
+use crate::{Outcome, load};
 
 /// So many notes of a kind are shown; --verbose shows all.
 const SHOWN: usize = 10;
@@ -107,7 +107,7 @@ impl Convert {
 
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
-        let (checkpoint, foreign) = export::open(&self.input, &self.options())?;
+        let (checkpoint, foreign) = load::any(&self.input, &self.options())?;
         let plan = self.reshape()?.plan(&checkpoint)?;
         let notes = export.write(&plan)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));

@@ -101,7 +101,7 @@ struct Output<'a> {
 impl Diff {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let names = self.select.names()?;
-        let (a, b) = (load::open(&self.a, term)?, load::open(&self.b, term)?);
+        let (a, b) = (load::look(&self.a, term)?, load::look(&self.b, term)?);
         let mut structure = Structure::of(&a, &b, &names)?;
         if self.ignore.contains(&Ignore::Dtype) {
             structure.dtypes.clear();

@@ -57,7 +57,7 @@ impl Hash {
         match &self.check {
             Some(path) => self.check(path, term),
             None => {
-                let checkpoint = load::open(&self.path, term)?;
+                let checkpoint = load::look(&self.path, term)?;
                 let manifest = of_checkpoint(&checkpoint, self.algorithm, term)?;
                 let mut out = term.raw();
                 match self.format {
@@ -72,7 +72,7 @@ impl Hash {
 
     fn check(&self, path: &Path, term: &Term) -> Result<Outcome> {
         let expected = Manifest::read(path)?;
-        let checkpoint = load::open(&self.path, term)?;
+        let checkpoint = load::look(&self.path, term)?;
         let actual = of_checkpoint(&checkpoint, expected.algorithm, term)?;
         let differences = expected.differences(&actual);
         let mut out = term.raw();

@@ -36,7 +36,8 @@ Examples:
   weighbridge inspect model.safetensors --html model.html --stats
   weighbridge inspect model.safetensors --format json | jq '.checkpoints[].dtypes'")]
 pub(crate) struct Inspect {
-    /// Files, directories, indexes or ids of repositories in the cache
+    /// Files, directories, indexes or ids of repositories in the cache; what `convert` reads is seen as
+    /// it would be written
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 
@@ -89,7 +90,7 @@ impl Inspect {
                 bail!("{}: a page shows one checkpoint; make one for each", html.display());
             }
         }
-        let open = |path| load::open(path, term);
+        let open = |path| load::look(path, term);
         let checkpoints: Vec<Checkpoint> = self.paths.iter().map(|path| open(path)).collect::<Result<_>>()?;
         let surveys = self.paths.iter().zip(&checkpoints).map(|(path, checkpoint)| {
             let survey = Survey::new(path, checkpoint, &chosen);

@@ -25,7 +25,8 @@ Examples:
   weighbridge stat model.safetensors --only '*.q_proj.weight'
   weighbridge stat a.safetensors b.safetensors --format json | jq '.checkpoints[].tensors[] | select(.nans > 0)'")]
 pub(crate) struct Stat {
-    /// Files, directories, indexes or ids of repositories in the cache
+    /// Files, directories, indexes or ids of repositories in the cache; what `convert` reads is seen as
+    /// it would be written
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 
@@ -70,7 +71,7 @@ struct OfTensor<'a> {
 impl Stat {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let names = self.select.names()?;
-        let checkpoints = self.paths.iter().map(|path| load::open(path, term)).collect::<Result<Vec<_>>>()?;
+        let checkpoints = self.paths.iter().map(|path| load::look(path, term)).collect::<Result<Vec<_>>>()?;
         let mut output = Output { schema: "weighbridge.stat/1", checkpoints: Vec::new() };
         for (path, checkpoint) in self.paths.iter().zip(&checkpoints) {
             let mut tensors = load::by_name(checkpoint);

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use weighbridge::{Checkpoint, Plan};
+use weighbridge::Plan;
 use weighbridge_convert::onnx::Graph;
-use weighbridge_convert::{Foreign, Note, NoteKind, Options, numpy};
+use weighbridge_convert::{Note, NoteKind, numpy};
 
 use crate::destination::Destination;
 
@@ -51,20 +51,6 @@ impl<'a> Export<'a> {
             Self::Onnx(model, cast, output) => return Ok(Graph::open(model)?.replace(plan, cast, output)?),
         }
         Ok(Vec::new())
-    }
-}
-
-/// Opens safetensors or what else is read.
-pub(super) fn open(input: &Path, options: &Options) -> Result<(Checkpoint, Option<Foreign>)> {
-    match Checkpoint::open(input) {
-        Ok(checkpoint) => Ok((checkpoint, None)),
-        Err(error) if input.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) => {
-            Err(error.into())
-        }
-        Err(_) => {
-            let foreign = weighbridge_convert::open(input, options)?;
-            Ok((foreign.checkpoint().clone(), Some(foreign)))
-        }
     }
 }
 
