@@ -24,6 +24,7 @@ pub(crate) fn measure(device: &Device, results: &mut Results) -> Result<()> {
         drop(data);
     }
     let gigabytes = (VALUES * size_of::<f32>()) as f64 / 1e9;
+    results.bus = Some(gigabytes / there);
     results.ceiling("Burn's own upload of a tensor of 256 MiB", gigabytes / there, "GB/s");
     results.ceiling("and its read-back", gigabytes / back, "GB/s");
     Ok(())

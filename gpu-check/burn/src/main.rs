@@ -92,6 +92,7 @@ fn all(options: &Options) -> Result<()> {
                 run::child(&[&common[..], &["one", loader.name(), &path]].concat()),
             );
         }
+        results.compare(place);
         let _ = std::fs::remove_dir_all(&directory);
     }
 

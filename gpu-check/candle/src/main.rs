@@ -89,6 +89,7 @@ fn all(options: &Options) -> Result<()> {
             let python = options.python.clone().unwrap_or_default();
             results.row(loader, place, python::measure(&python, loader, &file, options.repeat));
         }
+        results.compare(place);
         let _ = std::fs::remove_dir_all(&directory);
     }
 

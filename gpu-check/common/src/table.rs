@@ -16,8 +16,12 @@ pub struct Results {
     pub bytes: u64,
     /// What the machine does at the most, in GB/s, or how long it takes for something, in seconds.
     pub ceilings: Vec<Ceiling>,
+    /// The one that loads are measured by, in GB/s.
+    pub bus: Option<f64>,
     /// One for each loader and place.
     pub rows: Vec<Row>,
+    /// Each loader of ours beside the bus and beside the peers.
+    pub shares: Vec<String>,
     /// What the randomised loads came to.
     pub races: String,
     /// Whether anything was wrong.
@@ -82,6 +86,28 @@ impl Results {
         self.rows.push(Row { loader: loader.to_owned(), place, outcome });
     }
 
+    /// Says how near ours come to what the bus can do, and how many times as fast as others they are; medians of all loads.
+    pub fn compare(&mut self, place: &Path) {
+        let place = place.display().to_string();
+        let medians = self.rows.iter().filter(|row| row.place == place).filter_map(|row| {
+            let measured = row.outcome.as_ref().ok()?;
+            Some((&*row.loader, median(&measured.seconds)?))
+        });
+        let (ours, others): (Vec<_>, Vec<_>) =
+            medians.partition(|(loader, _)| loader.starts_with("weighbridge"));
+        for (loader, seconds) in ours.into_iter().filter(|(loader, _)| loader.contains("load")) {
+            let mut parts = Vec::new();
+            if let Some(bus) = self.bus {
+                let rate = self.bytes as f64 / seconds / 1e9;
+                parts.push(format!("{:.0} % of {bus:.1} GB/s", 100.0 * rate / bus));
+            }
+            parts.extend(others.iter().map(|(peer, theirs)| format!("{:.1}x {peer}", theirs / seconds)));
+            let share = format!("{loader}, {place}: {}", parts.join(", "));
+            println!("{share}");
+            self.shares.push(share);
+        }
+    }
+
     /// Adds what came of loads at random, and says it.
     pub fn races(&mut self, outcome: Result<Measured>) {
         let (text, right) = match outcome {
@@ -104,6 +130,12 @@ impl Results {
     pub fn write(&self, path: &Path) -> Result<()> {
         Ok(std::fs::write(path, serde_json::to_vec_pretty(self)?)?)
     }
+}
+
+fn median(seconds: &[f64]) -> Option<f64> {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// The processor, in words.

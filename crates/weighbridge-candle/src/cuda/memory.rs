@@ -197,9 +197,9 @@ impl Copier {
         self.stream.context().bind_to_thread()?;
         let memory = slab.as_mut();
         let len = memory.len().min(from.bytes.saturating_sub(offset));
-        let start = NonNull::from(memory).cast::<u8>();
-        // SAFETY: the buffer has so many bytes, and `MaybeUninit` ones are written before they are read, as bytes.
-        let to = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
+        let start = memory.as_mut_ptr();
+        // SAFETY: the buffer has so many bytes. It is moved into `Arriving`, its memory stays where it is.
+        let to = unsafe { std::slice::from_raw_parts_mut(start, len) };
         let arriving = |event| Arriving { slab: Some(slab), len, event, tensor: from.tensor.clone() };
         // SAFETY: the source lies inside of the tensor's memory; `Arriving` keeps it and the buffer until it has waited.
         unsafe {
