@@ -24,6 +24,7 @@ pub(crate) const LOAD: Work = Work {
     dtype: DType::BF16,
     cold: false,
     python: true,
+    own_tensors: false,
     ways: &[
         LIMIT,
         VAR_BUILDER,
@@ -43,6 +44,7 @@ pub(crate) const CAST: Work = Work {
     title: "The same Llama, cast to f32",
     dtype: DType::F32,
     python: false,
+    own_tensors: false,
     ways: &[VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_BUFFERED],
     ..LOAD
 };

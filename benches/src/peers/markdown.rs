@@ -50,13 +50,14 @@ fn section(results: &Results, table: &Table, work: &Work, folder: &str) -> Strin
         1 => "one file".to_owned(),
         count => format!("{count} files"),
     };
+    let gigabytes = table.bytes as f64 / 1e9;
+    let what = match work.own_tensors {
+        true => format!("About {gigabytes:.2} GB"),
+        false => format!("{} tensors, {gigabytes:.2} GB, {files}", table.tensors),
+    };
     let mut text = format!(
-        "![{}: a bar chart of the table below]({folder}{}.svg)\n\n{} tensors, {:.2} GB, {files}; medians of {}.\n\n",
-        work.title,
-        work.name,
-        table.tensors,
-        table.bytes as f64 / 1e9,
-        results.repeat,
+        "![{}: a bar chart of the table below]({folder}{}.svg)\n\n{what}; medians of {}.\n\n",
+        work.title, work.name, results.repeat,
     );
     let columns: String = work.columns.iter().map(|&column| format!(" {} |", heading(column))).collect();
     let _ =

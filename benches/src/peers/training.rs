@@ -26,6 +26,7 @@ pub(crate) const TRAINED: Work = Work {
             run: burn::record,
         },
     ],
+    own_tensors: true,
     ..LOADED
 };
 

@@ -41,6 +41,8 @@ pub(crate) struct Work {
     pub(crate) cold: bool,
     /// Whether Python's loaders do it, too.
     pub(crate) python: bool,
+    /// Whether it makes tensors of its own, of about as many bytes as the checkpoint has.
+    pub(crate) own_tensors: bool,
     pub(crate) ways: &'static [Way],
     /// Beside the seconds and what they are in ours.
     pub(crate) columns: &'static [Column],
