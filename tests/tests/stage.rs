@@ -216,6 +216,10 @@ impl Device for Simulated {
         failed
     }
 
+    fn is_done(&self, fence: &Self::Fence) -> bool {
+        *fence.0.lock().unwrap()
+    }
+
     fn finish(&self, _: &Entry, memory: Memory) -> Result<Vec<u8>> {
         self.0.step(Step::Finish)?;
         Ok(memory.bytes.lock().unwrap().clone())
@@ -270,6 +274,7 @@ impl Schedule {
     fn session(&self, ckpt: &Checkpoint) -> Session<Vec<u8>> {
         let dice = &self.machine.dice;
         let ring = Ring::new().slabs(self.slabs).slab_bytes(256 << dice.roll(5));
+        let ring = ring.in_flight([1, 2, 8, 100][dice.roll(4) as usize]);
         let order = if dice.roll(2) == 0 { Order::File } else { Order::Natural };
         let read_ahead = [0, 300, 10_000, u64::MAX][dice.roll(4) as usize];
         let plan = Plan::of(ckpt).dtype(|t| t.name().ends_with('7').then_some(Dtype::U16)).build().unwrap();
@@ -401,7 +406,7 @@ fn a_ring_that_may_be_large_stays_small() {
         let schedule = Schedule { slabs: 64, ..Schedule::new(seed, None) };
         let plan = Plan::of(&ckpt).build().unwrap();
         let session = plan.session().threads(1).read_ahead(u64::MAX);
-        let ring = Ring::new().slabs(64).slab_bytes(256);
+        let ring = Ring::new().slabs(64).slab_bytes(256).in_flight(8);
         let session = session.start_on(Simulated(Arc::clone(&schedule.machine)), ring).unwrap();
         for (name, bytes) in &tensors {
             assert!(session.take(name, None).unwrap().1 == *bytes, "{name} is wrong");

@@ -111,7 +111,7 @@ impl Backend {
         shape: Shape,
         device: &'a Device,
     ) -> Want<'a> {
-        let carried = self.devices.route().carried(tensor.dtype(), arrival);
+        let carried = self.devices.route().carried(tensor, arrival);
         Want { carried, dtype: arrival.dtype, shape, device }
     }
 }

@@ -23,8 +23,15 @@ pub(crate) use download::{Download, Downloads};
 pub(crate) use memory::{Pinned, Slab};
 pub(crate) use upload::Cuda;
 
+/// Candle's handle of the context of a device.
 fn context(device: &CudaDevice) -> Arc<Context> {
     Arc::clone(device.cuda_stream().context())
+}
+
+/// Our own handle of the same context. cudarc keeps errors of calls that return none, such as those of destructors, with the
+/// handle, and whoever uses it next is told: what went wrong elsewhere is no failure of a load.
+fn own_context(device: &CudaDevice) -> Result<Arc<Context>, DriverError> {
+    Context::new(context(device).ordinal())
 }
 
 fn failed(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {

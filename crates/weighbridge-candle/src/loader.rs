@@ -129,7 +129,7 @@ impl Loader {
         self
     }
 
-    /// Sets the number of threads that read; by default one a core, and 8 at most.
+    /// Sets the number of threads that read; by default one a core, and 8 at most, or 16 where tensors go to CUDA.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
@@ -189,7 +189,7 @@ impl Loader {
             let name = tensor.name();
             let Some(arrival) = arrivals.get(name) else { continue };
             let want = Want {
-                carried: route.carried(tensor.dtype(), *arrival),
+                carried: route.carried(&tensor, *arrival),
                 dtype: arrival.dtype,
                 shape: arrival.shape(tensor.shape()),
                 device: self.devices.of(name),
@@ -267,7 +267,7 @@ impl Loader {
     pub(crate) fn session(&mut self, arrivals: &HashMap<String, Arrival>) -> Result<SessionBuilder> {
         let route = self.devices.route();
         let carried = |tensor: &TensorRef<'_>| {
-            arrivals.get(tensor.name()).map(|arrival| route.carried(tensor.dtype(), *arrival))
+            arrivals.get(tensor.name()).map(|arrival| route.carried(tensor, *arrival))
         };
         let plan = Plan::of(&self.checkpoint)
             .filter(|tensor| arrivals.contains_key(tensor.name()))
@@ -275,7 +275,7 @@ impl Loader {
             .overflow(self.overflow)
             .build()?;
         let mut session = plan.session().prefetch(self.prefetch);
-        if let Some(threads) = self.threads {
+        if let Some(threads) = self.threads.or(route.threads()) {
             session = session.threads(threads);
         }
         if let Some(progress) = self.progress.take() {

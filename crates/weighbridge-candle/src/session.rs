@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Shape, Tensor};
 use weighbridge::engine::SessionBuilder;
 use weighbridge::plan::Entry;
-use weighbridge::{Dtype, HostBuffer, Names, Report, Result, Session};
+use weighbridge::{Dtype, HostBuffer, Names, Report, Result, Session, TensorRef};
 
 use crate::dtype::Arrival;
 use crate::loader::refused;
@@ -74,16 +74,29 @@ impl Route {
     ///
     /// The bus is the narrow place on the way to a GPU. What becomes narrower is cast by the readers, who are faster than
     /// the bus and have it in their cache; what becomes wider is cast on the device, so that it crosses as it is stored.
-    pub(crate) fn carried(self, stored: Dtype, arrival: Arrival) -> Dtype {
+    /// Candle has no casts of nothing on CUDA.
+    pub(crate) fn carried(self, tensor: &TensorRef<'_>, arrival: Arrival) -> Dtype {
         #[cfg(feature = "cuda")]
         if self == Self::Cuda
-            && matches!(stored, Dtype::F16 | Dtype::BF16)
+            && matches!(tensor.dtype(), Dtype::F16 | Dtype::BF16)
             && matches!(arrival.made, Dtype::F32 | Dtype::F64)
+            && tensor.elements() > 0
         {
-            return stored;
+            return tensor.dtype();
         }
-        let _ = stored;
+        let _ = tensor;
         arrival.made
+    }
+
+    /// So many threads, unless more is said. Files of a fast bus are read with more than others: a core reads a few gigabytes
+    /// a second, and a bus moves fifty.
+    pub(crate) fn threads(self) -> Option<usize> {
+        #[cfg(feature = "cuda")]
+        if self == Self::Cuda {
+            const MOST: usize = 16;
+            return std::thread::available_parallelism().ok().map(|cores| cores.get().min(MOST));
+        }
+        None
     }
 }
 
@@ -161,9 +174,14 @@ impl Want<'_> {
 
     #[cfg(any(feature = "cuda", feature = "metal"))]
     fn finished(self, name: &str, tensor: Tensor) -> Result<Tensor> {
-        let wider = || match tensor.dtype() == self.dtype {
-            true => Ok(tensor.clone()),
-            false => tensor.to_dtype(self.dtype),
+        let wider = || {
+            if tensor.dtype() == self.dtype {
+                return Ok(tensor.clone());
+            }
+            let wider = tensor.to_dtype(self.dtype)?;
+            // Cast in this thread's stream: another's would not wait for it.
+            wider.device().synchronize()?;
+            Ok(wider)
         };
         // A model may ask for another device than the plan has.
         wider()

@@ -90,9 +90,8 @@ impl Loader {
         let mut staged = Vec::new();
         for (changed, (name, var)) in vars.iter().enumerate() {
             let arrival = arrivals[*name];
-            let stored = self.tensor(name).map_or(arrival.made, |tensor| tensor.dtype());
+            let carried = self.tensor(name).map_or(arrival.made, |tensor| route.carried(&tensor, arrival));
             let load = || {
-                let carried = route.carried(stored, arrival);
                 let shape = var.shape().clone();
                 session.take(name, Want { carried, dtype: var.dtype(), shape, device: var.device() })
             };

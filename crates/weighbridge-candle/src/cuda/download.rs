@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use weighbridge::{Error, ErrorKind, Result};
 
 use super::memory::{Arriving, Copier, View};
-use super::{context, failed};
+use super::{context, failed, own_context};
 use crate::loader::refused;
 use crate::staging::Staging;
 
@@ -49,7 +49,7 @@ pub(crate) struct Download {
 impl Download {
     /// Waits for what the device has to do, whoever has asked for it.
     fn new(device: &CudaDevice, staging: &Staging) -> Result<Self> {
-        let context = context(device);
+        let context = own_context(device).map_err(failed("the device could not be used"))?;
         context.synchronize().map_err(failed("the device could not be waited for"))?;
         let copier = Copier::new(&context).map_err(failed("a stream could not be made"))?;
         Ok(Self { device: device.clone(), copier, staging: staging.clone() })
@@ -64,14 +64,16 @@ impl Download {
         let whole =
             if tensor.is_contiguous() { tensor.clone() } else { tensor.contiguous().map_err(refuse)? };
         let lost = || Error::new(ErrorKind::Device, format!("a view of {:?} cannot be read", tensor.dtype()));
-        let view = View::of(&whole, &self.device).ok_or_else(lost)?;
-        self.copier.after(&self.device.cuda_stream()).map_err(failed("copies could not be ordered"))?;
+        // Candle may know one GPU as several devices, each with a stream of its own.
+        let Device::Cuda(device) = whole.device() else { return Err(lost()) };
+        let view = View::of(&whole, device).ok_or_else(lost)?;
+        self.copier.after(&device.cuda_stream()).map_err(failed("copies could not be ordered"))?;
         let mut arriving = VecDeque::<Arriving>::new();
         let mut sent = 0;
         let mut written = 0;
         while written < view.bytes {
             while sent < view.bytes && arriving.len() < self.staging.most().min(AHEAD) {
-                let slab = match self.staging.slab(&context(&self.device)) {
+                let slab = match self.staging.slab(self.copier.context()) {
                     Ok(slab) => slab,
                     // Fewer do as well.
                     Err(_) if !arriving.is_empty() => break,

@@ -155,6 +155,10 @@ impl Copier {
         Ok(Self { stream })
     }
 
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        self.stream.context()
+    }
+
     /// Has all copies from now on wait for what is in another stream by now.
     pub(super) fn after(&self, other: &CudaStream) -> Result<(), DriverError> {
         self.stream.join(other)

@@ -7,7 +7,7 @@ use weighbridge::engine::{self, Transfer};
 use weighbridge::{Entry, Error, ErrorKind, Result};
 
 use super::memory::{Copier, Memory, Slab};
-use super::{context, failed};
+use super::{context, failed, own_context};
 use crate::dtype::made;
 use crate::loader::refused;
 use crate::session::Devices;
@@ -38,7 +38,8 @@ impl Cuda {
         for device in devices.iter() {
             let Device::Cuda(device) = device else { continue };
             if gpus.iter().all(|gpu| context(&gpu.device) != context(device)) {
-                let copier = Copier::new(&context(device)).map_err(failed("a stream could not be made"))?;
+                let copier = own_context(device).and_then(|own| Copier::new(&own));
+                let copier = copier.map_err(failed("a stream could not be made"))?;
                 gpus.push(Gpu { device: device.clone(), copier });
             }
         }
@@ -65,7 +66,7 @@ impl engine::Device for Cuda {
 
     fn slab(&self, _: usize) -> Result<Slab> {
         let first = self.gpus.first().ok_or_else(|| Error::new(ErrorKind::Internal, "there is no GPU"))?;
-        self.staging.slab(&context(&first.device)).map_err(failed("memory could not be locked"))
+        self.staging.slab(first.copier.context()).map_err(failed("memory could not be locked"))
     }
 
     fn allocate(&self, entry: &Entry) -> Result<OnGpu> {
@@ -104,6 +105,11 @@ impl engine::Device for Cuda {
         // All of them, even if one fails.
         let outcomes: Vec<_> = fence.iter().map(CudaEvent::synchronize).collect();
         outcomes.into_iter().collect::<std::result::Result<(), _>>().map_err(failed("a copy failed"))
+    }
+
+    fn is_done(&self, fence: &Vec<CudaEvent>) -> bool {
+        // What has failed is met again by who waits.
+        fence.iter().all(CudaEvent::is_complete)
     }
 
     fn finish(&self, entry: &Entry, memory: OnGpu) -> Result<Tensor> {

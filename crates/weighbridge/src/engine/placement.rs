@@ -30,6 +30,9 @@ pub(super) trait Placement: Send + Sync + 'static {
     /// The right to make one part of it.
     type Chunk: Send;
 
+    /// Whether what is read ahead is begun as soon as there are fewer jobs than threads, and not when there are none left.
+    const EARLY: bool = false;
+
     /// Memory for a tensor. It is called under the session's lock, as [`finish`](Self::finish) is.
     fn allocate(&self, checkpoint: &Checkpoint, entry: &Entry) -> Result<Self::Blank>;
 

@@ -284,10 +284,11 @@ impl<P: Placement> Shared<P> {
 
     /// Whether there is a job, if need be of the next entry that is read ahead.
     fn has_work(&self, state: &mut State<P>) -> bool {
-        while state.queue.is_empty() && !state.stop {
+        let least = if P::EARLY { self.settings.threads } else { 1 };
+        while state.queue.len() < least && !state.stop {
             let batch = self.next_batch(state, false);
             if batch.is_empty() {
-                return false;
+                break;
             }
             self.begin_ahead(state, batch);
         }

@@ -93,11 +93,20 @@ impl Source for FileSource {
             match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::AGAIN) => return Some(false),
-                Err(_) => return None,
+                // Files of a memory file system are nowhere else, and cannot be asked.
+                Err(_) => return is_in_memory(&self.file).then_some(true),
             }
         }
         Some(true)
     }
+}
+
+/// Whether a file is on a file system that is in memory.
+#[cfg(target_os = "linux")]
+fn is_in_memory(file: &File) -> bool {
+    // From `linux/magic.h`: tmpfs, ramfs, hugetlbfs.
+    const MAGIC: [u32; 3] = [0x0102_1994, 0x8584_58F6, 0x9584_58F6];
+    rustix::fs::fstatfs(file).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u32)))
 }
 
 #[cfg(not(unix))]
@@ -124,5 +133,21 @@ impl Source for FileSource {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_memory_is_cached() {
+        let path = format!("/dev/shm/weighbridge-cached-{}", std::process::id());
+        // Not everywhere may one write there.
+        if fs::write(&path, [1; 4096]).is_ok() {
+            let source = FileSource::open(Path::new(&path));
+            fs::remove_file(&path).unwrap();
+            assert_eq!(source.unwrap().is_cached(0..4096), Some(true));
+        }
     }
 }

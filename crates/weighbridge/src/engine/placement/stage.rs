@@ -72,6 +72,12 @@ pub trait Device: Send + Sync + 'static {
     /// Fails when the copy has failed; the tensors that have bytes in it fail then.
     fn wait(&self, fence: Self::Fence) -> Result<()>;
 
+    /// Whether a copy is known to be done, without waiting; a session then does not make a slab where one is free.
+    fn is_done(&self, fence: &Self::Fence) -> bool {
+        let _ = fence;
+        false
+    }
+
     /// The tensor, after all copies to its memory are done.
     ///
     /// # Errors
@@ -98,11 +104,12 @@ pub struct Transfer<'a, M> {
 pub struct Ring {
     slabs: usize,
     slab_bytes: usize,
+    in_flight: Option<usize>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { slabs: 16, slab_bytes: 16 << 20 }
+        Self { slabs: 16, slab_bytes: 16 << 20, in_flight: None }
     }
 }
 
@@ -126,6 +133,19 @@ impl Ring {
         self.slab_bytes = (bytes / ALIGN * ALIGN).max(ALIGN);
         self
     }
+
+    /// Sets how many copies under way keep the device busy, at least one: while there are as many, a thread waits for one of
+    /// them and makes no other slab. Page-locked memory takes longer to be had than to be copied from. Unless it is set,
+    /// those of 32 MiB of slabs, at least 8.
+    #[must_use]
+    pub fn in_flight(mut self, copies: usize) -> Self {
+        self.in_flight = Some(copies.max(1));
+        self
+    }
+
+    fn enough(self) -> usize {
+        self.in_flight.unwrap_or_else(|| ((32 << 20) / self.slab_bytes).max(8))
+    }
 }
 
 /// Where parts begin in a slab: what copy engines and GPU interfaces ask for at the most.
@@ -140,6 +160,8 @@ fn room<C>(part: &Part<C>) -> usize {
 pub(in crate::engine) struct Stage<D: Device> {
     device: D,
     slab_bytes: usize,
+    /// So many copies under way keep the device busy.
+    enough: usize,
     ring: Mutex<State<D>>,
     /// A slab is free, in flight, or lost.
     moved: Condvar,
@@ -158,6 +180,11 @@ struct State<D: Device> {
 }
 
 impl<D: Device> State<D> {
+    /// Whether another slab is allowed, and of use.
+    fn may_make(&self, enough: usize) -> bool {
+        self.slabs < self.most && self.flying.len() + self.landing < enough
+    }
+
     /// The copy that is done first, to be waited for.
     fn oldest(&mut self) -> Option<Flight<D>> {
         let flight = self.flying.pop_front()?;
@@ -165,10 +192,6 @@ impl<D: Device> State<D> {
         Some(flight)
     }
 }
-
-/// So many copies under way keep a device busy. More slabs would not make it faster, and page-locked memory takes longer to
-/// be had than to be copied from.
-const ENOUGH: usize = 8;
 
 /// A slab that is copied from.
 struct Flight<D: Device> {
@@ -181,7 +204,8 @@ impl<D: Device> Stage<D> {
     pub(in crate::engine) fn new(device: D, ring: Ring) -> Self {
         let state =
             State { free: Vec::new(), flying: VecDeque::new(), landing: 0, slabs: 0, most: ring.slabs };
-        Self { device, slab_bytes: ring.slab_bytes, ring: Mutex::new(state), moved: Condvar::new() }
+        let (slab_bytes, enough) = (ring.slab_bytes, ring.enough());
+        Self { device, slab_bytes, enough, ring: Mutex::new(state), moved: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<D>> {
@@ -191,8 +215,8 @@ impl<D: Device> Stage<D> {
 
     /// A slab to fill.
     fn slab(&self, watch: &dyn Watch) -> Result<D::Slab> {
-        let mut ring = self.lock();
         loop {
+            let mut ring = self.lock();
             if let Some(slab) = ring.free.pop() {
                 return Ok(slab);
             }
@@ -200,37 +224,52 @@ impl<D: Device> Stage<D> {
                 let message = "no staging buffer is left: copies from all of them have failed";
                 return Err(Error::new(ErrorKind::Device, message));
             }
-            if ring.slabs < ring.most && ring.flying.len() + ring.landing < ENOUGH {
-                ring.slabs += 1;
+            let may_make = ring.may_make(self.enough);
+            if let Some(flight) = ring.oldest() {
                 drop(ring);
-                let made = caught("a staging buffer was made", || self.device.slab(self.slab_bytes));
-                let made = made.and_then(|mut slab| match slab.as_mut().len() >= self.slab_bytes {
-                    true => Ok(slab),
-                    false => Err(Error::new(ErrorKind::Device, "a staging buffer is too small")),
-                });
-                ring = self.lock();
-                match made {
-                    Ok(slab) => return Ok(slab),
-                    Err(error) => {
-                        ring.slabs -= 1;
-                        self.moved.notify_all();
-                        if ring.slabs == 0 {
-                            return Err(error);
-                        }
-                        ring.most = ring.slabs;
-                    }
+                let is_done = || caught("a copy was looked for", || Ok(self.device.is_done(&flight.fence)));
+                if !may_make || is_done().unwrap_or(false) {
+                    self.land(flight, watch);
+                    continue;
                 }
+                ring = self.lock();
+                ring.landing -= 1;
+                ring.flying.push_front(flight);
+                self.moved.notify_all();
+            } else if !may_make {
+                drop(self.moved.wait(ring).unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
-            ring = match ring.oldest() {
-                Some(flight) => {
-                    drop(ring);
-                    self.land(flight, watch);
-                    self.lock()
+            // Things may have changed while a copy was looked at.
+            if ring.free.is_empty() && ring.may_make(self.enough) {
+                ring.slabs += 1;
+                drop(ring);
+                if let Some(slab) = self.make()? {
+                    return Ok(slab);
                 }
-                None => self.moved.wait(ring).unwrap_or_else(PoisonError::into_inner),
-            };
+            }
         }
+    }
+
+    /// Makes a slab, which is counted already. `None`: it could not be made, but there are others.
+    fn make(&self) -> Result<Option<D::Slab>> {
+        let made = caught("a staging buffer was made", || self.device.slab(self.slab_bytes));
+        let made = made.and_then(|mut slab| match slab.as_mut().len() >= self.slab_bytes {
+            true => Ok(slab),
+            false => Err(Error::new(ErrorKind::Device, "a staging buffer is too small")),
+        });
+        let error = match made {
+            Ok(slab) => return Ok(Some(slab)),
+            Err(error) => error,
+        };
+        let mut ring = self.lock();
+        ring.slabs -= 1;
+        self.moved.notify_all();
+        if ring.slabs == 0 {
+            return Err(error);
+        }
+        ring.most = ring.slabs;
+        Ok(None)
     }
 
     fn give_back(&self, slab: D::Slab) {
@@ -397,6 +436,9 @@ impl<D: Device> Placement for Stage<D> {
         let chunks = (0..entry.byte_len().div_ceil(size)).map(chunk).collect();
         (memory, chunks)
     }
+
+    /// While the queue is not empty: memory of a device takes longer to be had.
+    const EARLY: bool = true;
 
     /// Groups that fit a slab together are one job, up to a share that leaves work for other threads.
     fn jobs(&self, checkpoint: &Checkpoint, parts: Vec<Part<Place<D>>>) -> Vec<Job<Place<D>>> {
