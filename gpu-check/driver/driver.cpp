@@ -178,6 +178,10 @@ void strided(size_t count, size_t dims, const size_t* info, const From* from, To
 thread_local void* current;
 int context;
 
+// Handles of streams that mean another stream in each thread, or the one of the context, need a context.
+bool lacks_context(void* stream) { return !current && Pointer(stream) <= 2; }
+constexpr int INVALID_CONTEXT = 201;
+
 }  // namespace
 
 extern "C" {
@@ -201,9 +205,10 @@ int cuGetErrorString(int, const char** text) { *text = "an error"; return 0; }
 
 int cuStreamCreate(void** out, unsigned) { *out = new Stream; return 0; }
 int cuStreamDestroy_v2(void* stream) { delete static_cast<Stream*>(stream); return 0; }
-int cuStreamSynchronize(void* stream) { of(stream).wait(); return 0; }
+int cuStreamSynchronize(void* stream) { if (lacks_context(stream)) return INVALID_CONTEXT; of(stream).wait(); return 0; }
 int cuStreamIsCapturing(void*, int* status) { *status = 0; return 0; }
 int cuStreamWaitEvent(void* stream, void* event, unsigned) {
+    if (lacks_context(stream)) return INVALID_CONTEXT;
     auto progress = static_cast<Event*>(event)->progress;
     std::unique_lock lock(progress->mutex);
     auto until = progress->asked;
@@ -215,6 +220,7 @@ int cuStreamWaitEvent(void* stream, void* event, unsigned) {
 int cuEventCreate(void** out, unsigned) { *out = new Event; return 0; }
 int cuEventDestroy_v2(void* event) { delete static_cast<Event*>(event); return 0; }
 int cuEventRecord(void* event, void* stream) {
+    if (lacks_context(stream)) return INVALID_CONTEXT;
     auto progress = static_cast<Event*>(event)->progress;
     std::unique_lock lock(progress->mutex);
     auto reached = ++progress->asked;
@@ -235,7 +241,15 @@ int cuEventSynchronize(void* event) {
     return 0;
 }
 
+int cuEventQuery(void* event) {
+    constexpr int NOT_READY = 600;
+    auto progress = static_cast<Event*>(event)->progress;
+    std::lock_guard lock(progress->mutex);
+    return progress->reached >= progress->asked ? 0 : NOT_READY;
+}
+
 int cuMemAllocAsync(Pointer* out, size_t bytes, void* handle) {
+    if (lacks_context(handle)) return INVALID_CONTEXT;
     if (bytes == 0) return 1;
     auto& stream = of(handle);
     std::lock_guard lock(memory);
@@ -257,6 +271,7 @@ int cuMemAllocAsync(Pointer* out, size_t bytes, void* handle) {
     return 0;
 }
 int cuMemFreeAsync(Pointer at, void* handle) {
+    if (lacks_context(handle)) return INVALID_CONTEXT;
     auto& stream = of(handle);
     auto freed = std::make_shared<Freed>();
     {

@@ -48,6 +48,7 @@ impl Loader {
             Float::Bf16 => DType::BF16,
             Float::F32 => DType::F32,
         };
+        let settle = || device.sync().map_err(|error| anyhow!("{error:?}"));
         let has_dtype = device.supports_dtype(dtype);
         let ours = || -> Result<Llama> {
             let mut module = Llama::new(model, device);
@@ -55,7 +56,7 @@ impl Loader {
             synced(module, device)
         };
         match self {
-            Self::Load => measure(repeat, ours, |module| module.verify(model)),
+            Self::Load => measure(repeat, settle, ours, |module| module.verify(model)),
             Self::Save => {
                 let module = ours()?;
                 let save = || Ok(weighbridge_burn::save(&module).pytorch().bytes()?);
@@ -67,7 +68,7 @@ impl Loader {
                         Ok(saved.tensor(&name).with_context(|| format!("no {name}"))?.bytes().to_vec())
                     })
                 };
-                measure(repeat, save, verify)
+                measure(repeat, settle, save, verify)
             }
             Self::Store => {
                 anyhow::ensure!(has_dtype, "the device has no {dtype:?}, and burn-store does not cast it");
@@ -77,7 +78,7 @@ impl Loader {
                     module.load_from(&mut store).map_err(|error| anyhow!("{error:?}"))?;
                     synced(module, device)
                 };
-                measure(repeat, load, |module| module.verify(model))
+                measure(repeat, settle, load, |module| module.verify(model))
             }
         }
     }

@@ -59,19 +59,20 @@ impl Loader {
         repeat: usize,
     ) -> Result<Measured> {
         let staging = Staging::new();
+        let settle = || Ok(device.synchronize()?);
         let ours = || weighbridge_candle::Loader::new(&Checkpoint::open(file)?).device(device).loaded();
         let verify = |tensors: HashMap<String, Tensor>| {
             model.verify_all(|name| bytes(tensors.get(name).with_context(|| format!("no {name}"))?))
         };
         match self {
-            Self::Load => measure(repeat, || synced(ours()?, device), verify),
+            Self::Load => measure(repeat, settle, || synced(ours()?, device), verify),
             Self::Kept => {
                 let load = || {
                     let ckpt = Checkpoint::open(file)?;
                     let loader = weighbridge_candle::Loader::new(&ckpt).device(device).staging(&staging);
                     synced(loader.loaded()?, device)
                 };
-                measure(repeat, load, verify)
+                measure(repeat, settle, load, verify)
             }
             Self::VarBuilder => {
                 let load = || {
@@ -79,7 +80,7 @@ impl Loader {
                     let builder = weighbridge_candle::Loader::new(&ckpt).device(device).var_builder()?;
                     synced(build(&builder, model)?, device)
                 };
-                measure(repeat, load, verify)
+                measure(repeat, settle, load, verify)
             }
             Self::Part => {
                 let load = || {
@@ -97,7 +98,7 @@ impl Loader {
                     }
                     Ok(())
                 };
-                measure(repeat, load, verify)
+                measure(repeat, settle, load, verify)
             }
             Self::Save => {
                 let tensors = ours()?;
@@ -108,7 +109,7 @@ impl Loader {
                         Ok(ckpt.tensor(name).with_context(|| format!("no {name}"))?.bytes().to_vec())
                     })
                 };
-                measure(repeat, save, verify)
+                measure(repeat, settle, save, verify)
             }
             Self::Mapped => {
                 let dtype = match model.float {
@@ -121,11 +122,14 @@ impl Loader {
                     let builder = unsafe { VarBuilder::from_mmaped_safetensors(&[file], dtype, device) }?;
                     synced(build(&builder, model)?, device)
                 };
-                measure(repeat, load, verify)
+                measure(repeat, settle, load, verify)
             }
-            Self::Whole => {
-                measure(repeat, || synced(candle_core::safetensors::load(file, device)?, device), verify)
-            }
+            Self::Whole => measure(
+                repeat,
+                settle,
+                || synced(candle_core::safetensors::load(file, device)?, device),
+                verify,
+            ),
         }
     }
 }

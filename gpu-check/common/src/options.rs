@@ -23,11 +23,14 @@ pub struct Options {
     #[arg(long, default_value_t = 1000)]
     pub races: u64,
     /// Seconds that this may take
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 90)]
     pub races_seconds: u64,
     /// Seconds after which no more loaders are tried
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 270)]
     pub seconds: u64,
+    /// Seconds after which a loader is given up
+    #[arg(long, default_value_t = 90)]
+    pub limit: u64,
     /// A Python with torch, safetensors and fastsafetensors, to be measured beside
     #[arg(long)]
     pub python: Option<PathBuf>,

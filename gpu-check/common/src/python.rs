@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::options::Options;
 use crate::run::{self, Measured};
 
 const SCRIPT: &str = include_str!("peers.py");
@@ -16,6 +17,7 @@ pub const LOADERS: [&str; 2] = ["safetensors.torch", "fastsafetensors"];
 /// # Errors
 ///
 /// Fails when it does, or lacks a module.
-pub fn measure(python: &Path, loader: &str, file: &Path, repeat: usize) -> Result<Measured> {
-    run::command(python, &["-c", SCRIPT, loader, &file.display().to_string(), &repeat.to_string()])
+pub fn measure(python: &Path, loader: &str, file: &Path, options: &Options) -> Result<Measured> {
+    let (file, repeat) = (file.display().to_string(), options.repeat.to_string());
+    run::command(python, &["-c", SCRIPT, loader, &file, &repeat], options.limit)
 }

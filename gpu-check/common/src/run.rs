@@ -1,10 +1,12 @@
 //! One loader in a process of its own, so that none profits from what another has left behind.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Watch;
@@ -20,9 +22,11 @@ pub struct Measured {
     pub wrong: Option<String>,
 }
 
-/// Measures `load`, whose result `verify` looks at after the last time; what was loaded is dropped before the next time.
+/// Measures `load`, whose result `verify` looks at after the last time; what was loaded is dropped before the next time,
+/// and `settle` waits until the device is done with that.
 pub fn measure<T>(
     repeat: usize,
+    settle: impl Fn() -> Result<()>,
     mut load: impl FnMut() -> Result<T>,
     verify: impl FnOnce(T) -> Result<()>,
 ) -> Result<Measured> {
@@ -31,6 +35,7 @@ pub fn measure<T>(
     let mut last = None;
     for _ in 0..repeat.max(1) {
         drop(last.take());
+        settle()?;
         let start = Instant::now();
         last = Some(load()?);
         measured.seconds.push(start.elapsed().as_secs_f64());
@@ -55,21 +60,43 @@ pub fn report(measured: &Measured) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Fails when it does.
-pub fn child(arguments: &[&str]) -> Result<Measured> {
-    command(&std::env::current_exe()?, arguments)
+/// Fails when it does, and when it takes longer than `seconds`; it is ended then.
+pub fn child(arguments: &[&str], seconds: u64) -> Result<Measured> {
+    command(&std::env::current_exe()?, arguments, seconds)
 }
 
 /// Runs a program that prints what it measured.
 ///
 /// # Errors
 ///
-/// Fails when it does.
-pub fn command(program: &Path, arguments: &[&str]) -> Result<Measured> {
-    let output = Command::new(program).args(arguments).output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let last = errors.lines().last().unwrap_or("no message").to_owned();
-    ensure!(output.status.success(), "{last}");
-    let text = String::from_utf8(output.stdout)?;
-    serde_json::from_str(text.lines().last().unwrap_or_default()).context("it did not say what it measured")
+/// Fails when it does, and when it takes longer than `seconds`; it is ended then.
+pub fn command(program: &Path, arguments: &[&str], seconds: u64) -> Result<Measured> {
+    let mut child =
+        Command::new(program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // What it says fits a pipe, but for what others say in it.
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let out = thread::spawn(move || text(stdout.as_mut()));
+    let err = thread::spawn(move || text(stderr.as_mut()));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() > end {
+            child.kill()?;
+            child.wait()?;
+            bail!("it was not done after {seconds} s");
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let said = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
+    let (out, err) = (said(out), said(err));
+    ensure!(status.success(), "{}", err.lines().last().unwrap_or("no message"));
+    serde_json::from_str(out.lines().last().unwrap_or_default()).context("it did not say what it measured")
+}
+
+fn text(from: Option<&mut impl Read>) -> String {
+    let mut bytes = Vec::new();
+    let _ = from.map(|from| from.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
 }

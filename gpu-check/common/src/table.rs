@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::options::Options;
 use crate::run::Measured;
 
 /// All results of a program.
@@ -122,12 +123,13 @@ impl Results {
         self.failed |= !right;
     }
 
-    /// Writes everything as JSON.
+    /// Writes everything so far as JSON, if that was asked for.
     ///
     /// # Errors
     ///
     /// Fails when the disk does.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, options: &Options) -> Result<()> {
+        let Some(path) = &options.json else { return Ok(()) };
         Ok(std::fs::write(path, serde_json::to_vec_pretty(self)?)?)
     }
 }
