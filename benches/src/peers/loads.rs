@@ -44,7 +44,6 @@ pub(crate) const CAST: Work = Work {
     title: "The same Llama, cast to f32",
     dtype: DType::F32,
     python: false,
-    own_tensors: false,
     ways: &[VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_BUFFERED],
     ..LOAD
 };

@@ -8,7 +8,6 @@ pub(crate) const LOADED: Work = Work {
     name: "burn-load",
     title: "The Llama in bf16 into a Burn module on `flex`, page cache hot",
     python: false,
-    own_tensors: false,
     ways: &[
         Way {
             name: "populate",

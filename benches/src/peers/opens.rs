@@ -18,7 +18,6 @@ pub(crate) const HEADERS: Work = Work {
     title: "Opening a checkpoint of many tensors: headers only",
     layout: Layout::Small,
     python: false,
-    own_tensors: false,
     ways: &[
         Way {
             name: "weighbridge",

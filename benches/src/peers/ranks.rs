@@ -19,7 +19,6 @@ pub(crate) const ROWS: Work = Work {
     title: "One rank of eight, matrices cut by rows",
     layout: Layout::Llama,
     python: false,
-    own_tensors: false,
     ways: &ways::<0>(),
     columns: &[Column::Needed, Column::ReadCalls, Column::Cpu, Column::Peak, Column::Faults],
     ..LOAD

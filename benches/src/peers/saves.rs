@@ -20,7 +20,6 @@ pub(crate) const SAVE: Work = Work {
     name: "save",
     title: "The same Llama from memory into a file, fsync included",
     python: false,
-    own_tensors: false,
     ways: &[
         Way {
             name: "sequential",

@@ -12,10 +12,10 @@ use crate::term::Term;
 /// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be safetensors.
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
-        Some(format) => {
+        Ok(Some(format)) => {
             anyhow!("{}: {format}; `weighbridge convert` makes safetensors of it", location.display())
         }
-        None => error.into(),
+        _ => error.into(),
     })?;
     tell(location, &checkpoint, term);
     Ok(checkpoint)
@@ -38,7 +38,8 @@ pub(crate) fn any(location: &Path, options: &Options) -> Result<(Checkpoint, Opt
         Ok(checkpoint) => return Ok((checkpoint, None)),
         Err(error) => error,
     };
-    if foreign(location).is_none() {
+    // A foreign file that is broken is told of by who reads it.
+    if matches!(foreign(location), Ok(None)) {
         return Err(error.into());
     }
     let foreign = weighbridge_convert::open(location, options)?;
@@ -46,10 +47,10 @@ pub(crate) fn any(location: &Path, options: &Options) -> Result<(Checkpoint, Opt
 }
 
 /// The format of a file that is not meant to be safetensors.
-fn foreign(location: &Path) -> Option<Format> {
+fn foreign(location: &Path) -> weighbridge::Result<Option<Format>> {
     let name = location.to_string_lossy().to_lowercase();
     let is_ours = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
-    if is_ours { None } else { Format::of_file(location).ok().flatten() }
+    if is_ours { Ok(None) } else { Format::of_file(location) }
 }
 
 fn tell(location: &Path, checkpoint: &Checkpoint, term: &Term) {

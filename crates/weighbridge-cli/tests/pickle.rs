@@ -121,6 +121,10 @@ fn foreign_files_can_be_looked_at() {
     let other = dir.path().join("words.bin");
     std::fs::write(&other, "words, and no more than that").unwrap();
     assert!(weighbridge(["inspect", &text(&other)]).stderr.contains("header"));
+    let broken = dir.path().join("broken.bin");
+    std::fs::write(&broken, &std::fs::read(&pickle).unwrap()[..200]).unwrap();
+    let said = weighbridge(["inspect", &text(&broken)]).stderr;
+    assert!(said.contains("broken.bin: it has no directory: it was cut off"), "{said}");
     let named = dir.path().join("named.safetensors");
     std::fs::copy(&pickle, &named).unwrap();
     assert!(weighbridge(["inspect", &text(&named)]).stderr.contains("the header claims"));

@@ -27,7 +27,7 @@ impl<'s> Downloads<'s> {
     /// The way from a device, if it is a GPU.
     pub(crate) fn of(&mut self, device: &Device) -> Result<Option<Arc<Download>>> {
         let Device::Cuda(device) = device else { return Ok(None) };
-        if let Some(there) = self.of.iter().find(|there| context(&there.device) == context(device)) {
+        if let Some(there) = self.of.iter().find(|there| *there.copier.context() == context(device)) {
             return Ok(Some(Arc::clone(there)));
         }
         let made = Arc::new(Download::new(device, self.staging)?);
@@ -41,7 +41,6 @@ const AHEAD: usize = 8;
 
 /// Brings tensors of one GPU to the host. Buffers are filled while those that came before are written.
 pub(crate) struct Download {
-    device: CudaDevice,
     copier: Copier,
     staging: Staging,
 }
@@ -52,7 +51,7 @@ impl Download {
         let context = own_context(device).map_err(failed("the device could not be used"))?;
         context.synchronize().map_err(failed("the device could not be waited for"))?;
         let copier = Copier::new(&context).map_err(failed("a stream could not be made"))?;
-        Ok(Self { device: device.clone(), copier, staging: staging.clone() })
+        Ok(Self { copier, staging: staging.clone() })
     }
 
     /// Writes what a tensor sees, in its order. What does not lie in one piece is put together on the device before.

@@ -14,16 +14,12 @@ use crate::session::Devices;
 use crate::staging::Staging;
 use crate::tensor::check_strides;
 
-/// The GPUs of a load, each with one stream that copies.
+/// The GPUs of a load.
 pub(crate) struct Cuda {
     devices: Devices,
-    gpus: Vec<Gpu>,
+    /// Each with one stream that copies.
+    gpus: Vec<Copier>,
     staging: Staging,
-}
-
-struct Gpu {
-    device: CudaDevice,
-    copier: Copier,
 }
 
 /// Memory of one of them.
@@ -34,13 +30,13 @@ pub(crate) struct OnGpu {
 
 impl Cuda {
     pub(crate) fn new(devices: &Devices, staging: &Staging) -> Result<Self> {
-        let mut gpus: Vec<Gpu> = Vec::new();
+        let mut gpus: Vec<Copier> = Vec::new();
         for device in devices.iter() {
             let Device::Cuda(device) = device else { continue };
-            if gpus.iter().all(|gpu| context(&gpu.device) != context(device)) {
+            if gpus.iter().all(|gpu| *gpu.context() != context(device)) {
                 let copier = own_context(device).and_then(|own| Copier::new(&own));
                 let copier = copier.map_err(failed("a stream could not be made"))?;
-                gpus.push(Gpu { device: device.clone(), copier });
+                gpus.push(copier);
             }
         }
         Ok(Self { devices: devices.clone(), gpus, staging: staging.clone() })
@@ -51,7 +47,7 @@ impl Cuda {
         let Device::Cuda(device) = self.devices.of(name) else {
             return Err(Error::new(ErrorKind::Internal, "its device is not a GPU"));
         };
-        let gpu = self.gpus.iter().position(|gpu| context(&gpu.device) == context(device));
+        let gpu = self.gpus.iter().position(|gpu| *gpu.context() == context(device));
         let gpu = gpu.ok_or_else(|| Error::new(ErrorKind::Internal, "its GPU is not known"))?;
         Ok((gpu, device))
     }
@@ -66,14 +62,14 @@ impl engine::Device for Cuda {
 
     fn slab(&self, _: usize) -> Result<Slab> {
         let first = self.gpus.first().ok_or_else(|| Error::new(ErrorKind::Internal, "there is no GPU"))?;
-        self.staging.slab(first.copier.context()).map_err(failed("memory could not be locked"))
+        self.staging.slab(first.context()).map_err(failed("memory could not be locked"))
     }
 
     fn allocate(&self, entry: &Entry) -> Result<OnGpu> {
         let (gpu, device) = self.gpu(entry.name())?;
         let (dtype, elements, _) = made(entry)?;
         let memory = Memory::new(device, dtype, elements).map_err(|error| refused(&error))?;
-        let ordered = self.gpus[gpu].copier.after(&device.cuda_stream());
+        let ordered = self.gpus[gpu].after(&device.cuda_stream());
         ordered.map_err(failed("copies could not be ordered"))?;
         Ok(OnGpu { gpu, memory })
     }
@@ -89,7 +85,7 @@ impl engine::Device for Cuda {
             // An internal error tells the session that something may still be copied.
             let lost =
                 |error| Error::new(ErrorKind::Internal, format!("a copy cannot be waited for: {error}"));
-            match gpu.copier.upload(&of_gpu) {
+            match gpu.upload(&of_gpu) {
                 Ok(Ok(event)) => events.push(event),
                 Ok(Err(error)) => {
                     events.iter().try_for_each(CudaEvent::synchronize).map_err(lost)?;

@@ -191,6 +191,12 @@ impl<D: Device> State<D> {
         self.landing += 1;
         Some(flight)
     }
+
+    /// The same, when nobody waits for it after all.
+    fn put_back(&mut self, oldest: Flight<D>) {
+        self.landing -= 1;
+        self.flying.push_front(oldest);
+    }
 }
 
 /// A slab that is copied from.
@@ -233,8 +239,7 @@ impl<D: Device> Stage<D> {
                     continue;
                 }
                 ring = self.lock();
-                ring.landing -= 1;
-                ring.flying.push_front(flight);
+                ring.put_back(flight);
                 self.moved.notify_all();
             } else if !may_make {
                 drop(self.moved.wait(ring).unwrap_or_else(PoisonError::into_inner));
