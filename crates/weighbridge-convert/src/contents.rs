@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weighbridge::{Dtype, Source};
+use weighbridge::{Dtype, Error, ErrorKind, Result, Source};
 
-use crate::note::Note;
+use crate::note::{Note, NoteKind};
+use crate::options::Options;
 
 /// Everything in a file.
 #[derive(Default)]
@@ -24,4 +25,17 @@ pub(crate) struct Tensor {
     pub(crate) shape: Vec<usize>,
     /// Exactly the bytes that safetensors wants: little-endian, row by row.
     pub(crate) data: Arc<dyn Source>,
+}
+
+impl Contents {
+    /// A tensor that safetensors cannot hold, and what it is: not chosen, left out with a note, or an error.
+    pub(crate) fn leave_out(&mut self, options: &Options, name: &str, what: &str) -> Result<()> {
+        if options.skip_unsupported && options.wants(name) {
+            self.notes.push(Note::new(NoteKind::Dropped, name, what));
+        } else if options.wants(name) {
+            let message = format!("it is {what}, which safetensors does not have");
+            return Err(Error::new(ErrorKind::Unsupported, message).in_tensor(name));
+        }
+        Ok(())
+    }
 }

@@ -12,6 +12,7 @@ use crate::contents::{Contents, Tensor};
 use crate::cursor::{Cursor, malformed, unsupported};
 use crate::input::{FilePart, Input};
 use crate::note::{Note, NoteKind};
+use crate::options::Options;
 use msgpack::{Token, token};
 
 /// The key of an array that was cut into several, because msgpack has no longer ones.
@@ -35,7 +36,7 @@ pub(crate) fn is_tree(head: &[u8]) -> bool {
 }
 
 /// Reads a file that was recognised.
-pub(crate) fn read(input: &Input) -> Result<Contents> {
+pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
     let mut reader = Reader {
         input,
         cursor: Cursor::new(input, 0, input.size()),

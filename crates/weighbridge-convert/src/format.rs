@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use weighbridge::{Error, ErrorKind, Result};
+use weighbridge::{Error, ErrorKind, Result, hub_snapshot};
 
 use crate::archive::Archive;
 use crate::contents::Contents;
@@ -124,13 +124,13 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)>
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
             pickle::read(&input, format, options)?
         }
-        Format::Npy => numpy::read(&input)?,
-        Format::Npz => numpy::read_archive(&Archive::open(input.whole())?)?,
-        Format::Onnx => onnx::read(&input)?,
+        Format::Npy => numpy::read(&input, options)?,
+        Format::Npz => numpy::read_archive(&Archive::open(input.whole())?, options)?,
+        Format::Onnx => onnx::read(&input, options)?,
         Format::Gguf => gguf::read(&input, options)?,
-        Format::Hdf5 => hdf5::read(&input)?,
-        Format::Keras => hdf5::read_keras(&Archive::open(input.whole())?)?,
-        Format::Flax => flax::read(&input)?,
+        Format::Hdf5 => hdf5::read(&input, options)?,
+        Format::Keras => hdf5::read_keras(&Archive::open(input.whole())?, options)?,
+        Format::Flax => flax::read(&input, options)?,
     };
     Ok((format, contents))
 }
@@ -138,8 +138,10 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)>
 /// What is to be read of a directory: as transformers has it, a whole file before an index.
 fn locate(path: &Path) -> Result<PathBuf> {
     const NAMES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+    // What is not there may be a repository of the cache.
+    let path = &if path.exists() { path.to_owned() } else { hub_snapshot(path)? };
     if !path.is_dir() {
-        return Ok(path.to_owned());
+        return Ok(path.clone());
     }
     let found = NAMES.iter().map(|name| path.join(name)).find(|path| path.exists());
     found.ok_or_else(|| {

@@ -16,6 +16,7 @@ use crate::contents::Contents;
 use crate::cursor::{malformed, unsupported};
 use crate::input::{FilePart, Input};
 use crate::note::{Note, NoteKind};
+use crate::options::Options;
 use crate::spool::Spool;
 
 /// What every such file begins with.
@@ -33,7 +34,7 @@ const LONGEST: usize = 64 << 10;
 const LARGEST_CHUNK: usize = 64 << 20;
 
 /// Reads a file that was recognised.
-pub(crate) fn read(input: &Input) -> Result<Contents> {
+pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
     let whole = input.part(0..input.size()).ok_or_else(|| malformed("it has no bytes"))?;
     read_part(whole)
 }
@@ -44,7 +45,7 @@ pub(crate) fn is_keras(archive: &Archive) -> bool {
 }
 
 /// Reads an archive of Keras'.
-pub(crate) fn read_keras(archive: &Archive) -> Result<Contents> {
+pub(crate) fn read_keras(archive: &Archive, _options: &Options) -> Result<Contents> {
     let member = archive.member(WEIGHTS).ok_or_else(|| malformed(format!("it has no {WEIGHTS}")))?;
     let mut contents = read_part(archive.bytes(member)?)?;
     for other in archive.members().iter().filter(|other| other.name != WEIGHTS) {

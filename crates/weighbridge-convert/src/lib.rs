@@ -68,6 +68,7 @@ pub struct Foreign {
     format: Format,
     metadata: BTreeMap<String, String>,
     notes: Vec<Note>,
+    unchosen: usize,
 }
 
 /// Opens a file, or a directory that holds one, of any format that this crate knows; the content says which it is, not the
@@ -81,12 +82,17 @@ pub struct Foreign {
 /// which is not known to be harmless.
 pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let path = path.as_ref();
-    let (format, contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
-    let (metadata, mut notes) = (contents.metadata, contents.notes);
+    let (format, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
+    let all = contents.tensors.len();
+    contents.tensors.retain(|tensor| options.wants(&tensor.name));
+    let unchosen = all - contents.tensors.len();
+    let (mut metadata, mut notes) = (contents.metadata, contents.notes);
+    // transformers loads nothing without it.
+    metadata.insert("format".to_owned(), "pt".to_owned());
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
     let checkpoint = assembled::checkpoint(&save, contents.tensors).map_err(|error| error.in_file(path))?;
-    Ok(Foreign { checkpoint, format, metadata, notes })
+    Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }
 
 impl Foreign {
@@ -103,6 +109,11 @@ impl Foreign {
     /// What was changed on the way and why, the more important first.
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// How many tensors were left out because [`Options::only`] did not choose them.
+    pub fn unchosen(&self) -> usize {
+        self.unchosen
     }
 
     /// A save that has the metadata set already.

@@ -11,6 +11,7 @@ use crate::contents::{Contents, Tensor};
 use crate::cursor::malformed;
 use crate::input::{FilePart, Input};
 use crate::note::{Note, NoteKind};
+use crate::options::Options;
 use header::Header;
 
 pub(crate) use header::MAGIC;
@@ -20,7 +21,7 @@ pub use write::{npy, npz};
 const EXTENSION: &str = ".npy";
 
 /// Reads one array; it has the name of the file.
-pub(crate) fn read(input: &Input) -> Result<Contents> {
+pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
     let name = input.path().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     let whole = input.part(0..input.size()).ok_or_else(|| malformed("it has no bytes"))?;
     let (tensor, notes) = array(name, whole)?;
@@ -33,7 +34,7 @@ pub(crate) fn is_archive(archive: &Archive) -> bool {
 }
 
 /// Reads an archive; each array has the name of its member.
-pub(crate) fn read_archive(archive: &Archive) -> Result<Contents> {
+pub(crate) fn read_archive(archive: &Archive, _options: &Options) -> Result<Contents> {
     let mut contents = Contents::default();
     for member in archive.members() {
         let name = member.name.strip_suffix(EXTENSION).unwrap_or(&member.name);

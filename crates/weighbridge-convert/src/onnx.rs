@@ -16,6 +16,7 @@ use crate::contents::{Contents, Tensor};
 use crate::cursor::{Cursor, malformed};
 use crate::input::Input;
 use crate::note::{Note, NoteKind};
+use crate::options::Options;
 use crate::spool::Spool;
 use external::Beside;
 use graph::Model;
@@ -32,7 +33,7 @@ pub(crate) fn is_model(head: &[u8]) -> bool {
 }
 
 /// Reads a file that was recognised.
-pub(crate) fn read(input: &Input) -> Result<Contents> {
+pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
     let model = Model::read(input)?;
     let mut contents = Contents { metadata: model.properties, ..Contents::default() };
     let mut reader = Reader::new(input);

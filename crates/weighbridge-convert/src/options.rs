@@ -1,6 +1,6 @@
 //! How foreign files are read.
 
-use weighbridge::Dtype;
+use weighbridge::{Dtype, Names};
 
 /// How foreign files are read.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +11,7 @@ pub struct Options {
     pub(crate) raw_names: bool,
     pub(crate) skip_unsupported: bool,
     pub(crate) allowed: Vec<String>,
+    pub(crate) names: Option<Names>,
 }
 
 /// What becomes of names that mean one tensor, such as tied embeddings.
@@ -56,6 +57,21 @@ impl Options {
     pub fn skip_unsupported(mut self, skip: bool) -> Self {
         self.skip_unsupported = skip;
         self
+    }
+
+    /// Reads only tensors of these names; nothing about the others makes an error. The names are those of the result.
+    #[must_use]
+    pub fn only(mut self, names: Names) -> Self {
+        self.names = Some(match self.names {
+            Some(others) => others.and(names),
+            None => names,
+        });
+        self
+    }
+
+    /// Whether a tensor of this name is to be read.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
     /// Takes objects of a class that a pickle imports, `package.module.Class`, for records of their attributes, where the

@@ -19,6 +19,7 @@ use crate::index::Index;
 use crate::source::{FileSource, Hints, Mapping, MemorySource, Source};
 use crate::view::TensorView;
 pub use files::CheckpointFiles;
+pub use hub::hub_snapshot;
 use locate::{Files, Listing, Located};
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
@@ -147,7 +148,7 @@ impl OpenOptions {
     fn resolve(location: &Path) -> Result<PathBuf> {
         match location.exists() || locate::is_coming(location)? {
             true => Ok(location.to_owned()),
-            false => hub::snapshot(location),
+            false => hub::hub_snapshot(location),
         }
     }
 

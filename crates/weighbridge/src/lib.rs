@@ -65,7 +65,9 @@ mod view;
 pub mod write;
 
 pub use buffer::HostBuffer;
-pub use checkpoint::{Checkpoint, CheckpointFiles, OpenOptions, Shard, TensorRef, nearest_name};
+pub use checkpoint::{
+    Checkpoint, CheckpointFiles, OpenOptions, Shard, TensorRef, hub_snapshot, nearest_name,
+};
 pub use dtype::{Dtype, UnknownDtype};
 pub use engine::{HostBytes, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};

@@ -91,13 +91,13 @@ impl Convert {
         if let Some(export) = export::Export::of(&self.destination, self.into.as_deref(), self.cast_into)? {
             return self.export(&export, term);
         }
-        let foreign = weighbridge_convert::open(&self.input, &self.options())?;
+        let foreign = weighbridge_convert::open(&self.input, &self.options()?)?;
         let checkpoint = foreign.checkpoint();
         let plan = self.reshape()?.plan(checkpoint)?;
-        let (all, chosen) = (checkpoint.len(), plan.entries().len());
+        let chosen = plan.entries().len();
         let outcome = reshape::write(&[plan], &self.destination, term)?;
         report(foreign.notes(), term);
-        let left_out = match all - chosen {
+        let left_out = match foreign.unchosen() {
             0 => String::new(),
             others => format!(", {others} not chosen"),
         };
@@ -107,7 +107,7 @@ impl Convert {
 
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
-        let (checkpoint, foreign) = load::any(&self.input, &self.options())?;
+        let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
         let plan = self.reshape()?.plan(&checkpoint)?;
         let notes = export.write(&plan)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));
@@ -128,14 +128,15 @@ impl Convert {
         })
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> Result<Options> {
         let aliases = match self.aliases {
             OnAlias::Once => Aliases::Once,
             OnAlias::Each => Aliases::Each,
         };
         let options =
             Options::new().aliases(aliases).raw_names(self.raw_names).skip_unsupported(self.skip_unsupported);
-        self.allow_global.iter().fold(options, Options::allow_global)
+        let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
+        Ok(self.allow_global.iter().fold(options, Options::allow_global))
     }
 }
 

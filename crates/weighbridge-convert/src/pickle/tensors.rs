@@ -35,9 +35,7 @@ where
     if options.aliases == Aliases::Once {
         keep_once(pickle, &mut flat);
     }
-    let Flat { tensors, mut metadata, notes } = flat;
-    // transformers loads nothing without it.
-    metadata.insert("format".to_owned(), "pt".to_owned());
+    let Flat { tensors, metadata, notes } = flat;
     let mut contents = Contents { tensors: Vec::with_capacity(tensors.len()), metadata, notes };
     let mut opened: HashMap<u32, Arc<dyn Source>> = HashMap::new();
     let mut left = storages.file_len.saturating_mul(MOST_RATIO).saturating_add(1 << 30);

@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The snapshot that `location`, which is not a path that exists, names as `org/name[@revision]`.
-pub(super) fn snapshot(location: &Path) -> Result<PathBuf> {
+/// The directory of the snapshot that `location` names as `org/name[@revision]` in the local Hugging Face cache. It may hold
+/// anything; [`Checkpoint::open`](crate::Checkpoint::open) looks here by itself for what is not a path that exists.
+///
+/// # Errors
+///
+/// Fails with [`ErrorKind::NotFound`] where the cache has no such repository or revision.
+pub fn hub_snapshot(location: impl AsRef<Path>) -> Result<PathBuf> {
+    let location = location.as_ref();
     let missing = |message: &str| Error::new(ErrorKind::NotFound, message).in_file(location);
     let Some(id) = location.to_str().and_then(RepoId::parse) else {
         return Err(missing("no such file or directory"));
