@@ -1,5 +1,6 @@
 //! Pickles, PyTorch's above all: read by an interpreter that executes nothing.
 
+mod bytes;
 mod calls;
 mod element;
 mod flatten;
@@ -10,6 +11,7 @@ mod opcode;
 mod plain;
 mod shards;
 mod tensors;
+mod text;
 mod value;
 mod view;
 mod zipped;

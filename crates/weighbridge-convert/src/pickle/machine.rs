@@ -60,6 +60,9 @@ pub(crate) fn load(source: Arc<dyn Source>, at: u64, allowed: &[String]) -> Resu
             op => machine.step(op)?,
         }
     }
+    if let Some(what) = opcodes.ambiguous() {
+        return Err(malformed(machine.at, &format!("{what}, which readers do not agree about")));
+    }
     let root = machine.pop()?;
     let Machine { nodes, storages, globals, .. } = machine;
     Ok(Pickle { nodes, storages, globals, root, end: opcodes.position() })
@@ -95,6 +98,7 @@ impl Machine<'_> {
             Op::BigInt => self.make(Value::Opaque("an integer of more than 64 bits".into())),
             Op::Float(value) => self.make(Value::Float(value)),
             Op::Text(text) => self.make(Value::Text(text)),
+            Op::Surrogates(_) => self.make(Value::Opaque("a text with lone surrogates".into())),
             Op::LongText(_) => self.make(Value::Opaque("a text of more than 64 MiB".into())),
             Op::Bytes(range) => self.make(Value::Bytes(Place::Range(range))),
             Op::String(bytes) => self.make(match String::from_utf8(bytes.into_vec()) {
