@@ -13,6 +13,7 @@ mod shards;
 mod tensors;
 mod text;
 mod value;
+mod verdict;
 mod view;
 mod zipped;
 
@@ -25,9 +26,9 @@ use crate::format::Format;
 use crate::input::Input;
 use crate::options::Options;
 
-pub use globals::Verdict;
 pub(crate) use legacy::is_legacy;
 pub(crate) use opcode::{Op, Opcodes};
+pub use verdict::Verdict;
 pub(crate) use zipped::pickle_in;
 
 /// Reads a file that was recognised.

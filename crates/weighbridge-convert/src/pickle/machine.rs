@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-use super::globals::{Callable, Verdict};
+use super::globals::Callable;
 use super::opcode::{Op, Opcodes, malformed};
 use super::value::{Id, Pickle, Place, Storage, Value};
+use super::verdict::Verdict;
 
 /// The memory that a pickle may become: far more than a checkpoint of 100,000 tensors needs.
 const BUDGET: usize = 512 << 20;
