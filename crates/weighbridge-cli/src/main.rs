@@ -33,6 +33,8 @@ enum Outcome {
     Clean,
     /// Something was found that a script should know of: a broken file, a difference.
     Findings,
+    /// Something could not be read; it was said, and the rest was done.
+    Unread,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     match cli.verb.run(&term) {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(1),
+        Ok(Outcome::Unread) => ExitCode::from(2),
         // Whoever read the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(_) if interrupt::requested() => interrupt::EXIT.into(),

@@ -40,6 +40,12 @@ impl Term {
         }
     }
 
+    /// What failed, where the rest goes on; it is said even to who wants quiet.
+    pub(crate) fn error(self, message: impl std::fmt::Display) {
+        let style = anstyle::AnsiColor::Red.on_default().bold();
+        let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
+    }
+
     /// What was done.
     pub(crate) fn note(self, message: impl std::fmt::Display) {
         if !self.quiet {

@@ -36,12 +36,20 @@ fn scan_tells_harmless_from_dangerous() {
     let expected = "[dir]/evil.bin: dangerous, 1 global in 1 pickle\n  at byte 0\n    dangerous  os.system\n";
     assert_eq!(dangerous.without(dir.path()), expected);
 
-    // A directory: what is no pickle is passed over.
+    // A directory: what is harmless and no pickle is only counted.
     let all = weighbridge(["scan", &text(dir.path())]);
     assert_eq!((all.status, all.stdout.contains("text.txt")), (1, false));
+    assert!(all.stdout.ends_with("3 files: 1 dangerous, 1 unknown, 1 harmless\n"), "{all:?}");
     let unknown = text(dir.path().join("other.bin"));
-    assert_eq!(weighbridge(["scan", &unknown]).status, 0);
-    assert_eq!(weighbridge(["scan", &unknown, "--deny-unknown"]).status, 1);
+    assert_eq!(weighbridge(["scan", &unknown]).status, 1);
+    for allow in ["--allow=sklearn.svm.SVC", "--allow=sklearn.*", "--allow-unknown"] {
+        let allowed = weighbridge(["scan", &unknown, allow]);
+        assert_eq!(allowed.status, 0, "{allowed:?}");
+        assert!(allowed.stdout.contains("allowed    sklearn.svm.SVC"), "{allowed:?}");
+        // What is dangerous stays so.
+        assert_eq!(weighbridge(["scan", &text(&evil), allow, "--allow=os.system"]).status, 1);
+    }
+    assert_eq!(weighbridge(["scan", &unknown, "--allow=sklearn"]).status, 1);
     assert_eq!(weighbridge(["scan", &text(dir.path().join("text.txt"))]).status, 0);
     assert_eq!(weighbridge(["scan", "not-there"]).status, 2);
 }

@@ -33,6 +33,10 @@ impl Input {
         Self { file, size, path: Arc::default() }
     }
 
+    pub(crate) fn size_of(&self) -> u64 {
+        self.size
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

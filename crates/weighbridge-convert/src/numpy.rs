@@ -17,6 +17,12 @@ use header::Header;
 pub(crate) use header::MAGIC;
 pub use write::{npy, npz};
 
+/// Where an array of plain numbers ends, which may be beyond the end of the file; `None` if it is anything else.
+pub(crate) fn end_of_numbers(file: &FilePart) -> Option<u64> {
+    let header = Header::read(file).ok()?;
+    header.data.checked_add(header.dtype.size_of(&header.shape).ok()?)
+}
+
 /// Of the members of an archive.
 const EXTENSION: &str = ".npy";
 

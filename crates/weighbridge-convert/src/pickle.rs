@@ -51,6 +51,11 @@ fn read_single(input: &Input, options: &Options) -> Result<Contents> {
     }
 }
 
+/// Bytes of an element of storages of a class: `FloatStorage`.
+pub(crate) fn storage_width(class: &str) -> Option<u64> {
+    element::of_storage(class).map(|element| element.bytes() as u64)
+}
+
 /// A storage, if it has the bytes that the pickle says.
 fn of_size(source: Arc<dyn Source>, storage: &value::Storage) -> Result<Arc<dyn Source>> {
     if source.size() != storage.len {

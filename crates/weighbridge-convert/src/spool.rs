@@ -47,6 +47,19 @@ impl Spool {
         let part = Input::unnamed(file, end).part(start..end);
         part.ok_or_else(|| Error::new(ErrorKind::Internal, "a temporary file is too short"))
     }
+
+    /// Appends what `write` writes, front to back.
+    pub(crate) fn grow(&mut self, write: impl FnOnce(&mut dyn Write)) -> Result<FilePart> {
+        let start = self.end;
+        self.append(0, |_| Ok(()))?;
+        let missing = || Error::new(ErrorKind::Internal, "a temporary file is missing");
+        let file = self.file.clone().ok_or_else(missing)?;
+        let mut writer = BufWriter::with_capacity(256 << 10, &*file);
+        write(&mut writer);
+        writer.flush().map_err(unwritten)?;
+        self.end = (&*file).stream_position().map_err(unwritten)?;
+        Input::unnamed(Arc::clone(&file), self.end).part(start..self.end).ok_or_else(missing)
+    }
 }
 
 /// A part of the file that is being written.

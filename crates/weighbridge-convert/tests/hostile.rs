@@ -179,8 +179,9 @@ fn scan_sees_what_breaks_hides_or_follows() {
     let scan = file.scan();
     assert_eq!((scan.pickles.len(), scan.pickles[1].offset, scan.verdict()), (2, 4, Verdict::Dangerous));
     // A name that is computed, a registry.
-    let computed = Made::new(&pickle(b"NN\x93")).scan();
+    let computed = Made::new(&pickle(b"cbuiltins\nstr\n)R\x94h\0\x93")).scan();
     assert_eq!(computed.verdict(), Verdict::Dangerous);
+    assert_eq!(Made::new(&pickle(b"NN\x93")).scan().verdict(), Verdict::Incomplete);
     let registry = Made::new(&pickle(b"\x82\x05"));
     assert_eq!(registry.scan().verdict(), Verdict::Unknown);
     assert!(registry.refused().to_string().contains("extension 5"));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-/// As much is read at a time.
-const WINDOW: u64 = 64 << 10;
+/// As much is read at a time, at first and later.
+const FIRST: usize = 4 << 10;
+const WINDOW: usize = 64 << 10;
 /// Longer lines and texts are not read into memory.
 pub(crate) const LONGEST_TEXT: u64 = 64 << 20;
 
@@ -52,7 +53,8 @@ impl Bytes {
     /// Reads the next window, of one byte at least.
     fn fill(&mut self) -> Result<()> {
         let at = self.at();
-        let len = self.size.saturating_sub(at).min(WINDOW) as usize;
+        let most = (2 * self.window.len()).clamp(FIRST, WINDOW);
+        let len = self.size.saturating_sub(at).min(most as u64) as usize;
         if len == 0 {
             return Err(self.malformed("the file ends in the middle of it"));
         }
@@ -103,9 +105,16 @@ impl Bytes {
         Ok(start..end)
     }
 
+    /// Goes on at another position, outside of frames.
+    pub(super) fn jump(&mut self, at: u64) {
+        self.stop();
+        self.frame = None;
+        self.seek(at);
+    }
+
     fn seek(&mut self, at: u64) {
-        match usize::try_from(at - self.start) {
-            Ok(next) if next <= self.window.len() => self.next = next,
+        match at.checked_sub(self.start).map(usize::try_from) {
+            Some(Ok(next)) if next <= self.window.len() => self.next = next,
             _ => {
                 self.window.clear();
                 (self.start, self.next) = (at, 0);
@@ -151,7 +160,7 @@ impl Bytes {
     /// The pickle has ended.
     pub(super) fn stop(&mut self) {
         if self.frame.is_some_and(|end| self.at() < end) {
-            self.doubt("it ends before its frame does");
+            self.doubt("a frame goes on behind what was read of it");
         }
     }
 

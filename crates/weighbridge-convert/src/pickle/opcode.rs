@@ -82,6 +82,11 @@ impl Opcodes {
         self.bytes.at()
     }
 
+    /// Goes on at another position, behind what is no opcode.
+    pub(crate) fn jump(&mut self, at: u64) {
+        self.bytes.jump(at);
+    }
+
     /// Why readers of CPython's would disagree about what was read so far.
     pub(crate) fn ambiguous(&self) -> Option<&'static str> {
         self.bytes.ambiguous()

@@ -127,10 +127,7 @@ pub(super) fn float(line: &[u8]) -> Option<f64> {
 
 /// The argument of opcode `S`: a literal of Python 2 with its quotes, and every escape that bytes of Python have.
 pub(super) fn unquoted(line: &[u8]) -> Option<Vec<u8>> {
-    let inner = match line {
-        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-        _ => return None,
-    };
+    let ([b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"']) = line else { return None };
     let mut bytes = Vec::with_capacity(inner.len());
     let mut rest = inner;
     while let Some((&byte, more)) = rest.split_first() {

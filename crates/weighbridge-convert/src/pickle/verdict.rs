@@ -9,12 +9,14 @@ use std::sync::LazyLock;
 
 use super::globals::Callable;
 
-/// What is known of a global.
+/// What is known of a global, or of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
     /// It makes data and nothing else.
     Harmless,
+    /// Of a file: there is more in it than was understood.
+    Incomplete,
     /// Nothing is known about it.
     Unknown,
     /// It runs code, or reaches what does.
@@ -26,6 +28,7 @@ impl Verdict {
     pub fn name(self) -> &'static str {
         match self {
             Self::Harmless => "harmless",
+            Self::Incomplete => "incomplete",
             Self::Unknown => "unknown",
             Self::Dangerous => "dangerous",
         }
@@ -33,6 +36,10 @@ impl Verdict {
 
     /// What is known of `module.name`.
     pub fn of(module: &str, name: &str) -> Self {
+        // Classes of TorchScript: what they are, only the archive says.
+        if module.split('.').next() == Some("__torch__") {
+            return Self::Unknown;
+        }
         if Callable::of(module, name).is_some() || lists(HARMLESS, module, name) {
             Self::Harmless
         } else if is_dangerous(module, name) {
@@ -99,6 +106,21 @@ const HARMLESS: &[(&str, &str)] = &[
         "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata \
          TensorProperties StorageMeta _MEM_FORMAT_ENCODING",
     ),
+    ("torch.optim.adadelta", "Adadelta"),
+    ("torch.optim.adagrad", "Adagrad"),
+    ("torch.optim._adafactor", "Adafactor"),
+    ("torch.optim.adam", "Adam"),
+    ("torch.optim.adamax", "Adamax"),
+    ("torch.optim.adamw", "AdamW"),
+    ("torch.optim.asgd", "ASGD"),
+    ("torch.optim.lbfgs", "LBFGS"),
+    ("torch.optim._muon", "Muon"),
+    ("torch.optim.nadam", "NAdam"),
+    ("torch.optim.radam", "RAdam"),
+    ("torch.optim.rmsprop", "RMSprop"),
+    ("torch.optim.rprop", "Rprop"),
+    ("torch.optim.sgd", "SGD"),
+    ("torch.optim.sparse_adam", "SparseAdam"),
     // joblib's arrays, whose bytes follow them.
     ("joblib.numpy_pickle", "NumpyArrayWrapper"),
 ];
