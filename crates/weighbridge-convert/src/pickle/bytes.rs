@@ -146,6 +146,14 @@ impl Bytes {
         }
     }
 
+    /// What is left of the file from a position on, if that is not much.
+    pub(super) fn rest(&self, at: u64) -> Option<Vec<u8>> {
+        let len = self.size.checked_sub(at).filter(|&len| len <= WINDOW as u64)?;
+        let mut rest = vec![0; len as usize];
+        self.source.read_at(at, &mut rest).ok()?;
+        Some(rest)
+    }
+
     /// Begins the frame whose opcode was read.
     pub(super) fn begin_frame(&mut self) -> Result<()> {
         let len = u64::from_le_bytes(self.array()?);

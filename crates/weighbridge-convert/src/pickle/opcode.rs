@@ -70,11 +70,13 @@ pub(crate) enum Op {
 /// Reads opcodes from any position of a source.
 pub(crate) struct Opcodes {
     bytes: Bytes,
+    /// Where the last opcode begins.
+    opcode: u64,
 }
 
 impl Opcodes {
     pub(crate) fn new(source: Arc<dyn Source>, at: u64) -> Self {
-        Self { bytes: Bytes::new(source, at) }
+        Self { bytes: Bytes::new(source, at), opcode: at }
     }
 
     /// Where the next opcode is.
@@ -92,6 +94,19 @@ impl Opcodes {
         self.bytes.ambiguous()
     }
 
+    /// The module and the name of a global whose last line the file cuts off: CPython's reader in Python takes that for a
+    /// line, and imports what is left of it.
+    pub(crate) fn cut_global(&self) -> Option<(String, String)> {
+        let rest = self.bytes.rest(self.opcode)?;
+        let mut lines =
+            rest.strip_prefix(b"c").or(rest.strip_prefix(b"i"))?.split_inclusive(|&byte| byte == b'\n');
+        let mut name = || {
+            let line = lines.next().unwrap_or_default();
+            String::from_utf8_lossy(&line[..line.len().saturating_sub(1)]).into_owned()
+        };
+        Some((name(), name()))
+    }
+
     /// The next opcode.
     pub(crate) fn next(&mut self) -> Result<Op> {
         let mut code = self.bytes.byte()?;
@@ -99,6 +114,7 @@ impl Opcodes {
             self.bytes.begin_frame()?;
             code = self.bytes.byte()?;
         }
+        self.opcode = self.position() - 1;
         Ok(match code {
             0x80 => Op::Proto(self.bytes.byte()?),
             b'.' => {

@@ -186,7 +186,12 @@ impl State {
                         return Some(broken(at, &what));
                     }
                 }
-                Err(error) => return Some(error.to_string()),
+                Err(error) => {
+                    if let Some((module, name)) = self.opcodes.cut_global() {
+                        self.found(&module, &name);
+                    }
+                    return Some(error.to_string());
+                }
             }
             let memory = self.used
                 + self.values.len() * size_of::<Value>()

@@ -162,7 +162,7 @@ impl Search {
     /// Looks at what may be a pickle, or text, or what nothing is known of.
     fn pickles(&mut self, part: &FilePart, place: Place<'_>) -> &'static str {
         let first = self.follow(part, 0);
-        let marked = part.head(0, 2).is_ok_and(|head| matches!(head[..], [0x80, 0..=5]));
+        let marked = is_marked(part, 0);
         let imports = !first.globals.is_empty();
         let is_whole = first.stopped && first.end == part.size();
         if !marked
@@ -189,8 +189,10 @@ impl Search {
         let mut at = start;
         while at < part.size() {
             let followed = self.follow(part, at);
-            let marked = part.head(at, 2).is_ok_and(|head| matches!(head[..], [0x80, 0..=5]));
-            let is_one = at == start || followed.stopped || marked || followed.globals.iter().any(is_proper);
+            let is_one = at == start
+                || followed.stopped
+                || is_marked(part, at)
+                || followed.globals.iter().any(is_proper);
             if !is_one {
                 return self.behind(place, part.size() - at);
             }
@@ -281,6 +283,11 @@ impl Inside {
         }
         Self::Nothing
     }
+}
+
+/// Whether a pickle begins here that says so, of a protocol that there is or may be.
+pub(super) fn is_marked(part: &FilePart, at: u64) -> bool {
+    part.head(at, 2).is_ok_and(|head| matches!(head[..], [0x80, 0..=9]))
 }
 
 /// Whether a global can be imported, and was not read out of something else.

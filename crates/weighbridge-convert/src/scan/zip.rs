@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weighbridge::Source;
 
 use super::follow::Storage;
-use super::search::{Place, Search};
+use super::search::{Place, Search, is_marked};
 use super::{compressed, torch};
 use crate::input::FilePart;
 
@@ -288,7 +288,8 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             torch::width(&storage.class).and_then(|width| width.checked_mul(storage.elements))
                 == Some(member.size)
         });
-        if is_storage && member.method == 0 && !looks_like_pickle(&stored) {
+        // Numbers to PyTorch; but whoever unpacks the archive may find a pickle.
+        if is_storage && member.method == 0 && !is_marked(&stored, 0) {
             continue;
         }
         let Some(bytes) = bytes(search, member, &stored, within) else { continue };
@@ -297,7 +298,7 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             let named = |(key, storage): (Arc<str>, Storage)| (format!("{directory}/{key}"), storage);
             storages.extend(followed.storages.into_iter().map(named));
         }
-        if !is_storage || looks_like_pickle(&bytes) {
+        if !is_storage || is_marked(&bytes, 0) {
             let before = search.pickles.len();
             search.look(&bytes, within);
             scripts.judge(&member.name, &mut search.pickles[before..]);
@@ -318,11 +319,6 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
         }
         at = at.max(range.end);
     }
-}
-
-/// A storage is read as numbers; but who unpacks the archive may find a pickle.
-fn looks_like_pickle(part: &FilePart) -> bool {
-    part.head(0, 2).is_ok_and(|head| matches!(head[..], [0x80, 0..=5]))
 }
 
 /// The bytes of a member that its two headers do not agree about.
