@@ -40,6 +40,8 @@ mod format;
 mod gguf;
 mod hdf5;
 mod input;
+mod keys;
+mod msgpack;
 mod note;
 pub mod numpy;
 pub mod onnx;
