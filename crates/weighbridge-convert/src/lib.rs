@@ -33,11 +33,13 @@ pub mod formats {}
 mod archive;
 mod arranged;
 mod assembled;
+mod burn_record;
 mod contents;
 mod cursor;
 mod flax;
 mod format;
 mod gguf;
+mod gzip;
 mod hdf5;
 mod input;
 mod keys;
