@@ -1,4 +1,4 @@
-//! Records that Burn wrote until 0.20: MessagePack with the names of fields (`.mpk`), also compressed (`.mpk.gz`). The names of
+//! Records that Burn wrote until 0.21: MessagePack with the names of fields (`.mpk`), also compressed (`.mpk.gz`). The names of
 //! tensors are those of the fields on the way; parameters, which are a dict of `id` and `param`, add nothing to them.
 
 mod tensor;
@@ -226,21 +226,16 @@ impl<'i> Reader<'i> {
     }
 
     fn finish(mut self) -> Contents {
-        let mut say = |kind, count, why: &str| {
+        let mut say = |kind, count: u64, what: &str, why: &str| {
             if count > 0 {
-                self.contents.notes.push(Note::new(kind, "*", format!("{count} {why}")));
+                self.contents.notes.push(Note::new(kind, "*", format!("{what}: {count}; {why}")));
             }
         };
-        say(
-            NoteKind::Dropped,
-            self.nothing,
-            "values are null: what a module has none of, and constants, which Burn does not record",
-        );
-        say(
-            NoteKind::Changed,
-            self.ambiguous,
-            "tensors are taken for floats; integers that are not negative look the same in a record of half precision before Burn 0.14",
-        );
+        let why = "options that are not set, and constants, which Burn does not record";
+        say(NoteKind::Dropped, self.nothing, "values that are null", why);
+        let why =
+            "integers that are not negative look the same in a record of half precision before Burn 0.14";
+        say(NoteKind::Changed, self.ambiguous, "tensors taken for floats", why);
         self.contents
     }
 }

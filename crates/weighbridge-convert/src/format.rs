@@ -37,7 +37,7 @@ pub enum Format {
     Keras,
     /// Flax's msgpack.
     Flax,
-    /// A record that Burn wrote before 0.21.
+    /// A record that Burn wrote before 0.22.
     BurnRecord,
 }
 

@@ -73,10 +73,12 @@ fn records_of_old_versions_are_read() {
     for (name, float, int) in [
         ("0.13-full.mpk", Dtype::F32, Dtype::I32),
         ("0.13-half.mpk", Dtype::F16, Dtype::I16),
+        ("0.13-double.mpk", Dtype::F64, Dtype::I64),
         ("0.16-full.mpk", Dtype::F32, Dtype::I32),
         ("0.20-half.mpk", Dtype::F16, Dtype::I16),
         ("0.20-double.mpk", Dtype::F64, Dtype::I64),
         ("0.20-full.mpk.gz", Dtype::F32, Dtype::I32),
+        ("0.21-full.mpk", Dtype::F32, Dtype::I32),
     ] {
         assert_eq!(Format::of_file(fixture(name)).unwrap(), Some(Format::BurnRecord));
         let foreign = open(name);
@@ -101,8 +103,8 @@ fn records_of_old_versions_are_read() {
         let version = foreign.save().metadata_value("burn.version").unwrap().to_owned();
         assert!(name.starts_with(&version[..4]), "{version}");
         let nothing = foreign.notes().iter().find(|note| note.kind() == NoteKind::Dropped).unwrap();
-        assert!(nothing.why().contains("values are null"), "{nothing}");
-        let ambiguous = foreign.notes().iter().any(|note| note.why().contains("are taken for floats"));
+        assert!(nothing.why().contains("values that are null"), "{nothing}");
+        let ambiguous = foreign.notes().iter().any(|note| note.why().contains("tensors taken for floats"));
         assert_eq!(ambiguous, name == "0.13-half.mpk");
     }
     let bare = open("0.20-bare.mpk");
@@ -228,6 +230,14 @@ fn every_dtype_of_burn_is_read_or_named() {
         let found = foreign.checkpoint().tensor("w").unwrap();
         assert_eq!((found.dtype().name(), found.shape()), (dtype, &[2, 1][..]));
     }
+    // Since 0.21.
+    for (store, data) in [("Native", &[1, 0][..]), ("U8", &[1, 0]), ("U32", &[1, 0, 0, 0, 0, 0, 0, 0])] {
+        let dtype = Dict(vec![("Bool", Text(store))]);
+        let foreign =
+            made(&record("f32", &Dict(vec![("w", tensor(data, &[2], dtype))])), &Options::new()).unwrap();
+        assert_eq!(foreign.checkpoint().tensor("w").unwrap().dtype(), Dtype::Bool);
+        assert_eq!(values(foreign.checkpoint(), "w"), [1.0, 0.0], "{store}");
+    }
     let scheme = Dict(vec![("PerTensorSymmetric", Text("QInt8"))]);
     let quantised = tensor(&[1, 2, 3, 4, 5], &[5], Dict(vec![("QFloat", scheme)]));
     let ok = tensor(&[0; 4], &[1], Text("F32"));
@@ -272,7 +282,10 @@ fn lists_of_numbers_are_what_the_record_says() {
     assert_eq!(metadata("steps").as_deref(), Some("[1, 300]"));
     assert_eq!(metadata("word").as_deref(), Some("relu"));
     let changed: Vec<_> = foreign.notes().iter().filter(|note| note.kind() == NoteKind::Changed).collect();
-    assert!(changed.len() == 1 && changed[0].why().starts_with("1 tensors"), "{changed:?}");
+    assert!(
+        changed.len() == 1 && changed[0].why().starts_with("tensors taken for floats: 1;"),
+        "{changed:?}"
+    );
 }
 
 #[test]
@@ -282,6 +295,10 @@ fn records_that_lie_are_refused() {
     for (item, message) in [
         (one(tensor(&[0; 7], &[2], f32())), "F32 of shape [2] needs 8 bytes, it has 7"),
         (one(tensor(&[0; 8], &[], f32())), "F32 of shape [] needs 4 bytes, it has 8"),
+        (
+            one(tensor(&[0; 7], &[2], Dict(vec![("Bool", Text("U32"))]))),
+            "Bool(U32) of shape [2] needs 8 bytes",
+        ),
         (one(numbers(vec![Int(1)], &[2])), "has 2 numbers, not 1"),
         (one(numbers(vec![Int(0xFFFF)], &[1])), "65535 is not within I16"),
         (

@@ -1,6 +1,7 @@
 //! Tensors of a record: since Burn 0.14 bytes with their dtype, before that a list of numbers.
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 use weighbridge::{Dtype, Result, Source};
@@ -8,7 +9,7 @@ use weighbridge::{Dtype, Result, Source};
 use super::Reader;
 use super::tree::{Kind, Node, Number, Numbers};
 use crate::contents::Tensor;
-use crate::cursor::malformed;
+use crate::cursor::{Cursor, malformed};
 use crate::spool::unwritten;
 
 /// Dimensions.
@@ -24,7 +25,7 @@ pub(super) struct Data<'n> {
 
 enum Values<'n> {
     /// Where the bytes are, and the dtype.
-    Bytes(std::ops::Range<u64>, &'n Node),
+    Bytes(Range<u64>, &'n Node),
     /// The numbers, if there are any.
     Numbers(Option<&'n Numbers>),
 }
@@ -85,12 +86,20 @@ fn dtype(node: &Node) -> std::result::Result<Dtype, String> {
             [(name, _)] if name.text == "QFloat" => {
                 Err("a quantised tensor (QFloat; dequantise it in Burn)".to_owned())
             }
-            [(name, Node::Text(store))] if name.text == "Bool" && store != "U32" => Ok(Dtype::Bool),
+            [(name, Node::Text(store))] if name.text == "Bool" => match &**store {
+                "Native" | "U8" => Ok(Dtype::Bool),
+                store => Err(unknown(&format!("Bool({store})"))),
+            },
             [(name, _), ..] => Err(unknown(&name.text)),
             [] => Err(unknown("")),
         },
         _ => Err(unknown("")),
     }
+}
+
+/// Whether truth values have four bytes each, as on some GPUs.
+fn is_wide_bool(dtype: &Node) -> bool {
+    matches!(dtype.entries(), [(name, Node::Text(store))] if name.text == "Bool" && store == "U32")
 }
 
 impl Reader<'_> {
@@ -119,6 +128,21 @@ impl Reader<'_> {
     ) -> Result<std::result::Result<(Dtype, Vec<usize>, Arc<dyn Source>), String>> {
         let shape = self.shape(data.shape)?;
         match &data.values {
+            Values::Bytes(range, node) if is_wide_bool(node) => {
+                let words = Dtype::U32.size_of(&shape)?;
+                let part = self.input.part(range.clone()).filter(|part| part.size() == words);
+                let part = part
+                    .ok_or_else(|| malformed(format!("Bool(U32) of shape {shape:?} needs {words} bytes")))?;
+                let data = self.spool.append(words / 4, |out| {
+                    let mut cursor = Cursor::new(&part, 0, words);
+                    for _ in 0..words / 4 {
+                        let is_true = cursor.array::<4>()? != [0; 4];
+                        out.write_all(&[is_true.into()]).map_err(unwritten)?;
+                    }
+                    Ok(())
+                })?;
+                Ok(Ok((Dtype::Bool, shape, Arc::new(data))))
+            }
             Values::Bytes(range, node) => {
                 let dtype = match dtype(node) {
                     Ok(dtype) => dtype,

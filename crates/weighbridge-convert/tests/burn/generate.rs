@@ -3,8 +3,8 @@
 //!
 //!     burn = { version = "=0.20.1", default-features = false, features = ["std", "ndarray"] }
 //!
-//! and run it with a directory. For 0.16.1 `BatchNorm<B>` is `BatchNorm<B, 2>`; for 0.13.2, besides, bincode must be
-//! 2.0.0-rc.3, `array` a Vec, and the gamma of `batch` cannot be set.
+//! and run it with a directory; 0.21.0 takes it as it is. For 0.16.1 `BatchNorm<B>` is `BatchNorm<B, 2>`; for 0.13.2, besides,
+//! bincode must be 2.0.0-rc.3, `array` a Vec, and the gamma of `batch` cannot be set.
 
 use burn::module::{Module, Param};
 use burn::nn;
