@@ -209,6 +209,19 @@ fn checksums_of_stored_members_are_checked() {
 }
 
 #[test]
+fn checksums_of_small_members_of_pytorch_are_checked() {
+    let torch = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pickle/tied.bin")).unwrap();
+    let mut archive = zip::ZipArchive::new(Cursor::new(&torch[..])).unwrap();
+    for name in ["tied/data.pkl", "tied/data/0"] {
+        let at = archive.by_name(name).unwrap().data_start().unwrap() as usize;
+        let mut damaged = torch.clone();
+        damaged[at + 1] ^= 0x20;
+        let refused = Made::new("x.pt", &damaged).refused();
+        assert!(refused.contains(&format!("{name:?} in the archive: its checksum is another")), "{refused}");
+    }
+}
+
+#[test]
 fn archives_one_behind_another_are_refused() {
     let array = array("<f4", &[7; 8]);
     let (one, two) = (zip(&[("a.npy", &array)]), zip(&[("b.npy", &array)]));
