@@ -1,4 +1,4 @@
-"""The whole circle of foreign formats: NumPy, ONNX, GGUF, Keras' HDF5 and Flax files that the real libraries write come out with
+"""The whole circle of foreign formats: NumPy, ONNX, GGUF, Keras' HDF5, Flax and Burn's files that the real libraries write come out with
 their values bit for bit, and the libraries read what we write.
 
     foreign.py WEIGHBRIDGE      (numpy, ml_dtypes, safetensors; and whichever of the others are installed: it says what ran)
@@ -8,12 +8,14 @@ import importlib
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 after this)
 import numpy as np
 import safetensors
 
+warnings.simplefilter("ignore", DeprecationWarning)
 weighbridge = sys.argv[1]
 rng = np.random.default_rng(11)
 checks = 0
@@ -21,7 +23,7 @@ NAMES = {
     "BOOL": "bool", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
     "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
 }
 
 
@@ -32,9 +34,20 @@ def check(what, good):
         sys.exit(f"FAILED: {what}")
 
 
+def run(*args):
+    return subprocess.run([weighbridge, "convert", *map(str, args), "--force"], capture_output=True, text=True)
+
+
 def convert(*args):
-    done = subprocess.run([weighbridge, "convert", *map(str, args), "--force"], capture_output=True, text=True)
+    done = run(*args)
     check(f"convert {args}: {done.stderr}", done.returncode == 0)
+
+
+def refused(reason, *args):
+    """One line, which says why."""
+    done = run(*args)
+    line = done.stderr.strip()
+    check(f"convert {args}: {done.returncode} {line}", done.returncode == 2 and reason in line and "\n" not in line)
 
 
 def numbers(shape, dtype):
@@ -83,6 +96,83 @@ def with_numpy(here):
     same(here / "one.safetensors", {"one": arrays["large"]})
     convert(here / "one.safetensors", "-o", here / "two.npy")
     check("npy", np.array_equal(np.load(here / "two.npy"), arrays["large"]))
+
+
+    every_spelling(here)
+    damaged(here)
+    unsafe(here)
+
+
+def npy(descr, array):
+    """A file with that text for its dtype."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {array.shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text + array.tobytes()
+
+
+def every_spelling(here):
+    """What NumPy takes for a plain type is read as that type, or refused; what it does not take is refused."""
+    names = [name for name in np._core.numerictypes.sctypeDict if isinstance(name, str)]
+    codes = [chr(code) for code in range(33, 127)]
+    codes += [kind + size for kind in "biufcSUVOmM" for size in ["0", "1", "2", "4", "8", "16", "32", "64"]]
+    held = {name: code for code, name in NAMES.items()}
+    read = 0
+    for name in dict.fromkeys([order + name for name in names + codes for order in ["", "<", ">", "=", "|"]]):
+        # What ends a text; and what numpy.save makes of float8_e5m2, though numpy.load does not take it.
+        if name[-1:] in "'\\" or name.endswith("f1"):
+            continue
+        try:
+            dtype = np.dtype(name)
+        except (TypeError, ValueError, SyntaxError):
+            dtype = None
+        if dtype is not None and dtype.kind != "T" and dtype.newbyteorder("=").name in held:
+            array = np.arange(2).astype(dtype)
+            (here / "x.npy").write_bytes(npy(name, array))
+            convert(here / "x.npy", "-o", here / "x.safetensors")
+            same(here / "x.safetensors", {"x": array})
+            read += 1
+        else:
+            (here / "x.npy").write_bytes(npy(name, np.zeros(2, "c16")))
+            refused("", here / "x.npy", "-o", here / "x.safetensors")
+    check("spellings", read > 100)
+    print(f"numpy: {read} spellings of dtypes read")
+
+
+def damaged(here):
+    """NumPy refuses an archive with a wrong checksum, and so do we."""
+    array = np.arange(100, dtype="u1")
+    np.savez(here / "d.npz", a=array)
+    whole = (here / "d.npz").read_bytes()
+    at = whole.index(array.tobytes())
+    (here / "d.npz").write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    refused("checksum", here / "d.npz", "-o", here / "d.safetensors")
+    (here / "d.npz").write_bytes(whole + whole)
+    refused("stand before the archive", here / "d.npz", "-o", here / "d.safetensors")
+    np.savez(here / "d.npz", ok=array, o=np.array([{}], object), t=np.array(["a"]))
+    refused("Python objects", here / "d.npz", "-o", here / "d.safetensors")
+    for option in [["--skip-unsupported"], ["--only", "ok"], ["--except", "[ot]"]]:
+        convert(here / "d.npz", *option, "-o", here / "d.safetensors")
+        same(here / "d.safetensors", {"ok": array})
+
+
+def unsafe(here):
+    """NumPy loads what is written, by name; what it could not load or unpack is refused."""
+    from safetensors.numpy import save_file
+
+    names = ["A", "a", "..a", "a/b", "dense/kernel:0", "x..y", "\u00e4", "b.npy", "a.npz", "with space"]
+    arrays = {name: np.full(3, place, "i2") for place, name in enumerate(names)}
+    arrays["deep"] = np.ones([1] * 64, "f4")
+    save_file(arrays, here / "n.safetensors")
+    convert(here / "n.safetensors", "-o", here / "n.npz")
+    with np.load(here / "n.npz", allow_pickle=False) as back:
+        for name, array in arrays.items():
+            check(f"npz: {name}", np.array_equal(back[name], array))
+    convert(here / "n.npz", "-o", here / "again.safetensors")
+    same(here / "again.safetensors", arrays)
+    for name in ["../x", "a/../../x", "/x", "C:x", "a\\b", ""]:
+        save_file({name: arrays["a"]}, here / "n.safetensors")
+        refused("--rename", here / "n.safetensors", "-o", here / "bad.npz")
+    check("npz: nothing is written", not (here / "bad.npz").exists())
 
 
 def with_onnx(here):
@@ -193,6 +283,16 @@ def with_flax(here):
         (here / "a.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
         convert(here / "a.msgpack", "-o", here / "f.safetensors")
         same(here / "f.safetensors", arrays)
+    tree = {"ok": arrays["params.float32.w"], "four": np.ones(3, "int4"), "": {"": np.ones(2, "float8_e5m2fnuz")}}
+    tree["list"] = {"0": np.ones(1, "u2"), "1": np.ones((2, 0), ">i4")}
+    (here / "b.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+    refused("int4", here / "b.msgpack", "-o", here / "f.safetensors")
+    convert(here / "b.msgpack", "--skip-unsupported", "-o", here / "f.safetensors")
+    expected = {"ok": tree["ok"], ".": tree[""][""], "list.0": tree["list"]["0"], "list.1": np.ones((2, 0), "i4")}
+    same(here / "f.safetensors", expected)
+    twice = {"a.b": np.ones(1), "a": {"b": np.ones(1)}}
+    (here / "b.msgpack").write_bytes(flax.serialization.msgpack_serialize(twice))
+    refused('["a"]["b"] and ["a.b"]', here / "b.msgpack", "-o", here / "f.safetensors")
     from safetensors.flax import load_file
 
     # safetensors' reader for JAX does not know f8.
@@ -201,6 +301,49 @@ def with_flax(here):
     check("jax: names", len(found) == len(arrays) - 1)
     for name, array in found.items():
         check(f"jax: {name}", np.asarray(array).tobytes() == arrays[name].tobytes())
+
+
+def with_msgpack(here):
+    """Burn's records, which an old Burn wrote; msgpack reads them here."""
+    import gzip
+
+    import msgpack
+
+    def leaves(node, path):
+        if isinstance(node, dict) and set(node) == {"id", "param"}:
+            node = node["param"]
+        if isinstance(node, dict) and set(node) == {"bytes", "shape", "dtype"}:
+            kind = node["dtype"] if isinstance(node["dtype"], str) else next(iter(node["dtype"]))
+            dtype = "bool" if kind == "Bool" else kind.replace("F", "float").replace("I", "int")
+            yield ".".join(path) or "tensor", np.frombuffer(node["bytes"], dtype).reshape(node["shape"])
+        elif isinstance(node, dict) and set(node) == {"value", "shape"}:
+            values = node["value"]
+            if any(isinstance(value, float) for value in values):
+                array = np.array(values, metadata["float"].replace("f", "float"))
+            elif isinstance(values[0], bool):
+                array = np.array(values)
+            elif "half" in metadata["float"] and min(values) >= 0:
+                array = np.array(values, "u2").view("f2")
+            else:
+                array = np.array(values, metadata["int"].replace("i", "int"))
+            yield ".".join(path), array.reshape(node["shape"])
+        elif isinstance(node, (dict, list)):
+            for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+                yield from leaves(value, [*path, str(key)])
+
+    fixtures = Path(__file__).parents[2] / "crates/weighbridge-convert/tests/burn"
+    records = sorted(fixtures.glob("*.mpk*"))
+    check("burn: records", len(records) >= 9)
+    for path in records:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        record = msgpack.unpackb(data)
+        metadata = record["metadata"]
+        expected = dict(leaves(record["item"], []))
+        check(f"{path.name}: tensors", len(expected) in (1, 24))
+        convert(path, "-o", here / "b.safetensors")
+        same(here / "b.safetensors", expected)
+    for path in fixtures.glob("*.bin*"):
+        refused("bincode", path, "-o", here / "b.safetensors")
 
 
 def with_tensorflow(here):
@@ -220,7 +363,7 @@ def with_tensorflow(here):
 
 ran, missing = [], []
 for library, test in [("numpy", with_numpy), ("onnx", with_onnx), ("gguf", with_gguf), ("h5py", with_h5py),
-                      ("flax", with_flax), ("tensorflow", with_tensorflow)]:
+                      ("flax", with_flax), ("msgpack", with_msgpack), ("tensorflow", with_tensorflow)]:
     try:
         module = importlib.import_module(library)
     except ImportError:

@@ -137,3 +137,33 @@ fn foreign_files_can_be_looked_at() {
     std::fs::copy(&pickle, &named).unwrap();
     assert!(weighbridge(["inspect", &text(&named)]).stderr.contains("the header claims"));
 }
+
+#[test]
+fn convert_warns_where_nothing_is_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (empty, out) = (dir.path().join("empty.pkl"), dir.path().join("out.safetensors"));
+    std::fs::write(&empty, b"\x80\x02}.").unwrap();
+    let training = fixture("training.pth");
+    let strict = weighbridge(["convert", &text(&empty), "--strict", "-o", &text(&out)]);
+    assert_eq!(strict.status, 1, "{strict:?}");
+    assert!(!out.exists());
+    let chosen = weighbridge(["convert", &text(&training), "--strict", "--only", "x", "-o", &text(&out)]);
+    assert_eq!(chosen.status, 1, "{chosen:?}");
+    assert!(
+        chosen.stderr.contains("no tensor is converted: none of the 19 tensors in it is chosen"),
+        "{chosen:?}"
+    );
+    assert!(!out.exists());
+    // Without it there is a warning, and what was asked for.
+    let ran = weighbridge(["convert", &text(&empty), "-o", &text(&out)]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(ran.stderr.contains("empty.pkl: no tensor is converted: there is none in it"), "{ran:?}");
+    assert!(Checkpoint::open(&out).unwrap().is_empty());
+    // The other way, too; and where there are tensors, nothing changes.
+    let npz = dir.path().join("out.npz");
+    let exported = weighbridge(["convert", &text(&out), "--strict", "-o", &text(&npz)]);
+    assert_eq!((exported.status, npz.exists()), (1, false), "{exported:?}");
+    let good = weighbridge(["convert", &text(&training), "--strict", "--force", "-o", &text(&out)]);
+    assert_eq!(good.status, 0, "{good:?}");
+    assert!(!good.stderr.contains("warning"), "{good:?}");
+}

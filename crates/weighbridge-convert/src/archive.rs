@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::read::DeflateDecoder;
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-use crate::input::{FilePart, Input, failed};
+use crate::input::{FilePart, Input, Sequential, failed};
 
 /// Members of an archive.
 const MOST_MEMBERS: u64 = 4 << 20;
@@ -17,6 +17,9 @@ const LONGEST_DIRECTORY: u64 = 256 << 20;
 /// All members together may become so many times as long as the archive, and a gibibyte more. Deflate reaches 1032, real
 /// weights hardly 2.
 const MOST_RATIO: u64 = 16;
+/// Stored members up to this length have their checksum checked whenever they are opened. Larger ones, which are storages of
+/// PyTorch's, would be read twice for it; PyTorch itself checks none.
+const SMALL: u64 = 1 << 20;
 
 /// An open archive.
 pub(crate) struct Archive {
@@ -70,6 +73,11 @@ impl Archive {
         if !rest.is_empty() {
             return Err(malformed("its directory has more entries than it says"));
         }
+        // To who reads from the front, what stands before the first member is another archive.
+        let first = members.iter().map(|member| member.header).min().unwrap_or(end.start);
+        if first != 0 {
+            return Err(prefixed(first));
+        }
         Ok(Self { file, members, places, spool: Mutex::default() })
     }
 
@@ -82,9 +90,30 @@ impl Archive {
         self.members.get(*self.places.get(name)?)
     }
 
-    /// The bytes of a member: where they lie, or decompressed into a temporary file that has no name.
+    /// The bytes of a member: where they lie, or decompressed into a temporary file that has no name. The checksum is checked
+    /// of what is decompressed and of what is small.
     pub(crate) fn bytes(&self, member: &Member) -> Result<FilePart> {
-        self.bytes_of(member).map_err(|error| {
+        self.checked(member, SMALL)
+    }
+
+    /// The bytes of a member, whose checksum is right.
+    pub(crate) fn verified(&self, member: &Member) -> Result<FilePart> {
+        self.checked(member, u64::MAX)
+    }
+
+    fn checked(&self, member: &Member, most: u64) -> Result<FilePart> {
+        let read = || {
+            let bytes = self.bytes_of(member)?;
+            // PyTorch can be told not to compute checksums; it writes 0 then.
+            if member.method == 0 && member.crc != 0 && member.size <= most {
+                let crc = checksum(&bytes).map_err(|error| failed("it cannot be read", error))?;
+                if crc != member.crc {
+                    return Err(malformed("its checksum is another: the file was damaged, fetch it again"));
+                }
+            }
+            Ok(bytes)
+        };
+        read().map_err(|error| {
             let message = format!("{:?} in the archive: {error}", member.name);
             Error::new(error.kind(), message).with_source(error)
         })
@@ -137,7 +166,7 @@ impl Archive {
             let message = format!("its {} bytes become {}: it is a zip bomb", member.compressed, member.size);
             return Err(Error::new(ErrorKind::Unsafe, message));
         }
-        let compressed = Sequential { source: stored, at: 0 };
+        let compressed = Sequential::new(stored);
         let mut read = DeflateDecoder::new(compressed).take(member.size.saturating_add(1));
         let mut write = || {
             let spool = match &mut *spool {
@@ -207,15 +236,23 @@ impl End {
                     return Err(broken());
                 }
                 let wide = |at| u64_at(&record, at).ok_or_else(broken);
+                // Behind another archive the position is that of a record in the other.
+                let record_end = wide(4)?.checked_add(12).and_then(|len| at.checked_add(len));
+                match record_end.map(|end| locator_start.checked_sub(end)) {
+                    Some(Some(0)) => {}
+                    Some(Some(before)) => return Err(prefixed(before)),
+                    _ => return Err(broken()),
+                }
                 end = Self { members: wide(32)?, len: wide(40)?, start: wide(48)? };
                 directory_end = at;
             }
         }
-        // What stands before an archive would move all positions, and be another file to another reader.
-        if end.start.checked_add(end.len) != Some(directory_end) {
-            return Err(malformed("its directory is not where its end says"));
+        // What stands before an archive moves all positions, and is another file to another reader.
+        match end.start.checked_add(end.len).map(|said| directory_end.checked_sub(said)) {
+            Some(Some(0)) => Ok(end),
+            Some(Some(before)) => Err(prefixed(before)),
+            _ => Err(malformed("its directory is not where its end says")),
         }
-        Ok(end)
     }
 }
 
@@ -263,20 +300,20 @@ impl Member {
     }
 }
 
-/// Reads a source front to back.
-struct Sequential<'s> {
-    source: &'s FilePart,
-    at: u64,
+fn checksum(source: &FilePart) -> io::Result<u32> {
+    let mut memory = vec![0; source.size().min(256 << 10) as usize];
+    let mut crc = flate2::Crc::new();
+    let mut read = Sequential::new(source);
+    loop {
+        match read.read(&mut memory)? {
+            0 => return Ok(crc.sum()),
+            len => crc.update(&memory[..len]),
+        }
+    }
 }
 
-impl Read for Sequential<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.source.size() - self.at).unwrap_or(usize::MAX);
-        let len = left.min(buf.len());
-        self.source.read_at(self.at, &mut buf[..len])?;
-        self.at += len as u64;
-        Ok(len)
-    }
+fn prefixed(len: u64) -> Error {
+    malformed(&format!("{len} bytes stand before the archive, such as another one; separate the two"))
 }
 
 fn malformed(what: &str) -> Error {

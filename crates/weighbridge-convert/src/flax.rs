@@ -1,29 +1,29 @@
 //! Flax's msgpack files: a tree of dicts whose leaves are arrays. Names are the keys on the way, with dots between them.
 
-mod msgpack;
-
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use weighbridge::{Dtype, Result, Source};
 
+use crate::arranged::{Order, arranged};
 use crate::contents::{Contents, Tensor};
-use crate::cursor::{Cursor, malformed, unsupported};
-use crate::input::{FilePart, Input};
+use crate::cursor::{Cursor, malformed};
+use crate::input::Input;
+use crate::keys::{Key, Keys};
+use crate::msgpack::{Token, token};
 use crate::note::{Note, NoteKind};
+use crate::numpy::dtypes;
 use crate::options::Options;
-use msgpack::{Token, token};
 
 /// The key of an array that was cut into several, because msgpack has no longer ones.
 const CHUNKED: &str = "__msgpack_chunked_array__";
 /// Dicts in dicts.
-const DEEPEST: u32 = 64;
+const DEEPEST: usize = 64;
 /// Of tensors and of values in the metadata.
 const MOST: usize = 1 << 20;
-const MOST_TEXT: u64 = 64 << 20;
 const MOST_DIMS: u64 = 64;
-/// Of names and texts.
+/// Of texts.
 const LONGEST: u64 = 4 << 10;
 
 /// Whether these are the first bytes of a file: a dict that begins with a text.
@@ -36,15 +36,16 @@ pub(crate) fn is_tree(head: &[u8]) -> bool {
 }
 
 /// Reads a file that was recognised.
-pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
+pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let mut reader = Reader {
         input,
+        options,
         cursor: Cursor::new(input, 0, input.size()),
         contents: Contents::default(),
+        keys: Keys::default(),
         values: 0,
-        text: 0,
     };
-    reader.value(&mut String::new(), 0)?;
+    reader.value()?;
     if reader.cursor.left() > 0 {
         return Err(malformed(format!("{} bytes stand behind its end", reader.cursor.left())));
     }
@@ -53,94 +54,99 @@ pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
 
 struct Reader<'i> {
     input: &'i Input,
+    options: &'i Options,
     cursor: Cursor<'i>,
     contents: Contents,
+    /// The way to the value at hand.
+    keys: Keys,
     values: usize,
-    /// Bytes of all names together.
-    text: u64,
 }
 
 /// An array in the file.
 struct Array {
     dtype: Dtype,
     shape: Vec<usize>,
-    data: FilePart,
+    data: Arc<dyn Source>,
 }
 
 impl Reader<'_> {
     /// Reads a value, and what it holds.
-    fn value(&mut self, path: &mut String, depth: u32) -> Result<()> {
-        if depth > DEEPEST {
+    fn value(&mut self) -> Result<()> {
+        if self.keys.depth() > DEEPEST {
             return Err(malformed(format!("it is nested deeper than {DEEPEST}")));
         }
         self.values += 1;
-        self.text += path.len() as u64;
-        if self.values > MOST || self.text > MOST_TEXT {
-            return Err(malformed(format!("it has more than {MOST} values, or names of {MOST_TEXT} bytes")));
+        if self.values > MOST {
+            return Err(malformed(format!("it has more than {MOST} values")));
         }
         match token(&mut self.cursor)? {
-            Token::Map(len) => return self.dict(len, path, depth),
+            Token::Map(len) => return self.dict(len),
             Token::Array(len) => {
                 for place in 0..len {
-                    self.child(&place.to_string(), path, depth)?;
+                    self.child(Key::Number(&place.to_string()))?;
                 }
             }
             Token::Ext(1 | 3, range) => {
-                let array = self.array(range).map_err(|error| error.in_tensor(path))?;
-                self.push(path, array.dtype, array.shape, Arc::new(array.data));
+                if self.is_wanted() {
+                    let array = self.array(range.clone()).map_err(|error| error.in_tensor(self.name()))?;
+                    self.push(array)?;
+                }
+                self.cursor.seek(range.end);
+            }
+            Token::Ext(2, range) => {
+                self.cursor.seek(range.end);
+                self.note(NoteKind::Dropped, "it is a complex number, not an array");
             }
             Token::Ext(kind, range) => {
                 self.cursor.seek(range.end);
-                let what = if kind == 2 { "a complex number" } else { "a value of a kind unknown here" };
-                self.note(NoteKind::Dropped, path, &format!("{what}, which is no array"));
+                let what = format!("a msgpack extension of type {kind}, of which Flax has 1, 2 and 3");
+                self.contents.leave_out(self.options, self.keys.name(), &what)?;
             }
-            Token::Nil => self.note(NoteKind::Dropped, path, "it is nothing"),
-            Token::Value(text) => self.keep(path, text),
+            Token::Nil => self.note(NoteKind::Dropped, "it is nothing"),
+            Token::Value(text) => self.keep(text),
             Token::Text(range) | Token::Bytes(range) if range.end - range.start > LONGEST => {
                 self.cursor.seek(range.end);
-                self.note(NoteKind::Dropped, path, "it is text or bytes, and long");
+                self.note(NoteKind::Dropped, "it is text or bytes, and long");
             }
             Token::Text(range) => {
                 let text = self.cursor.text(range.end - range.start)?;
-                self.keep(path, text);
+                self.keep(text);
             }
             Token::Bytes(range) => {
                 self.cursor.seek(range.end);
-                self.note(NoteKind::Dropped, path, "it is bytes, not an array");
+                self.note(NoteKind::Dropped, "it is bytes, not an array");
             }
         }
         Ok(())
     }
 
-    fn dict(&mut self, len: u64, path: &mut String, depth: u32) -> Result<()> {
+    fn dict(&mut self, len: u64) -> Result<()> {
         for place in 0..len {
-            let key = self.key()?;
-            if place == 0 && key == CHUNKED {
-                return self.chunked(len, path).map_err(|error| error.in_tensor(path));
+            let (key, is_text) = self.key()?;
+            if is_text && key == CHUNKED {
+                let chunked = match place {
+                    0 => self.chunked(len),
+                    _ => Err(not_chunked()),
+                };
+                return chunked.map_err(|error| error.in_tensor(self.name()));
             }
-            self.child(&key, path, depth)?;
+            self.child(if is_text { Key::Text(&key) } else { Key::Number(&key) })?;
         }
         Ok(())
     }
 
-    fn child(&mut self, key: &str, path: &mut String, depth: u32) -> Result<()> {
-        let len = path.len();
-        if len > 0 {
-            path.push('.');
-        }
-        path.push_str(key);
-        if path.len() as u64 > LONGEST {
-            return Err(malformed(format!("a name in it has more than {LONGEST} bytes")));
-        }
-        self.value(path, depth + 1)?;
-        path.truncate(len);
+    fn child(&mut self, key: Key<'_>) -> Result<()> {
+        self.keys.enter(key)?;
+        self.value()?;
+        self.keys.leave();
         Ok(())
     }
 
-    fn key(&mut self) -> Result<String> {
+    /// A key, and whether it is a text.
+    fn key(&mut self) -> Result<(String, bool)> {
         match token(&mut self.cursor)? {
-            Token::Text(range) => self.cursor.text(range.end - range.start),
-            Token::Value(number) => Ok(number),
+            Token::Text(range) => Ok((self.cursor.text(range.end - range.start)?, true)),
+            Token::Value(number) => Ok((number, false)),
             _ => Err(malformed(format!("a key before position {} is no text", self.cursor.at()))),
         }
     }
@@ -154,8 +160,8 @@ impl Reader<'_> {
         value.ok_or_else(|| malformed(format!("before position {} belongs a number", self.cursor.at())))
     }
 
-    /// `[shape, dtype, bytes]`, in the extension that flax has for arrays.
-    fn array(&mut self, range: Range<u64>) -> Result<Array> {
+    /// `[shape, dtype, bytes]`, in the extension that flax has for arrays; the error is what safetensors does not have.
+    fn array(&mut self, range: Range<u64>) -> Result<std::result::Result<Array, String>> {
         let broken = |what: &str| malformed(format!("an array in it has {what}"));
         let Token::Array(3) = token(&mut self.cursor)? else { return Err(broken("not three parts")) };
         let Token::Array(dims @ 0..=MOST_DIMS) = token(&mut self.cursor)? else {
@@ -173,7 +179,15 @@ impl Reader<'_> {
             len @ 0..=LONGEST => self.cursor.text(len)?,
             _ => return Err(broken("a dtype whose name is too long")),
         };
-        let dtype = dtype(&name)?;
+        let (dtype, big) = match dtypes::spelled(&name) {
+            Some((known, big)) if !known.pair => (known.dtype, big),
+            // Old versions wrote bfloat16 so.
+            None if name == "V2" => (Dtype::BF16, false),
+            _ => {
+                self.cursor.seek(range.end);
+                return Ok(Err(dtypes::unheld(&name)));
+            }
+        };
         let (Token::Bytes(bytes) | Token::Text(bytes)) = token(&mut self.cursor)? else {
             return Err(broken("no bytes"));
         };
@@ -183,49 +197,59 @@ impl Reader<'_> {
         }
         self.cursor.seek(bytes.end);
         let data = self.input.part(bytes).ok_or_else(|| broken("bytes that are not there"))?;
-        Ok(Array { dtype, shape, data })
+        let data = arranged(data, dtype, &shape, Order { big, fortran: false });
+        Ok(Ok(Array { dtype, shape, data }))
     }
 
     /// An array that was cut into several; its first key was read.
-    fn chunked(&mut self, len: u64, path: &str) -> Result<()> {
-        let broken = || malformed("it is cut into pieces that are not put together as flax does");
+    fn chunked(&mut self, len: u64) -> Result<()> {
         let (Token::Value(_) | Token::Map(0) | Token::Array(0)) = token(&mut self.cursor)? else {
-            return Err(broken());
+            return Err(not_chunked());
         };
-        let (mut shape, mut dtype, mut parts) = (None, None, Vec::new());
+        let (mut shape, mut dtype, mut parts, mut unheld) = (None, None, Vec::new(), None);
         for _ in 1..len {
-            let key = self.key()?;
+            let (key, _) = self.key()?;
             let (count, keyed) = match token(&mut self.cursor)? {
                 Token::Map(count) => (count, true),
                 Token::Array(count) => (count, false),
-                _ => return Err(broken()),
+                _ => return Err(not_chunked()),
             };
             if key == "shape" && count > MOST_DIMS {
-                return Err(broken());
+                return Err(not_chunked());
             }
             let mut dims = Vec::new();
             for place in 0..count {
-                if keyed && self.key()? != place.to_string() {
-                    return Err(broken());
+                if keyed && self.key()?.0 != place.to_string() {
+                    return Err(not_chunked());
                 }
                 match &*key {
-                    "shape" => dims.push(usize::try_from(self.number()?).map_err(|_| broken())?),
+                    "shape" => dims.push(usize::try_from(self.number()?).map_err(|_| not_chunked())?),
                     "chunks" => {
-                        let Token::Ext(1, range) = token(&mut self.cursor)? else { return Err(broken()) };
-                        let array = self.array(range)?;
-                        if *dtype.get_or_insert(array.dtype) != array.dtype || parts.len() == MOST {
-                            return Err(broken());
+                        let Token::Ext(1, range) = token(&mut self.cursor)? else {
+                            return Err(not_chunked());
+                        };
+                        match self.array(range)? {
+                            Ok(array) if *dtype.get_or_insert(array.dtype) == array.dtype => {
+                                parts.push(array.data);
+                            }
+                            Ok(_) => return Err(not_chunked()),
+                            Err(what) => unheld = Some(what),
                         }
-                        parts.push(array.data);
+                        if parts.len() > MOST {
+                            return Err(not_chunked());
+                        }
                     }
-                    _ => return Err(broken()),
+                    _ => return Err(not_chunked()),
                 }
             }
             if key == "shape" {
                 shape = Some(dims);
             }
         }
-        let (Some(shape), Some(dtype)) = (shape, dtype) else { return Err(broken()) };
+        if let Some(what) = unheld {
+            return self.push(Err(what));
+        }
+        let (Some(shape), Some(dtype)) = (shape, dtype) else { return Err(not_chunked()) };
         let data = Joined::new(parts);
         let (need, given) = (dtype.size_of(&shape)?, data.size());
         if need != given {
@@ -233,62 +257,64 @@ impl Reader<'_> {
                 "{dtype} of shape {shape:?} needs {need} bytes, its pieces have {given}"
             )));
         }
-        self.push(path, dtype, shape, Arc::new(data));
-        Ok(())
+        self.push(Ok(Array { dtype, shape, data: Arc::new(data) }))
     }
 
-    fn push(&mut self, path: &str, dtype: Dtype, shape: Vec<usize>, data: Arc<dyn Source>) {
-        // A file that is nothing but an array.
-        let name = if path.is_empty() { "array" } else { path }.to_owned();
-        self.contents.tensors.push(Tensor { name, dtype, shape, data });
+    /// The name of what is here; of a file that is nothing but an array, one of ours.
+    fn name(&self) -> &str {
+        if self.keys.is_top() { "array" } else { self.keys.name() }
     }
 
-    fn keep(&mut self, path: &str, text: String) {
-        self.note(NoteKind::Metadata, path, "it is no array");
-        self.contents.metadata.insert(path.to_owned(), text);
+    /// Whether the tensor here is chosen; it is counted if not.
+    fn is_wanted(&mut self) -> bool {
+        let wanted = self.options.wants(self.name());
+        self.contents.unchosen += usize::from(!wanted);
+        wanted
     }
 
-    fn note(&mut self, kind: NoteKind, path: &str, why: &str) {
-        self.contents.notes.push(Note::new(kind, path, why));
+    fn push(&mut self, array: std::result::Result<Array, String>) -> Result<()> {
+        let name = self.name().to_owned();
+        if !self.options.wants(&name) {
+            self.contents.unchosen += 1;
+            return Ok(());
+        }
+        match array {
+            Ok(Array { dtype, shape, data }) => {
+                self.keys.give()?;
+                self.contents.tensors.push(Tensor { name, dtype, shape, data });
+                Ok(())
+            }
+            Err(what) => self.contents.leave_out(self.options, &name, &what),
+        }
+    }
+
+    fn keep(&mut self, text: String) {
+        let name = self.keys.name().to_owned();
+        if self.contents.metadata.contains_key(&name) {
+            return self.note(NoteKind::Dropped, "another value has this name");
+        }
+        self.note(NoteKind::Metadata, "it is no array");
+        self.contents.metadata.insert(name, text);
+    }
+
+    fn note(&mut self, kind: NoteKind, why: &str) {
+        self.contents.notes.push(Note::new(kind, self.keys.name(), why));
     }
 }
 
-/// The dtype of a name of NumPy's or ml_dtypes'.
-fn dtype(name: &str) -> Result<Dtype> {
-    Ok(match name {
-        "bool" => Dtype::Bool,
-        "int8" => Dtype::I8,
-        "uint8" => Dtype::U8,
-        "int16" => Dtype::I16,
-        "uint16" => Dtype::U16,
-        "int32" => Dtype::I32,
-        "uint32" => Dtype::U32,
-        "int64" => Dtype::I64,
-        "uint64" => Dtype::U64,
-        "float16" => Dtype::F16,
-        // Old versions wrote it without its name.
-        "bfloat16" | "V2" => Dtype::BF16,
-        "float32" => Dtype::F32,
-        "float64" => Dtype::F64,
-        "complex64" => Dtype::C64,
-        "float8_e4m3fn" => Dtype::F8_E4M3,
-        "float8_e4m3fnuz" => Dtype::F8_E4M3FNUZ,
-        "float8_e5m2" => Dtype::F8_E5M2,
-        "float8_e5m2fnuz" => Dtype::F8_E5M2FNUZ,
-        "float8_e8m0fnu" => Dtype::F8_E8M0,
-        _ => return Err(unsupported(format!("its dtype {name:?} is none that safetensors knows"))),
-    })
+fn not_chunked() -> weighbridge::Error {
+    malformed("it is cut into pieces that are not put together as flax does")
 }
 
 /// Pieces one behind the other.
 struct Joined {
     /// Each with where it begins.
-    parts: Vec<(u64, FilePart)>,
+    parts: Vec<(u64, Arc<dyn Source>)>,
     size: u64,
 }
 
 impl Joined {
-    fn new(parts: Vec<FilePart>) -> Self {
+    fn new(parts: Vec<Arc<dyn Source>>) -> Self {
         let mut size = 0;
         let mut begun = Vec::with_capacity(parts.len());
         for part in parts.into_iter().filter(|part| part.size() > 0) {

@@ -9,7 +9,7 @@ use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::options::Options;
-use crate::{flax, gguf, hdf5, numpy, onnx, pickle};
+use crate::{burn_record, flax, gguf, gzip, hdf5, numpy, onnx, pickle};
 
 /// A format that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub enum Format {
     Keras,
     /// Flax's msgpack.
     Flax,
+    /// A record that Burn wrote before 0.22.
+    BurnRecord,
 }
 
 impl Format {
@@ -54,6 +56,7 @@ impl Format {
             Self::Hdf5 => "HDF5",
             Self::Keras => "Keras archive",
             Self::Flax => "Flax msgpack",
+            Self::BurnRecord => "Burn record",
         }
     }
 
@@ -86,10 +89,17 @@ impl Format {
             head if head.starts_with(gguf::MAGIC) => Self::Gguf,
             head if head.starts_with(hdf5::MAGIC) => Self::Hdf5,
             head if onnx::is_model(head) => Self::Onnx,
+            head if burn_record::is_record(head) => Self::BurnRecord,
+            head if gzip::is_compressed(head) && burn_record::is_compressed_record(input) => Self::BurnRecord,
             head if flax::is_tree(head) => Self::Flax,
             head if head.trim_ascii_start().starts_with(b"{") => Self::TorchShards,
+            head if gzip::is_compressed(head) => {
+                let message = "it is compressed with gzip, and no record of Burn's; unpack it first";
+                return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
+            }
             _ => {
-                let message = "it is none of what is read here: pickle, NumPy, ONNX, GGUF, HDF5, Flax";
+                let message =
+                    "it is none of what is read here: pickle, NumPy, ONNX, GGUF, HDF5, Flax, Burn's records";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
         })
@@ -131,6 +141,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)>
         Format::Hdf5 => hdf5::read(&input, options)?,
         Format::Keras => hdf5::read_keras(&Archive::open(input.whole())?, options)?,
         Format::Flax => flax::read(&input, options)?,
+        Format::BurnRecord => burn_record::read(&input, options)?,
     };
     Ok((format, contents))
 }

@@ -1,7 +1,7 @@
 //! The file that is read, and the sources whose bytes lie in it or in memory.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -137,6 +137,28 @@ impl FilePart {
     /// The position in the file of a part of it.
     fn within(&self, offset: u64, len: u64) -> Option<u64> {
         (offset.checked_add(len)? <= self.size()).then_some(self.range.start + offset)
+    }
+}
+
+/// Reads a source front to back.
+pub(crate) struct Sequential<'s> {
+    source: &'s FilePart,
+    at: u64,
+}
+
+impl<'s> Sequential<'s> {
+    pub(crate) fn new(source: &'s FilePart) -> Self {
+        Self { source, at: 0 }
+    }
+}
+
+impl Read for Sequential<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.source.size().saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let len = left.min(buf.len());
+        self.source.read_at(self.at, &mut buf[..len])?;
+        self.at += len as u64;
+        Ok(len)
     }
 }
 

@@ -33,13 +33,17 @@ pub mod formats {}
 mod archive;
 mod arranged;
 mod assembled;
+mod burn_record;
 mod contents;
 mod cursor;
 mod flax;
 mod format;
 mod gguf;
+mod gzip;
 mod hdf5;
 mod input;
+mod keys;
+mod msgpack;
 mod note;
 pub mod numpy;
 pub mod onnx;
@@ -85,7 +89,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (format, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
     let all = contents.tensors.len();
     contents.tensors.retain(|tensor| options.wants(&tensor.name));
-    let unchosen = all - contents.tensors.len();
+    let unchosen = contents.unchosen + all - contents.tensors.len();
     let (mut metadata, mut notes) = (contents.metadata, contents.notes);
     // transformers loads nothing without it.
     metadata.insert("format".to_owned(), "pt".to_owned());

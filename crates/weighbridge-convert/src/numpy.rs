@@ -1,5 +1,6 @@
 //! NumPy's arrays, `.npy`, and `.npz` with several: read, and written by [`npy`] and [`npz`].
 
+pub(crate) mod dtypes;
 mod header;
 mod write;
 
@@ -12,9 +13,10 @@ use crate::cursor::malformed;
 use crate::input::{FilePart, Input};
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
-use header::Header;
+use header::{Found, Header};
 
 pub(crate) use header::MAGIC;
+use header::MOST_DIMS;
 pub use write::{npy, npz};
 
 /// Where an array of plain numbers ends, which may be beyond the end of the file; `None` if it is anything else.
@@ -27,46 +29,68 @@ pub(crate) fn end_of_numbers(file: &FilePart) -> Option<u64> {
 const EXTENSION: &str = ".npy";
 
 /// Reads one array; it has the name of the file.
-pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
+pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let name = input.path().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    let whole = input.part(0..input.size()).ok_or_else(|| malformed("it has no bytes"))?;
-    let (tensor, notes) = array(name, whole)?;
-    Ok(Contents { tensors: vec![tensor], notes, ..Contents::default() })
+    let mut contents = Contents::default();
+    array(&mut contents, name, input.whole(), options)?;
+    Ok(contents)
 }
 
-/// Whether an archive is NumPy's: nothing but arrays.
+/// Whether an archive is NumPy's: there are arrays in it.
 pub(crate) fn is_archive(archive: &Archive) -> bool {
-    !archive.members().is_empty() && archive.members().iter().all(|member| member.name.ends_with(EXTENSION))
+    archive.members().iter().any(|member| member.name.ends_with(EXTENSION))
 }
 
 /// Reads an archive; each array has the name of its member.
-pub(crate) fn read_archive(archive: &Archive, _options: &Options) -> Result<Contents> {
+pub(crate) fn read_archive(archive: &Archive, options: &Options) -> Result<Contents> {
     let mut contents = Contents::default();
     for member in archive.members() {
-        let name = member.name.strip_suffix(EXTENSION).unwrap_or(&member.name);
-        let (tensor, notes) = array(name.to_owned(), archive.bytes(member)?)?;
-        contents.tensors.push(tensor);
-        contents.notes.extend(notes);
+        if let Some(name) = member.name.strip_suffix(EXTENSION) {
+            if options.wants(name) {
+                array(&mut contents, name.to_owned(), archive.verified(member)?, options)?;
+            } else {
+                contents.unchosen += 1;
+            }
+        } else if !member.name.ends_with('/') {
+            let why = "it is no array: its name does not end in .npy";
+            contents.notes.push(Note::new(NoteKind::Dropped, &member.name, why));
+        }
     }
     Ok(contents)
 }
 
-/// The tensor that an array is, and what is to be said of it.
-pub(crate) fn array(name: String, file: FilePart) -> Result<(Tensor, Vec<Note>)> {
-    let read = || {
-        let Header { dtype, big, fortran, shape, data } = Header::read(&file)?;
-        let len = dtype.size_of(&shape)?;
-        let left = file.size() - data;
-        let mut notes = Vec::new();
-        if left > len {
-            let why = format!("{} bytes behind the array's {len}", left - len);
-            notes.push(Note::new(NoteKind::Dropped, &name, why));
+/// Adds the tensor that an array is.
+fn array(contents: &mut Contents, name: String, file: FilePart, options: &Options) -> Result<()> {
+    if !options.wants(&name) {
+        contents.unchosen += 1;
+        return Ok(());
+    }
+    match Header::read(&file).map_err(|error| error.in_tensor(&name))? {
+        Found::Unheld(what) => contents.leave_out(options, &name, &what),
+        Found::Array(header) => {
+            let (tensor, note) = tensor(&name, &header, &file).map_err(|error| error.in_tensor(&name))?;
+            contents.tensors.push(tensor);
+            contents.notes.extend(note);
+            Ok(())
         }
-        let part = data.checked_add(len).and_then(|end| file.part(data..end)).ok_or_else(|| {
-            malformed(format!("{dtype} of shape {shape:?} needs {len} bytes, the file has {left}"))
-        })?;
-        let data = arranged(part, dtype, &shape, Order { big, fortran });
-        Ok((Tensor { name: name.clone(), dtype, shape, data }, notes))
-    };
-    read().map_err(|error: weighbridge::Error| error.in_tensor(&name))
+    }
+}
+
+/// The tensor that an array is, and what is to be said of it.
+fn tensor(name: &str, header: &Header, file: &FilePart) -> Result<(Tensor, Option<Note>)> {
+    let &Header { dtype, big, fortran, ref shape, data } = header;
+    let len = dtype.size_of(shape)?;
+    let left = file.size().saturating_sub(data);
+    let part = data.checked_add(len).and_then(|end| file.part(data..end)).ok_or_else(|| {
+        malformed(format!("{dtype} of shape {shape:?} needs {len} bytes, the file has {left}"))
+    })?;
+    // NumPy reads past them without a word.
+    let note = (left > len).then(|| {
+        let next = file.head(data + len, MAGIC.len()).unwrap_or_default();
+        let another = if next == MAGIC { ", which begin with another array" } else { "" };
+        let why = format!("{} bytes behind the array's {len}{another}", left - len);
+        Note::new(NoteKind::Dropped, name, why)
+    });
+    let data = arranged(part, dtype, shape, Order { big, fortran });
+    Ok((Tensor { name: name.to_owned(), dtype, shape: shape.clone(), data }, note))
 }

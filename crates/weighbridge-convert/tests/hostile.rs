@@ -294,7 +294,7 @@ fn archives_that_lie_are_refused() {
         (with(Entry { method: 8, size: 16, ..stored("a/data/0", &data[..4]) }), "cannot be decompressed"),
         (archive(&[stored("a/data.pkl", TENSOR), stored("a/data.pkl", TENSOR)]), "two members"),
         (archive(&good())[..200].to_vec(), "no directory"),
-        ([b"PK\x03\x04 before".to_vec(), archive(&good())].concat(), "not where its end says"),
+        ([b"PK\x03\x04 before".to_vec(), archive(&good())].concat(), "stand before the archive"),
         (archive(&[stored("../data.pkl", TENSOR)]), "leads out"),
         (archive(&[stored("/data.pkl", TENSOR)]), "leads out"),
         (archive(&[stored("readme", data)]), "nothing that is known"),

@@ -134,7 +134,7 @@ fn numpy_headers_that_lie() {
         ("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "once or not at all"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} + os.system('a')", "not a dict of"),
         ("__import__('os').system('a')", "lacks a '{'"),
-        ("{'descr': '=f4', 'fortran_order': False, 'shape': (1,)}", "no byte order"),
+        ("{'descr': '=>f4', 'fortran_order': False, 'shape': (1,)}", "nothing that NumPy"),
         ("{'descr': '<f4\\x00', 'fortran_order': False, 'shape': (1,)}", "where a text belongs"),
     ] {
         let error = refused(header);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use weighbridge_convert::{Aliases, Note, NoteKind, Options};
+use weighbridge_convert::{Aliases, Foreign, Note, NoteKind, Options};
 
 mod export;
 
@@ -20,7 +20,7 @@ use crate::{Outcome, load};
 /// So many notes of a kind are shown; --verbose shows all.
 const SHOWN: usize = 10;
 
-/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5 and Flax files to safetensors, executing nothing
+/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to safetensors, executing nothing
 ///
 /// The content of the file says what it is, not its name. A pickle that imports something which is not known to be harmless
 /// is refused: `weighbridge scan` lists what it imports. What was renamed, left out or changed is told on standard error.
@@ -50,6 +50,10 @@ pub(crate) struct Convert {
     /// Leave out tensors that safetensors cannot hold, such as sparse ones, instead of failing
     #[arg(long)]
     skip_unsupported: bool,
+
+    /// Where there is not one tensor to convert, write nothing and end with exit status 1, not just with a warning
+    #[arg(long)]
+    strict: bool,
 
     /// Take objects of this class in a pickle for records of their attributes; nothing of it is run. May be given several
     /// times
@@ -95,6 +99,9 @@ impl Convert {
         let checkpoint = foreign.checkpoint();
         let plan = self.reshape()?.plan(checkpoint)?;
         let chosen = plan.entries().len();
+        if self.is_nothing(chosen, checkpoint.len() + foreign.unchosen(), foreign.notes(), term) {
+            return Ok(Outcome::Findings);
+        }
         let outcome = reshape::write(&[plan], &self.destination, term)?;
         report(foreign.notes(), term);
         let left_out = match foreign.unchosen() {
@@ -109,6 +116,11 @@ impl Convert {
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
         let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
         let plan = self.reshape()?.plan(&checkpoint)?;
+        let unchosen = foreign.as_ref().map_or(0, Foreign::unchosen);
+        let notes = foreign.as_ref().map_or(&[][..], Foreign::notes);
+        if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
+            return Ok(Outcome::Findings);
+        }
         let notes = export.write(&plan)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));
         report(&notes, term);
@@ -118,6 +130,25 @@ impl Convert {
             plural(plan.entries().len() - export::dropped(&notes), "tensor")
         ));
         Ok(Outcome::Clean)
+    }
+
+    /// Warns where no tensor is converted, and says whether that is the end.
+    fn is_nothing(&self, chosen: usize, all: usize, notes: &[Note], term: &Term) -> bool {
+        if chosen > 0 {
+            return false;
+        }
+        let why = match all {
+            0 if notes.iter().any(|note| note.kind() == NoteKind::Dropped) => {
+                "what is in it was left out".to_owned()
+            }
+            0 => "there is none in it".to_owned(),
+            all => format!("none of the {} in it is chosen", plural(all, "tensor")),
+        };
+        term.warn(format_args!("{}: no tensor is converted: {why}", self.input.display()));
+        if self.strict {
+            report(notes, term);
+        }
+        self.strict
     }
 
     fn reshape(&self) -> Result<Reshape> {

@@ -2,6 +2,7 @@
 
 use weighbridge::{Dtype, Result, Source};
 
+use super::dtypes;
 use crate::cursor::{Cursor, malformed, unsupported};
 
 /// What every such file begins with.
@@ -20,13 +21,20 @@ pub(crate) struct Header {
     pub(crate) data: u64,
 }
 
+/// A header that was read, or what it says that safetensors does not have.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Array(Header),
+    Unheld(String),
+}
+
 /// NumPy itself takes no header that is longer, unless it is told to.
 const LONGEST: u32 = 10_000;
 /// As in NumPy 2.
-const MOST_DIMS: usize = 64;
+pub(crate) const MOST_DIMS: usize = 64;
 
 impl Header {
-    pub(crate) fn read(source: &dyn Source) -> Result<Self> {
+    pub(crate) fn read(source: &dyn Source) -> Result<Found> {
         let mut cursor = Cursor::new(source, 0, source.size());
         if cursor.array::<6>()? != *MAGIC {
             return Err(malformed("it is not a NumPy array"));
@@ -47,9 +55,11 @@ impl Header {
             )));
         }
         let text = cursor.take(len as usize)?.to_vec();
-        let mut header = Literal { rest: &text }.header()?;
-        header.data = cursor.at();
-        Ok(header)
+        let mut found = Literal { rest: &text }.header()?;
+        if let Found::Array(header) = &mut found {
+            header.data = cursor.at();
+        }
+        Ok(found)
     }
 }
 
@@ -59,14 +69,17 @@ struct Literal<'t> {
 }
 
 impl Literal<'_> {
-    fn header(mut self) -> Result<Header> {
+    fn header(mut self) -> Result<Found> {
         let (mut descr, mut fortran, mut shape) = (None, None, None);
         self.expect(b'{')?;
         while !self.ate(b'}') {
             let key = self.string()?;
             self.expect(b':')?;
             match &*key {
-                "descr" if descr.is_none() => descr = Some(self.descr()?),
+                "descr" if descr.is_none() => match self.descr()? {
+                    Ok(known) => descr = Some(known),
+                    Err(what) => return Ok(Found::Unheld(what)),
+                },
                 "fortran_order" if fortran.is_none() => fortran = Some(self.boolean()?),
                 "shape" if shape.is_none() => shape = Some(self.tuple()?),
                 _ => {
@@ -84,7 +97,7 @@ impl Literal<'_> {
         let (Some((dtype, big)), Some(fortran), Some(shape), []) = (descr, fortran, shape, self.rest) else {
             return Err(malformed("its header is not a dict of descr, fortran_order and shape"));
         };
-        Ok(Header { dtype, big, fortran, shape, data: 0 })
+        Ok(Found::Array(Header { dtype, big, fortran, shape, data: 0 }))
     }
 
     fn spaces(&mut self) {
@@ -112,6 +125,8 @@ impl Literal<'_> {
     /// A text without escapes: none that is understood has any.
     fn string(&mut self) -> Result<String> {
         self.spaces();
+        // Python 2 marked texts so.
+        self.rest = self.rest.strip_prefix(b"u").unwrap_or(self.rest);
         let quote = self.rest.first().copied().filter(|byte| matches!(byte, b'\'' | b'"'));
         let text = quote.and_then(|quote| self.rest[1..].split(|&byte| byte == quote).next());
         let text = text.filter(|text| text.len() + 2 <= self.rest.len() && !text.contains(&b'\\'));
@@ -159,57 +174,17 @@ impl Literal<'_> {
         Ok(dims)
     }
 
-    /// The dtype, and whether it is big-endian.
-    fn descr(&mut self) -> Result<(Dtype, bool)> {
+    /// The dtype, and whether it is big-endian; or what else the array consists of.
+    fn descr(&mut self) -> Result<std::result::Result<(Dtype, bool), String>> {
         self.spaces();
         if matches!(self.rest.first(), Some(b'[' | b'{' | b'(')) {
-            return Err(unsupported(
-                "it is a structured array; save each of its fields as an array of its own",
-            ));
+            let what = "a structured array (save each of its fields as an array of its own)";
+            return Ok(Err(what.to_owned()));
         }
         let descr = self.string()?;
-        let (order, code) = descr.split_at_checked(1).unwrap_or(("", &descr));
-        let dtype = match code {
-            "b1" => Dtype::Bool,
-            "i1" => Dtype::I8,
-            "u1" => Dtype::U8,
-            "i2" => Dtype::I16,
-            "u2" => Dtype::U16,
-            "i4" => Dtype::I32,
-            "u4" => Dtype::U32,
-            "i8" => Dtype::I64,
-            "u8" => Dtype::U64,
-            "f2" => Dtype::F16,
-            "f4" => Dtype::F32,
-            "f8" => Dtype::F64,
-            "c8" => Dtype::C64,
-            _ => return Err(unsupported(unread(&descr, code))),
-        };
-        let big = match order {
-            "<" | "|" => false,
-            ">" => true,
-            // The machine's own, which no file has.
-            _ => return Err(malformed(format!("its dtype {descr:?} has no byte order"))),
-        };
-        Ok((dtype, big))
+        Ok(match dtypes::spelled(&descr) {
+            Some((known, big)) if !known.pair => Ok((known.dtype, big)),
+            _ => Err(dtypes::unheld(&descr)),
+        })
     }
-}
-
-/// Why a dtype is not read, and what to do.
-fn unread(descr: &str, code: &str) -> String {
-    let what = match code.as_bytes().first() {
-        Some(b'O') => "Python objects, which are a pickle; save numbers",
-        Some(b'V') => {
-            "raw bytes: what dtype they had (bfloat16, say) is not in the file; save them as float32"
-        }
-        Some(b'U' | b'S' | b'a') => "text, for which safetensors has no place",
-        Some(b'M' | b'm') => "times, for which safetensors has no place; save them as int64",
-        Some(b'c') => {
-            "complex numbers of double precision, for which safetensors has no place; save them as complex64"
-        }
-        Some(b'f') => "floats for which safetensors has no place; save them as float64",
-        _ => "none that safetensors knows",
-    };
-    let start: String = descr.chars().take(32).collect();
-    format!("its dtype {start:?} is {what}")
 }

@@ -2,6 +2,8 @@
 
 use weighbridge::Dtype;
 
+use crate::numpy::dtypes::{self, Known};
+
 /// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
@@ -57,23 +59,6 @@ const TORCH: [(&str, &str, Dtype, bool, bool); 24] = [
     ("qint32", "QInt32Storage", Dtype::I32, false, true),
 ];
 
-const NUMPY: [(&str, Dtype, bool); 14] = [
-    ("f2", Dtype::F16, false),
-    ("f4", Dtype::F32, false),
-    ("f8", Dtype::F64, false),
-    ("i1", Dtype::I8, false),
-    ("i2", Dtype::I16, false),
-    ("i4", Dtype::I32, false),
-    ("i8", Dtype::I64, false),
-    ("u1", Dtype::U8, false),
-    ("u2", Dtype::U16, false),
-    ("u4", Dtype::U32, false),
-    ("u8", Dtype::U64, false),
-    ("b1", Dtype::Bool, false),
-    ("c8", Dtype::C64, false),
-    ("c16", Dtype::F64, true),
-];
-
 /// By a name in `torch`: `float32`.
 pub(crate) fn of_torch(name: &str) -> Option<Element> {
     TORCH.iter().find(|row| row.0 == name).map(element)
@@ -86,8 +71,8 @@ pub(crate) fn of_storage(name: &str) -> Option<Element> {
 
 /// By a type of NumPy, without its byte order: `f4`.
 pub(crate) fn of_numpy(name: &str) -> Option<Element> {
-    let row = NUMPY.iter().find(|row| row.0 == name)?;
-    Some(Element { name: row.0, dtype: row.1, pair: row.2, quantised: false })
+    let Known { name, dtype, pair } = dtypes::named(name)?;
+    Some(Element { name, dtype, pair, quantised: false })
 }
 
 fn element(row: &(&'static str, &str, Dtype, bool, bool)) -> Element {

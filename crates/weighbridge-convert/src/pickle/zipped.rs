@@ -24,7 +24,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         || Error::new(ErrorKind::Unsupported, "it is a zip archive, but not PyTorch's: no data.pkl is in it");
     let member = pickle_in(&archive).ok_or_else(missing)?;
     let directory = member.name.strip_suffix("data.pkl").unwrap_or_default();
-    let source: Arc<dyn Source> = Arc::new(archive.bytes(member)?);
+    let source: Arc<dyn Source> = Arc::new(archive.verified(member)?);
     let pickle = load(Arc::clone(&source), 0, &options.allowed)?;
     let swap = match archive.member(&format!("{directory}byteorder")) {
         None => false,

@@ -39,18 +39,17 @@ impl<'a> Export<'a> {
     /// Writes what is planned; returns what was left as it was, and what has no place.
     pub(super) fn write(&self, plan: &Plan) -> Result<Vec<Note>> {
         match *self {
-            Self::Npz(output) => numpy::npz(output, plan.tensors())?,
+            Self::Npz(output) => Ok(numpy::npz(output, plan.tensors())?),
             Self::Npy(output) => {
                 let mut tensors = plan.tensors();
                 let (Some((_, tensor)), None) = (tensors.next(), tensors.next()) else {
                     let count = plan.entries().len();
                     bail!("{}: one array is in it, not {count}; .npz holds several", output.display());
                 };
-                numpy::npy(output, &tensor)?;
+                Ok(numpy::npy(output, &tensor)?)
             }
-            Self::Onnx(model, cast, output) => return Ok(Graph::open(model)?.replace(plan, cast, output)?),
+            Self::Onnx(model, cast, output) => Ok(Graph::open(model)?.replace(plan, cast, output)?),
         }
-        Ok(Vec::new())
     }
 }
 

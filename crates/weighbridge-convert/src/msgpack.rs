@@ -9,7 +9,7 @@ use crate::cursor::{Cursor, malformed};
 /// What comes next. Dicts and lists say how many values follow; texts, bytes and extensions, where they are, and the cursor
 /// stands at their start.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     Nil,
     /// A number or a truth value, as text.
     Value(String),
@@ -21,7 +21,7 @@ pub(super) enum Token {
 }
 
 /// Reads a token.
-pub(super) fn token(cursor: &mut Cursor<'_>) -> Result<Token> {
+pub(crate) fn token(cursor: &mut Cursor<'_>) -> Result<Token> {
     let byte = cursor.byte()?;
     Ok(match byte {
         0..=0x7F => Token::Value(byte.to_string()),
