@@ -1,6 +1,6 @@
 """Writes the fixtures of tests/foreign.rs with the real libraries, and beside each, as NAME.json, what is in it.
 
-    generate.py DIRECTORY      (numpy, onnx, gguf, h5py, flax, ml_dtypes of PyPI)
+    generate.py DIRECTORY [FUNCTION ...]      (numpy, onnx, gguf, h5py, flax, ml_dtypes of PyPI)
 
 The expected bytes come from the libraries, too: they read the files that they wrote.
 """
@@ -209,12 +209,6 @@ def write_gguf():
             "llama.flag": "true", "tokenizer.chat_template": "{{ messages }}",
         }
         expect(name, expected, metadata)
-    writer = gguf.GGUFWriter(out / "unread.gguf", "llama")
-    writer.add_tensor("a.weight", np.zeros((1, 66), np.uint8), raw_dtype=Q.IQ2_XXS)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def finite(blocks, kind, size):
@@ -227,6 +221,36 @@ def finite(blocks, kind, size):
     for at in scales.get(kind, []):
         each[:, at : at + 2] = rng.standard_normal((len(each), 1)).astype("<f2").view(np.uint8)
     return blocks
+
+
+def write_codebooks():
+    """The types whose values are points of code books, and Q1_0, which the library knows and does not read."""
+    rng = np.random.default_rng(8)
+    scales = {Q.IQ1_S: 0, Q.IQ2_XXS: 0, Q.IQ2_XS: 0, Q.IQ2_S: 0, Q.IQ3_XXS: 0, Q.IQ3_S: 0, Q.Q1_0: 0, Q.IQ1_M: None}
+    writer = gguf.GGUFWriter(out / "codebooks.gguf", "llama")
+    expected = {}
+    for kind, at in scales.items():
+        values, size = gguf.constants.GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (4, size), dtype=np.uint8)
+        if at is None:
+            # An eighth of a scale is in the highest bits of each of four words.
+            blocks[:, 55] = blocks[:, 55] & 15 | 0x20
+        else:
+            blocks[:, at : at + 2] = rng.standard_normal((4, 1)).astype("<f2").view(np.uint8)
+        writer.add_tensor(kind.name, blocks.reshape(2, 2 * size), raw_dtype=kind)
+        if kind == Q.Q1_0:
+            bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little")
+            scale = blocks[:, :2].copy().view("<f2").astype("float32")
+            made = np.where(bits == 1, scale, -scale)
+        else:
+            made = gguf.quants.dequantize(blocks, kind)
+        assert np.isfinite(made).all()
+        expected[kind.name] = entry(made.astype("float32").reshape(2, 2 * values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expect("codebooks.gguf", expected)
 
 
 def write_hdf5():
@@ -287,5 +311,6 @@ def write_flax():
     expect("chunked.msgpack", {"cut": entry(cut), "b.scalar": entry(np.float32(1.5))})
 
 
-for write in [write_numpy, write_onnx, write_gguf, write_hdf5, write_flax]:
-    write()
+for write in [write_numpy, write_onnx, write_gguf, write_codebooks, write_hdf5, write_flax]:
+    if len(sys.argv) < 3 or write.__name__ in sys.argv[2:]:
+        write()
