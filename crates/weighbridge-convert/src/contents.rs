@@ -16,6 +16,8 @@ pub(crate) struct Contents {
     /// For `__metadata__`.
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) notes: Vec<Note>,
+    /// How many tensors were not looked at, because they were not chosen.
+    pub(crate) unchosen: usize,
 }
 
 /// A tensor and where its bytes are.

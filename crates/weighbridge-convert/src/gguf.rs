@@ -78,20 +78,19 @@ struct Place<'i> {
 
 impl Place<'_> {
     fn tensor(&self, info: Info, options: &Options, contents: &mut Contents) -> Result<()> {
+        if !options.wants(&info.name) {
+            contents.unchosen += 1;
+            return Ok(());
+        }
         let Some(kind) = Kind::of(info.kind) else {
             let what = format!("of the unknown GGUF type {}", info.kind);
             return contents.leave_out(options, &info.name, &what);
         };
         let name = info.name.clone();
-        match self.data(info, kind, options) {
-            Ok((tensor, note)) => {
-                contents.tensors.push(tensor);
-                contents.notes.extend(note.filter(|_| options.wants(&name)));
-                Ok(())
-            }
-            Err(error) if options.wants(&name) => Err(error.in_tensor(&name)),
-            Err(_) => Ok(()),
-        }
+        let (tensor, note) = self.data(info, kind, options).map_err(|error| error.in_tensor(&name))?;
+        contents.tensors.push(tensor);
+        contents.notes.extend(note);
+        Ok(())
     }
 
     fn data(&self, info: Info, kind: Kind, options: &Options) -> Result<(Tensor, Option<Note>)> {

@@ -85,7 +85,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (format, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
     let all = contents.tensors.len();
     contents.tensors.retain(|tensor| options.wants(&tensor.name));
-    let unchosen = all - contents.tensors.len();
+    let unchosen = contents.unchosen + all - contents.tensors.len();
     let (mut metadata, mut notes) = (contents.metadata, contents.notes);
     // transformers loads nothing without it.
     metadata.insert("format".to_owned(), "pt".to_owned());

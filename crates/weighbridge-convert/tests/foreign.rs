@@ -111,6 +111,7 @@ fn onnx_is_read() {
     assert_eq!(notes(&foreign, NoteKind::Dropped), ["words", "constants"]);
     assert_eq!(notes(&foreign, NoteKind::Renamed), ["w", "w"]);
     agrees("external.onnx");
+    agrees("packed.onnx");
     assert!(refused("sparse.onnx").contains("sparse"));
 }
 

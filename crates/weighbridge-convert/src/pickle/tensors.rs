@@ -36,7 +36,7 @@ where
         keep_once(pickle, &mut flat);
     }
     let Flat { tensors, metadata, notes } = flat;
-    let mut contents = Contents { tensors: Vec::with_capacity(tensors.len()), metadata, notes };
+    let mut contents = Contents { tensors: Vec::with_capacity(tensors.len()), metadata, notes, unchosen: 0 };
     let mut opened: HashMap<u32, Arc<dyn Source>> = HashMap::new();
     let mut left = storages.file_len.saturating_mul(MOST_RATIO).saturating_add(1 << 30);
     for (name, id) in tensors.into_iter().flat_map(|(name, id)| with_scales(pickle, name, id)) {

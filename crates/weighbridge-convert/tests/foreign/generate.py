@@ -168,6 +168,36 @@ def write_onnx():
     onnx.save(helper.make_model(graph), out / "sparse.onnx")
 
 
+def write_packed():
+    """Numbers of less than a byte: the library packs typed ones itself, two or four to a number, floats of 6 bits one."""
+    rng = np.random.default_rng(9)
+    kinds = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+    same = {"FLOAT4E2M1": "F4", "FLOAT6E2M3": "F6_E2M3", "FLOAT6E3M2": "F6_E3M2"}
+    tensors, expected, metadata = [], {}, {}
+    for label, bits in kinds.items():
+        kind = TensorProto.DataType.Value(label)
+        for shape in [(), (2,), (3,), (2, 3, 4), (0,)]:
+            array = np.asarray(rng.integers(0, 1 << bits, shape, dtype=np.uint8))
+            if label in ("INT4", "INT2"):
+                array = array.astype("int8") - (1 << bits - 1)
+            dtype = helper.tensor_dtype_to_np_dtype(kind)
+            array = np.asarray(array).view(dtype) if "FLOAT" in label else np.asarray(array).astype(dtype)
+            for raw in [True, False]:
+                name = f"{label}.{'x'.join(map(str, shape)) or 'scalar'}.{'raw' if raw else 'typed'}"
+                tensor = helper.make_tensor(name, kind, shape, array if raw else array.flatten(), raw=raw)
+                tensors.append(tensor)
+                assert np.array_equal(numpy_helper.to_array(tensor).view(np.uint8), array.view(np.uint8)), name
+                if raw:
+                    packed = np.frombuffer(tensor.raw_data, np.uint8)
+                if label in same and array.size * bits % 8 == 0:
+                    expected[name] = entry(packed, same[label], list(shape))
+                else:
+                    expected[name] = entry(packed)
+                    metadata[f"onnx.packed.{name}"] = f"{label} {list(shape)}"
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], tensors)), out / "packed.onnx")
+    expect("packed.onnx", expected, metadata)
+
+
 def write_gguf():
     quantised = [
         Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q8_0, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.Q6_K, Q.IQ4_NL, Q.IQ4_XS, Q.TQ1_0,
@@ -311,6 +341,6 @@ def write_flax():
     expect("chunked.msgpack", {"cut": entry(cut), "b.scalar": entry(np.float32(1.5))})
 
 
-for write in [write_numpy, write_onnx, write_gguf, write_codebooks, write_hdf5, write_flax]:
+for write in [write_numpy, write_onnx, write_packed, write_gguf, write_codebooks, write_hdf5, write_flax]:
     if len(sys.argv) < 3 or write.__name__ in sys.argv[2:]:
         write()
