@@ -7,7 +7,7 @@ use std::path::Path;
 
 use weighbridge::{ErrorKind, Names, Plan};
 use weighbridge_convert::onnx::Graph;
-use weighbridge_convert::{Foreign, NoteKind, Options};
+use weighbridge_convert::{Foreign, Note, NoteKind, Options};
 
 /// A field of bytes.
 fn field(number: u32, body: &[u8]) -> Vec<u8> {
@@ -186,6 +186,6 @@ fn graphs_for_training_and_sparse_constants_are_told_of() {
     let training = field(20, &field(1, &field(5, &floats("step", &[1.0]))));
     let path = write(dir.path(), &model(&[node, field(5, &floats("w", &[1.0]))], &[training]));
     let foreign = open(&path, &Options::new());
-    let names: Vec<_> = foreign.notes().iter().map(|note| note.name()).collect();
+    let names: Vec<_> = foreign.notes().iter().map(Note::name).collect();
     assert_eq!(names, ["constants", "training_info"]);
 }
