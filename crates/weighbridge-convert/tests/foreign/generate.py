@@ -317,6 +317,78 @@ def write_hdf5():
     expect("model.keras", {"layers/dense/vars/0": entry(weights), "layers/dense/vars/1": entry(half)})
 
 
+def write_hdf5_kinds():
+    """What numbers, links and files can be in HDF5, besides what Keras writes; `odd` has what is no number of safetensors."""
+    rng = np.random.default_rng(10)
+    real = rng.standard_normal((2, 3))
+    whole = (real + 1j * rng.standard_normal((2, 3))).astype("complex128")
+    half = real.astype(ml_dtypes.bfloat16)
+    for name in ["early", "late"]:
+        with h5py.File(out / f"kinds_{name}.h5", "w", libver="earliest" if name == "early" else "latest", userblock_size=512 if name == "early" else 1024) as file:
+            arrays = {"c64": whole.astype("complex64"), "c64_big": whole.astype(">c8"), "bool": np.bool_(True), "f16_big": real.astype(">f2"),
+                      "u64_big": np.array([1, 2**63], ">u8"), "none": np.zeros((2, 0), "int16"), "scalar": np.float32(1.5), "a/b/w": real}
+            for path, array in arrays.items():
+                file.create_dataset(path, data=array)
+            expected = {path: entry(array) for path, array in arrays.items()}
+            for path, dtype in [("c128", "<c16"), ("c128_big", ">c16")]:
+                file.create_dataset(path, data=whole.astype(dtype))
+                expected[path] = entry(whole.view("f8").reshape(2, 3, 2))
+            file.create_dataset("bf16", data=half)
+            file.create_dataset("bf16_chunked", data=half, chunks=(1, 2), compression="gzip")
+            file.create_dataset("bf16_named", data=half.view("uint16")).attrs["dtype"] = "bfloat16"
+            expected |= {path: entry(half) for path in ["bf16", "bf16_chunked", "bf16_named"]}
+            file["soft"] = h5py.SoftLink("/a/b/w")
+            file["hard"] = file["a/b/w"]
+            expected |= {path: entry(real) for path in ["soft", "hard"]}
+            file["a_group"] = h5py.SoftLink("/a/b")
+            file["dangling"] = h5py.SoftLink("/nothing")
+            if name == "late":
+                file["external"] = h5py.ExternalLink("other.h5", "/w")
+            file["named_type"] = np.dtype("f4")
+            file.create_dataset("empty", data=h5py.Empty("f4"))
+            file.create_dataset("words", data="text")
+            # Many links lie elsewhere in new files.
+            for place in range(12):
+                file[f"many/{place}"] = np.int8(place)
+                expected[f"many/{place}"] = entry(np.int8(place))
+            if name == "late":
+                file["many/external"] = h5py.ExternalLink("other.h5", "/w")
+        expect(f"kinds_{name}.h5", expected, {"c128.dtype": "complex128", "c128_big.dtype": "complex128"})
+    with h5py.File(out / "odd.h5", "w") as file:
+        file["ok"] = np.float32([1, 2])
+
+        def typed(path, base, *calls):
+            datatype = base.copy()
+            for call, *arguments in calls:
+                getattr(datatype, call)(*arguments)
+            h5py.h5d.create(file.id, path, datatype, h5py.h5s.create_simple((2,)))
+
+        t = h5py.h5t
+        typed(b"twelve", t.STD_I16LE, ["set_precision", 12])
+        typed(b"shifted", t.STD_U16LE, ["set_precision", 8], ["set_offset", 4])
+        typed(b"three", t.STD_I32LE, ["set_precision", 24], ["set_size", 3])
+        typed(b"bias", t.IEEE_F16LE, ["set_ebias", 16])
+        typed(b"exponent", t.IEEE_F16LE, ["set_fields", 15, 9, 6, 0, 9])
+        typed(b"vax", t.IEEE_F32LE, ["set_order", t.ORDER_VAX])
+        typed(b"norm", t.IEEE_F32LE, ["set_norm", t.NORM_NONE])
+        typed(b"bits", t.STD_B8LE)
+        file["long"] = np.longdouble([1, 2])
+        file["clong"] = np.clongdouble([1, 2])
+        file["tagged"] = np.array([b"ab"], "V4")
+        file["byte"] = real.astype(ml_dtypes.float8_e4m3fn)
+        file["pair"] = np.zeros(2, [("a", "f4"), ("b", "f4")])
+        file["mixed"] = np.zeros(2, [("r", "f4"), ("i", "f8")])
+        file["triple"] = np.zeros(2, [("r", "f4"), ("i", "f4"), ("x", "f4")])
+        file.create_dataset("colour", (2,), h5py.enum_dtype({"RED": 0, "GREEN": 1}, basetype="i1"))
+        file.create_dataset("reference", (2,), h5py.ref_dtype)
+        file.create_dataset("ragged", (2,), h5py.vlen_dtype("f4"))
+        file.create_dataset("arrays", (2,), np.dtype(("f4", (3,))))
+        file.create_dataset("elsewhere", (2,), "f4", external=[("data.bin", 0, 8)])
+        layout = h5py.VirtualLayout((2,), "f4")
+        layout[:] = h5py.VirtualSource("other.h5", "w", (2,))
+        file.create_virtual_dataset("virtual", layout)
+
+
 def write_flax():
     arrays = {
         "params.dense.kernel": numbers((4, 3), "float32"),
@@ -341,6 +413,6 @@ def write_flax():
     expect("chunked.msgpack", {"cut": entry(cut), "b.scalar": entry(np.float32(1.5))})
 
 
-for write in [write_numpy, write_onnx, write_packed, write_gguf, write_codebooks, write_hdf5, write_flax]:
+for write in [write_numpy, write_onnx, write_packed, write_gguf, write_codebooks, write_hdf5, write_hdf5_kinds, write_flax]:
     if len(sys.argv) < 3 or write.__name__ in sys.argv[2:]:
         write()
