@@ -201,7 +201,11 @@ impl Walk<'_> {
 
     /// What the file says about itself: the model's configuration, and who wrote it.
     fn properties(&mut self, root: &Group) {
-        for attribute in root.attributes().unwrap_or_default() {
+        let attributes = root.attributes().unwrap_or_else(|error| {
+            self.note("attributes", &format!("they cannot be read: {error}"));
+            Vec::new()
+        });
+        for attribute in attributes {
             let name = attribute.name.clone();
             match attribute.read_string() {
                 Ok(text) if text.len() <= LONGEST => drop(self.contents.metadata.insert(name, text)),
@@ -246,6 +250,9 @@ fn broken(error: Theirs) -> Error {
     }
     match inner {
         Theirs::Io(_) => Error::new(ErrorKind::Io, message),
+        Theirs::UnsupportedDatatypeClass(11) => {
+            unsupported("complex numbers in the form of HDF5 2.0 are not read; write a compound of r and i")
+        }
         Theirs::ResourceLimit { .. }
         | Theirs::UnsupportedFilter(_)
         | Theirs::UnsupportedEncoding(_)

@@ -56,6 +56,7 @@ fn odd_types_are_refused_by_name() {
         ("exponent", "floats of 16 bits in a form of their own"),
         ("long", "floats of 80 bits in a form of their own, in 16 bytes"),
         ("mixed", "compounds"),
+        ("native", "complex numbers in the form of HDF5 2.0"),
         ("norm", "floats of 32 bits in a form of their own"),
         ("pair", "compounds"),
         ("ragged", "sequences of any length"),

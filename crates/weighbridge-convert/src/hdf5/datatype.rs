@@ -71,7 +71,6 @@ pub(super) fn elements(message: &[u8], named: Option<&str>) -> Elements {
         9 if datatype.flags & 15 == 1 => Elements::Text,
         9 => other("sequences of any length"),
         10 => other("arrays as elements"),
-        11 => other("complex numbers in the form of HDF5 2.0"),
         class => Elements::Other(format!("of the unknown HDF5 datatype class {class}")),
     }
 }

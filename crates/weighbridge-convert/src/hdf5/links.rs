@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use hdf5_reader::btree_v1::collect_btree_v1_leaves_storage;
 use hdf5_reader::btree_v2::{BTreeV2Header, BTreeV2Record, collect_btree_v2_records_storage};
 use hdf5_reader::error::{Error, Result};
-use hdf5_reader::fractal_heap::FractalHeap;
+use hdf5_reader::fractal_heap::{FractalHeap, FractalHeapDirectBlockCache};
 use hdf5_reader::group::Group;
 use hdf5_reader::io::Cursor;
 use hdf5_reader::local_heap::LocalHeap;
@@ -132,9 +132,10 @@ impl<'r> Found<'r> {
         }
         let heap = FractalHeap::parse_at_storage(storage, info.fractal_heap_address, offset, length)?;
         let tree = BTreeV2Header::parse_at_storage(storage, info.btree_name_index_address, offset, length)?;
+        let mut blocks = FractalHeapDirectBlockCache::default();
         for record in collect_btree_v2_records_storage(storage, &tree, offset, length, None, &[], None)? {
             if let BTreeV2Record::LinkNameHash { heap_id, .. } = &record {
-                let bytes = heap.get_object_storage(heap_id, storage, offset, length)?;
+                let bytes = heap.get_object_storage_cached(heap_id, storage, offset, length, &mut blocks)?;
                 let message = link::parse(&mut Cursor::new(&bytes), offset, length, bytes.len())?;
                 self.message(&message);
             }

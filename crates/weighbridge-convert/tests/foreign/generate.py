@@ -372,6 +372,8 @@ def write_hdf5_kinds():
         typed(b"vax", t.IEEE_F32LE, ["set_order", t.ORDER_VAX])
         typed(b"norm", t.IEEE_F32LE, ["set_norm", t.NORM_NONE])
         typed(b"bits", t.STD_B8LE)
+        # The reader knows nothing of its class, and does not open the group at once because of it.
+        typed(b"native", t.COMPLEX_IEEE_F32LE)
         file["long"] = np.longdouble([1, 2])
         file["clong"] = np.clongdouble([1, 2])
         file["tagged"] = np.array([b"ab"], "V4")
