@@ -41,24 +41,26 @@ pub(super) fn parts(input: &Input) -> Result<Vec<Part>> {
     }
     let total = first.header.number("split.tensors.count")?;
     let name = Name::of(input.path(), &first, count)?;
-    let (mut parts, mut missing) = (Vec::new(), Vec::new());
+    let (mut parts, mut missing, mut tensors) = (Vec::new(), Vec::new(), 0);
     for number in 0..count {
         let path = name.path(number);
         match open(&path, number, count, total).map_err(|error| error.in_file(&path))? {
-            Some(part) => parts.push(part),
+            Some(part) => {
+                tensors += part.header.tensors.len();
+                parts.push(part);
+            }
             None => missing.push(path),
         }
+        if tensors > MOST_TENSORS {
+            return Err(malformed(format!("its parts have more than {MOST_TENSORS} tensors")));
+        }
     }
-    let tensors: usize = parts.iter().map(|part| part.header.tensors.len()).sum();
     if !missing.is_empty() {
         return Err(incomplete(count, total, parts.len(), tensors, &missing));
     }
     if let Some(total) = total.filter(|&total| total != tensors as u64) {
         let message = format!("split.tensors.count is {total}, its {count} parts have {tensors} tensors");
         return Err(malformed(message));
-    }
-    if tensors > MOST_TENSORS {
-        return Err(malformed(format!("its parts have {tensors} tensors; {MOST_TENSORS} are the most")));
     }
     no_duplicates(&parts)?;
     Ok(parts)
