@@ -228,10 +228,73 @@ def with_onnx(here):
     check("onnx: the same file", (here / "r.onnx").read_bytes() == (here / "r2.onnx").read_bytes())
 
 
+    cache = here / "cache"
+    for place in ["blobs", "snapshots/abc"]:
+        (cache / place).mkdir(parents=True)
+    for blob, name, file in [("1", "e.onnx", here / "e.onnx"), ("2", "e.data", here / "e.data")]:
+        (cache / "blobs" / blob).write_bytes(file.read_bytes())
+        (cache / "snapshots/abc" / name).symlink_to(f"../../blobs/{blob}")
+    convert(cache / "snapshots/abc/e.onnx", "-o", here / "o.safetensors")
+    same(here / "o.safetensors", arrays)
+    with_onnx_models(here, onnx)
+
+
+PACKED = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2, "FLOAT4E2M1": 4, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+
+
+def initializers(graph, onnx, path=""):
+    """All of them by the names that they get, those of graphs in nodes, too."""
+    for tensor in graph.initializer:
+        yield path + tensor.name, tensor
+    for number, node in enumerate(graph.node):
+        for attribute in node.attribute:
+            base = f"{path}{node.name or f'{node.op_type}_{number}'}/{attribute.name}"
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from initializers(attribute.g, onnx, base + "/")
+            for place, inner in enumerate(attribute.graphs):
+                yield from initializers(inner, onnx, f"{base}.{place}/")
+
+
+def with_onnx_models(here, onnx):
+    """The models that come with the package, and numbers of less than a byte that it packed."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = []
+    for label, bits in PACKED.items():
+        kind = TensorProto.DataType.Value(label) if label in TensorProto.DataType.keys() else None
+        dtype = kind and helper.tensor_dtype_to_np_dtype(kind)
+        if kind is None:
+            continue
+        for shape in [(), (1,), (2,), (3,), (5,), (8,), (3, 7), (2, 3, 4), (0,)]:
+            array = np.asarray(rng.integers(0, 1 << bits, shape, dtype=np.uint8))
+            if label.startswith("INT"):
+                array = np.asarray(array.astype("int8") - (1 << bits - 1))
+            array = array.view(dtype) if label.startswith("FLOAT") else array.astype(dtype)
+            for raw in [True, False]:
+                name = f"{label}.{shape}.{raw}"
+                tensors.append(helper.make_tensor(name, kind, shape, array if raw else array.flatten(), raw=raw))
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], tensors)), here / "packed.onnx")
+    models = [here / "packed.onnx", *Path(onnx.__file__).parent.rglob("*.onnx")]
+    for path in models:
+        expected = {name: tensor for name, tensor in initializers(onnx.load(path).graph, onnx) if tensor.data_type != TensorProto.STRING}
+        convert(path, "-o", here / "o.safetensors")
+        found = dict(safetensors.deserialize((here / "o.safetensors").read_bytes()))
+        check(f"{path}: names", found.keys() == expected.keys())
+        for name, tensor in expected.items():
+            array, data = numpy_helper.to_array(tensor), bytes(found[name]["data"])
+            if bits := PACKED.get(TensorProto.DataType.Name(tensor.data_type)):
+                stored = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: array.size * bits].reshape(-1, bits)
+                values = (stored << np.arange(bits, dtype=np.uint8)).sum(1).astype(np.uint8)
+                check(f"{path}: {name}", np.array_equal(values, array.view(np.uint8).ravel() & ((1 << bits) - 1)))
+            else:
+                check(f"{path}: {name}", data == array.tobytes() and found[name]["shape"] == list(array.shape))
+    print(f"onnx: {len(models)} models")
+
+
 def with_gguf(here):
     import gguf
 
-    kinds = [kind for kind in gguf.quants._type_traits if kind.name != "BF16" and not kind.name.startswith(("IQ1", "IQ2", "IQ3"))]
+    kinds = [kind for kind in gguf.quants._type_traits if kind.name != "BF16"]
     writer = gguf.GGUFWriter(here / "a.gguf", "llama")
     expected = {}
     for dtype in ["float32", "float16", "float64", "int8", "int16", "int32", "int64"]:
@@ -255,6 +318,24 @@ def with_gguf(here):
     convert(here / "a.gguf", "-o", here / "a.safetensors")
     same(here / "a.safetensors", expected)
     print(f"gguf: {', '.join(kind.name for kind in kinds)}")
+    # In parts, as the library cuts them.
+    writer = gguf.GGUFWriter(here / "parts.gguf", "llama", split_max_tensors=3)
+    expected = {f"w{number}": numbers((5, 8), "float32") for number in range(8)}
+    for name, array in expected.items():
+        writer.add_tensor(name, array.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    parts = sorted(here.glob("parts-*.gguf"))
+    check("gguf: parts", len(parts) == 3)
+    for part in parts:
+        convert(part, "-o", here / "p.safetensors")
+        same(here / "p.safetensors", expected)
+    parts[1].unlink()
+    refused(
+        f"2 of 3 parts with 5 of 8 tensors are here; missing: {parts[1].name}", parts[0], "-o", here / "split.safetensors"
+    )
 
 
 def with_h5py(here):
@@ -271,6 +352,40 @@ def with_h5py(here):
             file.create_dataset("large", data=large, chunks=(128, 300), compression="gzip")
         convert(here / "a.h5", "-o", here / "h.safetensors")
         same(here / "h.safetensors", arrays | {"cut": arrays["layer/kernel:0"], "large": large})
+        with_h5py_kinds(here, h5py, version)
+
+
+def with_h5py_kinds(here, h5py, version):
+    """Every type that h5py makes a number of, whole and in chunks, behind a block of the user's."""
+    real = numbers((6, 5), "f8")
+    arrays = {code: numbers((6, 5), code.lstrip("<>")).astype(code) for code in ["i1", "u1", ">i2", "<u2", ">i4", ">u8", ">f2", "<f4", ">f8", "?", "bfloat16"]}
+    arrays |= {"c8": (real + 1j).astype("c8"), ">c8": (real - 1j).astype(">c8"), "scalar": numbers((), "f4").astype(">f4"), "none": np.zeros((0, 3), "i2")}
+    pairs = {"c16": real + 2j, ">c16": (real - 2j).astype(">c16")}
+    with h5py.File(here / "k.h5", "w", libver=version, userblock_size=2048) as file:
+        for name, array in (arrays | pairs).items():
+            file[f"whole/{name}"] = array
+            if array.ndim and array.size:
+                file.create_dataset(f"cut/{name}", data=array, chunks=(4, 3), compression="gzip", shuffle=True, fletcher32=True)
+        file["link"] = h5py.SoftLink("/whole/i1")
+        file["text"] = "a"
+        file["null"] = h5py.Empty("f4")
+        file["other"] = h5py.ExternalLink("other.h5", "/w")
+    expected = {"link": arrays["i1"]}
+    for name, array in arrays.items():
+        expected[f"whole/{name}"] = array
+        if array.ndim and array.size:
+            expected[f"cut/{name}"] = array
+    for name, array in pairs.items():
+        array = array.astype("c16").view("f8").reshape(6, 5, 2)
+        expected |= {f"whole/{name}": array, f"cut/{name}": array}
+    convert(here / "k.h5", "-o", here / "k.safetensors")
+    same(here / "k.safetensors", expected)
+    with h5py.File(here / "o.h5", "w", libver=version) as file:
+        file["w"] = real
+        file["long"] = real.astype("longdouble")
+    refused("floats of 80 bits", here / "o.h5", "-o", here / "o.safetensors")
+    convert(here / "o.h5", "--skip-unsupported", "-o", here / "k.safetensors")
+    same(here / "k.safetensors", {"w": real})
 
 
 def with_flax(here):

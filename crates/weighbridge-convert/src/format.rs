@@ -87,7 +87,7 @@ impl Format {
             [0x80, 2..=5, ..] => Self::Pickle,
             head if head.starts_with(numpy::MAGIC) => Self::Npy,
             head if head.starts_with(gguf::MAGIC) => Self::Gguf,
-            head if head.starts_with(hdf5::MAGIC) => Self::Hdf5,
+            _ if hdf5::start(input).is_some() => Self::Hdf5,
             head if onnx::is_model(head) => Self::Onnx,
             head if burn_record::is_record(head) => Self::BurnRecord,
             head if gzip::is_compressed(head) && burn_record::is_compressed_record(input) => Self::BurnRecord,

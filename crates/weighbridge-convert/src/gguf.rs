@@ -2,70 +2,102 @@
 //! when it is read.
 
 mod block;
+mod codebook;
 mod dequantised;
+mod grids;
 mod header;
 mod quants;
+mod split;
 
 use std::sync::Arc;
 
-use weighbridge::{Dtype, Result};
+use weighbridge::{Dtype, Result, Source};
 
 use crate::arranged::{Order, arranged};
 use crate::contents::{Contents, Tensor};
-use crate::cursor::{malformed, unsupported};
+use crate::cursor::malformed;
 use crate::input::Input;
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
 use block::Kind;
 use dequantised::Dequantised;
-use header::{Header, Info, Value};
+use header::{Info, Value};
+use split::Part;
 
 /// What every such file begins with.
 pub(crate) const MAGIC: &[u8] = b"GGUF";
 
-/// Reads a file that was recognised.
+/// Reads a file that was recognised, and with a part of a split model the others.
 pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
-    let header = Header::read(input)?;
+    let parts = split::parts(input)?;
     let mut contents = Contents::default();
-    for (key, value) in header.entries {
-        match value {
-            Value::Text(text) => drop(contents.metadata.insert(key, text)),
-            Value::Array(len) => {
-                let why = format!("an array of {len} values, for which safetensors has no place");
-                contents.notes.push(Note::new(NoteKind::Dropped, key, why));
-            }
-            Value::Long(len) => {
-                let why = format!("a text of {len} bytes, too long for the metadata");
-                contents.notes.push(Note::new(NoteKind::Dropped, key, why));
-            }
-        }
-    }
-    for info in header.tensors {
-        let name = info.name.clone();
-        let place = Place { input, start: header.data, big: header.big };
-        let (tensor, note) = place.tensor(info, options).map_err(|error| error.in_tensor(&name))?;
-        contents.tensors.push(tensor);
-        contents.notes.extend(note);
+    for (number, part) in parts.into_iter().enumerate() {
+        let path = part.input.path().to_owned();
+        read_part(part, number > 0, options, &mut contents).map_err(|error| error.in_file(&path))?;
     }
     Ok(contents)
+}
+
+fn read_part(part: Part, follows: bool, options: &Options, contents: &mut Contents) -> Result<()> {
+    let Part { input, header } = part;
+    for (key, value) in header.entries {
+        if split::is_own(&key) {
+            continue;
+        }
+        let why = match value {
+            Value::Text(text) if !follows => {
+                contents.metadata.insert(key, text);
+                continue;
+            }
+            Value::Text(text) if contents.metadata.get(&key) == Some(&text) => continue,
+            Value::Text(_) => "metadata of a part that is not the first".to_owned(),
+            Value::Array(len) => format!("an array of {len} values, for which safetensors has no place"),
+            Value::Long(len) => format!("a text of {len} bytes, too long for the metadata"),
+            Value::Binary => "metadata that is not UTF-8".to_owned(),
+        };
+        contents.notes.push(Note::new(NoteKind::Dropped, key, why));
+    }
+    let mut starts: Vec<u64> = header.tensors.iter().map(|info| info.offset).collect();
+    starts.sort_unstable();
+    let place = Place { input: &input, start: header.data, align: header.align, big: header.big, starts };
+    for info in header.tensors {
+        place.tensor(info, options, contents)?;
+    }
+    Ok(())
 }
 
 /// Where the data of tensors is.
 struct Place<'i> {
     input: &'i Input,
     start: u64,
+    align: u64,
     big: bool,
+    /// Where tensors begin, in order.
+    starts: Vec<u64>,
 }
 
 impl Place<'_> {
-    fn tensor(&self, info: Info, options: &Options) -> Result<(Tensor, Option<Note>)> {
+    fn tensor(&self, info: Info, options: &Options, contents: &mut Contents) -> Result<()> {
+        if !options.wants(&info.name) {
+            contents.unchosen += 1;
+            return Ok(());
+        }
         let Some(kind) = Kind::of(info.kind) else {
-            let what = block::unread(info.kind);
-            return Err(unsupported(format!("its values are {what}, which is not read here")));
+            let what = format!("of the unknown GGUF type {}", info.kind);
+            return contents.leave_out(options, &info.name, &what);
         };
-        let bytes = kind.byte_len(&info.shape).ok_or_else(|| {
-            malformed(format!("shape {:?} is none that {} can have", info.shape, kind.name()))
-        })?;
+        let name = info.name.clone();
+        let (tensor, note) = self.data(info, kind, options).map_err(|error| error.in_tensor(&name))?;
+        contents.tensors.push(tensor);
+        contents.notes.extend(note);
+        Ok(())
+    }
+
+    fn data(&self, info: Info, kind: Kind, options: &Options) -> Result<(Tensor, Option<Note>)> {
+        let kind = kind.in_room(&info.shape, self.room(info.offset), self.align);
+        let bytes = kind
+            .byte_len(&info.shape)
+            .ok_or_else(|| malformed(format!("shape {:?} does not go with {}", info.shape, kind.name())))?;
         let range =
             self.start.checked_add(info.offset).and_then(|start| Some(start..start.checked_add(bytes)?));
         let part = range.and_then(|range| self.input.part(range)).ok_or_else(|| {
@@ -86,5 +118,12 @@ impl Place<'_> {
                 Ok((Tensor { name, dtype, shape, data }, Some(note)))
             }
         }
+    }
+
+    /// The bytes from the start of a tensor to the next, or to the end of the file.
+    fn room(&self, offset: u64) -> u64 {
+        let next = self.starts.partition_point(|&start| start <= offset);
+        let end = self.input.size().saturating_sub(self.start);
+        self.starts.get(next).copied().unwrap_or(end).saturating_sub(offset)
     }
 }

@@ -2,13 +2,16 @@
 //! `hdf5-reader`; what lies in one piece is not read by it, but from where it is.
 
 mod dataset;
+mod datatype;
+mod links;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use hdf5_reader::error::Error as Theirs;
 use hdf5_reader::group::Group;
 use hdf5_reader::storage::{Storage, StorageBuffer};
-use hdf5_reader::{Hdf5File, OpenOptions};
+use hdf5_reader::{Dataset, Hdf5File, OpenOptions};
 use weighbridge::{Error, ErrorKind, Result, Source};
 
 use crate::archive::Archive;
@@ -18,8 +21,11 @@ use crate::input::{FilePart, Input};
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
 use crate::spool::Spool;
+use dataset::Found;
+use datatype::Numbers;
+use links::{Child, Children, Link};
 
-/// What every such file begins with.
+/// What every such file begins with, unless somebody else's bytes are in front.
 pub(crate) const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// The member of a Keras archive that has the weights.
@@ -34,9 +40,8 @@ const LONGEST: usize = 64 << 10;
 const LARGEST_CHUNK: usize = 64 << 20;
 
 /// Reads a file that was recognised.
-pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
-    let whole = input.part(0..input.size()).ok_or_else(|| malformed("it has no bytes"))?;
-    read_part(whole)
+pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
+    read_part(input.whole(), options)
 }
 
 /// Whether an archive is Keras'.
@@ -45,26 +50,40 @@ pub(crate) fn is_keras(archive: &Archive) -> bool {
 }
 
 /// Reads an archive of Keras'.
-pub(crate) fn read_keras(archive: &Archive, _options: &Options) -> Result<Contents> {
+pub(crate) fn read_keras(archive: &Archive, options: &Options) -> Result<Contents> {
     let member = archive.member(WEIGHTS).ok_or_else(|| malformed(format!("it has no {WEIGHTS}")))?;
-    let mut contents = read_part(archive.bytes(member)?)?;
+    let mut contents = read_part(archive.bytes(member)?, options)?;
     for other in archive.members().iter().filter(|other| other.name != WEIGHTS) {
         contents.notes.push(Note::new(NoteKind::Dropped, &other.name, "it has no weights"));
     }
     Ok(contents)
 }
 
-fn read_part(file: FilePart) -> Result<Contents> {
-    let options = OpenOptions::default()
+/// Where the file begins: behind a block of its user's, which has 512 bytes or a power of two more.
+pub(crate) fn start(file: &dyn Source) -> Option<u64> {
+    let places = std::iter::once(0).chain((9..63).map(|power| 1_u64 << power));
+    let mut places = places.take_while(|place| place + MAGIC.len() as u64 <= file.size());
+    places.find(|&place| {
+        let mut head = [0; MAGIC.len()];
+        file.read_at(place, &mut head).is_ok() && head == MAGIC
+    })
+}
+
+fn read_part(file: FilePart, options: &Options) -> Result<Contents> {
+    // Positions in the file are counted from there.
+    let start = start(&file).ok_or_else(|| malformed("it is not an HDF5 file"))?;
+    let file = file.part(start..file.size()).ok_or_else(|| malformed("it has no bytes"))?;
+    let settings = OpenOptions::default()
         .with_chunk_cache_bytes(0)
         .with_max_chunk_bytes(LARGEST_CHUNK)
         .with_max_read_bytes(dataset::AT_ONCE)
         .with_max_object_header_bytes(4 << 20);
     let reader =
-        Hdf5File::from_storage_with_options(Arc::new(Bytes(file.clone())), options).map_err(broken)?;
+        Hdf5File::from_storage_with_options(Arc::new(Bytes(file.clone())), settings).map_err(broken)?;
     let root = reader.root_group().map_err(broken)?;
     let mut walk = Walk {
         datasets: dataset::Datasets { file, reader, spool: Spool::default(), made: 0 },
+        options,
         contents: Contents::default(),
         seen: HashSet::new(),
         text: 0,
@@ -74,8 +93,9 @@ fn read_part(file: FilePart) -> Result<Contents> {
     Ok(walk.contents)
 }
 
-struct Walk {
+struct Walk<'o> {
     datasets: dataset::Datasets,
+    options: &'o Options,
     contents: Contents,
     /// The groups that were walked: links may go in circles.
     seen: HashSet<u64>,
@@ -83,39 +103,89 @@ struct Walk {
     text: usize,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn group(&mut self, group: &Group, path: &str, depth: u32) -> Result<()> {
         if depth > DEEPEST {
             return Err(malformed(format!("groups are nested deeper than {DEEPEST}")));
         }
         if !self.seen.insert(group.address()) {
-            self.contents.notes.push(Note::new(
-                NoteKind::Dropped,
-                path,
-                "another name of a group that was read",
-            ));
+            self.note(path, "another name of a group that was read");
             return Ok(());
         }
-        let (groups, datasets) = group.members().map_err(broken)?;
-        // Names in the order of the file differ from writer to writer.
-        let names: BTreeSet<_> = datasets.iter().map(|dataset| dataset.name().to_owned()).collect();
-        if names.len() != datasets.len() {
-            return Err(malformed(format!("two datasets of one name are in {path:?}")));
-        }
-        for dataset in datasets {
-            let name = format!("{path}{}", dataset.name());
+        // By name: the order in the file differs from writer to writer.
+        let links = links::links(&self.datasets.reader, group).map_err(broken)?;
+        let mut children = Children::of(group, links.len()).map_err(broken)?;
+        let mut groups = Vec::new();
+        for (own, link) in links {
+            let name = format!("{path}{own}");
             self.count(&name)?;
-            match self.datasets.tensor(&name, &dataset).map_err(|error| error.in_tensor(&name))? {
-                Ok(tensor) => self.contents.tensors.push(tensor),
-                Err(why) => self.contents.notes.push(Note::new(NoteKind::Dropped, name, why)),
+            if let Link::External(file) = &link {
+                self.note(&name, &format!("a link into the file {file:?}, which is not followed"));
+                continue;
+            }
+            match (children.take(&own), link) {
+                (_, Link::Twice) => {
+                    return Err(malformed(format!("two objects of the name {own:?} are in {path:?}")));
+                }
+                (Ok(Child::Dataset(dataset)), _) => self.dataset(&name, &dataset)?,
+                // A group that is there has a name of its own, too.
+                (Ok(_), Link::Soft(target)) => {
+                    self.note(&name, &format!("a link to {target:?}, which is not another dataset"));
+                }
+                (Ok(Child::Group(group)), _) => groups.push((group, name)),
+                (Ok(Child::Nothing), _) => self.note(&name, "it is neither dataset nor group"),
+                (Err(error), _) => self.refuse(&name, broken(error))?,
             }
         }
-        for group in groups {
-            let path = format!("{path}{}/", group.name());
-            self.count(&path)?;
-            self.group(&group, &path, depth + 1)?;
+        for (group, name) in groups {
+            self.group(&group, &format!("{name}/"), depth + 1)?;
         }
         Ok(())
+    }
+
+    fn dataset(&mut self, name: &str, dataset: &Dataset) -> Result<()> {
+        if !self.options.wants(name) {
+            self.contents.unchosen += 1;
+            return Ok(());
+        }
+        match self.datasets.read(name, dataset) {
+            Ok(Found::Tensor(tensor, numbers)) => {
+                self.contents.tensors.push(tensor);
+                self.describe(name, numbers);
+            }
+            Ok(Found::Text) => self.note(name, "it is text, for which safetensors has no place"),
+            Ok(Found::Empty) => self.note(name, "it is empty: it has neither elements nor a shape"),
+            Ok(Found::Other(what)) => self.contents.leave_out(self.options, name, &what)?,
+            Err(error) => self.refuse(name, error)?,
+        }
+        Ok(())
+    }
+
+    /// What became of numbers that safetensors has in another way, or that were guessed.
+    fn describe(&mut self, name: &str, numbers: Numbers) {
+        let mut changed = |why: String| self.contents.notes.push(Note::new(NoteKind::Changed, name, why));
+        if let Some(complex) = numbers.pair {
+            changed(format!("complex numbers as pairs of {} in a last dimension of 2", numbers.dtype));
+            self.contents.metadata.insert(format!("{name}.dtype"), complex.to_owned());
+        } else if numbers.guessed {
+            changed(format!("raw bytes, taken for {}", numbers.dtype));
+        }
+    }
+
+    /// A dataset that cannot be read: not chosen, left out with a note if that is no fault of the file, or an error.
+    fn refuse(&mut self, name: &str, error: Error) -> Result<()> {
+        match (self.options.wants(name), error.kind()) {
+            (false, _) => self.contents.unchosen += 1,
+            (true, ErrorKind::Unsupported) if self.options.skip_unsupported => {
+                self.note(name, &error.to_string());
+            }
+            _ => return Err(error.in_tensor(name)),
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, name: &str, why: &str) {
+        self.contents.notes.push(Note::new(NoteKind::Dropped, name, why));
     }
 
     fn count(&mut self, name: &str) -> Result<()> {
@@ -131,7 +201,11 @@ impl Walk {
 
     /// What the file says about itself: the model's configuration, and who wrote it.
     fn properties(&mut self, root: &Group) {
-        for attribute in root.attributes().unwrap_or_default() {
+        let attributes = root.attributes().unwrap_or_else(|error| {
+            self.note("attributes", &format!("they cannot be read: {error}"));
+            Vec::new()
+        });
+        for attribute in attributes {
             let name = attribute.name.clone();
             match attribute.read_string() {
                 Ok(text) if text.len() <= LONGEST => drop(self.contents.metadata.insert(name, text)),
@@ -168,12 +242,23 @@ impl Storage for Bytes {
     }
 }
 
-fn broken(error: hdf5_reader::error::Error) -> Error {
-    use hdf5_reader::error::Error as Theirs;
+fn broken(error: Theirs) -> Error {
     let message = error.to_string();
-    match &error {
+    let mut inner = &error;
+    while let Theirs::Context { source, .. } = inner {
+        inner = source;
+    }
+    match inner {
         Theirs::Io(_) => Error::new(ErrorKind::Io, message),
-        Theirs::ResourceLimit { .. } | Theirs::UnsupportedFilter(_) => unsupported(message),
+        Theirs::UnsupportedDatatypeClass(11) => {
+            unsupported("complex numbers in the form of HDF5 2.0 are not read; write a compound of r and i")
+        }
+        Theirs::ResourceLimit { .. }
+        | Theirs::UnsupportedFilter(_)
+        | Theirs::UnsupportedEncoding(_)
+        | Theirs::UnsupportedDatatypeClass(_)
+        | Theirs::UnsupportedLayoutClass(_)
+        | Theirs::UnsupportedLayoutVersion(_) => unsupported(message),
         _ => malformed(message),
     }
 }

@@ -33,38 +33,63 @@ pub(crate) fn is_model(head: &[u8]) -> bool {
 }
 
 /// Reads a file that was recognised.
-pub(crate) fn read(input: &Input, _options: &Options) -> Result<Contents> {
+pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let model = Model::read(input)?;
     let mut contents = Contents { metadata: model.properties, ..Contents::default() };
     let mut reader = Reader::new(input);
     for initializer in &model.initializers {
         let name = &initializer.name;
+        if !options.wants(name) {
+            contents.unchosen += 1;
+            continue;
+        }
         let body = model.nodes[initializer.node].body.clone();
         let found = reader.tensor(name, body).map_err(|error| error.in_tensor(name))?;
-        if initializer.renamed {
-            let own = name.rsplit('/').next().unwrap_or(name);
-            let why = format!("is {name:?}: it belongs to a graph within the graph");
-            contents.notes.push(Note::new(NoteKind::Renamed, own, why));
-        }
-        match found {
+        let packed = match found {
+            Found::Tensor(tensor, packed) => {
+                contents.tensors.push(tensor);
+                packed
+            }
             Found::Text => {
                 let why = "it is text, for which safetensors has no place";
                 contents.notes.push(Note::new(NoteKind::Dropped, name, why));
                 continue;
             }
-            Found::Tensor(tensor, None) => contents.tensors.push(tensor),
-            Found::Tensor(tensor, Some(packed)) => {
-                let why = format!("{packed}, kept as packed bytes");
-                contents.notes.push(Note::new(NoteKind::Changed, name, why));
-                contents.metadata.insert(format!("{PACKED}{name}"), packed);
-                contents.tensors.push(tensor);
+            Found::Other(what) => {
+                contents.leave_out(options, name, &what)?;
+                continue;
             }
+        };
+        if initializer.renamed {
+            let own = name.rsplit('/').next().unwrap_or(name);
+            let why = format!("is {name:?}: it belongs to a graph within the graph");
+            contents.notes.push(Note::new(NoteKind::Renamed, own, why));
+        }
+        if let Some(packed) = packed {
+            let why = format!("{packed}, kept as packed bytes");
+            contents.notes.push(Note::new(NoteKind::Changed, name, why));
+            contents.metadata.insert(format!("{PACKED}{name}"), packed);
         }
     }
-    if !model.constants.is_empty() {
-        let why =
-            format!("{} tensors in attributes of nodes, which are part of the graph", model.constants.len());
-        contents.notes.push(Note::new(NoteKind::Dropped, "constants", why));
+    for name in &model.sparse {
+        contents.unchosen += usize::from(!options.wants(name));
+        contents.leave_out(options, name, "a sparse tensor")?;
+    }
+    let mut leave_out = |name: &str, why: String| {
+        contents.notes.push(Note::new(NoteKind::Dropped, name, why));
+    };
+    let constants = model.constants.len() + model.sparse_constants;
+    if constants > 0 {
+        leave_out(
+            "constants",
+            format!("{constants} tensors in attributes of nodes, which are part of the graph"),
+        );
+    }
+    if model.trainings > 0 {
+        leave_out("training_info", "graphs for training, which are not read".to_owned());
+    }
+    for (key, why) in model.unkept {
+        leave_out(&key, why);
     }
     Ok(contents)
 }
@@ -74,6 +99,8 @@ enum Found {
     /// A tensor, and, if it is packed, what it is.
     Tensor(Tensor, Option<String>),
     Text,
+    /// What safetensors cannot hold.
+    Other(String),
 }
 
 /// Takes initialisers apart.
@@ -92,9 +119,11 @@ impl<'i> Reader<'i> {
 
     fn tensor(&mut self, name: &str, body: std::ops::Range<u64>) -> Result<Found> {
         let proto = Proto::read(&mut self.cursor, body)?;
-        let kind = proto.values()?;
-        if kind == Kind::Text {
-            return Ok(Found::Text);
+        let kind = proto.values();
+        match kind {
+            Kind::Text => return Ok(Found::Text),
+            Kind::Other(_) | Kind::Segment => return Ok(Found::Other(kind.what())),
+            Kind::Plain(_) | Kind::Packed(..) => {}
         }
         let (dtype, shape) = proto.stored(kind)?;
         let bytes = dtype.size_of(&shape)?;
@@ -117,7 +146,7 @@ impl<'i> Reader<'i> {
             }
             Data::Typed(field, Some(range)) if typed::is_plain(*field) => range.clone(),
             Data::Typed(field, _) => {
-                return typed::unpack(self.input, proto, *field, dtype, bytes, &mut self.spool);
+                return typed::unpack(self.input, proto, *field, kind, bytes, &mut self.spool);
             }
         };
         let given = range.end - range.start;

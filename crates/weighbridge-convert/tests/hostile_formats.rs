@@ -12,7 +12,7 @@ use weighbridge::{ErrorKind, Plan};
 use weighbridge_convert::onnx::Graph;
 use weighbridge_convert::{Options, numpy};
 
-const FIXTURES: [&str; 10] = [
+const FIXTURES: [&str; 12] = [
     "stored.npz",
     "deflated.npz",
     "version1.npy",
@@ -21,6 +21,8 @@ const FIXTURES: [&str; 10] = [
     "little.gguf",
     "early.h5",
     "late.h5",
+    "kinds_early.h5",
+    "kinds_late.h5",
     "model.keras",
     "tree.msgpack",
 ];

@@ -14,6 +14,8 @@ pub(super) struct Header {
     pub(super) tensors: Vec<Info>,
     /// Where the data begins.
     pub(super) data: u64,
+    /// Every tensor begins at a multiple from there.
+    pub(super) align: u64,
 }
 
 /// A value of the metadata.
@@ -23,6 +25,8 @@ pub(super) enum Value {
     Array(u64),
     /// A text that is too long to keep, of so many bytes.
     Long(u64),
+    /// A text that is not UTF-8, or a value whose key is not.
+    Binary,
 }
 
 /// A tensor.
@@ -65,20 +69,25 @@ impl Header {
         if tensors > MOST_TENSORS {
             return Err(malformed(format!("it has {tensors} tensors; {MOST_TENSORS} are the most")));
         }
-        let mut header = Self { big: reader.big, entries: Vec::new(), tensors: Vec::new(), data: 0 };
-        let (mut align, mut text) = (32, 0);
+        let mut header =
+            Self { big: reader.big, entries: Vec::new(), tensors: Vec::new(), data: 0, align: 32 };
+        let mut text = 0;
         // Each takes bytes, so that a count that lies ends with the file.
         for _ in 0..entries {
-            let key = reader.string()?;
+            let (key, is_text) = reader.key()?;
             let kind = reader.u32()?;
-            let value = reader.value(kind, 0).map_err(|error| error.in_tensor(&key))?;
+            let value = reader.value(kind, 0);
+            let value = value.map_err(|error| malformed(format!("metadata {key:?}: {error}")))?;
             if let ("general.alignment", Value::Text(given)) = (&*key, &value) {
-                align = given
+                header.align = given
                     .parse()
                     .ok()
                     .filter(|align: &u64| align.is_power_of_two() && *align <= 1 << 30)
-                    .ok_or_else(|| malformed(format!("an alignment to {given} bytes is none")))?;
+                    .ok_or_else(|| {
+                        malformed(format!("an alignment to {given} bytes is not a power of two"))
+                    })?;
             }
+            let value = if is_text { value } else { Value::Binary };
             text += key.len() as u64 + EACH;
             if let Value::Text(value) = &value {
                 text += value.len() as u64;
@@ -91,8 +100,18 @@ impl Header {
         for _ in 0..tensors {
             header.tensors.push(reader.info()?);
         }
-        header.data = reader.cursor.at().next_multiple_of(align);
+        header.data = reader.cursor.at().next_multiple_of(header.align);
         Ok(header)
+    }
+
+    /// The number that is kept under a key.
+    pub(super) fn number(&self, key: &str) -> Result<Option<u64>> {
+        let Some((_, value)) = self.entries.iter().find(|entry| entry.0 == key) else { return Ok(None) };
+        let number = match value {
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        };
+        number.map(Some).ok_or_else(|| malformed(format!("metadata {key:?} is not a number")))
     }
 }
 
@@ -123,6 +142,16 @@ impl Reader<'_> {
         self.cursor.text(len)
     }
 
+    /// A key, and whether it is text as it is.
+    fn key(&mut self) -> Result<(String, bool)> {
+        let len = self.u64()?;
+        let bytes = self.cursor.take(usize::try_from(len).unwrap_or(usize::MAX))?;
+        Ok(match std::str::from_utf8(bytes) {
+            Ok(key) => (key.to_owned(), true),
+            Err(_) => (String::from_utf8_lossy(bytes).into_owned(), false),
+        })
+    }
+
     fn value(&mut self, kind: u32, depth: u32) -> Result<Value> {
         Ok(Value::Text(match kind {
             0 => self.cursor.byte()?.to_string(),
@@ -139,7 +168,10 @@ impl Reader<'_> {
                     self.cursor.skip(len)?;
                     return Ok(Value::Long(len));
                 }
-                self.cursor.text(len)?
+                match std::str::from_utf8(self.cursor.take(len as usize)?) {
+                    Ok(text) => text.to_owned(),
+                    Err(_) => return Ok(Value::Binary),
+                }
             }
             9 => return self.array(depth),
             10 => self.u64()?.to_string(),

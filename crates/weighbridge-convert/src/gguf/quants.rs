@@ -4,7 +4,7 @@
 use half::f16;
 
 /// A half-precision number at a place in a block.
-fn half(block: &[u8], at: usize) -> f32 {
+pub(super) fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
@@ -49,6 +49,24 @@ fn bytes(scale: f32, bytes: &[u8], out: &mut [f32]) {
 
 pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
     bytes(half(block, 0), &block[2..34], out);
+}
+
+/// Behind the scale is the sum of the values, which is for products.
+pub(super) fn q8_1(block: &[u8], out: &mut [f32]) {
+    bytes(half(block, 0), &block[4..36], out);
+}
+
+/// As it was at first: the scale and the sum are of single precision.
+pub(super) fn q8_1_long(block: &[u8], out: &mut [f32]) {
+    bytes(f32::from_le_bytes([block[0], block[1], block[2], block[3]]), &block[8..40], out);
+}
+
+/// A bit for each value: the scale, or its negative.
+pub(super) fn q1_0(block: &[u8], out: &mut [f32]) {
+    let (scale, bits) = (half(block, 0), &block[2..18]);
+    for (at, out) in out.iter_mut().enumerate() {
+        *out = if bits[at / 8] >> (at % 8) & 1 == 1 { scale } else { -scale };
+    }
 }
 
 /// The sums behind the values are for products.

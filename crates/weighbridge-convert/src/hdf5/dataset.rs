@@ -1,13 +1,15 @@
-//! A dataset: its dtype, and its elements, where they are or put together from chunks.
+//! A dataset: its elements, where they are or put together from chunks.
 
 use std::io::{Seek, SeekFrom, Write};
 
 use hdf5_reader::messages::HdfMessage;
+use hdf5_reader::messages::dataspace::DataspaceType;
 use hdf5_reader::messages::layout::DataLayout;
-use hdf5_reader::{ByteOrder, Dataset, Datatype, Hdf5File};
-use weighbridge::{Dtype, Error, ErrorKind, Result, Source};
+use hdf5_reader::{Dataset, Hdf5File};
+use weighbridge::{Error, ErrorKind, Result, Source};
 
 use super::broken;
+use super::datatype::{self, Elements, Numbers};
 use crate::arranged::{Order, arranged};
 use crate::contents::Tensor;
 use crate::cursor::{malformed, unsupported};
@@ -21,6 +23,16 @@ pub(super) const AT_ONCE: usize = 16 << 20;
 const MOST_RATIO: u64 = 200;
 const ALWAYS: u64 = 64 << 20;
 
+/// What a dataset is.
+pub(super) enum Found {
+    Tensor(Tensor, Numbers),
+    Text,
+    /// It has no elements, and no shape either.
+    Empty,
+    /// What safetensors cannot hold.
+    Other(String),
+}
+
 /// The datasets of a file.
 pub(super) struct Datasets {
     pub(super) file: FilePart,
@@ -31,29 +43,35 @@ pub(super) struct Datasets {
 }
 
 impl Datasets {
-    /// The tensor that a dataset is, or why it is none.
-    pub(super) fn tensor(
-        &mut self,
-        name: &str,
-        dataset: &Dataset,
-    ) -> Result<std::result::Result<Tensor, String>> {
-        let (dtype, big) = match dtype(dataset)? {
-            Ok(found) => found,
-            Err(what) => return Ok(Err(format!("it is {what}, for which safetensors has no place"))),
+    /// What a dataset is.
+    pub(super) fn read(&mut self, name: &str, dataset: &Dataset) -> Result<Found> {
+        let header = self.reader.get_or_parse_header(dataset.address()).map_err(broken)?;
+        let is_empty = |message: &HdfMessage| match message {
+            HdfMessage::Dataspace(space) => space.dataspace_type == DataspaceType::Null,
+            _ => false,
         };
-        let shape = dataset
-            .shape()
-            .iter()
-            .map(|&dim| usize::try_from(dim))
-            .collect::<std::result::Result<Vec<_>, _>>();
-        let shape = shape.map_err(|_| malformed("it has a dimension that is too large"))?;
-        let bytes = dtype.size_of(&shape)?;
+        if header.messages.iter().any(is_empty) {
+            return Ok(Found::Empty);
+        }
+        let named = dataset.attribute("dtype").and_then(|attribute| attribute.read_string()).ok();
+        let message = dataset.raw_datatype().map_err(broken)?;
+        let numbers = match datatype::elements(&message, named.as_deref()) {
+            Elements::Numbers(numbers) => numbers,
+            Elements::Text => return Ok(Found::Text),
+            Elements::Other(what) => return Ok(Found::Other(what)),
+        };
+        let dims = dataset.shape().iter().map(|&dim| usize::try_from(dim));
+        let dims = dims.collect::<std::result::Result<Vec<_>, _>>();
+        let dims = dims.map_err(|_| malformed("it has a dimension that is too large"))?;
+        let shape: Vec<usize> = dims.iter().copied().chain(numbers.pair.map(|_| 2)).collect();
+        let bytes = numbers.dtype.size_of(&shape)?;
         let part = match self.in_one_piece(dataset, bytes)? {
             Some(part) => part,
-            None => self.put_together(dataset, &shape, dtype.bits() as usize / 8, bytes)?,
+            None => self.put_together(dataset, &dims, numbers.width(), bytes)?,
         };
+        let Numbers { dtype, big, .. } = numbers;
         let data = arranged(part, dtype, &shape, Order { big, fortran: false });
-        Ok(Ok(Tensor { name: name.to_owned(), dtype, shape, data }))
+        Ok(Found::Tensor(Tensor { name: name.to_owned(), dtype, shape, data }, numbers))
     }
 
     /// Where the elements are, if they are in one piece.
@@ -161,69 +179,4 @@ fn place(
         row((from * width64) as usize, to * width64, inner[dims - 1] as usize * width)?;
     }
     Ok(())
-}
-
-/// The dtype of a dataset and whether it is big-endian, or what else it is.
-fn dtype(dataset: &Dataset) -> Result<std::result::Result<(Dtype, bool), &'static str>> {
-    let big = |order: &ByteOrder| *order == ByteOrder::BigEndian;
-    let half = |big| Ok(Ok((Dtype::BF16, big)));
-    Ok(Ok(match dataset.dtype() {
-        // Keras says so beside the bytes, which have no dtype in HDF5.
-        Datatype::FixedPoint { size: 2, byte_order, .. } if is_bfloat16(dataset) => {
-            return half(big(byte_order));
-        }
-        Datatype::Opaque { size: 2, .. } if is_bfloat16(dataset) => return half(false),
-        Datatype::FixedPoint { size, signed, byte_order } => {
-            let dtype = match (size, signed) {
-                (1, true) => Dtype::I8,
-                (1, false) => Dtype::U8,
-                (2, true) => Dtype::I16,
-                (2, false) => Dtype::U16,
-                (4, true) => Dtype::I32,
-                (4, false) => Dtype::U32,
-                (8, true) => Dtype::I64,
-                (8, false) => Dtype::U64,
-                _ => return Ok(Err("integers of another size")),
-            };
-            (dtype, big(byte_order))
-        }
-        Datatype::FloatingPoint { byte_order, .. } => match float(dataset)? {
-            Some(dtype) => (dtype, big(byte_order)),
-            None => return Ok(Err("floats of another form")),
-        },
-        // What h5py makes of truth values.
-        Datatype::Enum { base, members } => match &**base {
-            Datatype::FixedPoint { size: 1, .. } if members.len() == 2 => (Dtype::Bool, false),
-            _ => return Ok(Err("an enumeration")),
-        },
-        Datatype::String { .. } | Datatype::VarLen { .. } => return Ok(Err("text")),
-        Datatype::Compound { .. } => return Ok(Err("compound")),
-        _ => return Ok(Err("no numbers")),
-    }))
-}
-
-/// Which floats these are: the bits of exponent and mantissa say it.
-fn float(dataset: &Dataset) -> Result<Option<Dtype>> {
-    let message = dataset.raw_datatype().map_err(broken)?;
-    // Behind class, flags and size: offset and precision of the bits, place and size of exponent and mantissa, bias.
-    let Some(
-        &[class, _, _, _, size, 0, 0, 0, 0, 0, precision, 0, _, exponent, 0, mantissa, b0, b1, b2, b3, ..],
-    ) = message.first_chunk::<20>()
-    else {
-        return Ok(None);
-    };
-    let bias = u32::from_le_bytes([b0, b1, b2, b3]);
-    let whole = class & 15 == 1 && u32::from(precision) == 8 * u32::from(size);
-    Ok(match (whole, exponent, mantissa, bias) {
-        (true, 11, 52, 1023) => Some(Dtype::F64),
-        (true, 8, 23, 127) => Some(Dtype::F32),
-        (true, 8, 7, 127) => Some(Dtype::BF16),
-        (true, 5, 10, 15) => Some(Dtype::F16),
-        _ => None,
-    })
-}
-
-fn is_bfloat16(dataset: &Dataset) -> bool {
-    let dtype = dataset.attribute("dtype").and_then(|attribute| attribute.read_string());
-    dtype.is_ok_and(|dtype| dtype == "bfloat16")
 }

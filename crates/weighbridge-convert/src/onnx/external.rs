@@ -1,4 +1,4 @@
-//! Data outside the model: files in its directory, and nowhere else.
+//! Data outside the model: files in its directory, or where the model itself is behind a link, and nowhere else.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,6 +13,8 @@ use crate::input::{FilePart, Input, failed};
 /// The files beside a model, opened once each.
 pub(super) struct Beside {
     directory: PathBuf,
+    /// The model, which may be a link.
+    model: PathBuf,
     open: HashMap<String, Input>,
 }
 
@@ -20,7 +22,8 @@ impl Beside {
     pub(super) fn new(model: &Path) -> Self {
         // A bare name has an empty parent, which is the working directory.
         let parent = model.parent().filter(|parent| !parent.as_os_str().is_empty());
-        Self { directory: parent.unwrap_or(Path::new(".")).to_owned(), open: HashMap::new() }
+        let directory = parent.unwrap_or(Path::new(".")).to_owned();
+        Self { directory, model: model.to_owned(), open: HashMap::new() }
     }
 
     /// The bytes that are meant, of which there must be `bytes`.
@@ -50,7 +53,8 @@ impl Beside {
         Ok(file)
     }
 
-    /// Where a location leads. Links are followed as long as they stay in the directory.
+    /// Where a location leads. Links are followed as long as they stay in the directory, or lead to where the model is: in the
+    /// cache of the hub both are links to a directory of blobs.
     fn path(&self, location: &str) -> Result<PathBuf> {
         let outside = || {
             let message = format!("its external data {location:?} is not within the model's directory");
@@ -66,6 +70,8 @@ impl Beside {
         let unread = |error| failed(&format!("its external data {location:?} cannot be opened"), error);
         let directory = fs::canonicalize(&self.directory).map_err(unread)?;
         let path = fs::canonicalize(directory.join(relative)).map_err(unread)?;
-        if path.starts_with(&directory) { Ok(path) } else { Err(outside()) }
+        let model = fs::canonicalize(&self.model).map_err(unread)?;
+        let beside = |directory: &Path| path.starts_with(directory);
+        if beside(&directory) || model.parent().is_some_and(beside) { Ok(path) } else { Err(outside()) }
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use weighbridge::{Result, Source};
 
 use super::wire::{self, Field, Value, message};
-use crate::cursor::{Cursor, malformed, unsupported};
+use crate::cursor::{Cursor, malformed};
 
 /// What was found in a model.
 #[derive(Default)]
@@ -14,13 +14,23 @@ pub(super) struct Model {
     /// The messages on the way to initialisers, each after the one it is in.
     pub(super) nodes: Vec<Node>,
     pub(super) initializers: Vec<Initializer>,
+    /// The names of initialisers that are sparse.
+    pub(super) sparse: Vec<String>,
     /// What the model says about itself.
     pub(super) properties: BTreeMap<String, String>,
+    /// Keys of what has no place among these, and why.
+    pub(super) unkept: Vec<(String, String)>,
     /// Tensors in the attributes of nodes, which are no initialisers.
     pub(super) constants: Vec<Range<u64>>,
+    /// The same, of sparse ones.
+    pub(super) sparse_constants: usize,
+    /// Graphs that initialise a training, and those that do its steps.
+    pub(super) trainings: usize,
     graphs: u32,
     /// Bytes of all names together.
     text: u64,
+    /// Bytes of all properties together.
+    kept: u64,
 }
 
 /// A message, which is as long as its length says.
@@ -46,8 +56,10 @@ const DEEPEST: u32 = 64;
 const MOST: usize = 1 << 20;
 const MOST_TEXT: u64 = 64 << 20;
 /// Longer texts are no names.
-const LONGEST: u64 = 4 << 10;
+const LONGEST: u64 = 64 << 10;
 const MOST_PROPERTIES: usize = 4096;
+/// Of properties: a model for reading text has its alphabet there.
+const MOST_KEPT: u64 = 8 << 20;
 
 impl Model {
     pub(super) fn read(source: &dyn Source) -> Result<Self> {
@@ -56,6 +68,10 @@ impl Model {
         message(&mut cursor, 0..source.size(), &mut |cursor, field| match field.number {
             7 => model.graph(cursor, &field, None, "", 0),
             14 => model.property(cursor, &field),
+            20 => {
+                model.trainings += 1;
+                Ok(())
+            }
             25 => model.function(cursor, &field),
             _ => Ok(()),
         })?;
@@ -85,7 +101,7 @@ impl Model {
                 self.operator(cursor, &field, node, path, number - 1, depth)
             }
             5 => self.initializer(cursor, &field, node, path),
-            15 => Err(unsupported("it has sparse initialisers, which are not read; make them dense")),
+            15 => self.sparse_initializer(cursor, &field, path),
             _ => Ok(()),
         })?;
         self.leave(node, before);
@@ -149,6 +165,10 @@ impl Model {
                 self.constants.push(part.body()?);
                 Ok(())
             }
+            22 | 23 => {
+                self.sparse_constants += 1;
+                Ok(())
+            }
             // One graph, several of them.
             6 | 11 => {
                 let mut name = text_in(cursor, operator, 3)?;
@@ -183,12 +203,7 @@ impl Model {
         if name.is_empty() {
             return Err(malformed(format!("its initialiser at position {} has no name", field.whole.start)));
         }
-        self.text += (path.len() + name.len()) as u64;
-        if self.initializers.len() == MOST || self.text > MOST_TEXT {
-            return Err(malformed(format!(
-                "it has more than {MOST} initialisers, or names of {MOST_TEXT} bytes"
-            )));
-        }
+        self.count(path, &name)?;
         let node = self.enter(field, Some(parent))?;
         self.initializers.push(Initializer {
             name: format!("{path}{name}"),
@@ -198,12 +213,66 @@ impl Model {
         Ok(())
     }
 
+    /// A sparse initialiser, which has the name of its values.
+    fn sparse_initializer(&mut self, cursor: &mut Cursor<'_>, field: &Field, path: &str) -> Result<()> {
+        let name = match last_in(cursor, field, 1)? {
+            Some(values) => text_in(cursor, &values, 8)?,
+            None => String::new(),
+        };
+        self.count(path, &name)?;
+        self.sparse.push(format!("{path}{name}"));
+        Ok(())
+    }
+
+    /// Counts an initialiser that is about to be kept.
+    fn count(&mut self, path: &str, name: &str) -> Result<()> {
+        self.text += (path.len() + name.len()) as u64;
+        match self.initializers.len() + self.sparse.len() < MOST && self.text <= MOST_TEXT {
+            true => Ok(()),
+            false => {
+                Err(malformed(format!("it has more than {MOST} initialisers, or names of {MOST_TEXT} bytes")))
+            }
+        }
+    }
+
     fn property(&mut self, cursor: &mut Cursor<'_>, field: &Field) -> Result<()> {
-        if self.properties.len() < MOST_PROPERTIES {
-            let (key, value) = (text_in(cursor, field, 1)?, text_in(cursor, field, 2)?);
-            self.properties.insert(key, value);
+        let mut body = |number| match last_in(cursor, field, number)? {
+            Some(found) => found.body(),
+            None => Ok(0..0),
+        };
+        let (key, value) = (body(1)?, body(2)?);
+        let len = value.end - value.start;
+        if key.end - key.start > LONGEST {
+            return Err(malformed(format!("a key of its metadata has more than {LONGEST} bytes")));
+        }
+        let key = wire::bytes(cursor, key)?;
+        let total = self.kept + key.len() as u64 + len;
+        if self.properties.len() >= MOST_PROPERTIES || total > MOST_KEPT {
+            let why = format!("a text of {len} bytes, which is too much for the metadata");
+            self.leave_out(&key, why);
+            return Ok(());
+        }
+        match (String::from_utf8(key), String::from_utf8(wire::bytes(cursor, value)?)) {
+            (Ok(key), Ok(value)) => {
+                self.kept = total;
+                self.properties.insert(key, value);
+            }
+            (Ok(key), Err(_)) => self.leave_out(key.as_bytes(), "metadata that is not UTF-8".to_owned()),
+            (Err(error), _) => self.leave_out(error.as_bytes(), "metadata that is not UTF-8".to_owned()),
         }
         Ok(())
+    }
+
+    /// Remembers that a property is left out; of very many, that there are more.
+    fn leave_out(&mut self, key: &[u8], why: String) {
+        match self.unkept.len() {
+            0..MOST_PROPERTIES => self.unkept.push((String::from_utf8_lossy(key).into_owned(), why)),
+            MOST_PROPERTIES => {
+                let why = "there are more entries than are listed";
+                self.unkept.push(("metadata".to_owned(), why.to_owned()));
+            }
+            _ => {}
+        }
     }
 
     fn enter(&mut self, field: &Field, parent: Option<usize>) -> Result<usize> {
@@ -222,8 +291,8 @@ impl Model {
     }
 }
 
-/// The text in the last field of a number, as in any reader of protocol buffers; empty if there is none.
-fn text_in(cursor: &mut Cursor<'_>, field: &Field, number: u32) -> Result<String> {
+/// The last field of a number, as any reader of protocol buffers takes it.
+fn last_in(cursor: &mut Cursor<'_>, field: &Field, number: u32) -> Result<Option<Field>> {
     let mut found = None;
     message(cursor, field.body()?, &mut |_, field| {
         if field.number == number {
@@ -231,7 +300,12 @@ fn text_in(cursor: &mut Cursor<'_>, field: &Field, number: u32) -> Result<String
         }
         Ok(())
     })?;
-    let Some(found) = found else { return Ok(String::new()) };
+    Ok(found)
+}
+
+/// The text in the last field of a number; empty if there is none.
+fn text_in(cursor: &mut Cursor<'_>, field: &Field, number: u32) -> Result<String> {
+    let Some(found) = last_in(cursor, field, number)? else { return Ok(String::new()) };
     let body = found.body()?;
     if body.end - body.start > LONGEST {
         return Err(malformed(format!(

@@ -72,8 +72,8 @@ impl Graph {
         for found in &model.initializers {
             let read = || {
                 let proto = Proto::read(&mut cursor, model.nodes[found.node].body.clone())?;
-                let kind = proto.values()?;
-                if kind == Kind::Text {
+                let kind = proto.values();
+                if !matches!(kind, Kind::Plain(_) | Kind::Packed(..)) {
                     return Ok(None);
                 }
                 let (dtype, shape) = proto.stored(kind)?;
@@ -162,6 +162,9 @@ impl Graph {
         }
         for name in names.difference(&given) {
             notes.push(Note::new(NoteKind::Kept, *name, "the checkpoint has no tensor of that name"));
+        }
+        for name in &self.model.sparse {
+            notes.push(Note::new(NoteKind::Kept, name, "it is sparse in the model"));
         }
         notes.sort_by(|one, other| (one.kind(), one.name()).cmp(&(other.kind(), other.name())));
         notes

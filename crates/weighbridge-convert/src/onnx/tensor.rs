@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use weighbridge::{Dtype, Result};
 
-use super::wire::{self, Value, message};
+use super::wire::{self, Field, Value, message};
 use crate::cursor::{Cursor, malformed, unsupported};
 
 /// What a tensor's message says.
@@ -14,6 +14,7 @@ pub(super) struct Proto {
     pub(super) shape: Vec<usize>,
     pub(super) data: Data,
     pub(super) body: Range<u64>,
+    segmented: bool,
 }
 
 /// Where the data is.
@@ -41,6 +42,24 @@ pub(super) enum Kind {
     /// Numbers of less than a byte for which safetensors has no dtype: their name, and bits.
     Packed(&'static str, u64),
     Text,
+    /// What safetensors cannot hold: the number of its type.
+    Other(u64),
+    /// A piece of a tensor.
+    Segment,
+}
+
+impl Kind {
+    /// What it is that safetensors does not have.
+    pub(super) fn what(self) -> String {
+        match self {
+            Self::Plain(dtype) => dtype.name().to_owned(),
+            Self::Packed(name, _) => name.to_owned(),
+            Self::Text => "text".to_owned(),
+            Self::Other(15) => "COMPLEX128".to_owned(),
+            Self::Other(number) => format!("of the unknown ONNX type {number}"),
+            Self::Segment => "a segment of a tensor".to_owned(),
+        }
+    }
 }
 
 /// Every field that holds data or says where it is.
@@ -53,8 +72,9 @@ const LONGEST: u64 = 4 << 10;
 
 impl Proto {
     pub(super) fn read(cursor: &mut Cursor<'_>, body: Range<u64>) -> Result<Self> {
-        let mut proto = Self { kind: 0, shape: Vec::new(), data: Data::Nothing, body: body.clone() };
-        let (mut external, mut location, mut segmented) = (External::default(), 0, false);
+        let mut proto =
+            Self { kind: 0, shape: Vec::new(), data: Data::Nothing, body: body.clone(), segmented: false };
+        let (mut external, mut location) = (External::default(), 0);
         message(cursor, body, &mut |cursor, field| {
             match (field.number, &field.value) {
                 (1, Value::Varint(dim)) => proto.dim(*dim)?,
@@ -66,7 +86,7 @@ impl Proto {
                     }
                 }
                 (2, _) => proto.kind = field.number_value()?,
-                (3, _) => segmented = true,
+                (3, _) => proto.segmented = true,
                 (4..=7 | 10 | 11, value) => {
                     let piece = match value {
                         Value::Bytes { body, .. } if body.is_empty() => return Ok(()),
@@ -92,9 +112,6 @@ impl Proto {
             }
             Ok(())
         })?;
-        if segmented {
-            return Err(unsupported("it is a segment of a tensor, which is not read"));
-        }
         match (location, &proto.data) {
             (0, _) => {}
             (1, Data::Nothing) => proto.data = Data::External(external),
@@ -117,8 +134,15 @@ impl Proto {
     }
 
     /// What its values are.
-    pub(super) fn values(&self) -> Result<Kind> {
-        Ok(Kind::Plain(match self.kind {
+    pub(super) fn values(&self) -> Kind {
+        let whole = |dtype: Dtype, name| match dtype.size_of(&self.shape) {
+            Ok(_) => Kind::Plain(dtype),
+            Err(_) => Kind::Packed(name, u64::from(dtype.bits())),
+        };
+        if self.segmented {
+            return Kind::Segment;
+        }
+        Kind::Plain(match self.kind {
             1 => Dtype::F32,
             2 => Dtype::U8,
             3 => Dtype::I8,
@@ -126,33 +150,29 @@ impl Proto {
             5 => Dtype::I16,
             6 => Dtype::I32,
             7 => Dtype::I64,
-            8 => return Ok(Kind::Text),
+            8 => return Kind::Text,
             9 => Dtype::Bool,
             10 => Dtype::F16,
             11 => Dtype::F64,
             12 => Dtype::U32,
             13 => Dtype::U64,
             14 => Dtype::C64,
-            15 => {
-                return Err(unsupported(
-                    "it is COMPLEX128, for which safetensors has no dtype; make it COMPLEX64",
-                ));
-            }
             16 => Dtype::BF16,
             17 => Dtype::F8_E4M3,
             18 => Dtype::F8_E4M3FNUZ,
             19 => Dtype::F8_E5M2,
             20 => Dtype::F8_E5M2FNUZ,
-            21 => return Ok(Kind::Packed("UINT4", 4)),
-            22 => return Ok(Kind::Packed("INT4", 4)),
-            // Two to a byte in both formats, unless the last one has a byte for itself.
-            23 if Dtype::F4.size_of(&self.shape).is_ok() => Dtype::F4,
-            23 => return Ok(Kind::Packed("FLOAT4E2M1", 4)),
+            21 => return Kind::Packed("UINT4", 4),
+            22 => return Kind::Packed("INT4", 4),
+            // Packed alike in both formats, unless the last byte is not full.
+            23 => return whole(Dtype::F4, "FLOAT4E2M1"),
             24 => Dtype::F8_E8M0,
-            25 => return Ok(Kind::Packed("UINT2", 2)),
-            26 => return Ok(Kind::Packed("INT2", 2)),
-            other => return Err(unsupported(format!("its type {other} is unknown here"))),
-        }))
+            25 => return Kind::Packed("UINT2", 2),
+            26 => return Kind::Packed("INT2", 2),
+            27 => return whole(Dtype::F6_E2M3, "FLOAT6E2M3"),
+            28 => return whole(Dtype::F6_E3M2, "FLOAT6E3M2"),
+            other => return Kind::Other(other),
+        })
     }
 
     /// The dtype and shape that it has in safetensors; packed numbers are bytes there.
@@ -167,34 +187,46 @@ impl Proto {
                 let bytes = bytes.ok_or_else(|| malformed(format!("shape {:?} is too large", self.shape)))?;
                 Ok((Dtype::U8, vec![bytes]))
             }
-            Kind::Text => Err(unsupported("it is text, for which safetensors has no place")),
+            Kind::Text | Kind::Other(_) | Kind::Segment => {
+                Err(unsupported(format!("it is {}, which safetensors does not have", kind.what())))
+            }
         }
     }
 }
 
 fn external_entry(cursor: &mut Cursor<'_>, body: Range<u64>, external: &mut External) -> Result<()> {
-    let (mut key, mut value) = (String::new(), String::new());
-    message(cursor, body, &mut |cursor, field| {
-        if let 1 | 2 = field.number {
-            let body = field.body()?;
-            if body.end - body.start > LONGEST {
-                return Err(malformed("what it says of its external data is too long"));
-            }
-            let text = wire::text(cursor, &field)?;
-            if field.number == 1 { key = text } else { value = text }
+    let (mut key, mut value) = (None, None);
+    message(cursor, body, &mut |_, field| {
+        match field.number {
+            1 => key = Some(field),
+            2 => value = Some(field),
+            _ => {}
         }
         Ok(())
     })?;
+    let mut text = |field: Option<Field>| {
+        let Some(field) = field else { return Ok(String::new()) };
+        let body = field.body()?;
+        match body.end - body.start > LONGEST {
+            true => Err(malformed("what it says of its external data is too long")),
+            false => wire::text(cursor, &field),
+        }
+    };
+    let key = text(key)?;
+    // Others, such as a checksum, do not matter.
+    if !matches!(&*key, "location" | "offset" | "length") {
+        return Ok(());
+    }
+    let value = text(value)?;
     let number = || {
         value
             .parse()
             .map_err(|_| malformed(format!("the {key} of its external data is {value:?}, not a number")))
     };
     match &*key {
-        "location" => external.location = value,
         "offset" => external.offset = number()?,
         "length" => external.len = Some(number()?),
-        _ => {}
+        _ => external.location = value,
     }
     Ok(())
 }

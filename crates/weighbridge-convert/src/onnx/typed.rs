@@ -17,7 +17,7 @@ const IN_MEMORY: u64 = 4 << 10;
 /// Whether numbers in a field of that kind may be in that field.
 pub(super) fn belongs(kind: Kind, field: u32) -> bool {
     let expected = match kind {
-        Kind::Packed(..) => 5,
+        Kind::Packed(..) | Kind::Other(_) | Kind::Segment => 5,
         Kind::Text => 6,
         Kind::Plain(dtype) => match dtype {
             Dtype::F32 | Dtype::C64 => 4,
@@ -35,22 +35,31 @@ pub(super) fn is_plain(field: u32) -> bool {
     matches!(field, 4 | 10)
 }
 
-/// Unpacks the numbers of a field; `bytes` is what they have to become.
+/// Unpacks the numbers of a field; `bytes` is what they have to become. Of floats of 6 bits each has a number of its own; of
+/// other values of less than a byte a number has as many as a byte.
 pub(super) fn unpack(
     input: &Input,
     proto: &Proto,
     field: u32,
-    dtype: Dtype,
+    kind: Kind,
     bytes: u64,
     spool: &mut Spool,
 ) -> Result<Arc<dyn Source>> {
+    let dtype = match kind {
+        Kind::Plain(dtype) if dtype.bits() >= 8 => dtype,
+        _ => Dtype::U8,
+    };
+    let six = matches!(kind, Kind::Plain(Dtype::F6_E2M3 | Dtype::F6_E3M2) | Kind::Packed(_, 6));
+    let values = proto.shape.iter().fold(1_u64, |values, &dim| values.saturating_mul(dim as u64));
     let data = |out: &mut dyn Write| {
-        let mut unpacker = Unpacker { out, dtype, field, left: bytes };
+        let six = six.then_some(Sixes { values, bits: 0, pending: 0 });
+        let mut unpacker = Unpacker { out, dtype, field, left: bytes, six };
         let mut cursor = Cursor::new(input, proto.body.start, proto.body.end);
         message(&mut cursor, proto.body.clone(), &mut |cursor, part| match part.number == field {
             true => unpacker.field(cursor, part.value),
             false => Ok(()),
         })?;
+        unpacker.finish()?;
         match unpacker.left {
             0 => Ok(()),
             left => Err(malformed(format!("it has fewer values than its shape: {left} bytes are missing"))),
@@ -74,6 +83,16 @@ struct Unpacker<'o> {
     field: u32,
     /// Bytes that are still to come.
     left: u64,
+    six: Option<Sixes>,
+}
+
+/// Numbers of 6 bits on their way into bytes, the low ones first.
+struct Sixes {
+    /// Numbers that are still to come.
+    values: u64,
+    bits: u32,
+    /// How many bits of these there are.
+    pending: u32,
 }
 
 impl Unpacker<'_> {
@@ -113,7 +132,29 @@ impl Unpacker<'_> {
         if !fits || !matches!(self.field, 5 | 7 | 11) {
             return Err(malformed(format!("a value of {signed} does not fit {}", self.dtype)));
         }
-        self.put(&value.to_le_bytes()[..(bits / 8).max(1) as usize])
+        let Some(six) = &mut self.six else {
+            return self.put(&value.to_le_bytes()[..(bits / 8).max(1) as usize]);
+        };
+        let values = six.values.checked_sub(1);
+        six.values = values.ok_or_else(|| malformed("it has more values than its shape"))?;
+        six.bits |= ((value & 63) as u32) << six.pending;
+        six.pending += 6;
+        if six.pending >= 8 {
+            let byte = six.bits as u8;
+            six.bits >>= 8;
+            six.pending -= 8;
+            self.put(&[byte])?;
+        }
+        Ok(())
+    }
+
+    /// Writes the byte that is not full.
+    fn finish(&mut self) -> Result<()> {
+        match self.six.take() {
+            Some(six) if six.values > 0 => Err(malformed("it has fewer values than its shape")),
+            Some(six) if six.pending > 0 => self.put(&[six.bits as u8]),
+            _ => Ok(()),
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

@@ -118,9 +118,20 @@ pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
+/// The bytes of a field, of which there may be any number.
+pub(super) fn bytes(cursor: &mut Cursor<'_>, body: Range<u64>) -> Result<Vec<u8>> {
+    const STEP: u64 = 32 << 10;
+    cursor.seek(body.start);
+    let mut bytes = Vec::new();
+    while cursor.at() < body.end {
+        let step = STEP.min(body.end - cursor.at());
+        bytes.extend_from_slice(cursor.take(step as usize)?);
+    }
+    Ok(bytes)
+}
+
 /// The text of a field.
 pub(super) fn text(cursor: &mut Cursor<'_>, field: &Field) -> Result<String> {
-    let body = field.body()?;
-    cursor.seek(body.start);
-    cursor.text(body.end - body.start)
+    let bytes = bytes(cursor, field.body()?)?;
+    String::from_utf8(bytes).map_err(|_| malformed("a name in it is not UTF-8"))
 }

@@ -1,6 +1,6 @@
 """Writes the fixtures of tests/foreign.rs with the real libraries, and beside each, as NAME.json, what is in it.
 
-    generate.py DIRECTORY      (numpy, onnx, gguf, h5py, flax, ml_dtypes of PyPI)
+    generate.py DIRECTORY [FUNCTION ...]      (numpy, onnx, gguf, h5py, flax, ml_dtypes of PyPI)
 
 The expected bytes come from the libraries, too: they read the files that they wrote.
 """
@@ -168,6 +168,36 @@ def write_onnx():
     onnx.save(helper.make_model(graph), out / "sparse.onnx")
 
 
+def write_packed():
+    """Numbers of less than a byte: the library packs typed ones itself, two or four to a number, floats of 6 bits one."""
+    rng = np.random.default_rng(9)
+    kinds = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+    same = {"FLOAT4E2M1": "F4", "FLOAT6E2M3": "F6_E2M3", "FLOAT6E3M2": "F6_E3M2"}
+    tensors, expected, metadata = [], {}, {}
+    for label, bits in kinds.items():
+        kind = TensorProto.DataType.Value(label)
+        for shape in [(), (2,), (3,), (2, 3, 4), (0,)]:
+            array = np.asarray(rng.integers(0, 1 << bits, shape, dtype=np.uint8))
+            if label in ("INT4", "INT2"):
+                array = array.astype("int8") - (1 << bits - 1)
+            dtype = helper.tensor_dtype_to_np_dtype(kind)
+            array = np.asarray(array).view(dtype) if "FLOAT" in label else np.asarray(array).astype(dtype)
+            for raw in [True, False]:
+                name = f"{label}.{'x'.join(map(str, shape)) or 'scalar'}.{'raw' if raw else 'typed'}"
+                tensor = helper.make_tensor(name, kind, shape, array if raw else array.flatten(), raw=raw)
+                tensors.append(tensor)
+                assert np.array_equal(numpy_helper.to_array(tensor).view(np.uint8), array.view(np.uint8)), name
+                if raw:
+                    packed = np.frombuffer(tensor.raw_data, np.uint8)
+                if label in same and array.size * bits % 8 == 0:
+                    expected[name] = entry(packed, same[label], list(shape))
+                else:
+                    expected[name] = entry(packed)
+                    metadata[f"onnx.packed.{name}"] = f"{label} {list(shape)}"
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], tensors)), out / "packed.onnx")
+    expect("packed.onnx", expected, metadata)
+
+
 def write_gguf():
     quantised = [
         Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q8_0, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.Q6_K, Q.IQ4_NL, Q.IQ4_XS, Q.TQ1_0,
@@ -209,12 +239,6 @@ def write_gguf():
             "llama.flag": "true", "tokenizer.chat_template": "{{ messages }}",
         }
         expect(name, expected, metadata)
-    writer = gguf.GGUFWriter(out / "unread.gguf", "llama")
-    writer.add_tensor("a.weight", np.zeros((1, 66), np.uint8), raw_dtype=Q.IQ2_XXS)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def finite(blocks, kind, size):
@@ -227,6 +251,36 @@ def finite(blocks, kind, size):
     for at in scales.get(kind, []):
         each[:, at : at + 2] = rng.standard_normal((len(each), 1)).astype("<f2").view(np.uint8)
     return blocks
+
+
+def write_codebooks():
+    """The types whose values are points of code books, and Q1_0, which the library knows and does not read."""
+    rng = np.random.default_rng(8)
+    scales = {Q.IQ1_S: 0, Q.IQ2_XXS: 0, Q.IQ2_XS: 0, Q.IQ2_S: 0, Q.IQ3_XXS: 0, Q.IQ3_S: 0, Q.Q1_0: 0, Q.IQ1_M: None}
+    writer = gguf.GGUFWriter(out / "codebooks.gguf", "llama")
+    expected = {}
+    for kind, at in scales.items():
+        values, size = gguf.constants.GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (4, size), dtype=np.uint8)
+        if at is None:
+            # An eighth of a scale is in the highest bits of each of four words.
+            blocks[:, 55] = blocks[:, 55] & 15 | 0x20
+        else:
+            blocks[:, at : at + 2] = rng.standard_normal((4, 1)).astype("<f2").view(np.uint8)
+        writer.add_tensor(kind.name, blocks.reshape(2, 2 * size), raw_dtype=kind)
+        if kind == Q.Q1_0:
+            bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little")
+            scale = blocks[:, :2].copy().view("<f2").astype("float32")
+            made = np.where(bits == 1, scale, -scale)
+        else:
+            made = gguf.quants.dequantize(blocks, kind)
+        assert np.isfinite(made).all()
+        expected[kind.name] = entry(made.astype("float32").reshape(2, 2 * values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expect("codebooks.gguf", expected)
 
 
 def write_hdf5():
@@ -263,6 +317,80 @@ def write_hdf5():
     expect("model.keras", {"layers/dense/vars/0": entry(weights), "layers/dense/vars/1": entry(half)})
 
 
+def write_hdf5_kinds():
+    """What numbers, links and files can be in HDF5, besides what Keras writes; `odd` has what is no number of safetensors."""
+    rng = np.random.default_rng(10)
+    real = rng.standard_normal((2, 3))
+    whole = (real + 1j * rng.standard_normal((2, 3))).astype("complex128")
+    half = real.astype(ml_dtypes.bfloat16)
+    for name in ["early", "late"]:
+        with h5py.File(out / f"kinds_{name}.h5", "w", libver="earliest" if name == "early" else "latest", userblock_size=512 if name == "early" else 1024) as file:
+            arrays = {"c64": whole.astype("complex64"), "c64_big": whole.astype(">c8"), "bool": np.bool_(True), "f16_big": real.astype(">f2"),
+                      "u64_big": np.array([1, 2**63], ">u8"), "none": np.zeros((2, 0), "int16"), "scalar": np.float32(1.5), "a/b/w": real}
+            for path, array in arrays.items():
+                file.create_dataset(path, data=array)
+            expected = {path: entry(array) for path, array in arrays.items()}
+            for path, dtype in [("c128", "<c16"), ("c128_big", ">c16")]:
+                file.create_dataset(path, data=whole.astype(dtype))
+                expected[path] = entry(whole.view("f8").reshape(2, 3, 2))
+            file.create_dataset("bf16", data=half)
+            file.create_dataset("bf16_chunked", data=half, chunks=(1, 2), compression="gzip")
+            file.create_dataset("bf16_named", data=half.view("uint16")).attrs["dtype"] = "bfloat16"
+            expected |= {path: entry(half) for path in ["bf16", "bf16_chunked", "bf16_named"]}
+            file["soft"] = h5py.SoftLink("/a/b/w")
+            file["hard"] = file["a/b/w"]
+            expected |= {path: entry(real) for path in ["soft", "hard"]}
+            file["a_group"] = h5py.SoftLink("/a/b")
+            file["dangling"] = h5py.SoftLink("/nothing")
+            if name == "late":
+                file["external"] = h5py.ExternalLink("other.h5", "/w")
+            file["named_type"] = np.dtype("f4")
+            file.create_dataset("empty", data=h5py.Empty("f4"))
+            file.create_dataset("words", data="text")
+            # Many links lie elsewhere in new files.
+            for place in range(12):
+                file[f"many/{place}"] = np.int8(place)
+                expected[f"many/{place}"] = entry(np.int8(place))
+            if name == "late":
+                file["many/external"] = h5py.ExternalLink("other.h5", "/w")
+        expect(f"kinds_{name}.h5", expected, {"c128.dtype": "complex128", "c128_big.dtype": "complex128"})
+    with h5py.File(out / "odd.h5", "w") as file:
+        file["ok"] = np.float32([1, 2])
+
+        def typed(path, base, *calls):
+            datatype = base.copy()
+            for call, *arguments in calls:
+                getattr(datatype, call)(*arguments)
+            h5py.h5d.create(file.id, path, datatype, h5py.h5s.create_simple((2,)))
+
+        t = h5py.h5t
+        typed(b"twelve", t.STD_I16LE, ["set_precision", 12])
+        typed(b"shifted", t.STD_U16LE, ["set_precision", 8], ["set_offset", 4])
+        typed(b"three", t.STD_I32LE, ["set_precision", 24], ["set_size", 3])
+        typed(b"bias", t.IEEE_F16LE, ["set_ebias", 16])
+        typed(b"exponent", t.IEEE_F16LE, ["set_fields", 15, 9, 6, 0, 9])
+        typed(b"vax", t.IEEE_F32LE, ["set_order", t.ORDER_VAX])
+        typed(b"norm", t.IEEE_F32LE, ["set_norm", t.NORM_NONE])
+        typed(b"bits", t.STD_B8LE)
+        # The reader knows nothing of its class, and does not open the group at once because of it.
+        typed(b"native", t.COMPLEX_IEEE_F32LE)
+        file["long"] = np.longdouble([1, 2])
+        file["clong"] = np.clongdouble([1, 2])
+        file["tagged"] = np.array([b"ab"], "V4")
+        file["byte"] = real.astype(ml_dtypes.float8_e4m3fn)
+        file["pair"] = np.zeros(2, [("a", "f4"), ("b", "f4")])
+        file["mixed"] = np.zeros(2, [("r", "f4"), ("i", "f8")])
+        file["triple"] = np.zeros(2, [("r", "f4"), ("i", "f4"), ("x", "f4")])
+        file.create_dataset("colour", (2,), h5py.enum_dtype({"RED": 0, "GREEN": 1}, basetype="i1"))
+        file.create_dataset("reference", (2,), h5py.ref_dtype)
+        file.create_dataset("ragged", (2,), h5py.vlen_dtype("f4"))
+        file.create_dataset("arrays", (2,), np.dtype(("f4", (3,))))
+        file.create_dataset("elsewhere", (2,), "f4", external=[("data.bin", 0, 8)])
+        layout = h5py.VirtualLayout((2,), "f4")
+        layout[:] = h5py.VirtualSource("other.h5", "w", (2,))
+        file.create_virtual_dataset("virtual", layout)
+
+
 def write_flax():
     arrays = {
         "params.dense.kernel": numbers((4, 3), "float32"),
@@ -287,5 +415,6 @@ def write_flax():
     expect("chunked.msgpack", {"cut": entry(cut), "b.scalar": entry(np.float32(1.5))})
 
 
-for write in [write_numpy, write_onnx, write_gguf, write_hdf5, write_flax]:
-    write()
+for write in [write_numpy, write_onnx, write_packed, write_gguf, write_codebooks, write_hdf5, write_hdf5_kinds, write_flax]:
+    if len(sys.argv) < 3 or write.__name__ in sys.argv[2:]:
+        write()
