@@ -88,6 +88,8 @@ impl Format {
             head if onnx::is_model(head) => Self::Onnx,
             head if flax::is_tree(head) => Self::Flax,
             head if head.trim_ascii_start().starts_with(b"{") => Self::TorchShards,
+            // Protocols 0 and 1 do not say what they are.
+            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.clone())) => Self::Pickle,
             _ => {
                 let message = "it is none of what is read here: pickle, NumPy, ONNX, GGUF, HDF5, Flax";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));

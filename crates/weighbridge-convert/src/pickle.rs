@@ -1,17 +1,27 @@
 //! Pickles, PyTorch's above all: read by an interpreter that executes nothing.
 
+mod allow;
+mod arrays;
+mod aside;
 mod calls;
 mod element;
 mod flatten;
 mod globals;
+mod keys;
 mod legacy;
 mod machine;
+mod objects;
 mod opcode;
+mod persistent;
 mod plain;
+mod reach;
 mod shards;
 mod tensors;
+mod torch_nn;
+mod unwrap;
 mod value;
 mod view;
+mod wanted;
 mod zipped;
 
 use std::sync::Arc;
@@ -25,6 +35,7 @@ use crate::options::Options;
 
 pub use globals::Verdict;
 pub(crate) use legacy::is_legacy;
+pub(crate) use machine::is_whole;
 pub(crate) use opcode::{Op, Opcodes};
 pub(crate) use zipped::pickle_in;
 

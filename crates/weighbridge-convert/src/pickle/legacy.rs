@@ -29,20 +29,21 @@ pub(crate) fn is_legacy(head: &[u8]) -> bool {
 pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let source: Arc<dyn Source> = Arc::new(input.clone());
     let mut at = 0;
-    let mut next = |allowed: &[String]| {
-        let pickle = load(Arc::clone(&source), at, allowed)?;
+    let mut next = |options: &Options| {
+        let pickle = load(Arc::clone(&source), at, options)?;
         at = pickle.end;
         Ok::<_, Error>(pickle)
     };
-    let (_magic, version, _system) = (next(&[])?, next(&[])?, next(&[])?);
+    let plain = Options::default();
+    let (_magic, version, _system) = (next(&plain)?, next(&plain)?, next(&plain)?);
     if !matches!(version.at(version.root), Value::Int(VERSION)) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("it is not of version {VERSION} of its format"),
         ));
     }
-    let object = next(&options.allowed)?;
-    let keys = next(&[])?;
+    let object = next(options)?;
+    let keys = next(&plain)?;
     let Value::Sequence(names) = keys.at(keys.root) else {
         return Err(Error::new(ErrorKind::Malformed, "the keys of its storages are no list"));
     };

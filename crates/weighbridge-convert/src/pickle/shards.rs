@@ -46,7 +46,16 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         all.metadata.extend(contents.metadata);
         all.notes.extend(contents.notes);
     }
+    let left_out: HashSet<String> = all
+        .notes
+        .iter()
+        .filter(|note| note.kind() == NoteKind::Dropped)
+        .map(|note| note.name().to_owned())
+        .collect();
     for (name, shard) in index.weights() {
+        if left_out.contains(name) || !options.wants(name) {
+            continue;
+        }
         // Of tied tensors one stays, and the metadata has the others.
         let there = found.get(name) == Some(&shard);
         if !there && !all.metadata.contains_key(name) {

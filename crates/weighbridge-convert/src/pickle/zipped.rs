@@ -25,7 +25,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let member = pickle_in(&archive).ok_or_else(missing)?;
     let directory = member.name.strip_suffix("data.pkl").unwrap_or_default();
     let source: Arc<dyn Source> = Arc::new(archive.bytes(member)?);
-    let pickle = load(Arc::clone(&source), 0, &options.allowed)?;
+    let pickle = load(Arc::clone(&source), 0, options)?;
     let swap = match archive.member(&format!("{directory}byteorder")) {
         None => false,
         Some(member) => {
