@@ -7,6 +7,7 @@ mod calls;
 mod element;
 mod flatten;
 mod globals;
+mod jit;
 mod keys;
 mod legacy;
 mod machine;

@@ -255,6 +255,9 @@ impl<'p> Walk<'p> {
             }
             self.spelled.push(path);
         }
+        if self.pickle.unregistered.contains(&place.id) {
+            self.note(NoteKind::Kept, name, "an attribute of a module, which its state_dict does not have");
+        }
         self.flat.tensors.push(Found { name: name.to_owned(), id: place.id, under: place.under });
         self.see_attributes(place);
     }

@@ -1,6 +1,6 @@
 //! The pickle machine: runs the opcodes, but calls nothing; what it knows to be harmless it does itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
@@ -49,7 +49,7 @@ pub(crate) fn load(source: Arc<dyn Source>, at: u64, options: &Options) -> Resul
     check(&machine.globals, |_| !depends)?;
     let (root, end) = (root?, opcodes.position());
     let Machine { nodes, storages, globals, beside, .. } = machine;
-    Ok(Pickle { nodes, storages, globals, beside, root, end })
+    Ok(Pickle { nodes, storages, globals, beside, unregistered: HashSet::new(), root, end })
 }
 
 /// Whether a file without any mark of a pickle is one from its first byte to its last, such as of protocol 0 and 1.

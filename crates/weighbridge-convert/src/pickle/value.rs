@@ -1,7 +1,7 @@
 //! What a pickle is made into: nodes of an arena that name each other by number, so that neither depth nor cycles cost
 //! stack.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -140,6 +140,8 @@ pub(crate) struct Pickle {
     pub(crate) globals: Vec<Global>,
     /// What values were made of, or given, beside their content: arguments and attributes that have no place in them.
     pub(crate) beside: HashMap<Id, Vec<Id>>,
+    /// Tensors that are attributes of modules in TorchScript, and neither parameters nor buffers.
+    pub(crate) unregistered: HashSet<Id>,
     pub(crate) root: Id,
     /// Where it ends in its file.
     pub(crate) end: u64,
