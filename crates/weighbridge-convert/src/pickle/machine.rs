@@ -230,8 +230,13 @@ impl Machine {
             }
             Op::BinPersId => {
                 let id = self.pop()?;
-                let storage = self.persistent(id)?;
-                self.make(storage)
+                match self.module_class(id) {
+                    Some(class) => self.push(class),
+                    None => {
+                        let storage = self.persistent(id)?;
+                        self.make(storage)
+                    }
+                }
             }
             Op::PersId(id) => {
                 Err(self.unsupported(&format!("the persistent id {id:?}, which means nothing here")))

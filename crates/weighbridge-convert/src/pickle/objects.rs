@@ -56,7 +56,7 @@ impl Walk<'_> {
                 }
             }
         }
-        if places.is_empty() && unknown.is_none() {
+        if places.is_empty() && unknown.is_none() && !is_script {
             self.drop(place, &format!("an object of {class}"));
         }
         Some(places)

@@ -7,6 +7,16 @@ use super::machine::{Machine, NONE};
 use super::value::{Id, Place, Storage, Value};
 
 impl Machine {
+    /// The class of a module, which old files have with the source that defined it.
+    pub(super) fn module_class(&self, id: Id) -> Option<Id> {
+        match *self.sequence(id).ok()? {
+            [tag, class, _, _] if self.text(tag) == Some("module") => {
+                self.class(class).is_ok().then_some(class)
+            }
+            _ => None,
+        }
+    }
+
     /// What a persistent id stands for: a storage of PyTorch.
     pub(super) fn persistent(&mut self, id: Id) -> Result<Value> {
         let items = self.sequence(id)?;
