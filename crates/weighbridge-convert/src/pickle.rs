@@ -3,6 +3,7 @@
 mod allow;
 mod arrays;
 mod aside;
+mod bytes;
 mod calls;
 mod element;
 mod flatten;
@@ -18,9 +19,11 @@ mod plain;
 mod reach;
 mod shards;
 mod tensors;
+mod text;
 mod torch_nn;
 mod unwrap;
 mod value;
+mod verdict;
 mod view;
 mod wanted;
 mod zipped;
@@ -34,10 +37,10 @@ use crate::format::Format;
 use crate::input::Input;
 use crate::options::Options;
 
-pub use globals::Verdict;
 pub(crate) use legacy::is_legacy;
 pub(crate) use machine::is_whole;
 pub(crate) use opcode::{Op, Opcodes};
+pub use verdict::Verdict;
 pub(crate) use zipped::pickle_in;
 
 /// Reads a file that was recognised.

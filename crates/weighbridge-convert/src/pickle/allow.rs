@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use weighbridge::{Error, ErrorKind, Names, Result};
 
-use super::globals::{Callable, Verdict};
+use super::globals::Callable;
 use super::value::{Global, Standing};
+use super::verdict::Verdict;
 
 /// Globals that an error names; the others are counted.
 const SHOWN: usize = 20;
@@ -27,11 +28,12 @@ impl Allowed {
     pub(super) fn global(&self, module: &str, name: &str) -> Global {
         let callable = Callable::of(module, name);
         let path = format!("{module}.{name}");
-        let standing = if callable.is_some() {
+        let verdict = Verdict::of(module, name);
+        let standing = if verdict == Verdict::Harmless {
             Standing::Harmless
         } else if self.exact.contains(&path) {
             Standing::Allowed
-        } else if Verdict::of(module, name) == Verdict::Dangerous {
+        } else if verdict == Verdict::Dangerous {
             // A glob is not meant for it, whatever it matches.
             Standing::Dangerous
         } else if self.globs.iter().any(|glob| glob.contains(&path)) {

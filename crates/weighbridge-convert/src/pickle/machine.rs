@@ -61,14 +61,14 @@ pub(crate) fn is_whole(source: Arc<dyn Source>) -> bool {
     let ends = machine.run(&mut opcodes).is_ok() && opcodes.position() == size;
     // Where it imports something that is refused, its calls may make no sense to the machine.
     ends || machine.globals.iter().any(|global| global.standing != Standing::Harmless)
-        && ends_well(&mut opcodes)
+        && ends_well(&mut opcodes, size)
 }
 
 /// Whether opcodes follow to the end of a file.
-fn ends_well(opcodes: &mut Opcodes) -> bool {
+fn ends_well(opcodes: &mut Opcodes, size: u64) -> bool {
     loop {
         match opcodes.next() {
-            Ok(Op::Stop) => return opcodes.peek().is_none(),
+            Ok(Op::Stop) => return opcodes.position() == size,
             Ok(_) => {}
             Err(_) => return false,
         }
@@ -101,10 +101,14 @@ impl Machine {
         loop {
             self.at = opcodes.position();
             match opcodes.next()? {
-                Op::Stop => return self.pop(),
+                Op::Stop => break,
                 op => self.step(op)?,
             }
         }
+        if let Some(what) = opcodes.ambiguous() {
+            return Err(self.malformed(&format!("{what}, which readers do not agree about")));
+        }
+        self.pop()
     }
 
     fn step(&mut self, op: Op) -> Result<()> {
@@ -136,6 +140,7 @@ impl Machine {
             Op::BigInt => self.make(Value::Opaque("an integer of more than 64 bits".into())),
             Op::Float(value) => self.make(Value::Float(value)),
             Op::Text(text) => self.make(Value::Text(text)),
+            Op::Surrogates(_) => self.make(Value::Opaque("a text with lone surrogates".into())),
             Op::LongText(_) => self.make(Value::Opaque("a text of more than 64 MiB".into())),
             Op::Bytes(range) => self.make(Value::Bytes(Place::Range(range))),
             Op::String(bytes) => self.make(match String::from_utf8(bytes.into_vec()) {
@@ -383,6 +388,10 @@ impl Machine {
         let key = (Box::from(module), Box::from(name));
         if let Some(&number) = self.global_numbers.get(&key) {
             return Ok(number);
+        }
+        if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper") {
+            return Err(self
+                .unsupported("an array of joblib, whose bytes lie between the opcodes; save it by pickle"));
         }
         self.charge(2 * (module.len() + name.len()) + 160)?;
         let number = self.globals.len() as u32;

@@ -1,15 +1,14 @@
-//! The opcodes of a pickle, one after another.
+//! The opcodes of a pickle, one after another, by the rules of CPython's C unpickler.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use weighbridge::{Error, ErrorKind, Result, Source};
+use weighbridge::{Error, Result, Source};
 
-/// Longer texts are not read into memory.
-pub(crate) const LONGEST_TEXT: u64 = 64 << 20;
-/// The longest line of an opcode that has its argument as text; names are far below it.
-const LONGEST_LINE: usize = 64 << 10;
+use super::bytes::{Bytes, LONGEST_TEXT};
+use super::text::{self, Integer, Text};
+
+pub(crate) use super::bytes::malformed;
 
 /// An opcode and its argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +26,8 @@ pub(crate) enum Op {
     BigInt,
     Float(f64),
     Text(Box<str>),
+    /// A text with lone surrogates, written as `\ud800`.
+    Surrogates(Box<str>),
     /// A text too long to be read.
     LongText(Range<u64>),
     /// Where bytes lie in the file.
@@ -66,32 +67,39 @@ pub(crate) enum Op {
     ReadonlyBuffer,
 }
 
-/// Reads opcodes from any position of a source, through a small window.
+/// Reads opcodes from any position of a source.
 pub(crate) struct Opcodes {
-    source: Arc<dyn Source>,
-    /// Where the next byte is.
-    at: u64,
-    window: Vec<u8>,
-    window_start: u64,
+    bytes: Bytes,
 }
 
 impl Opcodes {
     pub(crate) fn new(source: Arc<dyn Source>, at: u64) -> Self {
-        Self { source, at, window: Vec::new(), window_start: at }
+        Self { bytes: Bytes::new(source, at) }
     }
 
     /// Where the next opcode is.
     pub(crate) fn position(&self) -> u64 {
-        self.at
+        self.bytes.at()
+    }
+
+    /// Why readers of CPython's would disagree about what was read so far.
+    pub(crate) fn ambiguous(&self) -> Option<&'static str> {
+        self.bytes.ambiguous()
     }
 
     /// The next opcode.
     pub(crate) fn next(&mut self) -> Result<Op> {
-        let start = self.at;
-        let code = self.byte()?;
-        let op = match code {
-            0x80 => Op::Proto(self.byte()?),
-            b'.' => Op::Stop,
+        let mut code = self.bytes.byte()?;
+        while code == 0x95 {
+            self.bytes.begin_frame()?;
+            code = self.bytes.byte()?;
+        }
+        Ok(match code {
+            0x80 => Op::Proto(self.bytes.byte()?),
+            b'.' => {
+                self.bytes.stop();
+                Op::Stop
+            }
             b'(' => Op::Mark,
             b'0' => Op::Pop,
             b'1' => Op::PopMark,
@@ -99,60 +107,64 @@ impl Opcodes {
             b'N' => Op::None,
             0x88 => Op::Bool(true),
             0x89 => Op::Bool(false),
-            b'I' => self.int_line()?,
-            b'J' => Op::Int(i32::from_le_bytes(self.array()?).into()),
-            b'K' => Op::Int(self.byte()?.into()),
-            b'M' => Op::Int(u16::from_le_bytes(self.array()?).into()),
-            b'L' => self.int_line()?,
+            b'I' => self.integer(text::integer)?,
+            b'J' => Op::Int(i32::from_le_bytes(self.bytes.array()?).into()),
+            b'K' => Op::Int(self.bytes.byte()?.into()),
+            b'M' => Op::Int(u16::from_le_bytes(self.bytes.array()?).into()),
+            b'L' => self.integer(text::long)?,
             0x8a => {
-                let len = self.byte()?.into();
+                let len = self.short()?;
                 self.long(len)?
             }
             0x8b => {
-                let len = self.length_i32()?;
+                let len = self.signed()?;
                 self.long(len)?
             }
             b'F' => {
-                let line = self.line()?;
-                Op::Float(line.parse().map_err(|_| self.malformed("a float that is none"))?)
+                let line = self.bytes.line()?;
+                Op::Float(text::float(&line).ok_or_else(|| self.malformed("an invalid float"))?)
             }
-            b'G' => Op::Float(f64::from_be_bytes(self.array()?)),
+            b'G' => Op::Float(f64::from_be_bytes(self.bytes.array()?)),
             b'S' => {
-                let line = self.line()?;
-                Op::String(self.unquoted(&line)?)
+                let line = self.bytes.line()?;
+                let bytes = text::unquoted(&line);
+                Op::String(bytes.ok_or_else(|| self.malformed("an invalid string"))?.into())
             }
             b'T' => {
-                let len = self.length_i32()?;
-                Op::String(self.small(len)?)
+                let len = self.signed()?;
+                self.string(len)?
             }
             b'U' => {
-                let len = self.byte()?.into();
-                Op::String(self.small(len)?)
+                let len = self.short()?;
+                self.string(len)?
             }
-            b'V' => Op::Text(self.line()?),
+            b'V' => {
+                let line = self.bytes.line()?;
+                self.text(text::raw_unicode(&line))?
+            }
             0x8c => {
-                let len = self.byte()?.into();
-                self.text(len)?
+                let len = self.short()?;
+                self.utf8(len)?
             }
             b'X' => {
-                let len = u32::from_le_bytes(self.array()?).into();
-                self.text(len)?
+                let len = self.word()?;
+                self.utf8(len)?
             }
             0x8d => {
-                let len = u64::from_le_bytes(self.array()?);
-                self.text(len)?
-            }
-            b'B' => {
-                let len = u32::from_le_bytes(self.array()?).into();
-                Op::Bytes(self.skip(len)?)
+                let len = self.wide()?;
+                self.utf8(len)?
             }
             b'C' => {
-                let len = self.byte()?.into();
-                Op::Bytes(self.skip(len)?)
+                let len = self.short()?;
+                Op::Bytes(self.bytes.skip(len)?)
+            }
+            b'B' => {
+                let len = self.word()?;
+                Op::Bytes(self.bytes.skip(len)?)
             }
             0x8e | 0x96 => {
-                let len = u64::from_le_bytes(self.array()?);
-                Op::Bytes(self.skip(len)?)
+                let len = self.wide()?;
+                Op::Bytes(self.bytes.skip(len)?)
             }
             b']' => Op::EmptyList,
             b')' => Op::EmptyTuple,
@@ -168,206 +180,114 @@ impl Opcodes {
             b's' => Op::SetItem,
             b'u' => Op::SetItems,
             0x90 => Op::AddItems,
-            b'g' => Op::Get(self.number_line()?),
-            b'h' => Op::Get(self.byte()?.into()),
-            b'j' => Op::Get(u32::from_le_bytes(self.array()?).into()),
-            b'p' => Op::Put(self.number_line()?),
-            b'q' => Op::Put(self.byte()?.into()),
-            b'r' => Op::Put(u32::from_le_bytes(self.array()?).into()),
+            b'g' => Op::Get(self.index()?),
+            b'h' => Op::Get(self.short()?),
+            b'j' => Op::Get(self.word()?),
+            b'p' => Op::Put(self.index()?),
+            b'q' => Op::Put(self.short()?),
+            b'r' => Op::Put(self.word()?),
             0x94 => Op::Memoize,
-            b'c' => Op::Global(self.line()?, self.line()?),
+            b'c' => Op::Global(self.name()?, self.name()?),
             0x93 => Op::StackGlobal,
-            b'i' => Op::Inst(self.line()?, self.line()?),
+            b'i' => Op::Inst(self.name()?, self.name()?),
             b'o' => Op::Obj,
             b'R' => Op::Reduce,
             0x81 => Op::NewObj,
             0x92 => Op::NewObjEx,
             b'b' => Op::Build,
-            b'P' => Op::PersId(self.line()?),
+            b'P' => {
+                let line = self.bytes.line()?;
+                Op::PersId(String::from_utf8_lossy(&line).into())
+            }
             b'Q' => Op::BinPersId,
-            0x82 => Op::Ext(self.byte()?.into()),
-            0x83 => Op::Ext(u16::from_le_bytes(self.array()?).into()),
-            0x84 => Op::Ext(u32::from_le_bytes(self.array()?)),
+            0x82 => Op::Ext(self.bytes.byte()?.into()),
+            0x83 => Op::Ext(u16::from_le_bytes(self.bytes.array()?).into()),
+            0x84 => Op::Ext(u32::from_le_bytes(self.bytes.array()?)),
             0x97 => Op::NextBuffer,
             0x98 => Op::ReadonlyBuffer,
-            // A frame only says how many bytes may be read at a time.
-            0x95 => {
-                self.array::<8>()?;
-                return self.next_after_frame(start);
+            code => {
+                let at = self.position() - 1;
+                return Err(malformed(at, &format!("unknown opcode {code:#04x}")));
             }
-            code => return Err(malformed(start, &format!("unknown opcode {code:#04x}"))),
-        };
-        Ok(op)
+        })
     }
 
-    /// Frames may follow one another without end; they are read in a loop, not by recursion.
-    fn next_after_frame(&mut self, start: u64) -> Result<Op> {
-        while self.peek() == Some(0x95) {
-            self.byte()?;
-            self.array::<8>()?;
-        }
-        match self.peek() {
-            Some(_) => self.next(),
-            None => Err(malformed(start, "the file ends in it")),
-        }
+    fn short(&mut self) -> Result<u64> {
+        Ok(self.bytes.byte()?.into())
     }
 
-    /// The next byte, if there is one.
-    pub(crate) fn peek(&mut self) -> Option<u8> {
-        let byte = self.byte().ok()?;
-        self.at -= 1;
-        Some(byte)
+    fn word(&mut self) -> Result<u64> {
+        Ok(u32::from_le_bytes(self.bytes.array()?).into())
     }
 
-    fn byte(&mut self) -> Result<u8> {
-        const WINDOW: u64 = 64 << 10;
-        let place = self.at.checked_sub(self.window_start).and_then(|place| usize::try_from(place).ok());
-        if let Some(&byte) = place.and_then(|place| self.window.get(place)) {
-            self.at += 1;
-            return Ok(byte);
-        }
-        let len = self.source.size().saturating_sub(self.at).min(WINDOW) as usize;
-        if len == 0 {
-            return Err(self.malformed("the file ends in the middle of it"));
-        }
-        self.window.resize(len, 0);
-        self.window_start = self.at;
-        self.source.read_at(self.at, &mut self.window).map_err(|error| self.unread(error))?;
-        self.at += 1;
-        Ok(self.window[0])
+    fn wide(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.bytes.array()?))
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        for byte in &mut bytes {
-            *byte = self.byte()?;
-        }
-        Ok(bytes)
-    }
-
-    fn length_i32(&mut self) -> Result<u64> {
-        let len = i32::from_le_bytes(self.array()?);
+    /// A length of 32 bits with a sign.
+    fn signed(&mut self) -> Result<u64> {
+        let len = i32::from_le_bytes(self.bytes.array()?);
         u64::try_from(len).map_err(|_| self.malformed("a negative length"))
     }
 
-    /// Passes over bytes without reading them.
-    fn skip(&mut self, len: u64) -> Result<Range<u64>> {
-        let start = self.at;
-        match start.checked_add(len).filter(|&end| end <= self.source.size()) {
-            Some(end) => {
-                self.at = end;
-                Ok(start..end)
-            }
-            None => Err(self.malformed(&format!("{len} bytes that are not in the file"))),
+    fn string(&mut self, len: u64) -> Result<Op> {
+        if len > LONGEST_TEXT {
+            return Err(self.malformed(&format!("a string of {len} bytes, {LONGEST_TEXT} are the limit")));
         }
+        Ok(Op::String(self.bytes.take(len)?.into()))
     }
 
-    fn small(&mut self, len: u64) -> Result<Box<[u8]>> {
+    fn utf8(&mut self, len: u64) -> Result<Op> {
         if len > LONGEST_TEXT {
-            return Err(self.malformed(&format!("a text of {len} bytes, {LONGEST_TEXT} are the limit")));
+            return Ok(Op::LongText(self.bytes.skip(len)?));
         }
-        let range = self.skip(len)?;
-        let mut bytes = vec![0; len as usize];
-        let place = range.start.checked_sub(self.window_start).and_then(|place| usize::try_from(place).ok());
-        let in_window = place.and_then(|place| self.window.get(place..place.checked_add(len as usize)?));
-        match in_window {
-            Some(there) => bytes.copy_from_slice(there),
-            None => self.source.read_at(range.start, &mut bytes).map_err(|error| self.unread(error))?,
-        }
-        Ok(bytes.into())
+        let bytes = self.bytes.take(len)?;
+        self.text(text::utf8(bytes))
     }
 
-    fn text(&mut self, len: u64) -> Result<Op> {
-        if len > LONGEST_TEXT {
-            return Ok(Op::LongText(self.skip(len)?));
+    fn text(&self, text: Option<Text>) -> Result<Op> {
+        match text {
+            Some(Text::Plain(text)) => Ok(Op::Text(text)),
+            Some(Text::Surrogates(text)) => Ok(Op::Surrogates(text)),
+            None => Err(self.malformed("a text in an invalid encoding")),
         }
-        let bytes = self.small(len)?.into_vec();
-        // Python lets lone surrogates pass, which no name of a tensor has.
-        Ok(Op::Text(String::from_utf8(bytes).map_err(|_| self.malformed("a text that is not UTF-8"))?.into()))
     }
 
     fn long(&mut self, len: u64) -> Result<Op> {
         if len > 8 {
-            self.skip(len)?;
+            self.bytes.skip(len)?;
             return Ok(Op::BigInt);
         }
-        let bytes = self.small(len)?;
+        let bytes = self.bytes.take(len)?;
         let negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
         let mut value = [if negative { 0xff } else { 0 }; 8];
         value[..bytes.len()].copy_from_slice(&bytes);
         Ok(Op::Int(i64::from_le_bytes(value)))
     }
 
-    fn int_line(&mut self) -> Result<Op> {
-        let line = self.line()?;
-        let digits = line.strip_suffix('L').unwrap_or(&line);
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        Ok(match digits {
-            "00" => Op::Bool(false),
-            "01" => Op::Bool(true),
-            digits => match digits.parse() {
-                Ok(value) => Op::Int(value),
-                Err(_) if is_number(digits.trim_start_matches('-')) => Op::BigInt,
-                Err(_) => return Err(self.malformed("an integer that is none")),
-            },
-        })
-    }
-
-    fn number_line(&mut self) -> Result<u64> {
-        let line = self.line()?;
-        line.parse().map_err(|_| self.malformed("the number of a memo that is none"))
-    }
-
-    fn line(&mut self) -> Result<Box<str>> {
-        let mut bytes = Vec::new();
-        loop {
-            match self.byte()? {
-                b'\n' => break,
-                _ if bytes.len() == LONGEST_LINE => return Err(self.malformed("a line that is too long")),
-                byte => bytes.push(byte),
-            }
+    fn integer(&mut self, read: fn(&[u8]) -> Option<Integer>) -> Result<Op> {
+        let line = self.bytes.line()?;
+        match read(&line) {
+            Some(Integer::Bool(value)) => Ok(Op::Bool(value)),
+            Some(Integer::Small(value)) => Ok(Op::Int(value)),
+            Some(Integer::Big) => Ok(Op::BigInt),
+            None => Err(self.malformed("an invalid integer")),
         }
-        let text = String::from_utf8(bytes).map_err(|_| self.malformed("a line that is not UTF-8"))?;
-        Ok(text.strip_suffix('\r').unwrap_or(&text).into())
     }
 
-    /// What stands between quotes.
-    fn unquoted(&self, line: &str) -> Result<Box<[u8]>> {
-        let inner = ['\'', '"'].iter().find_map(|&quote| line.strip_prefix(quote)?.strip_suffix(quote));
-        let inner = inner.ok_or_else(|| self.malformed("a string without quotes"))?.as_bytes();
-        let mut bytes = Vec::with_capacity(inner.len());
-        let mut rest = inner;
-        while let Some((&byte, more)) = rest.split_first() {
-            rest = more;
-            if byte != b'\\' {
-                bytes.push(byte);
-                continue;
-            }
-            let hex = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-            let (escaped, len) = match rest {
-                [b'n', ..] => (b'\n', 1),
-                [b't', ..] => (b'\t', 1),
-                [b'r', ..] => (b'\r', 1),
-                [b'x', a, b, ..] => (hex(&[*a, *b]).ok_or_else(|| self.malformed("an unknown escape"))?, 3),
-                [other @ (b'\\' | b'\'' | b'"'), ..] => (*other, 1),
-                _ => return Err(self.malformed("an unknown escape")),
-            };
-            bytes.push(escaped);
-            rest = &rest[len..];
-        }
-        Ok(bytes.into())
+    fn index(&mut self) -> Result<u64> {
+        let line = self.bytes.line()?;
+        text::index(&line).ok_or_else(|| self.malformed("an invalid index of the memo"))
+    }
+
+    /// The module or the name of a global.
+    fn name(&mut self) -> Result<Box<str>> {
+        let line = self.bytes.line()?;
+        let name = String::from_utf8(line).map_err(|_| self.malformed("a name that is not UTF-8"))?;
+        Ok(name.into())
     }
 
     fn malformed(&self, what: &str) -> Error {
-        malformed(self.at, what)
+        self.bytes.malformed(what)
     }
-
-    fn unread(&self, error: io::Error) -> Error {
-        crate::input::failed("it cannot be read", error)
-    }
-}
-
-/// An error that says where in the pickle it is.
-pub(crate) fn malformed(at: u64, what: &str) -> Error {
-    Error::new(ErrorKind::Malformed, format!("the pickle is broken at byte {at}: {what}"))
 }

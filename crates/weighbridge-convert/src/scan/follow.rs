@@ -78,6 +78,7 @@ impl State {
                 self.stack.push(top);
             }
             Op::Text(text) => self.text(&text),
+            Op::Surrogates(_) => self.other(),
             Op::String(bytes) => match std::str::from_utf8(&bytes) {
                 Ok(text) => self.text(text),
                 Err(_) => self.other(),
