@@ -316,6 +316,31 @@ fn archives_that_lie_are_refused() {
 }
 
 #[test]
+fn storages_that_are_missing_matter_where_they_are_wanted() {
+    let none = || Options::new().only(weighbridge::Names::exact("other"));
+    let file = Made::new(&archive(&[stored("a/data.pkl", TENSOR)]));
+    assert!(file.refused().to_string().contains("is not in the archive"));
+    let foreign = open(file.path(), &none()).unwrap();
+    assert_eq!((foreign.checkpoint().len(), foreign.unchosen()), (0, 1));
+    // A file of old that is cut.
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pickle");
+    let bytes = std::fs::read(fixtures.join("legacy2.pt")).unwrap();
+    let file = Made::new(&bytes[..bytes.len() - 1]);
+    assert!(file.refused().to_string().contains("ends behind the end of the file"));
+    let names = |options: &Options| {
+        let foreign = open(file.path(), options)?;
+        Ok::<_, Error>(
+            foreign.checkpoint().tensors().map(|tensor| tensor.name().to_owned()).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(names(&none()).unwrap(), [""; 0]);
+    let all = open(fixtures.join("legacy2.pt"), &Options::new()).unwrap();
+    let one = |name: &str| Options::new().only(weighbridge::Names::exact(name));
+    let read = all.checkpoint().tensors().filter(|it| names(&one(it.name())).is_ok()).count();
+    assert!(read > 0 && read < all.checkpoint().len());
+}
+
+#[test]
 fn tensors_that_reach_too_far_are_refused() {
     let data = [7; 16];
     let with = |args: &[u8]| {
