@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use weighbridge::{Checkpoint, ErrorKind, Names, Plan, TensorRef, write::Save};
-use weighbridge_convert::{Aliases, Foreign, Format, NoteKind, Options, Verdict, open, scan};
+use weighbridge_convert::{Aliases, Foreign, Format, Note, NoteKind, Options, Verdict, open, scan};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pickle").join(name)
@@ -173,7 +173,7 @@ fn dtypes_that_are_not_read_are_refused_by_name() {
         assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some(names[0])));
         let foreign = open(fixture(file), &Options::new().skip_unsupported(true)).unwrap();
         assert_eq!(foreign.checkpoint().len(), 1);
-        assert_eq!(foreign.notes().iter().map(|note| note.name()).collect::<Vec<_>>(), names);
+        assert_eq!(foreign.notes().iter().map(Note::name).collect::<Vec<_>>(), names);
         let foreign = open(fixture(file), &Options::new().only(Names::exact("ok"))).unwrap();
         assert_eq!((foreign.checkpoint().len(), foreign.notes().len()), (1, 0));
     }
@@ -191,7 +191,7 @@ fn torchscript_is_read_without_its_code() {
     }
     assert_eq!(foreign.checkpoint().len(), expected.len());
     let kept: Vec<_> =
-        foreign.notes().iter().filter(|it| it.kind() == NoteKind::Kept).map(|it| it.name()).collect();
+        foreign.notes().iter().filter(|it| it.kind() == NoteKind::Kept).map(Note::name).collect();
     assert_eq!(kept, ["plain", "listed.0"]);
     let foreign = read("frozen.pt");
     assert_eq!(foreign.notes()[0].name(), "constants.pkl");

@@ -180,7 +180,7 @@ impl Machine {
                 _ => return Err(self.malformed("an object of another base than it says")),
             },
             (Some(Callable::Record), Some(Callable::Sequence | Callable::Set)) => {
-                object.items = self.items(&[state])?
+                object.items = self.items(&[state])?;
             }
             (Some(Callable::Record), _) if matches!(self.value(state), Value::None) => {}
             (Some(Callable::Record), _) => object.args = vec![state],

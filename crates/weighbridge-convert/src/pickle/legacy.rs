@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
+use super::allow::check;
 use super::machine::load;
 use super::plain::inline;
 use super::tensors::{Storages, contents};
@@ -34,8 +35,12 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         at = pickle.end;
         Ok::<_, Error>(pickle)
     };
+    // Only the object has values that may be chosen.
     let plain = Options::default();
-    let (_magic, version, _system) = (next(&plain)?, next(&plain)?, next(&plain)?);
+    let (magic, version, system) = (next(&plain)?, next(&plain)?, next(&plain)?);
+    for about in [&magic, &version, &system] {
+        check(&about.globals, |_| true)?;
+    }
     if !matches!(version.at(version.root), Value::Int(VERSION)) {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -44,6 +49,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     }
     let object = next(options)?;
     let keys = next(&plain)?;
+    check(&keys.globals, |_| true)?;
     let Value::Sequence(names) = keys.at(keys.root) else {
         return Err(Error::new(ErrorKind::Malformed, "the keys of its storages are no list"));
     };

@@ -39,13 +39,14 @@ pub(super) struct Machine {
 }
 
 /// Reads the pickle at `at`. Objects of classes that are not known become records of what they are made of. An unknown class
-/// is an error here, unless only some names are wanted or tensors may be left out: then it depends on where it stands.
+/// is an error here, unless only some names are wanted or a tensor cannot be converted: then it depends on where it is.
 pub(crate) fn load(source: Arc<dyn Source>, at: u64, options: &Options) -> Result<Pickle> {
     let mut opcodes = Opcodes::new(Arc::clone(&source), at);
     let mut machine = Machine::new(source, at, Allowed::of(&options.allowed)?);
     let root = machine.run(&mut opcodes);
     // All that is imported up to a place that cannot be run, too: what is refused is told at once.
-    let depends = root.is_ok() && (options.names.is_some() || options.skip_unsupported);
+    let is_refused = |node: &Value| matches!(node, Value::Refused(_));
+    let depends = root.is_ok() && (options.names.is_some() || machine.nodes.iter().any(is_refused));
     check(&machine.globals, |_| !depends)?;
     let (root, end) = (root?, opcodes.position());
     let Machine { nodes, storages, globals, beside, .. } = machine;

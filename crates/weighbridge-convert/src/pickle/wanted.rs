@@ -96,8 +96,8 @@ fn check_globals<'f>(
         }
     };
     for sighting in &flat.sightings {
-        let of_skipped = sighting.of_refused && options.skip_unsupported;
-        spare(sighting.global, of_skipped || !may_want(options, &sighting.name));
+        // What belongs to a tensor that cannot be converted is refused with it, or left out.
+        spare(sighting.global, sighting.of_refused || !may_want(options, &sighting.name));
     }
     for tensor in wanted {
         if let Some(global) = tensor.under {
