@@ -97,6 +97,8 @@ impl Format {
                 let message = "it is compressed with gzip, and no record of Burn's; unpack it first";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
+            // Protocols 0 and 1 do not say what they are.
+            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.clone())) => Self::Pickle,
             _ => {
                 let message =
                     "it is none of what is read here: pickle, NumPy, ONNX, GGUF, HDF5, Flax, Burn's records";

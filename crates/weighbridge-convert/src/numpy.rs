@@ -21,7 +21,7 @@ pub use write::{npy, npz};
 
 /// Where an array of plain numbers ends, which may be beyond the end of the file; `None` if it is anything else.
 pub(crate) fn end_of_numbers(file: &FilePart) -> Option<u64> {
-    let header = Header::read(file).ok()?;
+    let Found::Array(header) = Header::read(file).ok()? else { return None };
     header.data.checked_add(header.dtype.size_of(&header.shape).ok()?)
 }
 

@@ -74,8 +74,9 @@ impl Options {
         self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
-    /// Takes objects of a class that a pickle imports, `package.module.Class`, for records of their attributes, where the
-    /// pickle would be refused because of it. Nothing of the class is run.
+    /// Takes objects of a class that a pickle imports, `package.module.Class`, for records of what they are made of, where the
+    /// pickle would be refused because of it. Nothing of the class is run. A glob such as `omegaconf.*` allows many, but
+    /// nothing that is known to be dangerous.
     #[must_use]
     pub fn allow_global(mut self, global: impl Into<String>) -> Self {
         self.allowed.push(global.into());

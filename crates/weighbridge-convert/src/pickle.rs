@@ -1,20 +1,31 @@
 //! Pickles, PyTorch's above all: read by an interpreter that executes nothing.
 
+mod allow;
+mod arrays;
+mod aside;
 mod bytes;
 mod calls;
 mod element;
 mod flatten;
 mod globals;
+mod jit;
+mod keys;
 mod legacy;
 mod machine;
+mod objects;
 mod opcode;
+mod persistent;
 mod plain;
+mod reach;
 mod shards;
 mod tensors;
 mod text;
+mod torch_nn;
+mod unwrap;
 mod value;
 mod verdict;
 mod view;
+mod wanted;
 mod zipped;
 
 use std::sync::Arc;
@@ -27,6 +38,7 @@ use crate::input::Input;
 use crate::options::Options;
 
 pub(crate) use legacy::is_legacy;
+pub(crate) use machine::is_whole;
 pub(crate) use opcode::{Op, Opcodes};
 pub use verdict::Verdict;
 pub(crate) use zipped::pickle_in;

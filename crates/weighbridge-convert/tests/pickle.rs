@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use weighbridge::{Checkpoint, ErrorKind, Plan, TensorRef, write::Save};
-use weighbridge_convert::{Aliases, Foreign, Format, NoteKind, Options, Verdict, open, scan};
+use weighbridge::{Checkpoint, ErrorKind, Names, Plan, TensorRef, write::Save};
+use weighbridge_convert::{Aliases, Foreign, Format, Note, NoteKind, Options, Verdict, open, scan};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pickle").join(name)
@@ -65,6 +65,9 @@ fn are_what_pytorch_reads() {
         ("training.pth", "training", Format::TorchZip),
         ("module.pt", "module", Format::TorchZip),
         ("quantised.pt", "quantised", Format::TorchZip),
+        ("module_legacy.pt", "module_legacy", Format::TorchLegacy),
+        ("layer.pt", "layer", Format::TorchZip),
+        ("float4.pt", "float4", Format::TorchZip),
         ("numpy2.pkl", "numpy", Format::Pickle),
         ("numpy3.pkl", "numpy", Format::Pickle),
         ("numpy4.pkl", "numpy", Format::Pickle),
@@ -144,6 +147,71 @@ fn what_safetensors_cannot_hold_is_refused_or_left_out() {
     assert_eq!(foreign.notes()[0].kind(), NoteKind::Dropped);
     let error = open(fixture("conjugate.pt"), &Options::new()).unwrap_err();
     assert!(error.to_string().contains("resolve_conj"), "{error}");
+}
+
+fn notes(foreign: &Foreign) -> Vec<String> {
+    foreign.notes().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn of_a_module_stays_what_its_state_dict_has() {
+    let notes = notes(&read("layer.pt"));
+    assert!(
+        notes.contains(&r#"dropped "temporary": a buffer that is not persistent"#.to_owned()),
+        "{notes:?}"
+    );
+    assert!(
+        notes.iter().any(|note| note.starts_with(r#"dropped "plain": an attribute of a module"#)),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn dtypes_that_are_not_read_are_refused_by_name() {
+    for (file, names) in [("bits.pt", &["b"][..]), ("jagged.pt", &["j", "m"])] {
+        let error = open(fixture(file), &Options::new()).unwrap_err();
+        assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some(names[0])));
+        let foreign = open(fixture(file), &Options::new().skip_unsupported(true)).unwrap();
+        assert_eq!(foreign.checkpoint().len(), 1);
+        assert_eq!(foreign.notes().iter().map(Note::name).collect::<Vec<_>>(), names);
+        let foreign = open(fixture(file), &Options::new().only(Names::exact("ok"))).unwrap();
+        assert_eq!((foreign.checkpoint().len(), foreign.notes().len()), (1, 0));
+    }
+    let error = open(fixture("bits.pt"), &Options::new()).unwrap_err();
+    assert!(error.to_string().contains("it is a tensor of the dtype torch.bits8"), "{error}");
+}
+
+#[test]
+fn torchscript_is_read_without_its_code() {
+    let foreign = read("script.pt");
+    let expected = Checkpoint::open(fixture("script.safetensors")).unwrap();
+    for tensor in expected.tensors() {
+        let found = foreign.checkpoint().tensor(tensor.name()).unwrap();
+        assert_eq!((found.shape(), bytes(&found)), (tensor.shape(), bytes(&tensor)), "{}", tensor.name());
+    }
+    assert_eq!(foreign.checkpoint().len(), expected.len());
+    let kept: Vec<_> =
+        foreign.notes().iter().filter(|it| it.kind() == NoteKind::Kept).map(Note::name).collect();
+    assert_eq!(kept, ["plain", "listed.0"]);
+    let foreign = read("frozen.pt");
+    assert_eq!(foreign.notes()[0].name(), "constants.pkl");
+    assert!(foreign.checkpoint().tensor("CONSTANTS.c0").is_some());
+    assert!(
+        foreign.checkpoint().tensors().any(|tensor| tensor.shape() == [1, 2]),
+        "the weight of the linear"
+    );
+}
+
+#[test]
+fn of_shards_what_is_left_out_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("sparse.pt"), dir.path().join("a.bin")).unwrap();
+    let index = dir.path().join("pytorch_model.bin.index.json");
+    std::fs::write(&index, r#"{"weight_map": {"w": "a.bin", "v": "a.bin"}}"#).unwrap();
+    assert_eq!(open(&index, &Options::new()).unwrap_err().kind(), ErrorKind::Unsupported);
+    for options in [Options::new().skip_unsupported(true), Options::new().only(Names::exact("v"))] {
+        assert_eq!(open(&index, &options).unwrap().checkpoint().len(), 1);
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ Examples:
   weighbridge convert pytorch_model.bin -o model.safetensors
   weighbridge convert bert-base/ -o bert/ --max-shard-size 2GB
   weighbridge convert last.ckpt --except 'optimizer_states.*' --to bf16 -o model.safetensors
-  weighbridge convert unet.pth --allow-global mylib.config.Config -o unet.safetensors
+  weighbridge convert unet.pth --allow-global 'omegaconf.*' -o unet.safetensors
   weighbridge convert model-Q4_K_M.gguf --to bf16 -o model/
   weighbridge convert model.safetensors -o model.npz
   weighbridge convert trained.safetensors --into model.onnx -o trained.onnx")]
@@ -55,8 +55,8 @@ pub(crate) struct Convert {
     #[arg(long)]
     strict: bool,
 
-    /// Take objects of this class in a pickle for records of their attributes; nothing of it is run. May be given several
-    /// times
+    /// Take objects of this class in a pickle, or of all that match a glob, for records of what they are made of; nothing of
+    /// it is run. May be given several times
     #[arg(long, value_name = "MODULE.CLASS")]
     allow_global: Vec<String>,
 

@@ -2,58 +2,59 @@
 
 use std::sync::Arc;
 
-use weighbridge::{Error, ErrorKind, Result};
+use weighbridge::{ErrorKind, Result};
 
+use super::arrays::numpy_type;
 use super::element::{self, Element};
 use super::globals::Callable;
 use super::machine::Machine;
-use super::value::{Id, Place, Quantiser, Storage, Value, View};
+use super::value::{Id, Object, Place, Quantiser, Refusal, Value, View};
 
 /// More dimensions than PyTorch and NumPy have.
 const MOST_DIMS: usize = 64;
-/// Bytes of the pickle that are read into memory to be taken for a number or a text.
-const SMALL: u64 = 1 << 10;
 
-impl Machine<'_> {
+impl Machine {
     /// Calls a global.
     pub(super) fn call(&mut self, global: u32, args: Vec<Id>) -> Result<Value> {
-        let Some((module, name, callable)) = self.callable(global) else {
+        let Some((called, callable)) = self.callable(global) else {
             return Err(self.malformed("an unknown global"));
         };
-        let called = format!("{module}.{name}");
+        let called = called.path();
         match callable {
             Callable::Dict => self.dict(args.first().copied()),
             Callable::DefaultDict => self.dict(args.get(1).copied()),
-            Callable::Sequence => {
-                let items = match args.first() {
-                    Some(&items) => self.sequence(items)?.to_vec(),
-                    None => Vec::new(),
-                };
-                self.charge(size_of_val(&*items))?;
-                Ok(Value::Sequence(items))
-            }
+            Callable::Sequence => self.items(&args).map(Value::Sequence),
+            Callable::Set => self.items(&args).map(Value::Set),
             Callable::Encode => self.encode(&args),
             Callable::Bytes => match args.first().map(|&id| self.value(id).clone()) {
                 Some(Value::Bytes(place)) => Ok(Value::Bytes(place)),
                 None => Ok(Value::Bytes(Place::Memory(Arc::from([])))),
                 Some(_) => self.encode(&args),
             },
-            Callable::RebuildTensor => self.tensor(&args, None),
+            Callable::RebuildTensor => self.tensor(&args, None, None),
             Callable::RebuildTensorV2 => {
-                self.plain(args.get(6))?;
-                self.tensor(&args, None)
+                let refusal = self.changed(args.get(6));
+                self.tensor(&args, None, refusal)
             }
             Callable::RebuildTensorV3 => {
-                self.plain(args.get(7))?;
-                let dtype = args.get(6).map(|&id| self.torch_dtype(id)).transpose()?;
-                self.tensor(&args, dtype)
+                let (mut refusal, mut dtype) = (self.changed(args.get(7)), None);
+                match args.get(6).map(|&id| self.torch_dtype(id)).transpose()? {
+                    Some(Ok(read)) => dtype = Some(read),
+                    Some(Err(unread)) => refusal = Some(unread),
+                    None => {}
+                }
+                self.tensor(&args, dtype, refusal)
             }
             Callable::RebuildQuantised => self.quantised(&args),
-            // Handled where it is met, unless it is called in another's name.
+            // Handled where they are met, unless they are called in another's name.
             Callable::RebuildParameter => match args.first().map(|&id| self.value(id)) {
-                Some(value @ Value::Tensor(_)) => Ok(value.clone()),
+                Some(value @ (Value::Tensor(_) | Value::Refused(_))) => Ok(value.clone()),
                 _ => Err(self.malformed("a parameter without data")),
             },
+            Callable::Same | Callable::NewObject => {
+                Err(self.malformed("a call in another's name that is not read"))
+            }
+            Callable::Reconstructor => self.reconstructed(&args),
             Callable::RebuildFromType => {
                 let (&[function, _, inner, ..], false) = (&*args, args.len() > 4) else {
                     return Err(self.malformed("a tensor with arguments that are not its own"));
@@ -62,14 +63,14 @@ impl Machine<'_> {
                 self.charge(size_of_val(&*inner))?;
                 match *self.value(function) {
                     Value::Global(number)
-                        if self.callable(number).is_some_and(|it| it.2 != Callable::RebuildFromType) =>
+                        if self.callable(number).is_some_and(|it| it.1 != Callable::RebuildFromType) =>
                     {
                         self.call(number, inner)
                     }
-                    _ => Err(self.malformed("a tensor that is made by what is no global")),
+                    _ => Err(self.malformed("a tensor that is made by what is not a global")),
                 }
             }
-            Callable::Refused(what) => Ok(Value::Refused(what)),
+            Callable::Refused(what) => Ok(unsupported(what)),
             Callable::NumpyReconstruct => Ok(Value::NumpyBlank),
             Callable::NumpyFromBuffer => match args[..] {
                 [data, dtype, shape, order] => {
@@ -80,20 +81,58 @@ impl Machine<'_> {
             },
             Callable::NumpyScalar => self.scalar(&args),
             Callable::NumpyDtype => {
-                let name = args.first().and_then(|&id| self.text(id)).unwrap_or_default();
-                Ok(numpy_type(name))
+                let Some(&name) = args.first() else { return Err(self.malformed("a dtype without a name")) };
+                Ok(match *self.value(name) {
+                    Value::Global(number) => match self.callable(number) {
+                        Some((global, Callable::MlDtype)) => Value::NumpyType {
+                            element: element::of_numpy(&global.name),
+                            kind: b'V',
+                            swap: false,
+                        },
+                        _ => numpy_type(""),
+                    },
+                    _ => numpy_type(self.text(name).unwrap_or_default()),
+                })
             }
-            Callable::Record => Ok(Value::Record(None)),
-            Callable::Opaque | Callable::Marker | Callable::Storage | Callable::Dtype => {
+            Callable::Record => {
+                Ok(Value::Object(Box::new(Object { class: global, args, ..Object::default() })))
+            }
+            Callable::Opaque | Callable::Marker | Callable::Storage | Callable::Dtype | Callable::MlDtype => {
                 Ok(Value::Opaque(called.into()))
             }
         }
     }
 
+    /// What of the arguments has no place in what a call returns.
+    pub(super) fn beside_of<'a>(&self, global: u32, args: &'a [Id]) -> &'a [Id] {
+        let range = match self.callable(global).map(|it| it.1) {
+            Some(
+                Callable::Opaque
+                | Callable::Marker
+                | Callable::Storage
+                | Callable::Dtype
+                | Callable::MlDtype
+                | Callable::Refused(_),
+            ) => 0..args.len(),
+            Some(Callable::DefaultDict | Callable::NumpyReconstruct) => 0..1,
+            Some(Callable::RebuildTensorV2 | Callable::RebuildTensorV3 | Callable::RebuildQuantised) => {
+                5..args.len()
+            }
+            // The second is the class, the fourth its state; the third, its arguments, is read.
+            Some(Callable::RebuildFromType) => 1..args.len(),
+            _ => 0..0,
+        };
+        args.get(range).unwrap_or_default()
+    }
+
     /// Gives an object its state.
     pub(super) fn build(&mut self, object: Id, state: Id) -> Result<()> {
+        self.charge(64)?;
+        if let Some(Value::Object(object)) = self.nodes.get_mut(object as usize) {
+            object.states.push(state);
+            return Ok(());
+        }
         let built = match self.value(object) {
-            Value::Record(_) => Value::Record(Some(self.attributes(state))),
             Value::NumpyBlank => match self.value(state) {
                 Value::Sequence(items) => match items[..] {
                     [_, shape, dtype, fortran, data] => {
@@ -104,41 +143,71 @@ impl Machine<'_> {
                 },
                 _ => return Err(self.malformed("an array with a state that is not its own")),
             },
-            &Value::NumpyType { element, .. } => {
+            &Value::NumpyType { element, kind, .. } => {
                 let items = self.sequence(state)?;
                 let order = items.get(1).and_then(|&id| self.text(id));
                 // Fields, or a shape of its own: a structured type.
                 let plain = items.iter().skip(2).take(3).all(|&id| matches!(self.value(id), Value::None));
-                Value::NumpyType { element: element.filter(|_| plain), swap: order == Some(">") }
+                let kind = if plain { kind } else { b'V' };
+                Value::NumpyType { element: element.filter(|_| plain), kind, swap: order == Some(">") }
             }
-            // Attributes of tensors and dicts, `_metadata` above all, are no part of a checkpoint.
-            Value::Tensor(_) | Value::Dict(_) | Value::Sequence(_) | Value::Opaque(_) | Value::Refused(_) => {
-                return Ok(());
-            }
-            _ => return Err(self.malformed("a state for what has none")),
+            Value::Tensor(_)
+            | Value::Dict(_)
+            | Value::Sequence(_)
+            | Value::Set(_)
+            | Value::Opaque(_)
+            | Value::Refused(_) => return self.keep_beside(object, &[state]),
+            Value::Global(_) => return Err(self.malformed("a state for a global itself")),
+            _ => return Err(self.malformed("a state for a value that does not take one")),
         };
-        self.charge(64)?;
         if let Some(node) = self.nodes.get_mut(object as usize) {
             *node = built;
         }
         Ok(())
     }
 
-    /// The attributes in a state: a dict, or a tuple of one and the slots.
-    fn attributes(&self, state: Id) -> Id {
-        match self.value(state) {
-            Value::Sequence(items) => {
-                items.iter().copied().find(|&id| matches!(self.value(id), Value::Dict(_))).unwrap_or(state)
+    /// An object as protocols 0 and 1 have it: a class, the type that it was derived from, and the value of that.
+    fn reconstructed(&mut self, args: &[Id]) -> Result<Value> {
+        let &[class, base, state] = args else {
+            return Err(self.malformed("an object with arguments that are not its own"));
+        };
+        let (class, base) = (self.class(class)?, self.class(base)?);
+        let callable = self.callable(class).map(|it| it.1);
+        let mut object = Object { class, ..Object::default() };
+        match (callable, self.callable(base).map(|it| it.1)) {
+            (Some(Callable::Record), Some(Callable::Dict)) => match self.dict(Some(state))? {
+                Value::Dict(pairs) => object.entries = pairs,
+                _ => return Err(self.malformed("an object of another base than it says")),
+            },
+            (Some(Callable::Record), Some(Callable::Sequence | Callable::Set)) => {
+                object.items = self.items(&[state])?;
             }
-            _ => state,
+            (Some(Callable::Record), _) if matches!(self.value(state), Value::None) => {}
+            (Some(Callable::Record), _) => object.args = vec![state],
+            // What is known by itself makes of a value what it makes of an argument.
+            (Some(Callable::Reconstructor), _) => return Err(self.malformed("a call of itself")),
+            _ if matches!(self.value(state), Value::None) => return self.call(class, Vec::new()),
+            _ => return self.call(class, vec![state]),
         }
+        Ok(Value::Object(Box::new(object)))
+    }
+
+    /// The items of the first argument; none without one.
+    fn items(&mut self, args: &[Id]) -> Result<Vec<Id>> {
+        let items = match args.first().map(|&id| self.value(id)) {
+            None => Vec::new(),
+            Some(Value::Sequence(items) | Value::Set(items)) => items.clone(),
+            Some(_) => return Err(self.malformed("a list of what has no items")),
+        };
+        self.charge(size_of_val(&*items))?;
+        Ok(items)
     }
 
     fn dict(&mut self, pairs: Option<Id>) -> Result<Value> {
         let pairs = match pairs.map(|id| self.value(id)) {
             None | Some(Value::None) => Vec::new(),
             Some(Value::Dict(pairs)) => pairs.clone(),
-            Some(Value::Sequence(items)) => {
+            Some(Value::Sequence(items) | Value::Set(items)) => {
                 let pair = |&id: &Id| match self.sequence(id)? {
                     &[key, value] => Ok((key, value)),
                     _ => Err(self.malformed("a key without a value")),
@@ -166,35 +235,41 @@ impl Machine<'_> {
         }
     }
 
-    /// Fails for metadata of a tensor that would change its values.
-    fn plain(&self, metadata: Option<&Id>) -> Result<()> {
-        let Some(Value::Dict(pairs)) = metadata.map(|&id| self.value(id)) else { return Ok(()) };
-        for &(key, value) in pairs {
-            if let (Some(key @ ("conj" | "neg")), Value::Bool(true)) = (self.text(key), self.value(value)) {
-                let what =
-                    format!("a tensor with its {key} bit set; call resolve_{key}() on it before it is saved");
-                return Err(self.unsupported(&what));
+    /// Metadata of a tensor that would change its values.
+    fn changed(&self, metadata: Option<&Id>) -> Option<Refusal> {
+        let Some(Value::Dict(pairs)) = metadata.map(|&id| self.value(id)) else { return None };
+        pairs.iter().find_map(|&(key, value)| match (self.text(key), self.value(value)) {
+            (Some(key @ ("conj" | "neg")), Value::Bool(true)) => {
+                let what = format!(
+                    "a tensor with its {key} bit set (call resolve_{key}() on it before it is saved)"
+                );
+                Some(Refusal { kind: ErrorKind::Unsupported, what })
             }
-        }
-        Ok(())
+            _ => None,
+        })
     }
 
-    fn torch_dtype(&self, id: Id) -> Result<Element> {
-        let name = match *self.value(id) {
-            Value::Global(number) => self.callable(number).filter(|it| it.2 == Callable::Dtype),
+    fn torch_dtype(&self, id: Id) -> Result<std::result::Result<Element, Refusal>> {
+        let global = match *self.value(id) {
+            Value::Global(number) => self.callable(number).filter(|it| it.1 == Callable::Dtype),
             _ => None,
         };
-        let element = name.and_then(|it| element::of_torch(it.1));
-        element.ok_or_else(|| self.unsupported("a tensor of an unknown dtype"))
+        let (global, _) = global.ok_or_else(|| self.malformed("a tensor without a dtype"))?;
+        Ok(element::of_torch(&global.name).ok_or_else(|| unread(&global.name)))
     }
 
     /// Storage, offset, shape and strides.
-    fn tensor(&mut self, args: &[Id], dtype: Option<Element>) -> Result<Value> {
+    fn tensor(&mut self, args: &[Id], dtype: Option<Element>, refusal: Option<Refusal>) -> Result<Value> {
         let &[storage, offset, shape, strides, ..] = args else {
             return Err(self.malformed("a tensor with too few arguments"));
         };
-        let &Value::Storage { number, element, first } = self.value(storage) else {
-            return Err(self.malformed("a tensor without a storage"));
+        if let Some(refusal) = refusal {
+            return Ok(Value::Refused(Box::new(refusal)));
+        }
+        let (number, element, first) = match self.value(storage) {
+            &Value::Storage { number, element, first } => (number, element, first),
+            Value::UnreadStorage(dtype) => return Ok(Value::Refused(Box::new(unread(dtype)))),
+            _ => return Err(self.malformed("a tensor without a storage")),
         };
         let Some(element) = dtype.or(element) else {
             return Err(self.malformed("a tensor of a storage without a dtype"));
@@ -204,7 +279,7 @@ impl Machine<'_> {
         let shape = self.shape(shape)?;
         let strides = self.dims(strides)?;
         let view = View { storage: number, element, offset, shape, strides, swap: false, quantiser: None };
-        self.checked(view)
+        Ok(self.checked(view))
     }
 
     fn dims(&self, id: Id) -> Result<Vec<u64>> {
@@ -215,28 +290,36 @@ impl Machine<'_> {
         items.iter().map(|&item| self.unsigned(item)).collect()
     }
 
-    fn shape(&self, id: Id) -> Result<Vec<usize>> {
+    pub(super) fn shape(&self, id: Id) -> Result<Vec<usize>> {
         let too_large = |_| self.malformed("a dimension that does not fit this machine");
         self.dims(id)?.into_iter().map(|dim| usize::try_from(dim).map_err(too_large)).collect()
     }
 
     /// A tensor whose elements are all within its storage.
-    fn checked(&self, view: View) -> Result<Value> {
-        let reach =
-            super::view::reach(&view).ok_or_else(|| self.malformed("a shape that does not fit 64 bits"))?;
+    pub(super) fn checked(&self, view: View) -> Value {
         let len = self.storages.get(view.storage as usize).map_or(0, |storage| storage.len);
-        if view.shape.len() != view.strides.len() {
-            return Err(self.malformed("a tensor with more dimensions than strides"));
-        }
-        if reach > len {
-            let what = format!("a tensor that reaches to byte {reach} of a storage of {len} bytes");
-            return Err(self.malformed(&what));
-        }
-        Ok(Value::Tensor(Box::new(view)))
+        let what = match super::view::reach(&view) {
+            _ if view.shape.len() != view.strides.len() => {
+                "a tensor with more dimensions than strides".to_owned()
+            }
+            None => "a shape that does not fit 64 bits".to_owned(),
+            Some(reach) if reach > len => {
+                format!("a tensor that reaches to byte {reach} of a storage of {len} bytes")
+            }
+            Some(_) if view.element.shape(&view.shape).is_none() => {
+                return unsupported("a scalar of two values of 4 bits");
+            }
+            Some(_) => return Value::Tensor(Box::new(view)),
+        };
+        let what = format!("the pickle is broken at byte {}: {what}", self.at);
+        Value::Refused(Box::new(Refusal { kind: ErrorKind::Malformed, what }))
     }
 
     fn quantised(&mut self, args: &[Id]) -> Result<Value> {
-        let mut value = self.tensor(args, None)?;
+        let mut value = self.tensor(args, None, None)?;
+        if !matches!(value, Value::Tensor(_)) {
+            return Ok(value);
+        }
         let parameters =
             args.get(4).copied().ok_or_else(|| self.malformed("a quantised tensor without a scale"))?;
         let quantiser = match *self.sequence(parameters)? {
@@ -244,7 +327,7 @@ impl Machine<'_> {
                 let (&Value::Float(scale), &Value::Int(zero_point)) =
                     (self.value(scale), self.value(zero_point))
                 else {
-                    return Err(self.malformed("a scale that is no number"));
+                    return Err(self.malformed("a scale that is not a number"));
                 };
                 Quantiser::Tensor { scale, zero_point }
             }
@@ -252,7 +335,7 @@ impl Machine<'_> {
                 let (Value::Tensor(_), Value::Tensor(_), &Value::Int(axis)) =
                     (self.value(scales), self.value(zero_points), self.value(axis))
                 else {
-                    return Err(self.unsupported("scales that are no tensors"));
+                    return Err(self.unsupported("scales that are not tensors"));
                 };
                 Quantiser::Channel { scales, zero_points, axis }
             }
@@ -263,92 +346,12 @@ impl Machine<'_> {
         }
         Ok(value)
     }
-
-    /// An array of NumPy.
-    fn array(&mut self, data: Id, dtype: Id, shape: Id, fortran: bool) -> Result<Value> {
-        let &Value::NumpyType { element, swap } = self.value(dtype) else {
-            return Err(self.malformed("an array without a dtype"));
-        };
-        let Some(element) = element else {
-            return Ok(Value::Opaque("an array of objects, texts or records".into()));
-        };
-        let (place, len) = match self.value(data) {
-            Value::Bytes(place @ Place::Range(range)) => (place.clone(), range.end - range.start),
-            Value::Bytes(place @ Place::Memory(bytes)) => (place.clone(), bytes.len() as u64),
-            // Python 2's string, where it happens to be UTF-8.
-            Value::Text(text) => (Place::Memory(text.as_bytes().into()), text.len() as u64),
-            _ => return Ok(Value::Opaque("an array without bytes".into())),
-        };
-        let shape = self.shape(shape)?;
-        let mut strides = vec![0; shape.len()];
-        let mut stride = 1_u64;
-        let mut fill = |place: usize| {
-            strides[place] = stride;
-            stride = stride.saturating_mul(shape[place].max(1) as u64);
-        };
-        match fortran {
-            true => (0..shape.len()).for_each(&mut fill),
-            false => (0..shape.len()).rev().for_each(&mut fill),
-        }
-        self.charge(128 + if let Place::Memory(bytes) = &place { bytes.len() } else { 0 })?;
-        let number = self.storages.len() as u32;
-        self.storages.push(Storage { place, len, unit: 1 });
-        self.checked(View { storage: number, element, offset: 0, shape, strides, swap, quantiser: None })
-    }
-
-    /// A scalar of NumPy: a number.
-    fn scalar(&mut self, args: &[Id]) -> Result<Value> {
-        let opaque = || Ok(Value::Opaque("a scalar of NumPy".into()));
-        let &[dtype, data] = args else { return opaque() };
-        let &Value::NumpyType { element: Some(element), swap } = self.value(dtype) else { return opaque() };
-        let mut bytes = match self.value(data) {
-            Value::Bytes(place) => self.small(&place.clone())?,
-            Value::Text(text) => text.as_bytes().to_vec(),
-            _ => return opaque(),
-        };
-        if swap {
-            bytes.reverse();
-        }
-        Ok(number(element.name, &bytes).unwrap_or(Value::Opaque("a scalar of NumPy".into())))
-    }
-
-    /// A few bytes.
-    fn small(&self, place: &Place) -> Result<Vec<u8>> {
-        match place {
-            Place::Memory(bytes) => Ok(bytes.to_vec()),
-            Place::Range(range) if range.end - range.start <= SMALL => {
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                let read = self.source.read_at(range.start, &mut bytes);
-                read.map_err(|error| crate::input::failed("it cannot be read", error))?;
-                Ok(bytes)
-            }
-            _ => Err(Error::new(ErrorKind::Malformed, "a scalar that is too long")),
-        }
-    }
 }
 
-fn numpy_type(name: &str) -> Value {
-    let swap = name.starts_with('>');
-    let bare = name.strip_prefix(['<', '>', '=', '|']).unwrap_or(name);
-    Value::NumpyType { element: element::of_numpy(bare), swap }
+pub(super) fn unsupported(what: &str) -> Value {
+    Value::Refused(Box::new(Refusal { kind: ErrorKind::Unsupported, what: what.to_owned() }))
 }
 
-/// The number that little-endian bytes are.
-fn number(name: &str, bytes: &[u8]) -> Option<Value> {
-    let unsigned = |bytes: &[u8]| {
-        let mut wide = [0; 8];
-        wide.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(u64::from_le_bytes(wide))
-    };
-    Some(match (name, bytes.len()) {
-        ("f8", 8) => Value::Float(f64::from_le_bytes(bytes.try_into().ok()?)),
-        ("f4", 4) => Value::Float(f32::from_le_bytes(bytes.try_into().ok()?).into()),
-        ("b1", 1) => Value::Bool(bytes[0] != 0),
-        ("i1" | "i2" | "i4" | "i8", len @ 1..=8) => {
-            let shift = 64 - 8 * len as u32;
-            Value::Int((unsigned(bytes)? << shift).cast_signed() >> shift)
-        }
-        ("u1" | "u2" | "u4" | "u8", 1..=8) => Value::Int(i64::try_from(unsigned(bytes)?).ok()?),
-        _ => return None,
-    })
+fn unread(dtype: &str) -> Refusal {
+    Refusal { kind: ErrorKind::Unsupported, what: format!("a tensor of the dtype torch.{dtype}") }
 }

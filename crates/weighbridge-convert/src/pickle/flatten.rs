@@ -1,9 +1,12 @@
-//! Nested dicts and lists as names: the rules by which values get them.
+//! Nested dicts, lists and objects as names: the rules by which values get them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use weighbridge::{Error, ErrorKind, Result};
 
+use super::aside::Aside;
+use super::keys::{self, Key, spelled};
+use super::reach::holds_tensors;
 use super::value::{Id, Pickle, Value};
 use crate::note::{Note, NoteKind};
 
@@ -11,219 +14,355 @@ use crate::note::{Note, NoteKind};
 const DEEPEST: usize = 200;
 /// The bytes of all names.
 const LONGEST_NAMES: usize = 64 << 20;
-/// The bytes of all metadata, and of one entry.
+/// The bytes of all metadata.
 const LONGEST_METADATA: usize = 8 << 20;
-const LONGEST_ENTRY: usize = 64 << 10;
 const MOST_NOTES: usize = 10_000;
-
-/// Keys under which training programs put the model, the more telling first.
-const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
-/// Prefixes that `DataParallel` and `torch.compile` put before all names.
-const SHELLS: [&str; 2] = ["module.", "_orig_mod."];
-/// Where a module of PyTorch has its tensors and its parts.
-const OF_MODULE: [&str; 3] = ["_parameters", "_buffers", "_modules"];
 
 /// What a pickle holds, by name.
 #[derive(Default)]
 pub(super) struct Flat {
-    pub(super) tensors: Vec<(String, Id)>,
+    /// Those that cannot be converted, too.
+    pub(super) tensors: Vec<Found>,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) notes: Vec<Note>,
+    pub(super) lost: Vec<Lost>,
+    pub(super) clashes: Vec<Clash>,
+    pub(super) sightings: Vec<Sighting>,
+}
+
+/// A tensor in its place.
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) id: Id,
+    /// The unknown class of the innermost object that holds it.
+    pub(super) under: Option<u32>,
+}
+
+/// A place below which tensors have no names.
+pub(super) struct Lost {
+    pub(super) name: String,
+    pub(super) kind: ErrorKind,
+    pub(super) why: String,
+}
+
+/// Two keys of a dict that are different to Python and have one text.
+pub(super) struct Clash {
+    pub(super) name: String,
+    pub(super) keys: [String; 2],
+}
+
+/// A place where an unknown global is.
+pub(super) struct Sighting {
+    pub(super) name: String,
+    pub(super) global: u32,
+    /// Whether it only tells something about a tensor that cannot be converted.
+    pub(super) of_refused: bool,
 }
 
 /// Names everything in a pickle.
-pub(super) fn flatten(pickle: &Pickle, raw_names: bool, skip_unsupported: bool) -> Result<Flat> {
-    let mut walk = Walk { pickle, skip_unsupported, flat: Flat::default(), names: 0, texts: 0 };
+pub(super) fn flatten(pickle: &Pickle) -> Result<Flat> {
+    let mut walk = Walk::new(pickle, None);
     walk.run()?;
-    let mut flat = walk.flat;
-    if !raw_names {
-        unwrap(pickle, &mut flat);
-    }
-    Ok(flat)
+    walk.see_aside();
+    Ok(walk.flat)
 }
 
-struct Walk<'p> {
-    pickle: &'p Pickle,
-    skip_unsupported: bool,
-    flat: Flat,
-    /// Bytes of names and of metadata so far.
-    names: usize,
+/// How Python reaches the tensors of a name, such as `["a"]["b"]`.
+pub(super) fn paths(pickle: &Pickle, name: &str) -> Vec<String> {
+    let mut walk = Walk::new(pickle, Some(name));
+    let _ = walk.run();
+    walk.spelled
+}
+
+pub(super) struct Walk<'p> {
+    pub(super) pickle: &'p Pickle,
+    pub(super) flat: Flat,
+    holds: Vec<bool>,
+    /// What has no name of its own and is looked through at the end.
+    pub(super) asides: Vec<Aside>,
+    /// How the current value is reached.
+    trail: Vec<Via>,
+    /// The name whose paths are wanted, and those found.
+    target: Option<&'p str>,
+    spelled: Vec<String>,
+    /// Bytes of metadata so far.
     texts: usize,
 }
 
+/// A value that is to be looked at.
+pub(super) struct Place {
+    /// `None` at the top.
+    pub(super) name: Option<String>,
+    pub(super) id: Id,
+    pub(super) via: Via,
+    pub(super) under: Option<u32>,
+}
+
+/// How a value is reached from what holds it.
+#[derive(Clone, Copy)]
+pub(super) enum Via {
+    Top,
+    Key(Id),
+    Index(usize),
+    Attribute(Id),
+}
+
 enum Step {
-    Enter(String, Id),
+    Enter(Place),
     Leave(Id),
 }
 
-impl Walk<'_> {
+/// How much may still be walked through: a value may stand in several places, but not in so many that the file would be a bomb.
+struct Budget {
+    visits: usize,
+    names: usize,
+}
+
+impl Budget {
+    fn take(&mut self, places: &[Place]) -> bool {
+        let bytes: usize = places.iter().map(|place| place.name.as_ref().map_or(0, String::len)).sum();
+        match (self.visits.checked_sub(places.len()), self.names.checked_sub(bytes)) {
+            (Some(visits), Some(names)) => {
+                (self.visits, self.names) = (visits, names);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<'p> Walk<'p> {
+    fn new(pickle: &'p Pickle, target: Option<&'p str>) -> Self {
+        Self {
+            pickle,
+            flat: Flat::default(),
+            holds: holds_tensors(pickle),
+            asides: Vec::new(),
+            trail: Vec::new(),
+            target,
+            spelled: Vec::new(),
+            texts: 0,
+        }
+    }
+
     fn run(&mut self) -> Result<()> {
-        let mut steps = vec![Step::Enter(String::new(), self.pickle.root)];
+        let root = Place { name: None, id: self.pickle.root, via: Via::Top, under: None };
+        let mut steps = vec![Step::Enter(root)];
         let mut path = HashSet::new();
-        // A value may stand in several places, but not in so many that the file would be a bomb.
-        let mut visits = self.pickle.nodes.len().saturating_mul(8).saturating_add(10_000);
+        let visits = self.pickle.nodes.len().saturating_mul(8).saturating_add(10_000);
+        let mut with_tensors = Budget { visits, names: LONGEST_NAMES };
+        let mut without = Budget { visits, names: LONGEST_NAMES };
         while let Some(step) = steps.pop() {
-            let (name, id) = match step {
-                Step::Enter(name, id) => (name, id),
+            let place = match step {
+                Step::Enter(place) => place,
                 Step::Leave(id) => {
                     path.remove(&id);
+                    self.trail.pop();
                     continue;
                 }
             };
-            let Some(children) = self.children(&name, id)? else { continue };
-            if !path.insert(id) {
-                return Err(unsafe_("it holds itself", &name));
+            let (id, via) = (place.id, place.via);
+            if path.contains(&id) {
+                self.drop(&place, "it holds itself");
+                continue;
             }
-            if path.len() > DEEPEST {
-                return Err(unsafe_("it is nested too deeply", &name));
+            if path.len() == DEEPEST && self.is_container(id) {
+                self.drop(&place, "it is nested too deeply");
+                self.aside(&place, vec![id], Some(ErrorKind::Unsafe), "it is nested too deeply");
+                continue;
             }
-            self.names += children.iter().map(|child| child.0.len()).sum::<usize>();
-            if children.len() > visits || self.names > LONGEST_NAMES {
-                return Err(unsafe_("the same values stand in too many places", &name));
+            self.trail.push(via);
+            let children = self.children(&place);
+            let budget = if self.holds(id) { &mut with_tensors } else { &mut without };
+            match children {
+                Some(children) if budget.take(&children) => {
+                    path.insert(id);
+                    steps.push(Step::Leave(id));
+                    steps.extend(children.into_iter().rev().map(Step::Enter));
+                }
+                Some(_) if self.holds(id) => {
+                    let start: String = place.name.unwrap_or_default().chars().take(80).collect();
+                    let message = format!("the same values stand in too many places, at {start:?}");
+                    return Err(Error::new(ErrorKind::Unsafe, message));
+                }
+                Some(_) => {
+                    self.trail.pop();
+                    self.drop(&place, "the same values stand in too many places");
+                    self.aside(&place, vec![id], None, "");
+                }
+                None => drop(self.trail.pop()),
             }
-            visits -= children.len();
-            steps.push(Step::Leave(id));
-            steps.extend(children.into_iter().rev().map(|(name, id)| Step::Enter(name, id)));
         }
         Ok(())
     }
 
+    pub(super) fn holds(&self, id: Id) -> bool {
+        self.holds.get(id as usize).copied().unwrap_or(false)
+    }
+
+    fn is_container(&self, id: Id) -> bool {
+        matches!(self.pickle.at(id), Value::Dict(_) | Value::Sequence(_) | Value::Set(_) | Value::Object(_))
+    }
+
     /// The names and values in a container; everything else is put where it belongs.
-    fn children(&mut self, name: &str, id: Id) -> Result<Option<Vec<(String, Id)>>> {
+    fn children(&mut self, place: &Place) -> Option<Vec<Place>> {
         let pickle = self.pickle;
+        let id = place.id;
         match pickle.at(id) {
-            Value::Tensor(_) => {
-                let name = if name.is_empty() { "tensor" } else { name };
-                self.flat.tensors.push((name.to_owned(), id));
-            }
-            Value::Dict(pairs) if !pairs.is_empty() => return Ok(Some(self.entries(name, pairs))),
-            Value::Record(Some(state)) => match pickle.at(*state) {
-                attributes @ Value::Dict(pairs) => {
-                    let module = OF_MODULE.map(|key| pickle.entry(attributes, key));
-                    if module.iter().any(Option::is_some) {
-                        let is_full =
-                            |part: &Id| !matches!(pickle.at(*part), Value::Dict(of) if of.is_empty());
-                        let parts = module.into_iter().flatten().filter(is_full);
-                        return Ok(Some(parts.map(|part| (name.to_owned(), part)).collect()));
-                    }
-                    return Ok(Some(self.entries(name, pairs)));
+            Value::Tensor(_) | Value::Refused(_) => self.tensor(place),
+            Value::Dict(pairs) => {
+                self.see_attributes(place);
+                if !pairs.is_empty() {
+                    return Some(self.entries(place, pairs, Via::Key));
                 }
-                _ => self.drop(name, "an object"),
-            },
-            Value::Sequence(items) if !items.iter().all(|&item| self.is_plain(item)) => {
-                let items = items.iter().enumerate();
-                return Ok(Some(items.map(|(number, &id)| (join(name, &number.to_string()), id)).collect()));
+                self.put(place);
             }
-            Value::Refused(what) if self.skip_unsupported => self.drop(name, what),
-            Value::Refused(what) => {
-                let message = format!("it is {what}, which safetensors does not have");
-                return Err(Error::new(ErrorKind::Unsupported, message).in_tensor(name));
+            Value::Object(object) => return self.object(place, object),
+            Value::Sequence(items) | Value::Set(items) => {
+                self.see_attributes(place);
+                if !items.iter().all(|&item| self.is_plain(item)) {
+                    return Some(self.indexed(place, items, 0));
+                }
+                self.put(place);
             }
-            Value::Record(None) => self.drop(name, "an object"),
-            Value::Bytes(_) => self.drop(name, "bytes"),
-            Value::Storage { .. } => self.drop(name, "a storage without a tensor"),
-            Value::NumpyBlank | Value::NumpyType { .. } => self.drop(name, "a type of NumPy"),
-            Value::Opaque(what) => self.drop(name, what),
-            _ => match self.json(id) {
-                Some(text) => self.put(name, text),
-                None => self.drop(name, "a value that has no text"),
-            },
-        }
-        Ok(None)
-    }
-
-    /// The entries of a dict, each key once: the last value counts, in the place of the first, as in Python.
-    fn entries(&mut self, name: &str, pairs: &[(Id, Id)]) -> Vec<(String, Id)> {
-        let mut places = HashMap::with_capacity(pairs.len());
-        let mut entries: Vec<(String, Id)> = Vec::with_capacity(pairs.len());
-        for &(key, value) in pairs {
-            let key = match self.pickle.at(key) {
-                Value::Text(text) => text.to_string(),
-                Value::Int(number) => number.to_string(),
-                Value::Sequence(_) | Value::Bool(_) | Value::None | Value::Float(_) | Value::Global(_) => {
-                    match self.json(key) {
-                        Some(text) => text,
-                        None => {
-                            self.drop(name, "an entry whose key is no text");
-                            continue;
-                        }
-                    }
-                }
-                _ => {
-                    self.drop(name, "an entry whose key is no text");
-                    continue;
-                }
-            };
-            match places.insert(key.clone(), entries.len()) {
-                Some(first) => {
-                    places.insert(key, first);
-                    entries[first].1 = value;
-                }
-                None => entries.push((join(name, &key), value)),
-            }
-        }
-        entries
-    }
-
-    fn is_plain(&self, id: Id) -> bool {
-        matches!(
-            self.pickle.at(id),
-            Value::None
-                | Value::Bool(_)
-                | Value::Int(_)
-                | Value::Float(_)
-                | Value::Text(_)
-                | Value::Global(_)
-        )
-    }
-
-    /// A value as JSON, but a text as it is. Sequences are of plain values.
-    fn json(&self, id: Id) -> Option<String> {
-        Some(match self.pickle.at(id) {
-            Value::Text(text) => text.to_string(),
-            Value::Dict(_) => "{}".to_owned(),
-            Value::Sequence(items) => {
-                let mut text = "[".to_owned();
-                for (number, &item) in items.iter().enumerate() {
-                    if text.len() > LONGEST_ENTRY {
-                        break;
-                    }
-                    text += if number > 0 { "," } else { "" };
-                    text += &match self.pickle.at(item) {
-                        Value::Text(item) => serde_json::to_string(item).ok()?,
-                        Value::Sequence(_) | Value::Dict(_) => return None,
-                        _ => self.json(item)?,
-                    };
-                }
-                text + "]"
-            }
-            Value::None => "null".to_owned(),
-            Value::Bool(value) => value.to_string(),
-            Value::Int(value) => value.to_string(),
-            Value::Float(value) => format!("{value:?}"),
             &Value::Global(number) => {
-                let (module, name) = self.pickle.globals.get(number as usize)?;
-                format!("{module}.{name}")
+                self.see(place, number);
+                self.put(place);
             }
-            _ => return None,
-        })
+            Value::Bytes(_) => self.drop(place, "bytes"),
+            Value::Storage { .. } | Value::UnreadStorage(_) => self.drop(place, "a storage without a tensor"),
+            Value::NumpyBlank | Value::NumpyType { .. } => self.drop(place, "a type of NumPy"),
+            Value::Opaque(what) => {
+                self.drop(place, what);
+                self.see_attributes(place);
+            }
+            _ => self.put(place),
+        }
+        None
     }
 
-    fn put(&mut self, name: &str, text: String) {
-        self.texts += name.len() + text.len();
-        if text.len() > LONGEST_ENTRY || self.texts > LONGEST_METADATA {
-            return self.drop(name, "a text that is too long for the metadata");
+    fn tensor(&mut self, place: &Place) {
+        let name = place.name.as_deref().unwrap_or("tensor");
+        if self.target == Some(name) {
+            let mut path = String::new();
+            for via in &self.trail {
+                path += &match *via {
+                    Via::Top => String::new(),
+                    Via::Key(key) => format!("[{}]", spelled(self.pickle, key)),
+                    Via::Index(number) => format!("[{number}]"),
+                    Via::Attribute(key) => format!(".{}", keys::text(self.pickle, key).unwrap_or_default()),
+                };
+            }
+            self.spelled.push(path);
         }
-        let key = if name.is_empty() { "value" } else { name };
+        if self.pickle.unregistered.contains(&place.id) {
+            self.note(NoteKind::Kept, name, "an attribute of a module, which its state_dict does not have");
+        }
+        self.flat.tensors.push(Found { name: name.to_owned(), id: place.id, under: place.under });
+        self.see_attributes(place);
+    }
+
+    /// The entries of a dict, each key once: the last value counts, under the first key, as in Python.
+    pub(super) fn entries(&mut self, place: &Place, pairs: &[(Id, Id)], via: fn(Id) -> Via) -> Vec<Place> {
+        let mut places = HashMap::with_capacity(pairs.len());
+        let mut entries: Vec<Place> = Vec::with_capacity(pairs.len());
+        for &(key, value) in pairs {
+            match places.get(&Key::of(self.pickle, key)) {
+                None => {
+                    places.insert(Key::of(self.pickle, key), entries.len());
+                    entries.push(Place { name: None, id: value, via: via(key), under: place.under });
+                }
+                Some(&first) => {
+                    if let Some(entry) = entries.get_mut(first) {
+                        entry.id = value;
+                    }
+                }
+            }
+        }
+        let mut texts: HashMap<String, Id> = HashMap::with_capacity(entries.len());
+        let mut named = Vec::with_capacity(entries.len());
+        for mut entry in entries {
+            let (Via::Key(key) | Via::Attribute(key)) = entry.via else { continue };
+            let text = match self.pickle.at(key) {
+                Value::Set(_) | Value::Dict(_) => None,
+                _ => keys::text(self.pickle, key),
+            };
+            let Some(text) = text else {
+                entry.name = Some(join(place, &spelled(self.pickle, key)));
+                self.drop(&entry, "an entry whose key is not a name");
+                let why = "a dict has a key that cannot be a name";
+                self.aside(&entry, vec![key, entry.id], Some(ErrorKind::Unsupported), why);
+                continue;
+            };
+            if let &Value::Global(number) = self.pickle.at(key) {
+                self.see(place, number);
+            }
+            let name = join(place, &text);
+            if let Some(&first) = texts.get(&text) {
+                let keys = [spelled(self.pickle, first), spelled(self.pickle, key)];
+                self.flat.clashes.push(Clash { name: name.clone(), keys });
+            }
+            texts.insert(text, key);
+            entry.name = Some(name);
+            named.push(entry);
+        }
+        named
+    }
+
+    /// The items of a list, counted from a number.
+    pub(super) fn indexed(&self, place: &Place, items: &[Id], from: usize) -> Vec<Place> {
+        let item = |(number, &id): (usize, &Id)| {
+            let number = from + number;
+            let name = Some(join(place, &number.to_string()));
+            Place { name, id, via: Via::Index(number), under: place.under }
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    pub(super) fn is_plain(&self, id: Id) -> bool {
+        match *self.pickle.at(id) {
+            Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => true,
+            Value::Global(number) => self.pickle.unknown(number).is_none(),
+            _ => false,
+        }
+    }
+
+    /// Notes where an unknown global is.
+    pub(super) fn see(&mut self, place: &Place, global: u32) {
+        if self.pickle.unknown(global).is_some() {
+            let name = place.name.clone().unwrap_or_default();
+            self.flat.sightings.push(Sighting { name, global, of_refused: false });
+        }
+    }
+
+    /// A value for the metadata.
+    pub(super) fn put(&mut self, place: &Place) {
+        let Some(text) = keys::text(self.pickle, place.id) else {
+            return self.drop(place, "a value that has no text");
+        };
+        if place.under.is_some() {
+            return;
+        }
+        let key = place.name.as_deref().unwrap_or("value");
+        self.texts += key.len() + text.len();
+        if text.len() > keys::LONGEST || self.texts > LONGEST_METADATA {
+            return self.drop(place, "a text that is too long for the metadata");
+        }
+        if self.flat.metadata.contains_key(key) {
+            return self.drop(place, "another value has this name");
+        }
         self.note(NoteKind::Metadata, key, "no tensor");
         self.flat.metadata.insert(key.to_owned(), text);
     }
 
-    fn drop(&mut self, name: &str, what: &str) {
-        self.note(NoteKind::Dropped, name, what);
+    /// Of an object whose class is not known only the object is told.
+    pub(super) fn drop(&mut self, place: &Place, what: &str) {
+        if place.under.is_none() {
+            self.note(NoteKind::Dropped, place.name.as_deref().unwrap_or_default(), what);
+        }
     }
 
-    fn note(&mut self, kind: NoteKind, name: &str, why: &str) {
+    pub(super) fn note(&mut self, kind: NoteKind, name: &str, why: &str) {
         let notes = &mut self.flat.notes;
         match notes.len() {
             0..MOST_NOTES => notes.push(Note::new(kind, name, why)),
@@ -233,55 +372,10 @@ impl Walk<'_> {
     }
 }
 
-fn join(name: &str, key: &str) -> String {
-    if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") }
-}
-
-fn unsafe_(what: &str, name: &str) -> Error {
-    let start: String = name.chars().take(80).collect();
-    Error::new(ErrorKind::Unsafe, format!("{what}, at {start:?}"))
-}
-
-/// Leaves out of the names what says nothing about the model.
-fn unwrap(pickle: &Pickle, flat: &mut Flat) {
-    let root = pickle.at(pickle.root);
-    let wrapper = WRAPPERS.iter().filter(|key| pickle.entry(root, key).is_some()).find_map(|key| {
-        let prefix = format!("{key}.");
-        let model = places(flat, |name| name.starts_with(&prefix));
-        (!model.is_empty()).then_some((prefix, model))
-    });
-    let model = match wrapper {
-        None => places(flat, |_| true),
-        Some((prefix, model)) if strip(flat, &model, &prefix) => model,
-        Some(_) => return,
-    };
-    let in_all =
-        |flat: &Flat, shell: &str| model.iter().all(|&place| flat.tensors[place].0.starts_with(shell));
-    while let Some(shell) = SHELLS.iter().find(|shell| !model.is_empty() && in_all(flat, shell)) {
-        if !strip(flat, &model, shell) {
-            return;
-        }
+/// A name within another.
+pub(super) fn join(place: &Place, key: &str) -> String {
+    match &place.name {
+        None => key.to_owned(),
+        Some(name) => format!("{name}.{key}"),
     }
-}
-
-fn places(flat: &Flat, is_one: impl Fn(&str) -> bool) -> Vec<usize> {
-    (0..flat.tensors.len()).filter(|&place| is_one(&flat.tensors[place].0)).collect()
-}
-
-/// Takes a prefix off the names in these places; `false` where two names would become one.
-fn strip(flat: &mut Flat, model: &[usize], prefix: &str) -> bool {
-    let mut names: Vec<&str> = flat.tensors.iter().map(|tensor| &*tensor.0).collect();
-    for &place in model {
-        names[place] = names[place].strip_prefix(prefix).unwrap_or(names[place]);
-    }
-    let mut seen = HashSet::new();
-    if !names.into_iter().all(|name| seen.insert(name)) {
-        return false;
-    }
-    for &place in model {
-        flat.tensors[place].0.drain(..prefix.len());
-    }
-    let why = format!("left out of the names of {} tensors", model.len());
-    flat.notes.push(Note::new(NoteKind::Renamed, format!("{prefix}*"), why));
-    true
 }

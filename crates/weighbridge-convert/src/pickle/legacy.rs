@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
+use super::allow::check;
 use super::machine::load;
 use super::plain::inline;
 use super::tensors::{Storages, contents};
@@ -29,20 +30,26 @@ pub(crate) fn is_legacy(head: &[u8]) -> bool {
 pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let source: Arc<dyn Source> = Arc::new(input.clone());
     let mut at = 0;
-    let mut next = |allowed: &[String]| {
-        let pickle = load(Arc::clone(&source), at, allowed)?;
+    let mut next = |options: &Options| {
+        let pickle = load(Arc::clone(&source), at, options)?;
         at = pickle.end;
         Ok::<_, Error>(pickle)
     };
-    let (_magic, version, _system) = (next(&[])?, next(&[])?, next(&[])?);
+    // Only the object has values that may be chosen.
+    let plain = Options::default();
+    let (magic, version, system) = (next(&plain)?, next(&plain)?, next(&plain)?);
+    for about in [&magic, &version, &system] {
+        check(&about.globals, |_| true)?;
+    }
     if !matches!(version.at(version.root), Value::Int(VERSION)) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("it is not of version {VERSION} of its format"),
         ));
     }
-    let object = next(&options.allowed)?;
-    let keys = next(&[])?;
+    let object = next(options)?;
+    let keys = next(&plain)?;
+    check(&keys.globals, |_| true)?;
     let Value::Sequence(names) = keys.at(keys.root) else {
         return Err(Error::new(ErrorKind::Malformed, "the keys of its storages are no list"));
     };
@@ -55,6 +62,8 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         })
         .collect();
     let mut parts: HashMap<Box<str>, FilePart> = HashMap::new();
+    // Where the file is too short; what lies before that can be read.
+    let mut cut: Option<Error> = None;
     for &name in names {
         let key: Box<str> = match keys.at(name) {
             Value::Text(key) => key.clone(),
@@ -67,20 +76,31 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         let unit = *units.get(&*key).ok_or_else(|| {
             Error::new(ErrorKind::Malformed, format!("the storage {key:?} belongs to no tensor"))
         })?;
-        let count: [u8; 8] = input.head(at, 8)?.try_into().map_err(|_| broken())?;
-        let len = u64::try_from(i64::from_le_bytes(count)).ok().and_then(|count| count.checked_mul(unit));
-        let range = len.and_then(|len| Some(at + 8..(at + 8).checked_add(len)?)).ok_or_else(broken)?;
-        at = range.end;
-        let part = input.part(range).ok_or_else(broken)?;
+        let Some(part) = part_at(input, at, unit)? else {
+            cut = Some(broken());
+            break;
+        };
+        at = at.saturating_add(8).saturating_add(part.size());
         if parts.insert(key.clone(), part).is_some() {
             return Err(Error::new(ErrorKind::Malformed, format!("two storages are called {key:?}")));
         }
     }
     let open = |storage: &super::value::Storage| -> Result<Arc<dyn Source>> {
         let Place::Key(key) = &storage.place else { return inline(storage, &source) };
-        let missing = || Error::new(ErrorKind::Malformed, format!("the storage {key:?} is not in the file"));
+        let missing = || {
+            let message = cut.as_ref().map_or_else(|| "it is not listed".to_owned(), ToString::to_string);
+            Error::new(ErrorKind::Malformed, format!("the storage {key:?} is not in the file: {message}"))
+        };
         let part = parts.get(key).ok_or_else(missing)?;
         super::of_size(Arc::new(part.clone()), storage)
     };
     contents(&object, Storages { open, swap: false, file_len: input.size() }, options)
+}
+
+/// A storage: the number of its elements, then its bytes. `None` where the file ends before it does.
+fn part_at(input: &Input, at: u64, unit: u64) -> Result<Option<FilePart>> {
+    let Ok(count) = <[u8; 8]>::try_from(input.head(at, 8)?) else { return Ok(None) };
+    let len = u64::try_from(i64::from_le_bytes(count)).ok().and_then(|count| count.checked_mul(unit));
+    let range = len.and_then(|len| Some(at.checked_add(8)?..at.checked_add(8)?.checked_add(len)?));
+    Ok(range.and_then(|range| input.part(range)))
 }

@@ -1,32 +1,34 @@
 //! The pickle machine: runs the opcodes, but calls nothing; what it knows to be harmless it does itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
+use super::allow::{Allowed, check};
 use super::globals::Callable;
 use super::opcode::{Op, Opcodes, malformed};
-use super::value::{Id, Pickle, Place, Storage, Value};
-use super::verdict::Verdict;
+use super::value::{Global, Id, Object, Pickle, Place, Standing, Storage, Value};
+use crate::options::Options;
 
 /// The memory that a pickle may become: far more than a checkpoint of 100,000 tensors needs.
 const BUDGET: usize = 512 << 20;
 /// Items on the stack.
 const DEEPEST: usize = 16 << 20;
 
-const NONE: Id = 0;
+pub(super) const NONE: Id = 0;
 
 /// The state of the machine.
-pub(super) struct Machine<'o> {
+pub(super) struct Machine {
     pub(super) nodes: Vec<Value>,
     pub(super) storages: Vec<Storage>,
-    pub(super) globals: Vec<(Box<str>, Box<str>)>,
+    pub(super) globals: Vec<Global>,
+    pub(super) beside: HashMap<Id, Vec<Id>>,
     pub(super) source: Arc<dyn Source>,
-    allowed: &'o [String],
+    allowed: Allowed,
     global_numbers: HashMap<(Box<str>, Box<str>), u32>,
     /// Numbers of storages by their keys.
-    keys: HashMap<Box<str>, u32>,
+    pub(super) keys: HashMap<Box<str>, u32>,
     stack: Vec<Id>,
     /// Where in the stack the marks are.
     marks: Vec<usize>,
@@ -36,40 +38,80 @@ pub(super) struct Machine<'o> {
     pub(super) at: u64,
 }
 
-/// Reads the pickle at `at`. Objects of the classes in `allowed`, `module.name`, are taken for records of attributes.
-pub(crate) fn load(source: Arc<dyn Source>, at: u64, allowed: &[String]) -> Result<Pickle> {
+/// Reads the pickle at `at`. Objects of classes that are not known become records of what they are made of. An unknown class
+/// is an error here, unless only some names are wanted or a tensor cannot be converted: then it depends on where it is.
+pub(crate) fn load(source: Arc<dyn Source>, at: u64, options: &Options) -> Result<Pickle> {
     let mut opcodes = Opcodes::new(Arc::clone(&source), at);
-    let mut machine = Machine {
-        nodes: vec![Value::None, Value::Bool(false), Value::Bool(true)],
-        storages: Vec::new(),
-        globals: Vec::new(),
-        source,
-        allowed,
-        global_numbers: HashMap::new(),
-        keys: HashMap::new(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-        used: 0,
-        at,
-    };
-    machine.nodes.extend((0..256).map(Value::Int));
-    loop {
-        machine.at = opcodes.position();
-        match opcodes.next()? {
-            Op::Stop => break,
-            op => machine.step(op)?,
-        }
-    }
-    if let Some(what) = opcodes.ambiguous() {
-        return Err(malformed(machine.at, &format!("{what}, which readers do not agree about")));
-    }
-    let root = machine.pop()?;
-    let Machine { nodes, storages, globals, .. } = machine;
-    Ok(Pickle { nodes, storages, globals, root, end: opcodes.position() })
+    let mut machine = Machine::new(source, at, Allowed::of(&options.allowed)?);
+    let root = machine.run(&mut opcodes);
+    // All that is imported up to a place that cannot be run, too: what is refused is told at once.
+    let is_refused = |node: &Value| matches!(node, Value::Refused(_));
+    let depends = root.is_ok() && (options.names.is_some() || machine.nodes.iter().any(is_refused));
+    check(&machine.globals, |_| !depends)?;
+    let (root, end) = (root?, opcodes.position());
+    let Machine { nodes, storages, globals, beside, .. } = machine;
+    Ok(Pickle { nodes, storages, globals, beside, unregistered: HashSet::new(), root, end })
 }
 
-impl Machine<'_> {
+/// Whether a file without any mark of a pickle is one from its first byte to its last, such as of protocol 0 and 1.
+pub(crate) fn is_whole(source: Arc<dyn Source>) -> bool {
+    let size = source.size();
+    let mut opcodes = Opcodes::new(Arc::clone(&source), 0);
+    let Ok(allowed) = Allowed::of(&[]) else { return false };
+    let mut machine = Machine::new(source, 0, allowed);
+    let ends = machine.run(&mut opcodes).is_ok() && opcodes.position() == size;
+    // Where it imports something that is refused, its calls may make no sense to the machine.
+    ends || machine.globals.iter().any(|global| global.standing != Standing::Harmless)
+        && ends_well(&mut opcodes, size)
+}
+
+/// Whether opcodes follow to the end of a file.
+fn ends_well(opcodes: &mut Opcodes, size: u64) -> bool {
+    loop {
+        match opcodes.next() {
+            Ok(Op::Stop) => return opcodes.position() == size,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+impl Machine {
+    fn new(source: Arc<dyn Source>, at: u64, allowed: Allowed) -> Self {
+        let mut nodes = vec![Value::None, Value::Bool(false), Value::Bool(true)];
+        nodes.extend((0..256).map(Value::Int));
+        Self {
+            nodes,
+            storages: Vec::new(),
+            globals: Vec::new(),
+            beside: HashMap::new(),
+            source,
+            allowed,
+            global_numbers: HashMap::new(),
+            keys: HashMap::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            used: 0,
+            at,
+        }
+    }
+
+    /// Runs to the end, and returns what is on the stack then.
+    fn run(&mut self, opcodes: &mut Opcodes) -> Result<Id> {
+        loop {
+            self.at = opcodes.position();
+            match opcodes.next()? {
+                Op::Stop => break,
+                op => self.step(op)?,
+            }
+        }
+        if let Some(what) = opcodes.ambiguous() {
+            return Err(self.malformed(&format!("{what}, which readers do not agree about")));
+        }
+        self.pop()
+    }
+
     fn step(&mut self, op: Op) -> Result<()> {
         match op {
             Op::Proto(2..=5) | Op::Stop => Ok(()),
@@ -106,11 +148,16 @@ impl Machine<'_> {
                 Ok(text) => Value::Text(text.into()),
                 Err(error) => Value::Bytes(Place::Memory(error.into_bytes().into())),
             }),
-            Op::EmptyList | Op::EmptyTuple | Op::EmptySet => self.make(Value::Sequence(Vec::new())),
+            Op::EmptyList | Op::EmptyTuple => self.make(Value::Sequence(Vec::new())),
+            Op::EmptySet => self.make(Value::Set(Vec::new())),
             Op::EmptyDict => self.make(Value::Dict(Vec::new())),
-            Op::List | Op::Tuple | Op::FrozenSet => {
+            Op::List | Op::Tuple => {
                 let items = self.pop_mark()?;
                 self.make(Value::Sequence(items))
+            }
+            Op::FrozenSet => {
+                let items = self.pop_mark()?;
+                self.make(Value::Set(items))
             }
             Op::TupleOf(count) => {
                 let items = self.pop_many(count)?;
@@ -159,8 +206,7 @@ impl Machine<'_> {
             Op::Inst(module, name) => {
                 let global = self.global(&module, &name)?;
                 let args = self.pop_mark()?;
-                let made = self.call(global, args)?;
-                self.make(made)
+                self.construct(global, args)
             }
             Op::Obj => {
                 let mut args = self.pop_mark()?;
@@ -168,17 +214,20 @@ impl Machine<'_> {
                     return Err(self.malformed("an object without a class"));
                 }
                 let class = args.remove(0);
-                self.construct(class, args)
+                self.construct(self.class(class)?, args)
             }
             Op::Reduce | Op::NewObj => {
                 let operands = self.pop_many(2)?;
                 let args = self.sequence(operands[1])?.to_vec();
-                self.construct(operands[0], args)
+                self.construct(self.class(operands[0])?, args)
             }
             Op::NewObjEx => {
                 let operands = self.pop_many(3)?;
-                let args = self.sequence(operands[1])?.to_vec();
-                self.construct(operands[0], args)
+                let mut args = self.sequence(operands[1])?.to_vec();
+                if !matches!(self.value(operands[2]), Value::Dict(named) if named.is_empty()) {
+                    args.push(operands[2]);
+                }
+                self.construct(self.class(operands[0])?, args)
             }
             Op::Build => {
                 let state = self.pop()?;
@@ -187,8 +236,13 @@ impl Machine<'_> {
             }
             Op::BinPersId => {
                 let id = self.pop()?;
-                let storage = self.persistent(id)?;
-                self.make(storage)
+                match self.module_class(id) {
+                    Some(class) => self.push(class),
+                    None => {
+                        let storage = self.persistent(id)?;
+                        self.make(storage)
+                    }
+                }
             }
             Op::PersId(id) => {
                 Err(self.unsupported(&format!("the persistent id {id:?}, which means nothing here")))
@@ -230,7 +284,9 @@ impl Machine<'_> {
         let more = match &value {
             Value::Text(text) | Value::Opaque(text) => text.len(),
             Value::Bytes(Place::Memory(bytes)) => bytes.len(),
-            Value::Sequence(items) => items.capacity() * size_of::<Id>(),
+            Value::Sequence(items) | Value::Set(items) => items.capacity() * size_of::<Id>(),
+            Value::Object(object) => size_of::<Object>() + object.args.capacity() * size_of::<Id>(),
+            Value::Refused(refusal) => size_of_val(&**refusal) + refusal.what.len(),
             Value::Dict(pairs) => pairs.capacity() * size_of::<(Id, Id)>(),
             Value::Tensor(view) => 160 + 16 * view.shape.len(),
             _ => 0,
@@ -280,10 +336,11 @@ impl Machine<'_> {
         self.charge(2 * items.len() * size_of::<Id>())?;
         let list = self.top()?;
         match self.nodes.get_mut(list as usize) {
-            Some(Value::Sequence(into)) => into.extend(items),
+            Some(Value::Sequence(into) | Value::Set(into)) => into.extend(items),
             // A class of its own that was derived from a list.
-            Some(Value::Record(_) | Value::Opaque(_) | Value::Refused(_)) => {}
-            _ => return Err(self.malformed("items for what is no list")),
+            Some(Value::Object(object)) => object.items.extend(items),
+            Some(Value::Opaque(_) | Value::Refused(_)) => self.keep_beside(list, &items)?,
+            _ => return Err(self.malformed("items for what is not a list")),
         }
         Ok(())
     }
@@ -294,9 +351,30 @@ impl Machine<'_> {
         let dict = self.top()?;
         match self.nodes.get_mut(dict as usize) {
             Some(Value::Dict(into)) => into.extend(pairs),
-            Some(Value::Record(_) | Value::Opaque(_) | Value::Refused(_)) => {}
-            _ => return Err(self.malformed("entries for what is no dict")),
+            Some(Value::Object(object)) => object.entries.extend(pairs),
+            Some(Value::Opaque(_) | Value::Refused(_)) => self.keep_beside(dict, items)?,
+            _ => return Err(self.malformed("entries for what is not a dict")),
         }
+        Ok(())
+    }
+
+    /// Keeps in mind what a value was given that has no place in it, unless it is nothing that could be missed.
+    pub(super) fn keep_beside(&mut self, id: Id, given: &[Id]) -> Result<()> {
+        let matters = |&&id: &&Id| match self.value(id) {
+            Value::Sequence(items) | Value::Set(items) => !items.is_empty(),
+            Value::Dict(pairs) => !pairs.is_empty(),
+            &Value::Global(number) => {
+                self.globals.get(number as usize).is_some_and(|it| it.standing == Standing::Unknown)
+            }
+            Value::Tensor(_) | Value::Object(_) | Value::Refused(_) | Value::Opaque(_) => true,
+            _ => false,
+        };
+        let given: Vec<Id> = given.iter().filter(matters).copied().collect();
+        if given.is_empty() {
+            return Ok(());
+        }
+        self.charge(96 + 2 * size_of_val(&*given))?;
+        self.beside.entry(id).or_default().extend(given);
         Ok(())
     }
 
@@ -308,107 +386,72 @@ impl Machine<'_> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<u32> {
-        let known = Callable::of(module, name).is_some();
-        if !known && !self.is_allowed(module, name) {
-            let verdict = match Verdict::of(module, name) {
-                Verdict::Dangerous => "which is dangerous; do not load it with anything that runs pickles",
-                _ => "which is not known to be harmless",
-            };
-            let message = format!("the pickle imports {:?}, {verdict}", format!("{module}.{name}"));
-            return Err(Error::new(ErrorKind::Unsafe, message));
-        }
         let key = (Box::from(module), Box::from(name));
         if let Some(&number) = self.global_numbers.get(&key) {
             return Ok(number);
         }
-        self.charge(2 * (module.len() + name.len()) + 128)?;
+        if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper") {
+            return Err(self
+                .unsupported("an array of joblib, whose bytes lie between the opcodes; save it by pickle"));
+        }
+        self.charge(2 * (module.len() + name.len()) + 160)?;
         let number = self.globals.len() as u32;
-        self.globals.push(key.clone());
+        self.globals.push(self.allowed.global(module, name));
         self.global_numbers.insert(key, number);
         Ok(number)
     }
 
-    fn is_allowed(&self, module: &str, name: &str) -> bool {
-        let same = |allowed: &String| {
-            allowed.strip_prefix(module).and_then(|rest| rest.strip_prefix('.')) == Some(name)
-        };
-        self.allowed.iter().any(same)
+    /// What is done for a global. Objects of classes that are not known are records.
+    pub(super) fn callable(&self, number: u32) -> Option<(&Global, Callable)> {
+        let global = self.globals.get(number as usize)?;
+        Some((global, global.callable.unwrap_or(Callable::Record)))
     }
 
-    /// The name of a global, and what is done for it.
-    pub(super) fn callable(&self, number: u32) -> Option<(&str, &str, Callable)> {
-        let (module, name) = self.globals.get(number as usize)?;
-        Some((module, name, Callable::of(module, name).unwrap_or(Callable::Record)))
+    /// The number of a global on the stack.
+    pub(super) fn class(&self, id: Id) -> Result<u32> {
+        match *self.value(id) {
+            Value::Global(number) => Ok(number),
+            _ => Err(self.malformed("a call of what is not a global")),
+        }
     }
 
-    fn construct(&mut self, class: Id, args: Vec<Id>) -> Result<()> {
+    /// Calls a global and pushes what it returns.
+    fn construct(&mut self, class: u32, args: Vec<Id>) -> Result<()> {
         self.charge(size_of_val(&*args))?;
-        let Value::Global(number) = *self.value(class) else {
-            return Err(self.malformed("a call of what is no global"));
+        let Some((_, callable)) = self.callable(class) else {
+            return Err(self.malformed("an unknown global"));
         };
-        // Parameters are the tensors that they are made of, which stay the same node.
-        if let Some((_, _, Callable::RebuildParameter)) = self.callable(number) {
-            let data = args.first().copied().ok_or_else(|| self.malformed("a parameter without data"))?;
-            return self.push(data);
-        }
-        let made = self.call(number, args)?;
-        self.make(made)
-    }
-
-    fn persistent(&mut self, id: Id) -> Result<Value> {
-        let items = self.sequence(id)?;
-        let &[tag, class, key, _, len, ref rest @ ..] = items else {
-            return Err(self.unsupported("a persistent id that is not PyTorch's"));
-        };
-        let view = rest.first().map_or(NONE, |&id| id);
-        let (class, is_storage) = (self.value(class), self.text(tag) == Some("storage"));
-        let element = match *class {
-            Value::Global(number) => match self.callable(number) {
-                Some((_, "UntypedStorage" | "_UntypedStorage", Callable::Storage)) => None,
-                Some((_, name, Callable::Storage)) => super::element::of_storage(name),
-                _ => return Err(self.unsupported("a storage of an unknown class")),
-            },
-            _ => return Err(self.unsupported("a storage of an unknown class")),
-        };
-        let (Some(key), true) = (self.key(key), is_storage) else {
-            return Err(self.unsupported("a persistent id that is no storage"));
-        };
-        let elements = self.unsigned(len)?;
-        let unit = element.map_or(1, |element| element.bytes() as u64);
-        let bytes = elements.checked_mul(unit);
-        let len = bytes.ok_or_else(|| self.malformed("the size of a storage that does not fit 64 bits"))?;
-        // Of old versions: a storage that is a part of another one, from an element on.
-        let first = match self.value(view) {
-            Value::None => 0,
-            Value::Sequence(items) => match items[..] {
-                [_, first, _] => self.unsigned(first)?,
-                _ => return Err(self.malformed("a view of a storage that is none")),
-            },
-            _ => return Err(self.malformed("a view of a storage that is none")),
-        };
-        let number = match self.keys.get(&key) {
-            Some(&number) => number,
-            None => {
-                self.charge(2 * key.len() + 128)?;
-                let number = self.storages.len() as u32;
-                self.storages.push(Storage { place: Place::Key(key.clone()), len, unit });
-                self.keys.insert(key, number);
-                number
+        match callable {
+            // Parameters are the tensors that they are made of, which stay the same node.
+            Callable::RebuildParameter | Callable::Same => {
+                let same = args.first().copied().ok_or_else(|| self.malformed("a call without arguments"))?;
+                if callable == Callable::RebuildParameter {
+                    self.keep_beside(same, &args[1..])?;
+                }
+                self.push(same)
             }
-        };
-        if self.storages.get(number as usize).is_none_or(|storage| storage.len != len) {
-            return Err(self.malformed("a storage that has two sizes"));
+            Callable::NewObject => {
+                let Some((&inner, args)) = args.split_first() else {
+                    return Err(self.malformed("an object without a class"));
+                };
+                match self.class(inner)? {
+                    same if same == class => Err(self.malformed("a call of itself")),
+                    inner => {
+                        let args = args.to_vec();
+                        self.construct_of(inner, args)
+                    }
+                }
+            }
+            _ => self.construct_of(class, args),
         }
-        Ok(Value::Storage { number, element, first })
     }
 
-    /// The key of a storage, which old versions wrote as a number.
-    fn key(&self, id: Id) -> Option<Box<str>> {
-        match self.value(id) {
-            Value::Text(text) => Some(text.clone()),
-            Value::Int(number) => Some(number.to_string().into()),
-            _ => None,
-        }
+    fn construct_of(&mut self, class: u32, args: Vec<Id>) -> Result<()> {
+        let given = self.beside_of(class, &args).to_vec();
+        let made = self.call(class, args)?;
+        let id = self.add(made)?;
+        self.keep_beside(id, &given)?;
+        self.push(id)
     }
 
     pub(super) fn value(&self, id: Id) -> &Value {

@@ -37,7 +37,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         })?;
         let contents = super::read_single(&shard, &options).map_err(|error| error.in_file(&path))?;
         for tensor in contents.tensors {
-            if found.insert(tensor.name.clone(), name).is_some() {
+            if found.insert(tensor.name.clone(), name).is_some() && options.wants(&tensor.name) {
                 let error = Error::new(ErrorKind::DuplicateTensor, "it stands in two shards");
                 return Err(error.in_tensor(&tensor.name).in_file(&path));
             }
@@ -45,8 +45,18 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         }
         all.metadata.extend(contents.metadata);
         all.notes.extend(contents.notes);
+        all.unchosen += contents.unchosen;
     }
+    let left_out: HashSet<String> = all
+        .notes
+        .iter()
+        .filter(|note| note.kind() == NoteKind::Dropped)
+        .map(|note| note.name().to_owned())
+        .collect();
     for (name, shard) in index.weights() {
+        if left_out.contains(name) || !options.wants(name) {
+            continue;
+        }
         // Of tied tensors one stays, and the metadata has the others.
         let there = found.get(name) == Some(&shard);
         if !there && !all.metadata.contains_key(name) {
@@ -55,7 +65,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         }
     }
     let listed: HashSet<&str> = index.weights().map(|weight| weight.0).collect();
-    let unlisted = all.tensors.iter().filter(|tensor| !listed.contains(&*tensor.name));
+    let unlisted = all.tensors.iter().filter(|it| !listed.contains(&*it.name) && options.wants(&it.name));
     let notes =
         unlisted.map(|tensor| Note::new(NoteKind::Changed, &*tensor.name, "the index does not list it"));
     let notes: Vec<_> = notes.collect();

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde_json::json;
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-use super::flatten::{Flat, flatten};
+use super::flatten::flatten;
+use super::unwrap::unwrap;
 use super::value::{Id, Pickle, Quantiser, Storage, Value, View};
 use super::view;
+use super::wanted::{Named, choose};
 use crate::contents::{Contents, Tensor};
 use crate::note::{Note, NoteKind};
 use crate::options::{Aliases, Options};
@@ -31,13 +33,17 @@ pub(super) fn contents<F>(pickle: &Pickle, mut storages: Storages<F>, options: &
 where
     F: FnMut(&Storage) -> Result<Arc<dyn Source>>,
 {
-    let mut flat = flatten(pickle, options.raw_names, options.skip_unsupported)?;
-    if options.aliases == Aliases::Once {
-        keep_once(pickle, &mut flat);
+    let mut flat = flatten(pickle)?;
+    let raw: Vec<String> = flat.tensors.iter().map(|tensor| tensor.name.clone()).collect();
+    if !options.raw_names {
+        unwrap(pickle, &mut flat);
     }
-    let Flat { tensors, metadata, notes } = flat;
-    let mut contents =
-        Contents { tensors: Vec::with_capacity(tensors.len()), metadata, notes, ..Contents::default() };
+    let (mut tensors, others) = choose(pickle, &mut flat, &raw, options)?;
+    let mut contents = Contents { metadata: flat.metadata, notes: flat.notes, ..Contents::default() };
+    if options.aliases == Aliases::Once {
+        keep_once(pickle, &mut tensors, &mut contents);
+    }
+    contents.unchosen += others;
     let mut opened: HashMap<u32, Arc<dyn Source>> = HashMap::new();
     let mut left = storages.file_len.saturating_mul(MOST_RATIO).saturating_add(1 << 30);
     for (name, id) in tensors.into_iter().flat_map(|(name, id)| with_scales(pickle, name, id)) {
@@ -60,22 +66,23 @@ where
         };
         let data = view::bytes(view, storage, storages.swap);
         describe(view, &name, &mut contents);
-        let pair = view.element.pair.then_some(2);
-        let shape = view.shape.iter().copied().chain(pair).collect();
+        let shape = view.element.shape(&view.shape);
+        let shape =
+            shape.ok_or_else(|| Error::new(ErrorKind::Internal, "it has no shape").in_tensor(&name))?;
         contents.tensors.push(Tensor { name, dtype: view.element.dtype, shape, data });
     }
     Ok(contents)
 }
 
 /// Of tensors that are the same elements of one storage, the first by name stays, as with `safetensors.torch.save_model`.
-fn keep_once(pickle: &Pickle, flat: &mut Flat) {
+fn keep_once(pickle: &Pickle, tensors: &mut Named, contents: &mut Contents) {
     let mut groups: HashMap<_, BTreeSet<String>> = HashMap::new();
-    for (name, id) in &flat.tensors {
+    for (name, id) in &*tensors {
         if let Some(key) = identity(pickle, *id) {
             groups.entry(key).or_default().insert(name.clone());
         }
     }
-    let Flat { tensors, metadata, notes } = flat;
+    let Contents { metadata, notes, .. } = contents;
     tensors.retain(|(name, id)| {
         let first = identity(pickle, *id).and_then(|key| groups.get(&key)?.first());
         let Some(first) = first.filter(|first| *first != name) else { return true };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
+use super::jit;
 use super::machine::load;
 use super::plain::inline;
 use super::tensors::{Storages, contents};
@@ -25,7 +26,8 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let member = pickle_in(&archive).ok_or_else(missing)?;
     let directory = member.name.strip_suffix("data.pkl").unwrap_or_default();
     let source: Arc<dyn Source> = Arc::new(archive.verified(member)?);
-    let pickle = load(Arc::clone(&source), 0, &options.allowed)?;
+    let mut pickle = load(Arc::clone(&source), 0, options)?;
+    jit::mark(&mut pickle, &archive, directory);
     let swap = match archive.member(&format!("{directory}byteorder")) {
         None => false,
         Some(member) => {
@@ -41,13 +43,23 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
             }
         }
     };
-    let open = |storage: &Storage| -> Result<Arc<dyn Source>> {
-        let Place::Key(key) = &storage.place else { return inline(storage, &source) };
-        let name = format!("{directory}data/{key}");
-        let member = archive.member(&name).ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, format!("its storage {name:?} is not in the archive"))
-        })?;
-        super::of_size(Arc::new(archive.bytes(member)?), storage)
-    };
-    contents(&pickle, Storages { open, swap, file_len: input.size() }, options)
+    let data = format!("{directory}data/");
+    let open = |found: &Storage| storage(&archive, &data, found, &source);
+    let mut all = contents(&pickle, Storages { open, swap, file_len: input.size() }, options)?;
+    jit::constants(&mut all, &archive, directory, (input, swap), options)?;
+    Ok(all)
+}
+
+/// A storage in a directory of the archive.
+pub(super) fn storage(
+    archive: &Archive,
+    directory: &str,
+    storage: &Storage,
+    pickle: &Arc<dyn Source>,
+) -> Result<Arc<dyn Source>> {
+    let Place::Key(key) = &storage.place else { return inline(storage, pickle) };
+    let name = format!("{directory}{key}");
+    let missing = || Error::new(ErrorKind::Malformed, format!("its storage {name:?} is not in the archive"));
+    let member = archive.member(&name).ok_or_else(missing)?;
+    super::of_size(Arc::new(archive.bytes(member)?), storage)
 }

@@ -162,6 +162,46 @@ expect(
     },
 )  # fmt: skip
 
+# Old files have the classes of modules with the source that defined them.
+old = torch.nn.PReLU(2)
+torch.save(old, here / "module_legacy.pt", _use_new_zipfile_serialization=False)
+expect("module_legacy", old.state_dict())
+layer = torch.nn.TransformerEncoderLayer(2, 1, dim_feedforward=2, activation="gelu")
+layer.register_buffer("temporary", torch.ones(1), persistent=False)
+layer.plain = torch.ones(1)
+torch.save(layer, here / "layer.pt")
+expect("layer", layer.state_dict())
+
+# Two values of 4 bits in a byte.
+halves = {"w": torch.arange(8, dtype=torch.uint8).reshape(2, 4).view(torch.float4_e2m1fn_x2)}
+torch.save(halves, here / "float4.pt")
+expect("float4", halves)
+torch.save({"b": torch.ones(2, dtype=torch.uint8).view(torch.bits8), "ok": torch.ones(1)}, here / "bits.pt")
+jagged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+torch.save({"j": jagged, "m": torch.ones(1, device="meta"), "ok": torch.ones(1)}, here / "jagged.pt")
+
+
+# TorchScript: attributes that are no parameters, constants of a frozen module.
+class Scripted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 1)
+        self.parts = torch.nn.ModuleList([torch.nn.BatchNorm1d(1)])
+        self.plain = torch.full((2,), 3.0)
+        self.listed = [torch.ones(1)]
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(self.linear(x))
+        return x + self.plain.sum() + self.listed[0]
+
+
+scripted = torch.jit.script(Scripted().eval())
+scripted.save(here / "script.pt")
+attributes = {"plain": scripted.plain, "listed.0": scripted.listed[0]}
+expect("script", scripted.state_dict() | attributes)
+torch.jit.freeze(scripted).save(here / "frozen.pt")
+
 # What is refused.
 torch.save({"w": torch.eye(3).to_sparse(), "v": torch.ones(2)}, here / "sparse.pt")
 torch.save({"w": torch.randn(3, dtype=torch.complex64).conj()}, here / "conjugate.pt")

@@ -1,0 +1,133 @@
+//! Archives of TorchScript: objects with attributes, their code, and the constants of the code.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use weighbridge::{Result, Source};
+
+use super::machine::load;
+use super::tensors::{Storages, contents};
+use super::value::{Id, Pickle, Storage, Value};
+use crate::archive::Archive;
+use crate::contents::Contents;
+use crate::input::Input;
+use crate::note::{Note, NoteKind};
+use crate::options::{Aliases, Options};
+
+/// The longest file of code that is looked into.
+const LONGEST: u64 = 16 << 20;
+
+/// Marks tensors that are attributes and neither parameters nor buffers, as far as the code says which these are.
+pub(super) fn mark(pickle: &mut Pickle, archive: &Archive, directory: &str) {
+    let mut registered = HashMap::new();
+    let mut unregistered = HashSet::new();
+    for node in &pickle.nodes {
+        let Value::Object(object) = node else { continue };
+        let Some(class) = pickle.globals.get(object.class as usize) else { continue };
+        if !class.module.starts_with("__torch__") {
+            continue;
+        }
+        let names = registered
+            .entry(object.class)
+            .or_insert_with(|| names_in(&code(archive, directory, &class.module)?, &class.name));
+        let Some(names) = names else { continue };
+        for &state in &object.states {
+            let Value::Dict(pairs) = pickle.at(state) else { continue };
+            for &(key, value) in pairs {
+                if !matches!(pickle.at(key), Value::Text(name) if names.contains(&**name)) {
+                    tensors_in(pickle, value, &mut unregistered);
+                }
+            }
+        }
+    }
+    pickle.unregistered = unregistered;
+}
+
+/// Tensors in lists and dicts, but not in objects, which are modules.
+fn tensors_in(pickle: &Pickle, id: Id, into: &mut HashSet<Id>) {
+    let mut open = vec![id];
+    let mut seen = HashSet::new();
+    while let Some(id) = open.pop() {
+        match pickle.at(id) {
+            Value::Tensor(_) => drop(into.insert(id)),
+            Value::Sequence(_) | Value::Dict(_) if seen.insert(id) => {
+                pickle.for_children(id, |child| open.push(child));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The code of a module of Python's, as the archive has it.
+fn code(archive: &Archive, directory: &str, module: &str) -> Option<String> {
+    let path = format!("{directory}code/{}.py", module.replace('.', "/"));
+    let source = archive.bytes(archive.member(&path)?).ok()?;
+    let mut bytes = vec![0; usize::try_from(source.size()).ok().filter(|_| source.size() <= LONGEST)?];
+    source.read_at(0, &mut bytes).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// The names of parameters and buffers of a class: `__parameters__ = ["weight", "bias", ]`.
+fn names_in(code: &str, class: &str) -> Option<HashSet<String>> {
+    let head = format!("class {class}(");
+    let mut lines = code.lines().skip_while(|line| !line.starts_with(&head));
+    lines.next()?;
+    let lists = lines.take_while(|line| line.starts_with(' ') || line.is_empty()).filter_map(|line| {
+        let line = line.trim_start();
+        line.strip_prefix("__parameters__ = ").or_else(|| line.strip_prefix("__buffers__ = "))
+    });
+    let names = lists.flat_map(|list| list.split('"').skip(1).step_by(2));
+    Some(names.map(str::to_owned).collect())
+}
+
+/// Adds the constants of the code. A frozen module has its weights in them; of others they are no weights, and told of.
+pub(super) fn constants(
+    all: &mut Contents,
+    archive: &Archive,
+    directory: &str,
+    (input, swap): (&Input, bool),
+    options: &Options,
+) -> Result<()> {
+    let Some(member) = archive.member(&format!("{directory}constants.pkl")) else { return Ok(()) };
+    let source: Arc<dyn Source> = Arc::new(archive.bytes(member)?);
+    let mut pickle = load(Arc::clone(&source), 0, options)?;
+    let count =
+        pickle.nodes.iter().filter(|node| matches!(node, Value::Tensor(_) | Value::Refused(_))).count();
+    if count == 0 {
+        return Ok(());
+    }
+    if !all.tensors.is_empty() {
+        let why = format!("{count} tensors that are constants of the code, not of its state_dict");
+        all.notes.push(Note::new(NoteKind::Dropped, "constants.pkl", why));
+        return Ok(());
+    }
+    // `CONSTANTS.c0`, as the code calls them.
+    name_constants(&mut pickle);
+    let directory = format!("{directory}constants/");
+    let open = |storage: &Storage| super::zipped::storage(archive, &directory, storage, &source);
+    let raw = Options { raw_names: true, aliases: Aliases::Each, ..options.clone() };
+    let found = contents(&pickle, Storages { open, swap, file_len: input.size() }, &raw)?;
+    all.notes.push(Note::new(
+        NoteKind::Kept,
+        "constants.pkl",
+        "a frozen module: its weights are constants of the code and have no other names",
+    ));
+    all.tensors.extend(found.tensors);
+    all.metadata.extend(found.metadata);
+    all.notes.extend(found.notes);
+    Ok(())
+}
+
+/// Puts the constants into a dict.
+fn name_constants(pickle: &mut Pickle) {
+    let Value::Sequence(items) = pickle.at(pickle.root).clone() else { return };
+    let mut add = |value| {
+        let id = Id::try_from(pickle.nodes.len()).unwrap_or_default();
+        pickle.nodes.push(value);
+        id
+    };
+    let pairs = items.iter().enumerate();
+    let pairs =
+        pairs.map(|(number, &id)| (add(Value::Text(format!("CONSTANTS.c{number}").into())), id)).collect();
+    pickle.root = add(Value::Dict(pairs));
+}
