@@ -131,12 +131,12 @@ impl<'c> QuantizedModule<'c> {
     }
 
     /// The tensors that hold codes: the weight's, and those of zero points and scales that are coded, too.
-    pub fn codes(&self) -> impl Iterator<Item = TensorRef<'c>> {
+    pub fn codes(&self) -> impl Iterator<Item = TensorRef<'c>> + use<'c> {
         self.tensors_at(self.module.codes, self.module.numbers)
     }
 
     /// All its tensors: first those that hold codes, then the companions that are numbers.
-    pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'c>> {
+    pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'c>> + use<'c> {
         self.tensors_at(self.module.codes, self.module.end)
     }
 

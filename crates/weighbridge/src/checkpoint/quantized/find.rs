@@ -11,6 +11,8 @@ const BURN: &str = "weighbridge.burn.quantised";
 const COMFY: &str = "_quantization_metadata";
 /// What `weighbridge-convert` puts behind the name of a quantised tensor of a pickle.
 const PYTORCH: &str = ".quantization";
+/// What it puts before the name of an initialiser of 4-bit values.
+const ONNX: &str = "onnx.packed.";
 
 /// All quantised modules of a checkpoint, in the order of their tensors.
 pub(super) fn modules(inner: &Inner) -> Modules {
@@ -138,6 +140,8 @@ impl<'i> Finder<'i> {
                         && value.starts_with('{')
                     {
                         self.told(QuantMethod::PyTorch, name, "");
+                    } else if let Some(name) = key.strip_prefix(ONNX) {
+                        self.told(QuantMethod::Onnx, name, "");
                     }
                 }
             }

@@ -480,8 +480,10 @@ fn some_are_declared_in_the_metadata() {
         ("c.weight", "I8", &[4, 8]),
         ("d", "F32", &[2]),
         ("e.weight", "BF16", &[2]),
+        ("f", "U8", &[4]),
     ];
     let metadata = [
+        ("onnx.packed.f", "INT4 [7]"),
         ("a.quantization", r#"{"dtype":"qint32","scale":0.5,"zero_point":0}"#),
         ("d.quantization", "{}"),
         ("b.quantization", "none"),
@@ -492,7 +494,7 @@ fn some_are_declared_in_the_metadata() {
     let ckpt = Checkpoint::from_bytes(file(tensors, &metadata)).unwrap();
     let mut all: Vec<_> = found(&ckpt).into_iter().map(|found| (found.1, found.0)).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
-    let expected = [("a", M::PyTorch), ("b", M::Burn), ("c", M::ComfyUi)];
+    let expected = [("a", M::PyTorch), ("b", M::Burn), ("c", M::ComfyUi), ("f", M::Onnx)];
     assert_eq!(all, expected.map(|(name, method)| (name.to_owned(), method)));
     // Malformed metadata is ignored.
     for text in ["", "[", "{", r#"{"layers":7}"#, r#"{"layers":{"c"}}"#, r#"{"b"}"#] {
