@@ -4,6 +4,7 @@
 //! incomplete. A module is quantised if its codes have the companions that they need, such as scales: an 8-bit float
 //! without a scale is an ordinary number.
 
+mod evidence;
 mod find;
 mod layout;
 mod method;

@@ -1,6 +1,7 @@
 //! Looks for quantised modules: one pass over all tensors.
 
-use super::layout::{LAYOUTS, Layout, Seen, is_integer};
+use super::evidence::{Seen, is_integer};
+use super::layout::{LAYOUTS, Layout};
 use super::{Module, Modules, QuantMethod};
 use crate::checkpoint::{Inner, Place, Shard, TensorRef};
 use crate::header::Cursor;

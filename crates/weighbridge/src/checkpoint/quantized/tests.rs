@@ -114,6 +114,9 @@ fn floats_of_8_bits() {
     }
     // Bytes that are exponents are codes, too.
     finds(M::Mxfp8, "m.weight", 2, &[weight, ("m.weight_scale", "U8", &[256, 12])]);
+    for scale in ["m.weights_scaling_factor", "m.per_channel_scale", "m.weight_scales"] {
+        finds(M::Fp8, "m.weight", 1, &[weight, (scale, "F32", &[256])]);
+    }
     // Experts.
     finds(
         M::Fp8,
@@ -557,6 +560,7 @@ fn ordinary_tensors_are_left_alone() {
     finds_nothing(&[("m.norm.weight", "F8_E4M3", &[8]), ("m.norm.scale", "F8_E4M3", &[8])]);
     finds_nothing(&[("m.weight", "F8_E4M3", &[4, 8]), ("m.scale", "F32", &[5])]);
     finds_nothing(&[("mask", "U8", &[8]), ("mask_scale", "F32", &[])]);
+    finds_nothing(&[("edges", "I32", &[4, 2]), ("edges_scale", "F32", &[])]);
     finds_nothing(&[("ids", "I64", &[4, 8]), ("ids_scale", "F32", &[])]);
     finds_nothing(&[("m.mask", "BOOL", &[4, 8]), ("m.mask_scale", "F32", &[])]);
     finds_nothing(&[("m.B", "I32", &[4, 8]), ("m.s", "F32", &[4, 8])]);
