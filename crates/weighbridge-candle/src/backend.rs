@@ -52,18 +52,18 @@ impl Backend {
     /// The tensor of that name, unless it was filtered out.
     fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
         let tensor = self.checkpoint.tensor(name)?;
-        self.filter.as_ref().is_none_or(|keep| keep(&tensor)).then_some(tensor)
+        self.has(&tensor).then_some(tensor)
+    }
+
+    fn has(&self, tensor: &TensorRef<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|keep| keep(tensor))
     }
 
     /// The same, unless it is not there, or is quantised.
     fn found(&self, name: &str) -> candle_core::Result<TensorRef<'_>> {
-        let tensor = self.tensor(name);
-        // What was filtered out is not there, quantised or not.
-        if tensor.is_some() || self.checkpoint.tensor(name).is_none() {
-            let refused = quantized::refuse(&self.checkpoint, self.quantized, name);
-            refused.map_err(candle_core::Error::wrap)?;
-        }
-        tensor.ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())
+        let refused = quantized::refuse(&self.checkpoint, self.quantized, name, |tensor| self.has(tensor));
+        refused.map_err(candle_core::Error::wrap)?;
+        self.tensor(name).ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())
     }
 
     fn take(

@@ -291,7 +291,7 @@ impl Loader {
 
     /// Fails where a tensor, or the weight that would have this name, is quantised.
     pub(crate) fn refuse_codes(&self, name: &str) -> Result<()> {
-        quantized::refuse(&self.checkpoint, self.quantized, name)
+        quantized::refuse(&self.checkpoint, self.quantized, name, |tensor| self.has(tensor))
     }
 
     /// The stored name that is most like another.

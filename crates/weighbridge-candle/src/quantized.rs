@@ -4,14 +4,22 @@ use weighbridge::{Checkpoint, Quantized, Result, TensorRef};
 
 const ADVICE: &str = "`quantized(Quantized::Raw)` loads the codes as they are";
 
-/// Fails where the tensor of that name holds codes, or would be the weight of a quantised module.
-pub(crate) fn refuse(checkpoint: &Checkpoint, quantized: Quantized, name: &str) -> Result<()> {
+/// Fails where the tensor of that name holds codes, or, where there is none, would be the weight of a quantised module.
+/// What is not `wanted` is not there.
+pub(crate) fn refuse(
+    checkpoint: &Checkpoint,
+    quantized: Quantized,
+    name: &str,
+    wanted: impl Fn(&TensorRef<'_>) -> bool,
+) -> Result<()> {
     if quantized == Quantized::Raw {
         return Ok(());
     }
-    let module = checkpoint.quantized_codes(name);
-    let is_stored = || checkpoint.tensor(name).is_some();
-    match module.or_else(|| if is_stored() { None } else { checkpoint.quantized_weight(name) }) {
+    let module = match checkpoint.tensor(name) {
+        Some(tensor) => checkpoint.quantized_codes(name).filter(|_| wanted(&tensor)),
+        None => checkpoint.quantized_weight(name).filter(|module| module.codes().any(|codes| wanted(&codes))),
+    };
+    match module {
         Some(module) => Err(module.refusal(name, ADVICE)),
         None => Ok(()),
     }
