@@ -31,11 +31,12 @@ type Stored<'a> = (&'a str, Dtype, &'a [usize]);
 
 fn bytes(tensors: &[Stored<'_>]) -> Vec<u8> {
     let data = vec![0x38; 4096];
-    let view = |(name, dtype, shape): &Stored<'_>| {
+    let mut views = Vec::new();
+    for (name, dtype, shape) in tensors {
         let len = dtype.size_of(shape).unwrap() as usize;
-        ((*name).to_owned(), TensorView::new(*dtype, shape, &data[..len]).unwrap())
-    };
-    Save::new().bytes(tensors.iter().map(view).collect::<Vec<_>>()).unwrap()
+        views.push(((*name).to_owned(), TensorView::new(*dtype, shape, &data[..len]).unwrap()));
+    }
+    Save::new().bytes(views).unwrap()
 }
 
 const UP: Stored<'_> = ("up.weight", Dtype::F32, &[2, 3]);

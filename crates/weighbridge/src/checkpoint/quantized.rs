@@ -61,12 +61,11 @@ impl Checkpoint {
     /// They are detected once, on first use, from the names, dtypes and shapes in all shards; `config.json` is not consulted.
     ///
     /// ```
-    /// use weighbridge::write::{Save, Values};
-    /// use weighbridge::{Checkpoint, QuantMethod};
+    /// use weighbridge::{Checkpoint, Dtype, QuantMethod, TensorView, write::Save};
     ///
     /// # fn main() -> weighbridge::Result<()> {
-    /// let codes = Values::new(&[4, 8], &[0_i8; 32])?;
-    /// let scales = Values::new(&[4], &[1.0_f32; 4])?;
+    /// let codes = TensorView::new(Dtype::I8, &[2, 3], &[0; 6])?;
+    /// let scales = TensorView::new(Dtype::F32, &[2], &[0; 8])?;
     /// let file = Save::new().bytes([("up.weight", codes), ("up.SCB", scales)])?;
     /// let ckpt = Checkpoint::from_bytes(file)?;
     /// let module = ckpt.quantized().next().unwrap();
