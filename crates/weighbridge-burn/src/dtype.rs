@@ -17,8 +17,8 @@
 //! refused before anything is read; of quantised tensors a device says only whether it computes with their packed values, so
 //! one that cannot hold them fails when they are put there, which changes nothing either.
 //!
-//! Floats of 8 bits whose scales are beside them in the file are an error unless they are asked for
-//! [as they are](crate::Loader::unscaled).
+//! The codes of quantised modules, such as 8-bit floats with scales in tensors beside them, are an error unless they are asked
+//! for [raw](crate::Loader::quantized).
 //!
 //! Saved is each dtype as it is, `Flex32` as `F32`, a boolean as `BOOL`, and a quantised tensor as its bytes, with its
 //! scheme in the metadata.

@@ -36,6 +36,7 @@
 
 #[cfg(feature = "train")]
 mod checkpoints;
+mod codes;
 mod convention;
 pub mod dtype;
 #[cfg(feature = "training")]

@@ -1,6 +1,7 @@
 //! A checkpoint into a module.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -11,9 +12,10 @@ use burn::tensor::DType;
 use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
 use weighbridge::{
-    Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Renames, Result, Slice, TensorRef,
+    Checkpoint, Error, ErrorKind, Names, Plan, Progress, Quantized, Renames, Result, Slice, TensorRef,
 };
 
+use crate::codes::{Codes, refusal};
 use crate::dtype::{Arrival, Wishes, arrival};
 use crate::mapping::{Mapping, Origin, stored_shape_of};
 use crate::metadata::{Known, in_shard};
@@ -46,7 +48,7 @@ pub struct Loader {
     all_used: bool,
     wishes: Wishes,
     bad_dtype: Option<DType>,
-    unscaled: bool,
+    quantized: Quantized,
     overflow: Overflow,
     threads: Option<usize>,
     read_ahead: u64,
@@ -86,7 +88,7 @@ pub fn load(checkpoint: &Checkpoint) -> Loader {
         all_used: false,
         wishes: Wishes::default(),
         bad_dtype: None,
-        unscaled: false,
+        quantized: Quantized::default(),
         overflow: Overflow::default(),
         threads: None,
         read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
@@ -166,11 +168,18 @@ impl Loader {
         self
     }
 
-    /// Loads floats of 8 bits whose scales are beside them in the file, `weight_scale` or `weight_scale_inv`, as they are;
-    /// otherwise they are an error, because they are not the weights before they are multiplied.
-    pub fn unscaled(mut self) -> Self {
-        self.unscaled = true;
+    /// Sets what becomes of the weights of quantised modules: FP8 with scales, GPTQ, AWQ, bitsandbytes and
+    /// [others](weighbridge::QuantMethod), but not Burn's own, which are loaded as they were saved.
+    ///
+    /// They are refused otherwise: their values are codes, which mean nothing without their scales.
+    pub fn quantized(mut self, quantized: Quantized) -> Self {
+        self.quantized = quantized;
         self
+    }
+
+    /// Short for [`quantized(Quantized::Raw)`](Self::quantized).
+    pub fn unscaled(self) -> Self {
+        self.quantized(Quantized::Raw)
     }
 
     /// Sets what casts do with values that are too large: they become infinity otherwise, and an error in integers.
@@ -227,7 +236,7 @@ impl Loader {
     /// # Errors
     ///
     /// Fails with [`ErrorKind::MissingTensor`], [`ErrorKind::Shape`] or [`ErrorKind::Dtype`] when parameters and tensors do
-    /// not fit, with [`ErrorKind::Device`] when a device does not compute with a dtype or cannot hold a tensor, and when
+    /// not fit or a tensor is [quantised](Self::quantized), with [`ErrorKind::Device`] when a device does not compute with a dtype or cannot hold a tensor, and when
     /// reading fails. The module is as it was then.
     pub fn into<M: Module>(mut self, module: &mut M) -> Result<Report> {
         let planned = self.plan(walk::sites(module))?;
@@ -275,6 +284,7 @@ impl Loader {
         let stored = self.stored()?;
         let known = Known::of(&self.checkpoint)?;
         let usual = self.mapping.usual(&sites);
+        let codes = Codes::of(&self.checkpoint, &self.renames, self.quantized, &known);
         let mut planned = Planned::default();
         if let Some(dtype) = self.bad_dtype {
             let message = format!("{dtype:?} is neither a float nor an integer");
@@ -295,15 +305,26 @@ impl Loader {
                 planned.report.skipped.push(path);
                 continue;
             }
+            // The first place where the parameter may be that is quantised: no other one stands in for it.
+            let quantised = Cell::new(None);
             let size = |name: &str, axis: usize| {
-                let tensor = stored.get(name)?;
+                let tensor = stored.get(name);
+                if quantised.get().is_none() {
+                    quantised.set(codes.module(name, tensor));
+                }
+                let tensor = tensor?;
                 match known.quantised.get(tensor.name()) {
                     Some(quantised) => quantised.shape.get(axis).copied(),
                     // A scalar, too, is there.
                     None => Some(tensor.shape().get(axis).copied().unwrap_or(1)),
                 }
             };
-            let origin = match self.mapping.origin(&site, &usual, size) {
+            let origin = self.mapping.origin(&site, &usual, size);
+            if let Some(module) = quantised.get() {
+                planned.report.problems.push(refusal(&module, &path));
+                continue;
+            }
+            let origin = match origin {
                 Ok(Some(origin)) => origin,
                 Ok(None) => {
                     let name = self.mapping.name(&site);
@@ -393,12 +414,6 @@ impl Loader {
         };
         let entry = Entry::new(path, inputs, operation)?;
         let stored = entry.dtype();
-        if let Some(scale) = self.scale_of(tensors) {
-            let message = format!(
-                "its {stored} values are to be multiplied by {scale:?}, which is not done here; `unscaled()` loads them as they are"
-            );
-            return Err(Error::new(ErrorKind::Dtype, message));
-        }
         let Arrival { made, dtype, pairs } = arrival(stored, site.kind, self.wishes, &site.device)?;
         let shape = [entry.shape(), if pairs { &[2] } else { &[] }].concat();
         if shape != expected {
@@ -407,19 +422,6 @@ impl Loader {
         let cast = (made != stored).then(|| Cast { path: path.to_owned(), from: stored, to: dtype });
         let entry = entry.overflow(self.overflow).recast(made)?;
         Ok((Fill { site, entry, dtype, shape, exchanged: origin.exchanged, id }, cast))
-    }
-
-    /// The scales of floats of 8 bits, where a file has such.
-    fn scale_of(&self, tensors: &[TensorRef<'_>]) -> Option<&str> {
-        let is_small = |tensor: &&TensorRef<'_>| {
-            use Dtype::{F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ};
-            matches!(tensor.dtype(), F8_E4M3 | F8_E4M3FNUZ | F8_E5M2 | F8_E5M2FNUZ)
-        };
-        let scale = |tensor: &TensorRef<'_>| {
-            let names = ["_scale_inv", "_scale"].map(|end| format!("{}{end}", tensor.name()));
-            names.iter().find_map(|name| self.checkpoint.tensor(name)).map(|scale| scale.name())
-        };
-        tensors.iter().filter(is_small).find_map(scale).filter(|_| !self.unscaled)
     }
 
     /// The error with the place of the checkpoint, unless it names a file.

@@ -1,7 +1,7 @@
 //! burn-store's `ModuleStore`, for code that was written for its `SafetensorsStore`.
 
 use std::any::TypeId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use burn_store::{
@@ -9,10 +9,12 @@ use burn_store::{
     ModuleSnapshot, ModuleStore, PathFilter, PyTorchToBurnAdapter,
 };
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Error, ErrorKind, Renames, Result};
+use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Renames, Result};
 
+use crate::codes::refusal;
 use crate::loader::load;
 use crate::mapping::Mapping;
+use crate::metadata::Known;
 use crate::pack::deferred;
 use crate::report::Report;
 use crate::saver::save;
@@ -54,11 +56,20 @@ pub struct SafetensorsStore {
     overwrite: bool,
     partial: bool,
     validate: bool,
+    quantized: Quantized,
     skip_variants: bool,
     from: Convention,
     to: Convention,
     mapping: Option<Mapping>,
-    tensors: Option<BTreeMap<String, burn_pack::Tensor>>,
+    stored: Option<Stored>,
+}
+
+/// The tensors of a checkpoint by the names that they get.
+#[derive(Default)]
+struct Stored {
+    tensors: BTreeMap<String, burn_pack::Tensor>,
+    /// Those that hold codes of quantised modules.
+    refused: BTreeMap<String, Error>,
 }
 
 enum Place {
@@ -105,11 +116,12 @@ impl SafetensorsStore {
             overwrite: false,
             partial: false,
             validate: true,
+            quantized: Quantized::default(),
             skip_variants: false,
             from: Convention::Own,
             to: Convention::Own,
             mapping: None,
-            tensors: None,
+            stored: None,
         }
     }
 
@@ -182,7 +194,7 @@ impl SafetensorsStore {
             Ok(renames) => self.renames = renames,
             Err(error) => self.bad_rename = Some(error.to_string()),
         }
-        self.tensors = None;
+        self.stored = None;
         self
     }
 
@@ -208,6 +220,14 @@ impl SafetensorsStore {
     /// Sets whether parameters may be missing.
     pub fn allow_partial(mut self, allow: bool) -> Self {
         self.partial = allow;
+        self
+    }
+
+    /// Sets what becomes of the weights of quantised modules, which are an error otherwise; see
+    /// [`Loader::quantized`](crate::Loader::quantized).
+    pub fn quantized(mut self, quantized: Quantized) -> Self {
+        self.quantized = quantized;
+        self.stored = None;
         self
     }
 
@@ -262,6 +282,35 @@ impl SafetensorsStore {
         }
     }
 
+    /// The tensors of the checkpoint, listed once.
+    fn stored(&mut self) -> Result<&Stored> {
+        if self.stored.is_none() {
+            let ckpt = self.checkpoint()?;
+            let known = Known::of(&ckpt)?;
+            let mut stored = Stored::default();
+            let mut names = HashSet::with_capacity(ckpt.len());
+            for tensor in ckpt.tensors() {
+                let name = self.renames.apply(tensor.name());
+                if !names.insert(name.clone()) {
+                    let message = format!("another tensor and this one would both be named {name:?}");
+                    return Err(Error::new(ErrorKind::DuplicateTensor, message).in_tensor(tensor.name()));
+                }
+                let is_own = known.quantised.contains_key(tensor.name());
+                if self.quantized != Quantized::Raw
+                    && !is_own
+                    && let Some(module) = ckpt.quantized_codes(tensor.name())
+                {
+                    stored.refused.insert(name.clone(), refusal(&module, &name));
+                } else if let Ok(lazy) = deferred(&ckpt, &tensor, name.clone()) {
+                    // What Burn has no dtype for is not there; `Checkpoint` has it.
+                    stored.tensors.insert(name, lazy);
+                }
+            }
+            self.stored = Some(stored);
+        }
+        Ok(self.stored.get_or_insert_default())
+    }
+
     fn how(&self, convention: &Convention) -> Result<Mapping> {
         if let Some(error) = &self.bad_rename {
             return Err(Error::new(ErrorKind::Pattern, error.clone()));
@@ -310,7 +359,7 @@ impl ModuleStore for SafetensorsStore {
     type Error = Error;
 
     fn collect_from<M: ModuleSnapshot>(&mut self, module: &M) -> Result<()> {
-        self.tensors = None;
+        self.stored = None;
         let (filter, skip) = (self.filter.clone(), self.skip_variants);
         if let Place::Path(path) = &self.place
             && !self.overwrite
@@ -340,6 +389,7 @@ impl ModuleStore for SafetensorsStore {
         let mut loader = load(&self.checkpoint()?)
             .mapping(self.how(&self.from)?)
             .rename(self.renames.clone())
+            .quantized(self.quantized)
             .keep(move |site| keeps(&filter, site, skip));
         if self.partial {
             loader = loader.partial();
@@ -370,25 +420,19 @@ impl ModuleStore for SafetensorsStore {
     }
 
     fn get_tensor(&mut self, name: &str) -> Result<Option<&burn_pack::Tensor>> {
-        Ok(self.get_all_tensors()?.get(name))
+        let Stored { tensors, refused } = self.stored()?;
+        match refused.get(name) {
+            Some(error) => Err(error.clone()),
+            None => Ok(tensors.get(name)),
+        }
     }
 
     fn get_all_tensors(&mut self) -> Result<&BTreeMap<String, burn_pack::Tensor>> {
-        if self.tensors.is_none() {
-            let ckpt = self.checkpoint()?;
-            let mut tensors = BTreeMap::new();
-            for tensor in ckpt.tensors() {
-                let name = self.renames.apply(tensor.name());
-                // What Burn has no dtype for is not there; `Checkpoint` has it.
-                let Ok(lazy) = deferred(&ckpt, &tensor, name.clone()) else { continue };
-                if tensors.insert(name.clone(), lazy).is_some() {
-                    let message = format!("another tensor and this one would both be named {name:?}");
-                    return Err(Error::new(ErrorKind::DuplicateTensor, message).in_tensor(tensor.name()));
-                }
-            }
-            self.tensors = Some(tensors);
+        let Stored { tensors, refused } = self.stored()?;
+        match refused.values().next() {
+            Some(error) => Err(error.clone()),
+            None => Ok(tensors),
         }
-        Ok(self.tensors.get_or_insert_default())
     }
 
     fn keys(&mut self) -> Result<Vec<String>> {

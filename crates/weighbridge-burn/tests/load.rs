@@ -366,26 +366,6 @@ fn errors_name_the_file_and_the_stored_tensor() {
 }
 
 #[test]
-fn scaled_floats_are_not_taken_for_weights() {
-    let ckpt = saved(&model(&device()));
-    for scale in ["embed.weight_scale_inv", "embed.weight_scale"] {
-        let ckpt = changed(
-            &ckpt,
-            &[
-                ("embed.weight", Some((Dtype::F8_E4M3, &[4, 3], &[0x38; 12]))),
-                (scale, Some((Dtype::F32, &[1], &[0; 4]))),
-            ],
-        );
-        let mut module = model(&device());
-        let error = load(&ckpt).dtype(FloatDType::F32).into(&mut module).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Dtype, "{error}");
-        assert!(error.to_string().contains(scale) && error.to_string().contains("unscaled()"), "{error}");
-        load(&ckpt).dtype(FloatDType::F32).unscaled().into(&mut module).unwrap();
-        assert_eq!(module.embed.weight.val().into_data().try_to_vec::<f32>().unwrap(), [1.0; 12]);
-    }
-}
-
-#[test]
 fn a_check_finds_what_a_load_refuses() {
     let module = model(&device());
     let report = load(&saved(&module)).dtype(DType::Bool(BoolStore::Native)).check(&module).unwrap();

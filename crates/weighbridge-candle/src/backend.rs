@@ -7,10 +7,11 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{Shard, SimpleBackend};
 use weighbridge::plan::{Entry, Input, Overflow, Part};
-use weighbridge::{Checkpoint, Error, Report, TensorRef};
+use weighbridge::{Checkpoint, Error, Quantized, Report, TensorRef};
 
 use crate::dtype::{Arrival, arrival};
 use crate::loader::Filter;
+use crate::quantized;
 use crate::session::{Devices, Tensors, Want};
 
 /// Gives a model's tensors as it asks for them, each in the dtype and on the device that it asks for.
@@ -38,6 +39,7 @@ pub struct Backend {
     pub(crate) filter: Option<Box<Filter>>,
     pub(crate) devices: Devices,
     pub(crate) complex_pairs: bool,
+    pub(crate) quantized: Quantized,
     pub(crate) overflow: Overflow,
 }
 
@@ -50,7 +52,18 @@ impl Backend {
     /// The tensor of that name, unless it was filtered out.
     fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
         let tensor = self.checkpoint.tensor(name)?;
-        self.filter.as_ref().is_none_or(|keep| keep(&tensor)).then_some(tensor)
+        self.has(&tensor).then_some(tensor)
+    }
+
+    fn has(&self, tensor: &TensorRef<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|keep| keep(tensor))
+    }
+
+    /// The same, unless it is not there, or is quantised.
+    fn found(&self, name: &str) -> candle_core::Result<TensorRef<'_>> {
+        let refused = quantized::refuse(&self.checkpoint, self.quantized, name, |tensor| self.has(tensor));
+        refused.map_err(candle_core::Error::wrap)?;
+        self.tensor(name).ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())
     }
 
     fn take(
@@ -61,9 +74,7 @@ impl Backend {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let device = self.devices.chosen(name).unwrap_or(device);
-        let Some(tensor) = self.tensor(name) else {
-            return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
-        };
+        let tensor = self.found(name)?;
         let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs, device)
             .map_err(|error| candle_core::Error::wrap(error.in_tensor(name)))?;
         let shape = arrival.shape(tensor.shape());
@@ -89,9 +100,7 @@ impl Backend {
     ) -> candle_core::Result<Tensor> {
         let wrap = |error: Error| candle_core::Error::wrap(error.in_tensor(name));
         let device = self.devices.chosen(name).unwrap_or(device);
-        let Some(tensor) = self.tensor(name) else {
-            return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt());
-        };
+        let tensor = self.found(name)?;
         let arrival = arrival(tensor.dtype(), Some(dtype), self.complex_pairs, device).map_err(wrap)?;
         let part = Part::of_rank(tensor.shape(), shard.dim, shard.rank, shard.world_size).map_err(wrap)?;
         let entry = Entry::new(name, vec![Input::of(&tensor)], Arc::new(part)).map_err(wrap)?;

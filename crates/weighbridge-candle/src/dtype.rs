@@ -18,6 +18,9 @@
 //! `F32`, unless they are asked for; `F64` only if it is asked for, and packed dtypes not at all.
 //!
 //! "Raw" dtypes hold the file's packed bytes; Candle has no operations on them.
+//!
+//! The codes of quantised modules, such as 8-bit floats with scales in tensors beside them, are an error in any dtype unless they
+//! are asked for with [`Quantized::Raw`](weighbridge::Quantized::Raw).
 
 use candle_core::{DType, Device, Shape};
 use weighbridge::plan::Cast;

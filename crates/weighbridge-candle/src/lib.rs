@@ -35,6 +35,7 @@ pub mod dtype;
 mod loader;
 #[cfg(feature = "metal")]
 mod metal;
+mod quantized;
 mod save;
 mod session;
 mod sharded;

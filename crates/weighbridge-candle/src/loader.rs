@@ -8,10 +8,13 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
 use weighbridge::plan::Overflow;
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Report, Result, TensorRef};
+use weighbridge::{
+    Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Quantized, Report, Result, TensorRef,
+};
 
 use crate::backend::Backend;
 use crate::dtype::{Arrival, arrival, from_stored};
+use crate::quantized;
 use crate::session::{Devices, Tensors, Want};
 use crate::staging::Staging;
 
@@ -31,6 +34,7 @@ pub struct Loader {
     filter: Option<Box<Filter>>,
     require_all: bool,
     complex_pairs: bool,
+    quantized: Quantized,
     threads: Option<usize>,
     read_ahead: u64,
     prefetch: Prefetch,
@@ -49,6 +53,7 @@ impl Loader {
             filter: None,
             require_all: false,
             complex_pairs: false,
+            quantized: Quantized::default(),
             threads: None,
             read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
             prefetch: Prefetch::Auto,
@@ -129,6 +134,30 @@ impl Loader {
         self
     }
 
+    /// Sets what becomes of the weights of quantised modules: FP8 with scales, GPTQ, AWQ, bitsandbytes and
+    /// [others](weighbridge::QuantMethod).
+    ///
+    /// They are refused otherwise, whatever dtype is asked for: their values are codes. Code that computes with codes
+    /// itself asks for them raw.
+    ///
+    /// ```
+    /// use weighbridge_candle::Loader;
+    /// use weighbridge_candle::weighbridge::{Checkpoint, Quantized};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
+    /// for module in ckpt.quantized() {
+    ///     println!("{}: {}", module.name(), module.method());
+    /// }
+    /// let vb = Loader::new(&ckpt).quantized(Quantized::Raw).var_builder()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn quantized(mut self, quantized: Quantized) -> Self {
+        self.quantized = quantized;
+        self
+    }
+
     /// Sets the number of threads that read; by default one a core, and 8 at most, or 16 where tensors go to CUDA.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
@@ -162,9 +191,10 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// Fails when reading, casting or placing a tensor on the device fails, and, with
-    /// [`require_all`](Self::require_all), when Candle cannot hold one.
+    /// Fails when reading, casting or placing a tensor on the device fails, when one holds codes of a
+    /// [quantised](Self::quantized) module, and, with [`require_all`](Self::require_all), when Candle cannot hold one.
     pub fn load(mut self) -> Result<Loaded> {
+        quantized::refuse_any(&self.checkpoint, self.quantized, |tensor| self.has(tensor))?;
         let (mut arrivals, mut skipped) = (HashMap::new(), Vec::new());
         for tensor in self.tensors() {
             let requested = self.dtype.filter(|_| tensor.dtype().is_float());
@@ -225,6 +255,7 @@ impl Loader {
     pub fn backend(mut self) -> Result<Backend> {
         let dtype = self.builder_dtype();
         let fitting = |tensor: TensorRef<'_>| {
+            self.refuse_codes(tensor.name()).ok()?;
             let device = self.devices.of(tensor.name());
             let arrival = |requested| arrival(tensor.dtype(), requested, self.complex_pairs, device);
             // What does not come in the builder's dtype may be asked for in another one, and fails then if not.
@@ -235,8 +266,8 @@ impl Loader {
         let read_ahead = self.read_ahead;
         let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural);
         let session = Tensors::start(session, &self.devices, &self.staging)?;
-        let Self { checkpoint, filter, devices, complex_pairs, overflow, .. } = self;
-        Ok(Backend { checkpoint, session, filter, devices, complex_pairs, overflow })
+        let Self { checkpoint, filter, devices, complex_pairs, quantized, overflow, .. } = self;
+        Ok(Backend { checkpoint, session, filter, devices, complex_pairs, quantized, overflow })
     }
 
     /// The dtype and the device of its builders.
@@ -251,7 +282,16 @@ impl Loader {
     /// The tensor of that name, unless it was filtered out.
     pub(crate) fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
         let tensor = self.checkpoint.tensor(name)?;
-        self.filter.as_ref().is_none_or(|keep| keep(&tensor)).then_some(tensor)
+        self.has(&tensor).then_some(tensor)
+    }
+
+    fn has(&self, tensor: &TensorRef<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|keep| keep(tensor))
+    }
+
+    /// Fails where a tensor, or the weight that would have this name, is quantised.
+    pub(crate) fn refuse_codes(&self, name: &str) -> Result<()> {
+        quantized::refuse(&self.checkpoint, self.quantized, name, |tensor| self.has(tensor))
     }
 
     /// The stored name that is most like another.
@@ -260,7 +300,7 @@ impl Loader {
     }
 
     pub(crate) fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        self.checkpoint.tensors().filter(|tensor| self.filter.as_ref().is_none_or(|keep| keep(tensor)))
+        self.checkpoint.tensors().filter(|tensor| self.has(tensor))
     }
 
     /// A session over the tensors of `arrivals`, each as it arrives.

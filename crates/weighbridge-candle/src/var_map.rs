@@ -55,6 +55,7 @@ impl Loader {
         let mut arrivals = HashMap::<String, Arrival>::new();
         for (name, var) in &vars {
             let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(name));
+            self.refuse_codes(name)?;
             let Some(tensor) = self.tensor(name) else {
                 let near =
                     self.nearest(name).map_or_else(String::new, |near| format!("; did you mean {near:?}?"));

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use weighbridge::plan::Overflow;
-use weighbridge::{Dtype, Names, TensorRef};
+use weighbridge::{Checkpoint, Dtype, Names, TensorRef};
 
 use crate::dtype::parse_dtype;
+use crate::show::plural;
 
 /// Choosing dtypes.
 #[derive(Clone, Debug, Default, Args)]
@@ -23,6 +24,32 @@ pub(crate) struct Casts {
     /// What becomes of values that the new dtype does not reach to
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     overflow: OnOverflow,
+
+    #[command(flatten)]
+    quantized: OnQuantized,
+}
+
+/// What becomes of quantised modules.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct OnQuantized {
+    /// What becomes of quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that are to be cast
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    quantized: HowQuantized,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum HowQuantized {
+    /// Fail, and write nothing: their values are codes, not weights
+    #[default]
+    Refuse,
+    /// Cast the codes and the scales like any other numbers
+    Raw,
+}
+
+impl OnQuantized {
+    pub(crate) fn is_raw(self) -> bool {
+        self.quantized == HowQuantized::Raw
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -62,7 +89,8 @@ impl Casts {
 
     /// The rules, ready to be asked.
     pub(crate) fn rules(&self) -> Result<Rules> {
-        let mut rules = Rules { overflow: self.overflow.into(), ..Rules::default() };
+        let raw = self.quantized.is_raw();
+        let mut rules = Rules { overflow: self.overflow.into(), raw, ..Rules::default() };
         for To { glob, dtype } in &self.to {
             let names = glob.as_deref().map(Names::glob).transpose()?;
             rules.to.push((names, *dtype));
@@ -90,20 +118,56 @@ pub(crate) struct Rules {
     to: Vec<(Option<Names>, Dtype)>,
     keep: Vec<Names>,
     overflow: Overflow,
+    /// Whether quantised modules are cast, too.
+    raw: bool,
 }
 
 impl Rules {
     /// The dtype for a tensor; `None` keeps the one that it has.
     pub(crate) fn dtype(&self, tensor: &TensorRef<'_>) -> Option<Dtype> {
+        // Packed values of 4 and 6 bits are floats that nothing can be made of.
+        self.rule(tensor, tensor.dtype().is_float() && tensor.dtype().bits() >= 8)
+    }
+
+    /// The dtype that the last matching rule gives; rules without a glob match floats.
+    fn rule(&self, tensor: &TensorRef<'_>, is_float: bool) -> Option<Dtype> {
         if self.keep.iter().any(|names| names.contains(tensor.name())) {
             return None;
         }
-        let speaks = |(names, _): &&(Option<Names>, Dtype)| match names {
+        let matches = |(names, _): &&(Option<Names>, Dtype)| match names {
             Some(names) => names.contains(tensor.name()),
-            // Packed values of 4 and 6 bits are floats that nothing can be made of.
-            None => tensor.dtype().is_float() && tensor.dtype().bits() >= 8,
+            None => is_float,
         };
-        self.to.iter().rev().find(speaks).map(|&(_, dtype)| dtype).filter(|&dtype| dtype != tensor.dtype())
+        self.to.iter().rev().find(matches).map(|&(_, dtype)| dtype).filter(|&dtype| dtype != tensor.dtype())
+    }
+
+    /// Fails if a quantised module among `chosen` tensors would be cast.
+    pub(crate) fn refuse_quantized(
+        &self,
+        checkpoint: &Checkpoint,
+        chosen: &Names,
+    ) -> weighbridge::Result<()> {
+        if self.raw || self.to.is_empty() {
+            return Ok(());
+        }
+        let mut refused = checkpoint.quantized().filter_map(|module| {
+            let is_chosen = |tensor: &TensorRef<'_>| chosen.contains(tensor.name());
+            // Codes stand for floats, whatever they are stored as.
+            let codes = module.codes().filter(is_chosen).find(|codes| self.rule(codes, true).is_some());
+            // Rounded scales change the weights; without the codes they are ordinary numbers.
+            let scales = || {
+                module.codes().find(is_chosen)?;
+                module.tensors().filter(is_chosen).find(|tensor| self.dtype(tensor).is_some())
+            };
+            Some((module, codes.or_else(scales)?))
+        });
+        let Some((module, tensor)) = refused.next() else { return Ok(()) };
+        let more = match refused.count() {
+            0 => String::new(),
+            more => format!("so {} {}; ", if more == 1 { "is" } else { "are" }, plural(more, "other module")),
+        };
+        let advice = format!("{more}--keep leaves tensors as they are, --quantized raw casts the codes");
+        Err(module.refusal(tensor.name(), &advice))
     }
 
     pub(crate) fn overflow(&self) -> Overflow {

@@ -29,6 +29,7 @@ impl Default for Reshape {
 impl Reshape {
     /// What is to be made of a checkpoint; fails before anything is written.
     pub(crate) fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        self.casts.refuse_quantized(checkpoint, &self.names)?;
         let mut plan = Plan::of(checkpoint)
             .only(self.names.clone())
             .dtype(|tensor| self.casts.dtype(tensor))

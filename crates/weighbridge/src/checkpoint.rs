@@ -3,10 +3,11 @@
 mod files;
 mod hub;
 mod locate;
+mod quantized;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hashbrown::HashTable;
@@ -21,6 +22,7 @@ use crate::view::TensorView;
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
 use locate::{Files, Listing, Located};
+pub use quantized::{QuantMethod, Quantized, QuantizedModule};
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
 ///
@@ -48,6 +50,7 @@ struct Inner {
     hasher: RandomState,
     directory: Option<PathBuf>,
     warnings: Vec<String>,
+    quantized: OnceLock<quantized::Modules>,
 }
 
 /// One file of a checkpoint.
@@ -59,7 +62,7 @@ pub struct Shard {
 }
 
 /// Where a tensor is: which shard, and which of its tensors.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Place {
     shard: u32,
     tensor: u32,
@@ -268,6 +271,7 @@ impl Checkpoint {
             hasher: RandomState::new(),
             directory,
             warnings: Vec::new(),
+            quantized: OnceLock::new(),
         };
         if inner.shards.len() > 1 {
             inner.index_names()?;

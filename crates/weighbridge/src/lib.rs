@@ -66,7 +66,8 @@ pub mod write;
 
 pub use buffer::HostBuffer;
 pub use checkpoint::{
-    Checkpoint, CheckpointFiles, OpenOptions, Shard, TensorRef, hub_snapshot, nearest_name,
+    Checkpoint, CheckpointFiles, OpenOptions, QuantMethod, Quantized, QuantizedModule, Shard, TensorRef,
+    hub_snapshot, nearest_name,
 };
 pub use dtype::{Dtype, UnknownDtype};
 pub use engine::{HostBytes, Progress, Report, Session};

@@ -13,6 +13,7 @@ use weighbridge::plan::{Overflow, Part, Streamed};
 use weighbridge::write::{OutputFile, TensorData};
 use weighbridge::{Checkpoint, Dtype, Plan, Slice};
 
+use crate::casts::OnQuantized;
 use crate::dtype::parse_dtype;
 use crate::show::safe;
 use crate::term::{Bar, Term};
@@ -43,6 +44,9 @@ pub(crate) struct Cat {
     #[arg(long, value_name = "DTYPE", value_parser = parse_dtype)]
     to: Option<Dtype>,
 
+    #[command(flatten)]
+    quantized: OnQuantized,
+
     /// Print all values as text, however many there are
     #[arg(long)]
     full: bool,
@@ -70,6 +74,12 @@ impl Cat {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let checkpoint = load::look(&self.path, term)?;
         let (name, slice) = self.find(&checkpoint)?;
+        if let Some(module) = checkpoint.quantized_codes(name)
+            && self.to.is_some()
+            && !self.quantized.is_raw()
+        {
+            return Err(module.refusal(name, "--quantized raw casts the codes").into());
+        }
         let plan = Plan::of(&checkpoint)
             .filter(|tensor| tensor.name() == name)
             .part(|_| Ok(slice.clone().map(Part::of)))

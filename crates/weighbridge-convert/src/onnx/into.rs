@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use weighbridge::plan::{Entry, Streamed};
+use weighbridge::plan::{self, Entry, Streamed};
 use weighbridge::write::{OutputFile, TensorData};
-use weighbridge::{Dtype, Error, ErrorKind, Plan, Result, Source};
+use weighbridge::{Dtype, Error, ErrorKind, Plan, QuantizedModule, Result, Source};
 
 use super::external::Beside;
 use super::graph::Model;
@@ -46,6 +46,16 @@ struct Slot {
     dtype: Dtype,
     shape: Vec<usize>,
     proto: Proto,
+}
+
+/// Where the codes of a quantised module are: shard, and bytes of its file.
+fn places_of_codes<'c>(
+    module: QuantizedModule<'c>,
+) -> impl Iterator<Item = ((usize, Range<u64>), QuantizedModule<'c>)> {
+    module.codes().map(move |codes| {
+        let input = plan::Input::of(&codes);
+        ((input.shard(), input.range()), module)
+    })
 }
 
 /// What a protocol buffer may have.
@@ -104,7 +114,7 @@ impl Graph {
     /// # Errors
     ///
     /// Fails when no tensor has the name of an initialiser, when one has another shape or, without `cast`, another dtype,
-    /// and when files cannot be read or written. The destination is as it was then.
+    /// when the codes of a quantised module would be cast, and when files cannot be read or written. The destination is as it was then.
     pub fn replace(&self, plan: &Plan, cast: bool, output: impl AsRef<Path>) -> Result<Vec<Note>> {
         let output = output.as_ref();
         let tensors = self.matching(plan, cast)?;
@@ -124,6 +134,8 @@ impl Graph {
     /// The tensors that take the places of initialisers.
     fn matching(&self, plan: &Plan, cast: bool) -> Result<HashMap<String, Streamed>> {
         let slots: HashMap<&str, &Slot> = self.slots.iter().map(|slot| (&*slot.name, slot)).collect();
+        // By where the codes are, since an entry may have got another name.
+        let quantised: HashMap<_, _> = plan.checkpoint().quantized().flat_map(places_of_codes).collect();
         let mut chosen = Plan::of(plan.checkpoint()).filter(|_| false).build()?;
         for entry in plan.entries() {
             let Some(slot) = slots.get(entry.name()) else { continue };
@@ -141,6 +153,11 @@ impl Graph {
                     let message =
                         format!("it is {own}, in the model it is {model}; it can be cast on request");
                     return Err(Error::new(ErrorKind::Dtype, message));
+                }
+                let input = entry.inputs().first().map(|input| (input.shard(), input.range()));
+                if let Some(module) = input.and_then(|input| quantised.get(&input)) {
+                    let advice = format!("the model has {} there; dequantise it first", slot.dtype);
+                    return Err(module.refusal(entry.name(), &advice));
                 }
                 entry.recast(slot.dtype)
             };

@@ -1,0 +1,241 @@
+//! Codes of quantised modules are refused, unless they are asked for raw.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
+use safetensors::Dtype as St;
+use weighbridge::{Checkpoint, ErrorKind, Names, QuantMethod, Quantized};
+use weighbridge_candle::Loader;
+use weighbridge_candle::candle_core::{DType, Device, Shape, Tensor, Var};
+use weighbridge_candle::candle_nn::VarMap;
+use weighbridge_candle::candle_nn::var_builder::Shard;
+use weighbridge_tests::{Stored, file, sharded};
+
+/// 1.0 as FP8, twelve times.
+fn ones() -> Stored {
+    Stored::new(St::F8_E4M3, &[3, 4], vec![0x38; 12])
+}
+
+fn scale() -> Stored {
+    Stored::new(St::F32, &[1, 1], 0.5_f32.to_le_bytes().to_vec())
+}
+
+fn norm() -> Stored {
+    Stored::new(St::BF16, &[4], [0x80, 0x3f].repeat(4))
+}
+
+fn gptq() -> [(&'static str, Stored); 3] {
+    [
+        ("up.qweight", Stored::filled(St::I32, &[8, 16], 1)),
+        ("up.qzeros", Stored::filled(St::I32, &[1, 2], 2)),
+        ("up.scales", Stored::new(St::F16, &[1, 16], [0x00, 0x3c].repeat(16))),
+    ]
+}
+
+/// One dense tensor, one module of FP8 whose scale is in another shard, one of GPTQ.
+fn mixed(directory: &std::path::Path) -> Checkpoint {
+    let [qweight, qzeros, scales] = gptq();
+    let first = [("fc.weight", ones()), ("norm.weight", norm()), qzeros];
+    let second = [("fc.weight_scale_inv", scale()), qweight, scales];
+    let shards: [(&str, &[(&str, Stored)]); 2] = [("a.safetensors", &first), ("b.safetensors", &second)];
+    Checkpoint::open(sharded(directory, &shards)).unwrap()
+}
+
+#[track_caller]
+fn names(text: &str, parts: &[&str]) {
+    assert!(!text.lines().next().unwrap().is_empty());
+    assert_eq!(text.lines().filter(|line| line.contains("quantised as")).count(), 1, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_var_builder_refuses_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ckpt = mixed(dir.path());
+    let methods: Vec<_> = ckpt.quantized().map(|module| module.method()).collect();
+    assert_eq!(methods, [QuantMethod::Fp8Blocks, QuantMethod::Gptq]);
+    for dtype in [DType::BF16, DType::F8E4M3, DType::I32] {
+        let vb = Loader::new(&ckpt).dtype(dtype).var_builder().unwrap();
+        assert_eq!(vb.get(4, "norm.weight").unwrap().dtype(), dtype);
+        let error = vb.get((3, 4), "fc.weight").unwrap_err().to_string();
+        names(
+            &error,
+            &[
+                "a.safetensors",
+                "tensor \"fc.weight\"",
+                "\"fc\"",
+                "FP8 (block scales)",
+                "quantized(Quantized::Raw)",
+            ],
+        );
+        names(&vb.get_unchecked("fc.weight").unwrap_err().to_string(), &["FP8"]);
+        names(&vb.pp("up").get_unchecked("qweight").unwrap_err().to_string(), &["\"up\"", "GPTQ"]);
+        names(&vb.pp("up").get_unchecked("qzeros").unwrap_err().to_string(), &["GPTQ"]);
+        // What a model of Candle asks for, and what is not there at all.
+        names(&vb.get((16, 64), "up.weight").unwrap_err().to_string(), &["tensor \"up.weight\"", "GPTQ"]);
+        assert!(!vb.get(1, "down.weight").unwrap_err().to_string().contains("quantised"));
+        // Scales are numbers.
+        assert_eq!(vb.get_unchecked("up.scales").unwrap().dims(), [1, 16]);
+    }
+    let vb = Loader::new(&ckpt).dtype(DType::F32).sharded_var_builder().unwrap();
+    let half = Shard { dim: 1, rank: 1, world_size: 2 };
+    names(&vb.get_with_hints((), "fc.weight", half).unwrap_err().to_string(), &["FP8"]);
+    names(&vb.get_with_hints((), "up.weight", half).unwrap_err().to_string(), &["GPTQ"]);
+    names(&vb.get((), "fc.weight").unwrap_err().to_string(), &["FP8"]);
+    let norm = vb.get_with_hints((), "norm.weight", Shard { dim: 0, rank: 1, world_size: 2 }).unwrap();
+    assert_eq!(norm.to_vec1::<f32>().unwrap(), [1.0; 2]);
+}
+
+#[test]
+fn a_load_refuses_codes_before_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let ckpt = mixed(dir.path());
+    let error = Loader::new(&ckpt).load().unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::Dtype, Some("fc.weight")));
+    names(&error.to_string(), &["FP8", "so is one more module"]);
+    // What is not loaded is not refused.
+    let loaded = Loader::new(&ckpt)
+        .dtype(DType::F32)
+        .only(Names::glob("{norm,fc}.*").unwrap().except(Names::exact("fc.weight")));
+    assert_eq!(loaded.load().unwrap().tensors.len(), 2);
+    let error = Loader::new(&ckpt).only(Names::exact("up.qweight")).load().unwrap_err().to_string();
+    names(&error, &["\"up\"", "GPTQ"]);
+    assert!(!error.contains("more module"), "{error}");
+    let vb = Loader::new(&ckpt).only(Names::glob("norm.*").unwrap()).var_builder().unwrap();
+    for name in ["fc.weight", "up.weight"] {
+        assert!(!vb.get((3, 4), name).unwrap_err().to_string().contains("quantised"));
+    }
+}
+
+#[test]
+fn raw_codes_come_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let ckpt = mixed(dir.path());
+    let loaded = Loader::new(&ckpt).quantized(Quantized::Raw).load().unwrap();
+    assert_eq!(loaded.tensors["up.qweight"].dtype(), DType::I32);
+    assert_eq!(loaded.tensors["fc.weight"].dtype(), DType::F8E4M3);
+    let vb = Loader::new(&ckpt).quantized(Quantized::Raw).dtype(DType::F32).var_builder().unwrap();
+    assert_eq!(vb.get((3, 4), "fc.weight").unwrap().to_vec2::<f32>().unwrap(), [[1.0; 4]; 3]);
+    assert!(vb.get((16, 64), "up.weight").is_err());
+}
+
+#[test]
+fn variables_are_not_filled_with_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ckpt = mixed(dir.path());
+    for (name, shape) in [("fc.weight", (3, 4)), ("up.weight", (16, 64))] {
+        let map = VarMap::new();
+        let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        map.data().lock().unwrap().insert(name.to_owned(), Var::from_tensor(&zeros).unwrap());
+        names(&Loader::new(&ckpt).fill(&map).unwrap_err().to_string(), &[name, "quantized(Quantized::Raw)"]);
+        names(&Loader::new(&ckpt).fill_in_place(&map).unwrap_err().to_string(), &[name]);
+        let sum = map.data().lock().unwrap()[name].abs().unwrap().sum_all().unwrap();
+        assert_eq!(sum.to_scalar::<f32>().unwrap(), 0.0);
+        assert_eq!(Loader::new(&ckpt).quantized(Quantized::Raw).fill(&map).is_ok(), name == "fc.weight");
+    }
+}
+
+/// A file of these tensors cannot be loaded, and the error has the text.
+#[track_caller]
+fn refused(method: &str, weight: &str, tensors: &[(&str, St, &[usize])]) {
+    let stored: Vec<_> =
+        tensors.iter().map(|(name, dtype, shape)| (*name, Stored::filled(*dtype, shape, 0))).collect();
+    let ckpt = Checkpoint::from_bytes(file(&stored)).unwrap();
+    names(&Loader::new(&ckpt).load().unwrap_err().to_string(), &[method, "\"m\""]);
+    let vb = Loader::new(&ckpt).dtype(DType::BF16).var_builder().unwrap();
+    names(&vb.get_unchecked(weight).unwrap_err().to_string(), &[method, "\"m\""]);
+    Loader::new(&ckpt).quantized(Quantized::Raw).load().unwrap();
+}
+
+#[test]
+fn every_common_method_is_refused_by_name() {
+    let weight = "m.weight";
+    refused("FP8", weight, &[("m.weight", St::F8_E4M3, &[4, 8]), ("m.weight_scale", St::F32, &[])]);
+    refused(
+        "FP8",
+        weight,
+        &[
+            ("m.weight", St::F8_E4M3, &[4, 8]),
+            ("m.scale_weight", St::F32, &[1]),
+            ("scaled_fp8", St::F8_E4M3, &[2]),
+        ],
+    );
+    refused(
+        "AWQ",
+        weight,
+        &[("m.qweight", St::I32, &[64, 2]), ("m.qzeros", St::I32, &[1, 2]), ("m.scales", St::F16, &[1, 16])],
+    );
+    refused(
+        "compressed-tensors",
+        weight,
+        &[
+            ("m.weight_packed", St::I32, &[4, 1]),
+            ("m.weight_scale", St::BF16, &[4, 1]),
+            ("m.weight_shape", St::I64, &[2]),
+        ],
+    );
+    refused("bitsandbytes 8-bit", weight, &[("m.weight", St::I8, &[4, 8]), ("m.SCB", St::F32, &[4])]);
+    let state = "m.weight.quant_state.bitsandbytes__nf4";
+    refused(
+        "bitsandbytes 4-bit",
+        weight,
+        &[
+            ("m.weight", St::U8, &[16, 1]),
+            ("m.weight.absmax", St::F32, &[1]),
+            ("m.weight.quant_map", St::F32, &[16]),
+            (state, St::U8, &[80]),
+        ],
+    );
+    refused(
+        "bitsandbytes 4-bit",
+        weight,
+        &[("m.weight", St::BF16, &[8, 1]), ("m.weight.absmax", St::F32, &[1]), (state, St::U8, &[80])],
+    );
+    refused("MXFP4", "m", &[("m_blocks", St::U8, &[2, 4, 1, 16]), ("m_scales", St::U8, &[2, 4, 1])]);
+    refused(
+        "NVFP4",
+        weight,
+        &[
+            ("m.weight", St::U8, &[4, 8]),
+            ("m.weight_scale", St::F8_E4M3, &[4, 1]),
+            ("m.weight_scale_2", St::F32, &[]),
+        ],
+    );
+    refused(
+        "MLX",
+        weight,
+        &[("m.weight", St::U32, &[4, 8]), ("m.scales", St::F16, &[4, 1]), ("m.biases", St::F16, &[4, 1])],
+    );
+    refused(
+        "HQQ",
+        weight,
+        &[("m.W_q", St::U8, &[4, 8]), ("m.scale", St::F16, &[8, 1]), ("m.zero", St::F16, &[8, 1])],
+    );
+    refused("quanto", weight, &[("m.weight._data", St::I8, &[4, 8]), ("m.weight._scale", St::F16, &[4, 1])]);
+    refused(
+        "torchao",
+        weight,
+        &[("m._weight_qdata", St::I8, &[4, 8]), ("m._weight_scale", St::F32, &[4, 1])],
+    );
+}
+
+#[test]
+fn ordinary_checkpoints_load_as_before() {
+    // 8-bit floats without scales, and parameters that only have such names.
+    let plain = [
+        ("fc.weight", ones()),
+        ("fc.input_scale", scale()),
+        ("logit_scale", Stored::filled(St::F32, &[], 1)),
+        ("norm.weight", norm()),
+        ("norm.weight_scale", Stored::filled(St::F32, &[4], 1)),
+        ("norm.scales", Stored::filled(St::F32, &[4], 1)),
+        ("norm.biases", Stored::filled(St::F32, &[4], 1)),
+        ("head.weight", Stored::filled(St::F32, &[4, 4], 1)),
+        ("head.SCB", Stored::filled(St::F32, &[4], 1)),
+    ];
+    let ckpt = Checkpoint::from_bytes(file(&plain)).unwrap();
+    assert_eq!(Loader::new(&ckpt).dtype(DType::BF16).load().unwrap().tensors.len(), plain.len());
+    let vb = Loader::new(&ckpt).dtype(DType::F32).var_builder().unwrap();
+    assert_eq!(vb.get(Shape::from((3, 4)), "fc.weight").unwrap().to_vec2::<f32>().unwrap(), [[1.0; 4]; 3]);
+}

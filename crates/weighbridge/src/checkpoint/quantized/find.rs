@@ -1,0 +1,197 @@
+//! Looks for quantised modules: one pass over all tensors.
+
+use super::evidence::{Seen, is_integer};
+use super::layout::{LAYOUTS, Layout};
+use super::{Module, Modules, QuantMethod};
+use crate::checkpoint::{Inner, Place, Shard, TensorRef};
+use crate::header::Cursor;
+
+/// The metadata entry of `weighbridge-burn`: a JSON object of the names of quantised tensors.
+const BURN: &str = "weighbridge.burn.quantised";
+/// That of ComfyUI: an object whose `layers` are an object of modules.
+const COMFY: &str = "_quantization_metadata";
+/// What `weighbridge-convert` puts behind the name of a quantised tensor of a pickle.
+const PYTORCH: &str = ".quantization";
+/// What it puts before the name of an initialiser of 4-bit values.
+const ONNX: &str = "onnx.packed.";
+
+/// All quantised modules of a checkpoint, in the order of their tensors.
+pub(super) fn modules(inner: &Inner) -> Modules {
+    let mut finder = Finder { inner, modules: Modules::default(), name: String::new() };
+    for (shard, number) in inner.shards.iter().zip(0..) {
+        for (info, tensor) in shard.header.tensors().zip(0..) {
+            // Codes have such a dtype, or a companion has; the tensors of ordinary checkpoints end here.
+            if is_integer(info.dtype()) || info.dtype().is_float() && info.dtype().bits() < 16 {
+                finder.tensor(info.name(), Place { shard: number, tensor });
+            }
+        }
+    }
+    for shard in &inner.shards {
+        finder.metadata(shard);
+    }
+    finder.modules
+}
+
+struct Finder<'i> {
+    inner: &'i Inner,
+    modules: Modules,
+    /// A name that is looked up.
+    name: String,
+}
+
+impl<'i> Finder<'i> {
+    /// Tries every row of the table on a tensor.
+    fn tensor(&mut self, name: &'i str, place: Place) {
+        let Some(tensor) = self.inner.at(place) else { return };
+        if self.modules.by_codes.contains_key(&place) {
+            return;
+        }
+        for layout in LAYOUTS {
+            if !layout.dtypes.contains(&tensor.dtype()) {
+                continue;
+            }
+            if let Some(stem) = stem(name, layout.anchor)
+                && self.fits(stem, place, layout)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Whether a row fits, which makes a module.
+    fn fits(&mut self, stem: &'i str, anchor: Place, layout: &Layout) -> bool {
+        let beside = layout.beside.iter().find_map(|ending| self.at(stem, ending));
+        let Some(codes) = layout.codes.first().and_then(|ending| self.at(stem, ending)) else { return false };
+        if beside.is_none() && !layout.alone || self.modules.by_codes.contains_key(&codes) {
+            return false;
+        }
+        let tensor = |place: Place| self.inner.at(place);
+        let Some(seen) = tensor(codes).map(|codes| Seen { codes, beside: beside.and_then(tensor) }) else {
+            return false;
+        };
+        let Some(method) = (layout.method)(&seen) else { return false };
+        let sign = beside.filter(|beside| *beside != codes).or((anchor != codes).then_some(anchor));
+        self.module(method, stem, layout.dense, sign, layout.codes, layout.numbers);
+        true
+    }
+
+    /// Adds a module; `codes` and `numbers` are endings of names, the first one of a tensor that is there.
+    fn module(
+        &mut self,
+        method: QuantMethod,
+        stem: &str,
+        dense: &'static str,
+        sign: Option<Place>,
+        codes: &[&str],
+        numbers: &[&str],
+    ) {
+        let start = self.modules.tensors.len();
+        let number = u32::try_from(self.modules.modules.len()).unwrap_or(u32::MAX);
+        let mut others = Vec::new();
+        for (at, ending) in codes.iter().enumerate() {
+            let Some(place) = self.at(stem, ending) else { continue };
+            // A scale that is stored as a float is a number, one that is stored as a byte is a code.
+            let is_code = at == 0 || self.inner.at(place).is_some_and(|tensor| is_integer(tensor.dtype()));
+            if is_code && !self.modules.by_codes.contains_key(&place) {
+                self.modules.by_codes.insert(place, number);
+                self.modules.tensors.push(place);
+            } else if !is_code {
+                others.push(place);
+            }
+        }
+        let middle = self.modules.tensors.len();
+        others.extend(numbers.iter().filter_map(|ending| self.at(stem, ending)));
+        self.modules.tensors.extend(others);
+        let name = match dense {
+            "weight" => stem.trim_end_matches(['.', '_', '/']),
+            _ => stem.strip_suffix(".weight").unwrap_or(stem),
+        };
+        let first = codes.first().map_or(0, |ending| stem.len() + ending.len());
+        self.modules.modules.push(Module {
+            method,
+            codes: start,
+            numbers: middle,
+            end: self.modules.tensors.len(),
+            sign,
+            // A module without a name, of a file with one layer, is called as its tensor is.
+            name: if name.is_empty() { first } else { name.len() },
+            stem: stem.len(),
+            dense,
+        });
+    }
+
+    /// The tensor whose name is `stem` and `ending`.
+    fn at(&mut self, stem: &str, ending: &str) -> Option<Place> {
+        self.name.clear();
+        self.name.push_str(stem);
+        self.name.push_str(ending);
+        self.inner.place(&self.name)
+    }
+
+    /// Modules that the metadata of a shard declares; malformed entries are ignored.
+    fn metadata(&mut self, shard: &'i Shard) {
+        for (key, value) in shard.header.metadata().into_iter().flatten() {
+            match key {
+                BURN => {
+                    _ = each_key(&mut Cursor::new(value), |name| self.told(QuantMethod::Burn, name, ""));
+                }
+                COMFY => _ = comfy_layers(value, |layer| self.told(QuantMethod::ComfyUi, layer, ".weight")),
+                _ => {
+                    if let Some(name) = key.strip_suffix(PYTORCH)
+                        && value.starts_with('{')
+                    {
+                        self.told(QuantMethod::PyTorch, name, "");
+                    } else if let Some(name) = key.strip_prefix(ONNX) {
+                        self.told(QuantMethod::Onnx, name, "");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a module of one tensor, if that can hold codes and the table does not have it.
+    fn told(&mut self, method: QuantMethod, stem: &str, ending: &'static str) {
+        let Some(place) = self.at(stem, ending) else { return };
+        let is_coded = |tensor: TensorRef<'_>| is_integer(tensor.dtype()) || tensor.dtype().bits() < 16;
+        if !self.inner.at(place).is_some_and(is_coded) || self.modules.by_codes.contains_key(&place) {
+            return;
+        }
+        self.module(method, stem, ending, None, &[ending], &[".scales", ".zero_points"]);
+    }
+}
+
+/// What is left of a name without its ending. An ending that begins with a letter begins a part of the name.
+fn stem<'n>(name: &'n str, ending: &str) -> Option<&'n str> {
+    let stem = name.strip_suffix(ending)?;
+    let is_part = !ending.starts_with(|first: char| first.is_ascii_alphanumeric())
+        || stem.is_empty()
+        || stem.ends_with(['.', '_', '/']);
+    is_part.then_some(stem)
+}
+
+/// Calls `on` with every key of an object.
+fn each_key(cursor: &mut Cursor<'_>, mut on: impl FnMut(&str)) -> Option<()> {
+    cursor.open(b'{', "").ok()?;
+    let mut first = true;
+    while let Some(key) = cursor.key(first).ok()? {
+        first = false;
+        on(&key.value());
+        cursor.skip().ok()?;
+    }
+    Some(())
+}
+
+/// The keys of `layers`.
+fn comfy_layers(text: &str, mut on: impl FnMut(&str)) -> Option<()> {
+    let mut cursor = Cursor::new(text);
+    cursor.open(b'{', "").ok()?;
+    let mut first = true;
+    while let Some(key) = cursor.key(first).ok()? {
+        first = false;
+        match &*key.value() {
+            "layers" => each_key(&mut cursor, &mut on)?,
+            _ => cursor.skip().ok()?,
+        }
+    }
+    Some(())
+}
