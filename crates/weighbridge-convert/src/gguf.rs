@@ -9,6 +9,7 @@ mod header;
 mod quants;
 mod split;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use weighbridge::{Dtype, Result, Source};
@@ -21,11 +22,26 @@ use crate::note::{Note, NoteKind};
 use crate::options::Options;
 use block::Kind;
 use dequantised::Dequantised;
-use header::{Info, Value};
+use header::{Header, Info, Value};
 use split::Part;
 
 /// What every such file begins with.
 pub(crate) const MAGIC: &[u8] = b"GGUF";
+
+/// Where a file may end: behind its last tensor, or where that is filled up to.
+pub(crate) fn ends(file: &dyn Source) -> Result<RangeInclusive<u64>> {
+    let header = Header::read(file)?;
+    let mut end = header.data;
+    for info in &header.tensors {
+        let start = header.data.saturating_add(info.offset);
+        let kind = Kind::of(info.kind).ok_or_else(|| malformed(format!("the unknown type {}", info.kind)))?;
+        let kind = kind.in_room(&info.shape, file.size().saturating_sub(start), header.align);
+        let bytes = kind.byte_len(&info.shape);
+        let bytes = bytes.ok_or_else(|| malformed("a shape that does not go with its type"))?;
+        end = end.max(start.saturating_add(bytes));
+    }
+    Ok(end..=end.next_multiple_of(header.align))
+}
 
 /// Reads a file that was recognised, and with a part of a split model the others.
 pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {

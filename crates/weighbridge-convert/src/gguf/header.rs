@@ -4,7 +4,6 @@ use weighbridge::{Result, Source};
 
 use super::MAGIC;
 use crate::cursor::{Cursor, malformed, unsupported};
-use crate::input::Input;
 
 /// The header of a file.
 pub(super) struct Header {
@@ -53,8 +52,8 @@ const EACH: u64 = 64;
 const MOST_TENSORS: u64 = 1 << 20;
 
 impl Header {
-    pub(super) fn read(input: &Input) -> Result<Self> {
-        let mut reader = Reader { cursor: Cursor::new(input, 0, input.size()), big: false };
+    pub(super) fn read(file: &dyn Source) -> Result<Self> {
+        let mut reader = Reader { cursor: Cursor::new(file, 0, file.size()), big: false };
         if reader.cursor.array::<4>()? != *MAGIC {
             return Err(malformed("it is not a GGUF file"));
         }

@@ -4,7 +4,10 @@ use weighbridge::{Checkpoint, Source};
 
 use super::Global;
 use super::search::global;
+use crate::cursor::Cursor;
 use crate::input::FilePart;
+use crate::msgpack::{self, Token};
+use crate::{burn_record, flax, gguf, hdf5};
 
 /// What a file is, why it may not be that alone, and what it would run where others load it.
 pub(super) struct Known {
@@ -92,11 +95,22 @@ pub(super) fn of(part: &FilePart, head: &[u8]) -> Option<Known> {
         let problem = Checkpoint::from_source(part.clone()).err().map(|error| error.to_string());
         return Some(Known { format: "safetensors", problem, globals: Vec::new() });
     }
-    if head.starts_with(b"\x89HDF\r\n\x1a\n") {
-        let is_whole = hdf5_end(head).map(|end| end == part.size());
+    if let Some(start) = hdf5::start(part) {
+        let body = part.part(start..part.size())?;
+        let is_whole = body.head(0, 64).ok().and_then(|head| hdf5_end(&head)).map(|end| end == body.size());
+        let problem = if start > 0 { Some("a block of its user's before it") } else { cut(is_whole) };
         let lambda = holds_lambda(part).then(|| global("keras.layers", "Lambda"));
-        let problem = cut(is_whole).map(str::to_owned);
-        return Some(Known { format: "HDF5", problem, globals: lambda.into_iter().collect() });
+        let globals = lambda.into_iter().collect();
+        return Some(Known { format: "HDF5", problem: problem.map(str::to_owned), globals });
+    }
+    if head.starts_with(gguf::MAGIC) {
+        return known("GGUF", cut(gguf::ends(part).ok().map(|ends| ends.contains(&part.size()))));
+    }
+    if flax::is_tree(head) || burn_record::is_record(head) && head[0] >= 0x80 {
+        let end = message_pack_end(part);
+        if end.is_some() {
+            return known("MessagePack", cut(end.map(|end| end == part.size())));
+        }
     }
     if head.starts_with(b"\x89PNG\r\n\x1a\n") {
         return known("PNG", cut(png_end(part).map(|end| end == part.size())));
@@ -155,6 +169,25 @@ fn holds_lambda(part: &FilePart) -> bool {
         at += CHUNK;
     }
     false
+}
+
+/// Where a document of MessagePack ends.
+fn message_pack_end(part: &FilePart) -> Option<u64> {
+    let mut cursor = Cursor::new(part, 0, part.size());
+    let mut values = 1_u64;
+    while values > 0 {
+        let more = match msgpack::token(&mut cursor).ok()? {
+            Token::Array(count) => count,
+            Token::Map(count) => count.checked_mul(2)?,
+            Token::Text(range) | Token::Bytes(range) | Token::Ext(_, range) => {
+                cursor.skip(range.end - range.start).ok()?;
+                0
+            }
+            Token::Nil | Token::Value(_) => 0,
+        };
+        values = (values - 1).checked_add(more)?;
+    }
+    Some(cursor.at())
 }
 
 fn png_end(part: &FilePart) -> Option<u64> {
