@@ -30,7 +30,7 @@ enum OnOverflow {
     /// Fail, and write nothing
     #[default]
     Error,
-    /// Take the largest value that there is
+    /// Take the largest value that there is; infinities stay infinite where the dtype has them
     Saturate,
     /// Become infinite, or the largest value where the dtype has no infinities
     Infinity,

@@ -115,6 +115,24 @@ fn casts_by_glob_and_keeps_what_is_to_be_kept() {
 }
 
 #[test]
+fn infinities_stay_where_the_dtype_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = [f32::NEG_INFINITY, f32::INFINITY, 1e6, f32::NAN];
+    let save = Save::new();
+    save.file(dir.path().join("m.safetensors"), [("w", Values::new(&[4], &values).unwrap())]).unwrap();
+    for (to, expected) in [
+        ("f16", vec![0x00, 0xfc, 0x00, 0x7c, 0xff, 0x7b, 0x00, 0x7e]),
+        ("f8_e5m2", vec![0xfc, 0x7c, 0x7b, 0x7e]),
+        ("f8_e4m3", vec![0xfe, 0x7e, 0x7e, 0x7f]),
+    ] {
+        let arguments =
+            format!("cast {{}}/m.safetensors --to {to} --overflow saturate --force -o {{}}/out.safetensors");
+        run(dir.path(), &arguments).clean();
+        assert_eq!(tensors(&dir.path().join("out.safetensors"))["w"].2, expected, "{to}");
+    }
+}
+
+#[test]
 fn refuses_values_that_are_too_large_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.safetensors");

@@ -46,9 +46,7 @@ impl Kernel {
         let narrow = narrow(wide, to, overflow)?;
         let loops = match fused(from, to) {
             Some(fused) => Loops::One(fused),
-            None if to == wide && !(overflow == Overflow::Saturate && has_infinities(from)) => {
-                Loops::One(widen)
-            }
+            None if to == wide => Loops::One(widen),
             None if from == wide && cfg!(target_endian = "little") => Loops::One(narrow),
             None => Loops::Two(widen, wide, narrow),
         };
@@ -173,11 +171,6 @@ const CODES: usize = 256;
 /// The bytes of an element; there are no casts of dtypes without whole ones.
 fn size(dtype: Dtype) -> usize {
     dtype.bits() as usize / 8
-}
-
-/// Whether values of it can be infinite.
-fn has_infinities(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64 | Dtype::F8_E5M2)
 }
 
 /// One element for people.

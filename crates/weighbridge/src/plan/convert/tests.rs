@@ -94,7 +94,7 @@ impl Definition {
         };
         let code = match (overflow, self.infinity) {
             _ if code <= self.largest => code,
-            (Overflow::Error, Some(infinity)) if value.is_infinite() => infinity,
+            (_, Some(infinity)) if value.is_infinite() => infinity,
             (Overflow::Error, _) => return None,
             (Overflow::Infinity, Some(infinity)) => infinity,
             _ => self.largest,
@@ -235,22 +235,57 @@ fn wide_floats_have_their_limits_too() {
         (beyond.next_down(), [Some(f32::MAX); 3]),
         (beyond, [Some(f32::INFINITY), Some(f32::MAX), None]),
         (-beyond, [Some(f32::NEG_INFINITY), Some(f32::MIN), None]),
-        (f64::INFINITY, [Some(f32::INFINITY), Some(f32::MAX), Some(f32::INFINITY)]),
+        (f64::INFINITY, [Some(f32::INFINITY); 3]),
+        (f64::NEG_INFINITY, [Some(f32::NEG_INFINITY); 3]),
     ] {
         for (overflow, expected) in POLICIES.into_iter().zip(expected) {
             assert_eq!(to_single(value, overflow), expected, "{value:e}, {overflow:?}");
         }
     }
-    for from in [Dtype::F16, Dtype::BF16, Dtype::F32] {
-        let infinity: &[u8] = match from {
-            Dtype::F16 => &[0, 0xFC],
-            Dtype::BF16 => &[0x80, 0xFF],
-            _ => &[0, 0, 0x80, 0xFF],
-        };
-        let saturated = Kernel::of(from, Dtype::F32, Overflow::Saturate).unwrap();
-        assert_eq!(run(&saturated, infinity), Some(bytemuck::bytes_of(&f32::MIN).to_vec()));
-        let kept = Kernel::of(from, Dtype::F32, Overflow::Error).unwrap();
-        assert_eq!(run(&kept, infinity), Some(bytemuck::bytes_of(&f32::NEG_INFINITY).to_vec()));
+}
+
+/// Every pair of a float that has infinities and any other float.
+#[test]
+fn saturating_leaves_infinities_where_they_have_a_place() {
+    let infinities = [
+        (Dtype::F8_E5M2, vec![0x7C]),
+        (Dtype::F16, vec![0, 0x7C]),
+        (Dtype::BF16, vec![0x80, 0x7F]),
+        (Dtype::F32, f32::INFINITY.to_le_bytes().to_vec()),
+        (Dtype::F64, f64::INFINITY.to_le_bytes().to_vec()),
+    ];
+    let negative = |infinity: &[u8]| {
+        let (last, rest) = infinity.split_last().unwrap();
+        [rest, &[last | 0x80]].concat()
+    };
+    // Elements as the machine has them, made into those of a file.
+    let stored = |mut made: Vec<u8>| {
+        if cfg!(target_endian = "big") {
+            made.reverse();
+        }
+        made
+    };
+    for (from, infinity) in &infinities {
+        for to in castable().filter(|to| to.is_float()) {
+            for overflow in POLICIES {
+                let Some(kernel) = Kernel::of(*from, to, overflow) else { continue };
+                let kept = infinities.iter().find(|(dtype, _)| *dtype == to).map(|(_, infinity)| infinity);
+                match (kept, to) {
+                    (Some(kept), _) => {
+                        assert_eq!(run(&kernel, infinity).map(stored).as_ref(), Some(kept), "{from} to {to}");
+                        let made = run(&kernel, &negative(infinity)).map(stored);
+                        assert_eq!(made, Some(negative(kept)), "{from} to {to}, {overflow:?}");
+                    }
+                    (None, _) if overflow == Overflow::Error => assert_eq!(run(&kernel, infinity), None),
+                    (None, Dtype::F8_E8M0) => assert_eq!(run(&kernel, infinity), Some(vec![254])),
+                    (None, _) => {
+                        let largest = if to == Dtype::F8_E4M3 { 0x7E } else { 0x7F };
+                        assert_eq!(run(&kernel, infinity), Some(vec![largest]), "{from} to {to}");
+                        assert_eq!(run(&kernel, &negative(infinity)), Some(vec![largest | 0x80]));
+                    }
+                }
+            }
+        }
     }
 }
 
