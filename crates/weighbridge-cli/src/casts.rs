@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use weighbridge::plan::Overflow;
 use weighbridge::{Dtype, Names, TensorRef};
 
-use crate::dtype::parse_dtype;
+use crate::dtype::{can_read, parse_dtype};
 
 /// Choosing dtypes.
 #[derive(Clone, Debug, Default, Args)]
@@ -84,6 +84,12 @@ impl From<OnOverflow> for Overflow {
     }
 }
 
+/// What the library says that a caller could do, in the words of the command line.
+pub(crate) fn in_options(error: &str) -> String {
+    let error = error.replace("`Overflow::Saturate`", "--overflow saturate");
+    error.replace("`Overflow::Infinity`", "--overflow infinity")
+}
+
 /// Which tensor gets which dtype.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
@@ -100,8 +106,8 @@ impl Rules {
         }
         let speaks = |(names, _): &&(Option<Names>, Dtype)| match names {
             Some(names) => names.contains(tensor.name()),
-            // Packed values of 4 and 6 bits are floats that nothing can be made of.
-            None => tensor.dtype().is_float() && tensor.dtype().bits() >= 8,
+            // Values of 6 bits are floats that nothing can be made of.
+            None => tensor.dtype().is_float() && can_read(tensor.dtype()),
         };
         self.to.iter().rev().find(speaks).map(|&(_, dtype)| dtype).filter(|&dtype| dtype != tensor.dtype())
     }
