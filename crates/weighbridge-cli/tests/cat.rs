@@ -56,7 +56,7 @@ fn values_of_four_bits_are_read() {
     let header = r#"{"t":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]},
         "l":{"dtype":"F4","shape":[1002,3],"data_offsets":[3,1506]}}"#;
     let mut data = vec![0x21, 0x43, 0xF5];
-    data.extend((0..1503).map(|i| (i % 8 | (i + 1) % 8 << 4) as u8));
+    data.extend((0..1503).map(|i| ((i % 8) | (((i + 1) % 8) << 4)) as u8));
     raw_file(&path, header, &data);
     assert_snapshot!(cat(&path, &["t"]).clean(), @r"
 [[ 0.5  1.   1.5]
