@@ -2,7 +2,7 @@
 
 mod data;
 mod finding;
-mod index;
+pub(super) mod index;
 mod set;
 
 use std::io::Write;
