@@ -265,6 +265,7 @@ fn what_does_not_fit_is_refused_by_the_plan() {
         ("c", Stored::filled(St::I64, &[2, 3], 0)),
         ("f", Stored::filled(St::F4, &[2, 4], 0)),
         ("s", Stored::filled(St::F32, &[], 0)),
+        ("x", Stored::filled(St::F6_E2M3, &[2, 4], 0)),
     ];
     let (ckpt, _) = counted(&tensors, 1 << 20);
     let kind = |names: &[&str], operation: Arc<dyn Operation>| {
@@ -283,7 +284,8 @@ fn what_does_not_fit_is_refused_by_the_plan() {
     assert_eq!(kind(&["f"], Arc::new(Transpose::of(0))), ErrorKind::Dtype);
     assert_eq!(kind(&["a"], Arc::new(Part::of("5".parse().unwrap()))), ErrorKind::Slice);
     assert_eq!(kind(&["a", "b"], Arc::new(Read)), ErrorKind::Internal);
-    assert_eq!(kind(&["f"], Arc::new(Cast::of(Arc::new(Read), Dtype::F32))), ErrorKind::Dtype);
+    assert_eq!(kind(&["x"], Arc::new(Cast::of(Arc::new(Read), Dtype::F32))), ErrorKind::Dtype);
+    assert_eq!(kind(&["a"], Arc::new(Cast::of(Arc::new(Read), Dtype::F4))), ErrorKind::Dtype);
 }
 
 /// Bytes with a scale, as halves: what a quantised tensor is made of.
