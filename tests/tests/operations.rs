@@ -226,6 +226,37 @@ fn a_rank_reads_what_it_needs() {
     }
 }
 
+/// Values of 4 bits share bytes, whatever tiles, chunks and parts cut.
+#[test]
+fn values_of_four_bits_are_cast_wherever_they_are_cut() {
+    const VALUES: [f32; 16] =
+        [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+    let tensor = Stored::filled(St::F4, &[371, 6002], 5);
+    let two = |byte: &u8| [byte & 15, byte >> 4].map(|code| VALUES[usize::from(code)]);
+    let values: Vec<f32> = tensor.bytes().iter().flat_map(two).collect();
+    for (chunk, threads) in [(5000, 3), (1 << 20, 1)] {
+        let (ckpt, _) = counted(&[("f", tensor.clone())], chunk);
+        let (shape, made) = make(&ckpt, &["f"], Arc::new(Cast::to(Dtype::F32)), threads);
+        assert_eq!(shape, [371, 6002]);
+        assert!(matches!(made, HostBuffer::F32(made) if made == values));
+        let (_, made) = make(&ckpt, &["f"], Arc::new(Cast::to(Dtype::F64)), threads);
+        assert!(
+            matches!(made, HostBuffer::F64(made) if made.iter().zip(&values).all(|(a, b)| *a == f64::from(*b)))
+        );
+        let slice: Slice = "1::2, 2:6000".parse().unwrap();
+        let part = Cast::of(Arc::new(Part::of(slice)), Dtype::F32);
+        let (shape, made) = make(&ckpt, &["f"], Arc::new(part), threads);
+        assert_eq!(shape, [185, 5998]);
+        let expected = values.chunks(6002).skip(1).step_by(2).flat_map(|row| &row[2..6000]);
+        assert!(matches!(made, HostBuffer::F32(made) if made.iter().eq(expected)));
+        let streamed = Plan::of(&ckpt).dtype(|_| Some(Dtype::F32)).build().unwrap();
+        let (_, streamed) = streamed.tensors().next().unwrap();
+        let mut written = Vec::new();
+        weighbridge::write::TensorData::write_to(&streamed, &mut written).unwrap();
+        assert!(written == values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_by_the_plan() {
     let tensors = [
@@ -234,6 +265,7 @@ fn what_does_not_fit_is_refused_by_the_plan() {
         ("c", Stored::filled(St::I64, &[2, 3], 0)),
         ("f", Stored::filled(St::F4, &[2, 4], 0)),
         ("s", Stored::filled(St::F32, &[], 0)),
+        ("x", Stored::filled(St::F6_E2M3, &[2, 4], 0)),
     ];
     let (ckpt, _) = counted(&tensors, 1 << 20);
     let kind = |names: &[&str], operation: Arc<dyn Operation>| {
@@ -252,7 +284,8 @@ fn what_does_not_fit_is_refused_by_the_plan() {
     assert_eq!(kind(&["f"], Arc::new(Transpose::of(0))), ErrorKind::Dtype);
     assert_eq!(kind(&["a"], Arc::new(Part::of("5".parse().unwrap()))), ErrorKind::Slice);
     assert_eq!(kind(&["a", "b"], Arc::new(Read)), ErrorKind::Internal);
-    assert_eq!(kind(&["f"], Arc::new(Cast::of(Arc::new(Read), Dtype::F32))), ErrorKind::Dtype);
+    assert_eq!(kind(&["x"], Arc::new(Cast::of(Arc::new(Read), Dtype::F32))), ErrorKind::Dtype);
+    assert_eq!(kind(&["a"], Arc::new(Cast::of(Arc::new(Read), Dtype::F4))), ErrorKind::Dtype);
 }
 
 /// Bytes with a scale, as halves: what a quantised tensor is made of.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use gpu_check_common::complaint::complaint;
 use serde::Deserialize;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python_peers.py");
@@ -30,7 +31,8 @@ impl Python {
             .args([SCRIPT, "--list"])
             .output()
             .with_context(|| format!("cannot run {}", interpreter.display()))?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = || complaint(&String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{}", said().unwrap_or_else(|| output.status.to_string()));
         let loaders = serde_json::from_slice(&output.stdout);
         Ok(Self { interpreter, loaders: loaders.context("the list of Python's loaders cannot be read")? })
     }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use gpu_check_common::complaint::complaint;
 use memmap2::{Advice, MmapMut};
 
 use crate::cold::drop_pages;
@@ -137,8 +138,7 @@ impl Run<'_> {
         let (mut out, mut errors) = (String::new(), String::new());
         child.stdout.take().context("no output")?.read_to_string(&mut out)?;
         child.stderr.take().context("no output")?.read_to_string(&mut errors)?;
-        let last = errors.trim().lines().last().unwrap_or_default();
-        ensure!(status.success(), "{}", last.trim_start_matches("Error: "));
+        ensure!(status.success(), "{}", complaint(&errors).unwrap_or_else(|| status.to_string()));
         // Libraries may print, too: the measurement is the last line.
         let line = out.trim().lines().last().context("it printed nothing")?;
         serde_json::from_str(line).with_context(|| format!("{line} is no measurement"))

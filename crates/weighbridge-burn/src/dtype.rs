@@ -6,7 +6,8 @@
 //! | `F8_E4M3`, `F8_E5M2`, `F8_E4M3FNUZ`, `F8_E5M2FNUZ`, `F8_E8M0` | an error: Burn has no 8-bit floats | any float |
 //! | `C64` | an error, or `F32` with a last dimension of 2, see [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
 //! | `U8` with a scheme in the metadata | the quantised tensor that was saved | nothing else |
-//! | `F4`, `F6_E2M3`, `F6_E3M2` | an error: `weighbridge` has the bytes | nothing else |
+//! | `F4` | an error: Burn has no 4-bit floats but quantised ones | any float |
+//! | `F6_E2M3`, `F6_E3M2` | an error: `weighbridge` has the bytes | nothing else |
 //!
 //! | stored | in a parameter of integers | on request |
 //! |---|---|---|

@@ -11,7 +11,8 @@
 //! | `F8_E4M3` | `F8E4M3` | any number |
 //! | `F8_E5M2`, `F8_E5M2FNUZ`, `F8_E4M3FNUZ` | `F16`, which holds them exactly | any number |
 //! | `F8_E8M0` | `F8E8M0`, raw | any number |
-//! | `F4`, `F6_E2M3`, `F6_E3M2` | the same, raw | nothing else |
+//! | `F4` | the same, raw | any number |
+//! | `F6_E2M3`, `F6_E3M2` | the same, raw | nothing else |
 //! | `C64` | nothing, or `F32` pairs with [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
 //!
 //! On Metal, which computes with less, some come as another dtype: `I16` and `I32` as `I64`, `F8E4M3` as `F16`, `F8E8M0` as
@@ -204,15 +205,15 @@ mod tests {
     #[test]
     fn requests() {
         for stored in Dtype::all() {
-            let raw = matches!(stored, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64);
+            let raw = matches!(stored, Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64);
             for requested in [DType::F32, DType::BF16, DType::F16, DType::I64, DType::U8, DType::F8E4M3] {
                 let arrival = anywhere(stored, Some(requested), false);
                 assert_eq!(arrival.is_err(), raw, "{stored} as {requested:?}");
                 assert!(arrival.is_err() || arrival.unwrap().dtype == requested);
             }
         }
-        let error = anywhere(Dtype::F4, Some(DType::F32), false).unwrap_err();
-        assert!(error.to_string().contains("without a dtype to get F4"), "{error}");
+        let error = anywhere(Dtype::F6_E2M3, Some(DType::F32), false).unwrap_err();
+        assert!(error.to_string().contains("without a dtype to get F6E2M3"), "{error}");
         assert!(anywhere(Dtype::F4, Some(DType::F4), false).is_ok());
     }
 }

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use weighbridge::plan::Overflow;
 use weighbridge::{Checkpoint, Dtype, Names, TensorRef};
 
-use crate::dtype::parse_dtype;
+use crate::dtype::{can_read, parse_dtype};
 use crate::show::plural;
 
 /// Choosing dtypes.
@@ -57,7 +57,7 @@ enum OnOverflow {
     /// Fail, and write nothing
     #[default]
     Error,
-    /// Take the largest value that there is
+    /// Take the largest value that there is; infinities stay infinite where the dtype has them
     Saturate,
     /// Become infinite, or the largest value where the dtype has no infinities
     Infinity,
@@ -112,6 +112,12 @@ impl From<OnOverflow> for Overflow {
     }
 }
 
+/// What the library says that a caller could do, in the words of the command line.
+pub(crate) fn in_options(error: &str) -> String {
+    let error = error.replace("`Overflow::Saturate`", "--overflow saturate");
+    error.replace("`Overflow::Infinity`", "--overflow infinity")
+}
+
 /// Which tensor gets which dtype.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
@@ -125,8 +131,8 @@ pub(crate) struct Rules {
 impl Rules {
     /// The dtype for a tensor; `None` keeps the one that it has.
     pub(crate) fn dtype(&self, tensor: &TensorRef<'_>) -> Option<Dtype> {
-        // Packed values of 4 and 6 bits are floats that nothing can be made of.
-        self.rule(tensor, tensor.dtype().is_float() && tensor.dtype().bits() >= 8)
+        // Values of 6 bits are floats that nothing can be made of.
+        self.rule(tensor, tensor.dtype().is_float() && can_read(tensor.dtype()))
     }
 
     /// The dtype that the last matching rule gives; rules without a glob match floats.

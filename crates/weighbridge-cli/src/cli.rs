@@ -53,6 +53,7 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     Inspect(verb::inspect::Inspect),
     Verify(verb::verify::Verify),
+    Repair(verb::repair::Repair),
     Diff(verb::diff::Diff),
     Hash(verb::hash::Hash),
     Cat(verb::cat::Cat),
@@ -73,6 +74,7 @@ impl Verb {
         match self {
             Self::Inspect(verb) => verb.run(term),
             Self::Verify(verb) => verb.run(term),
+            Self::Repair(verb) => verb.run(term),
             Self::Diff(verb) => verb.run(term),
             Self::Hash(verb) => verb.run(term),
             Self::Cat(verb) => verb.run(term),

@@ -14,6 +14,7 @@ use serde::Serialize;
 use weighbridge::{Dtype, TensorRef};
 
 use crate::chunks;
+use crate::dtype::can_read;
 use crate::term::Bar;
 use tally::Tally;
 use wide::Wide;
@@ -54,11 +55,6 @@ pub(crate) struct Histogram {
 }
 
 pub(crate) const BINS: usize = 64;
-
-/// Whether the values of a dtype can be looked at: those of 6 bits have no agreed packing.
-pub(crate) fn can_read(dtype: Dtype) -> bool {
-    !matches!(dtype, Dtype::F6_E2M3 | Dtype::F6_E3M2)
-}
 
 /// The figures of each tensor, in the order given; `None` where its values [cannot be read](can_read).
 pub(crate) fn of(tensors: &[TensorRef<'_>], bar: &Bar) -> Result<Vec<Option<Figures>>> {

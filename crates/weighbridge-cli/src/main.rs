@@ -51,7 +51,11 @@ fn main() -> ExitCode {
         Err(_) if interrupt::requested() => interrupt::EXIT.into(),
         Err(error) => {
             let style = anstyle::AnsiColor::Red.on_default().bold();
-            let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", show::one_line(&error));
+            let _ = writeln!(
+                anstream::stderr(),
+                "{style}error{style:#}: {}",
+                casts::in_options(&show::one_line(&error))
+            );
             ExitCode::from(2)
         }
     }

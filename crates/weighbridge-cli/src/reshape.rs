@@ -1,8 +1,8 @@
 //! One checkpoint out of others, streamed: what `cast`, `filter`, `rename`, `merge` and `split` have in common.
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::Result;
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, ErrorKind, Names, Plan, Renames};
+use weighbridge::{Checkpoint, Names, Plan, Renames};
 
 use crate::Outcome;
 use crate::casts::Rules;
@@ -46,16 +46,5 @@ pub(crate) fn write(plans: &[Plan], destination: &Destination, term: &Term) -> R
     let checkpoints: Vec<_> = plans.iter().map(Plan::checkpoint).collect();
     let save = metadata::with(Save::new(), metadata::union(&checkpoints, term));
     let tensors = plans.iter().flat_map(Plan::tensors).collect();
-    destination.save(save, tensors, term).map_err(with_options)
-}
-
-/// What the library says that a caller could do, in the words of the command line.
-fn with_options(error: Error) -> Error {
-    match error.downcast_ref::<weighbridge::Error>().map(weighbridge::Error::kind) {
-        Some(ErrorKind::Value) => {
-            let text = error.to_string().replace("`Overflow::Saturate`", "--overflow saturate");
-            anyhow!(text.replace("`Overflow::Infinity`", "--overflow infinity"))
-        }
-        _ => error,
-    }
+    destination.save(save, tensors, term)
 }

@@ -48,6 +48,60 @@ fn text_is_that_of_numpy() {
     assert_eq!(cat(&path, &["t", "--full"]).clean().split_whitespace().count(), 1200);
 }
 
+/// Two values share a byte, the first in its low four bits, and rows may begin in the middle of one.
+#[test]
+fn values_of_four_bits_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let header = r#"{"t":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]},
+        "l":{"dtype":"F4","shape":[1002,3],"data_offsets":[3,1506]}}"#;
+    let mut data = vec![0x21, 0x43, 0xF5];
+    data.extend((0..1503).map(|i| ((i % 8) | (((i + 1) % 8) << 4)) as u8));
+    raw_file(&path, header, &data);
+    assert_snapshot!(cat(&path, &["t"]).clean(), @r"
+[[ 0.5  1.   1.5]
+ [ 2.   3.  -6. ]]
+");
+    assert_snapshot!(cat(&path, &["t", "--to", "f32"]).clean(), @r"
+[[ 0.5  1.   1.5]
+ [ 2.   3.  -6. ]]
+");
+    assert_snapshot!(cat(&path, &["l"]).clean(), @r"
+[[0.  0.5 0.5]
+ [1.  1.  1.5]
+ [1.5 2.  2. ]
+ ...
+ [1.5 1.5 2. ]
+ [2.  3.  3. ]
+ [4.  4.  6. ]]
+");
+    // All of it, however it is read.
+    let all = cat(&path, &["l", "--full"]).clean();
+    assert_eq!(all, cat(&path, &["l", "--full", "--to", "f32"]).clean());
+    assert_snapshot!(cat(&path, &["l[2:4]"]).clean(), @r"
+[[1.5 2.  2. ]
+ [3.  3.  4. ]]
+");
+    let values: Vec<u8> = [0.5_f32, 1.0, 1.5, 2.0, 3.0, -6.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert_eq!(cat(&path, &["t", "--to", "f32", "--format", "npy"]).raw[128..], values);
+    let doubles: Vec<u8> = [0.5, 1.0, 1.5, 2.0, 3.0, -6.0_f64].iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert_eq!(cat(&path, &["t", "--to", "f64", "--format", "raw"]).raw, doubles);
+    assert_eq!(cat(&path, &["t", "--format", "raw"]).raw, [0x21, 0x43, 0xF5]);
+    let refused = [
+        cat(&path, &["t", "--format", "npy"]),
+        cat(&path, &["t[0]"]),
+        cat(&path, &["t[0]", "--to", "f32"]),
+        cat(&path, &["t", "--to", "u8"]),
+    ];
+    let lines: String = refused.iter().map(|ran| ran.without(dir.path())).collect();
+    assert_snapshot!(lines, @r#"
+error: [dir]/m.safetensors: tensor "t": NumPy has no F4; cast it with --to f32, or take its bytes with --format raw
+error: [dir]/m.safetensors: tensor "t": pieces of the part of F4 do not start and end on a byte
+error: [dir]/m.safetensors: tensor "t": pieces of the part of F4 do not start and end on a byte
+error: [dir]/m.safetensors: tensor "t": -6 of F4 does not fit U8
+"#);
+}
+
 #[test]
 fn arrays_have_a_header_and_the_bytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -86,7 +140,7 @@ fn errors_say_what_to_do() {
     let values = [bf16::from_f32(3e38)];
     Save::new().file(&halves, [("t", Values::new(&[1], &values).unwrap())]).unwrap();
     let packed = dir.path().join("p.safetensors");
-    raw_file(&packed, r#"{"t":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}"#, &[1, 2]);
+    raw_file(&packed, r#"{"t":{"dtype":"F6_E3M2","shape":[4],"data_offsets":[0,3]}}"#, &[1, 2, 3]);
     let cases = [
         cat(&path, &["model.nrom.weight"]),
         cat(&path, &["nothing.like.it[0]"]),
@@ -95,6 +149,9 @@ fn errors_say_what_to_do() {
         cat(&halves, &["t", "--format", "npy"]),
         cat(&halves, &["t", "--to", "f16"]),
         cat(&packed, &["t"]),
+        cat(&packed, &["t", "--format", "npy"]),
+        cat(&packed, &["t", "--to", "f32"]),
+        cat(&halves, &["t", "--to", "f4"]),
         cat(&path, &["model.norm.weight", "--to", "f12"]),
     ];
     let mut all = String::new();
@@ -109,8 +166,11 @@ error: [dir]/m.safetensors: there is no tensor "nothing.like.it"; `weighbridge i
 error: [dir]/m.safetensors: tensor "model.norm.weight": place 8 is not in a dimension of 8
 error: [dir]/m.safetensors: tensor "model.norm.weight": "a" is no index; write a number, start:end, start:end:step, or ...
 error: [dir]/h.safetensors: tensor "t": NumPy has no BF16; cast it with --to f32, or take its bytes with --format raw
-error: [dir]/h.safetensors: tensor "t": 300405530000000000000000000000000000000 of BF16 does not fit F16; `Overflow::Saturate` or `Overflow::Infinity` would take it
-error: [dir]/p.safetensors: tensor "t": values of F4 have no agreed packing; --format raw gives their bytes
+error: [dir]/h.safetensors: tensor "t": 300405530000000000000000000000000000000 of BF16 does not fit F16
+error: [dir]/p.safetensors: tensor "t": values of F6_E3M2 have no agreed packing; --format raw gives their bytes
+error: [dir]/p.safetensors: tensor "t": values of F6_E3M2 have no agreed packing; --format raw gives their bytes
+error: [dir]/p.safetensors: tensor "t": there is no cast from F6_E3M2 to F32: values of F6_E3M2 have no agreed packing
+error: [dir]/h.safetensors: tensor "t": there is no cast from BF16 to F4
 error: invalid value 'f12' for '--to <DTYPE>': no dtype has that name; known are BOOL, F4, F6_E2M3, F6_E3M2, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64
 "#);
 }

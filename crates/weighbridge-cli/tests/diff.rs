@@ -172,6 +172,23 @@ moved           1   4  5.000e-1  2.000e-1  1.336e-1
     assert_eq!(chosen(&["--data", "--only", "cast", "--ignore", "dtype"]), 0);
 }
 
+/// Two values of 4 bits share a byte.
+#[test]
+fn values_of_four_bits_are_compared_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = r#"{"t":{"dtype":"F4","shape":[2,4],"data_offsets":[0,4]}}"#;
+    support::raw_file(&dir.path().join("a.safetensors"), header, &[0x21, 0x43, 0x65, 0x07]);
+    support::raw_file(&dir.path().join("b.safetensors"), header, &[0x21, 0x53, 0x56, 0x07]);
+    let json: serde_json::Value =
+        serde_json::from_str(&diff(dir.path(), &["--data", "--format", "json"]).stdout).unwrap();
+    assert_eq!(json["values"][0]["differing"], 3);
+    assert_eq!(json["values"][0]["values"], 8);
+    assert_eq!(json["values"][0]["max_absolute"], 1.0);
+    let as_floats = floats(&[2, 4], &[0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0]);
+    save(&dir.path().join("b.safetensors"), "k", vec![("t", as_floats)]);
+    assert_eq!(diff(dir.path(), &["--data", "--ignore", "dtype", "--ignore", "metadata"]).status, 0);
+}
+
 #[test]
 fn what_cannot_be_compared_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

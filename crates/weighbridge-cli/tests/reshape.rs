@@ -115,6 +115,60 @@ fn casts_by_glob_and_keeps_what_is_to_be_kept() {
 }
 
 #[test]
+fn values_of_four_bits_are_cast_and_those_of_six_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = r#"{"e":{"dtype":"F4","shape":[2,4],"data_offsets":[0,4]},
+        "six":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[4,7]}}"#;
+    support::raw_file(&dir.path().join("m.safetensors"), header, &[0x21, 0x43, 0x65, 0x87, 1, 2, 3]);
+    let values = [0.5_f32, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0];
+    for to in ["f32", "e=f32"] {
+        run(dir.path(), &format!("cast {{}}/m.safetensors --to {to} --force -o {{}}/out.safetensors"))
+            .clean();
+        let cast = tensors(&dir.path().join("out.safetensors"));
+        assert_eq!(
+            cast["e"],
+            (Dtype::F32, vec![2, 4], values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        );
+        assert_eq!(cast["six"].0, Dtype::F6_E2M3);
+    }
+    run(dir.path(), "cast {}/m.safetensors --to f8_e4m3 --force -o {}/out.safetensors").clean();
+    let expected = vec![0x30, 0x38, 0x3C, 0x40, 0x44, 0x48, 0x4C, 0x80];
+    assert_eq!(tensors(&dir.path().join("out.safetensors"))["e"].2, expected);
+    // What NumPy's writer advises works, and what cannot be done is not advised.
+    let ran = run(dir.path(), "convert {}/m.safetensors --only e -o {}/x.npz");
+    assert!(ran.stderr.contains("NumPy has no F4; cast it"), "{}", ran.stderr);
+    run(dir.path(), "convert {}/m.safetensors --only e --to f32 -o {}/x.npz").clean();
+    let zip = fs::read(dir.path().join("x.npz")).unwrap();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert!(zip.windows(bytes.len()).any(|window| window == bytes));
+    let ran = run(dir.path(), "convert {}/m.safetensors --to f32 -o {}/y.npz");
+    let expected = "NumPy has no F6_E2M3, and values of it have no agreed packing; leave the tensor out";
+    assert!(ran.status == 2 && ran.stderr.contains(expected), "{}", ran.stderr);
+    run(dir.path(), "convert {}/m.safetensors --to f32 --except six -o {}/y.npz").clean();
+    let ran = run(dir.path(), "cast {}/m.safetensors --to six=f32 -o {}/z.safetensors");
+    let expected = "there is no cast from F6_E2M3 to F32: values of F6_E2M3 have no agreed packing";
+    assert!(ran.status == 2 && ran.stderr.contains(expected), "{}", ran.stderr);
+}
+
+#[test]
+fn infinities_stay_where_the_dtype_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = [f32::NEG_INFINITY, f32::INFINITY, 1e6, f32::NAN];
+    let save = Save::new();
+    save.file(dir.path().join("m.safetensors"), [("w", Values::new(&[4], &values).unwrap())]).unwrap();
+    for (to, expected) in [
+        ("f16", vec![0x00, 0xfc, 0x00, 0x7c, 0xff, 0x7b, 0x00, 0x7e]),
+        ("f8_e5m2", vec![0xfc, 0x7c, 0x7b, 0x7e]),
+        ("f8_e4m3", vec![0xfe, 0x7e, 0x7e, 0x7f]),
+    ] {
+        let arguments =
+            format!("cast {{}}/m.safetensors --to {to} --overflow saturate --force -o {{}}/out.safetensors");
+        run(dir.path(), &arguments).clean();
+        assert_eq!(tensors(&dir.path().join("out.safetensors"))["w"].2, expected, "{to}");
+    }
+}
+
+#[test]
 fn refuses_values_that_are_too_large_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.safetensors");
@@ -122,6 +176,12 @@ fn refuses_values_that_are_too_large_and_leaves_nothing() {
     let ran = run(dir.path(), "cast {}/m.safetensors --to f16 -o {}/out.safetensors");
     assert_eq!(ran.status, 2);
     assert!(ran.stderr.contains("tensor \"w\"") && ran.stderr.contains("--overflow"), "{}", ran.stderr);
+    let ran = run(dir.path(), "convert {}/m.safetensors --to f16 -o {}/out.npz");
+    assert!(
+        ran.stderr.contains("--overflow saturate or --overflow infinity would take it"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     for (how, bits) in [("saturate", 0x7bff_u16), ("infinity", 0x7c00)] {
         let arguments =

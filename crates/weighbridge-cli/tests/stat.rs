@@ -89,7 +89,7 @@ fn values_of_six_bits_are_named_and_not_read() {
     assert_snapshot!(ran.without(dir.path()), @r"
 tensor  dtype    elements  min  max  mean  std  zeros  nan  inf
 a       F6_E2M3         4    -    -     -    -      -    -    -
-warning: m.safetensors: 1 tensor of 6-bit values, which have no agreed packing, not read
+warning: m.safetensors: 1 tensor not read: values of 6 bits have no agreed packing
 ");
 }
 

@@ -46,6 +46,63 @@ fn clean_is_zero() {
     assert_snapshot!(ran.without(dir.path()), @"[dir]: clean: 63 tensors in 5 shards, 19.4 kB");
 }
 
+/// A repository in a cache as `huggingface_hub` makes it: files are links to blobs, named by SHA-256 or as Git does.
+#[cfg(unix)]
+#[test]
+fn files_of_the_cache_are_what_their_blobs_are_named_by() {
+    use std::os::unix::fs::symlink;
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--org--name");
+    let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123abcd"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(snapshot.join("sub")).unwrap();
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), "0123abcd").unwrap();
+    let weights = cache.path().join("w.safetensors");
+    raw_file(&weights, r#"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#, b"abc");
+    let bytes = fs::read(&weights).unwrap();
+    // sha256sum of the file, and `git hash-object` of `{}` and of nothing.
+    let sha256 = "422fc6bab8c609cf91ff21388c0d5954c3078806f75d074b524ac51541e3e4f4";
+    let (object, nothing) =
+        ("9e26dfeeb6e641a33dae4961196235bdb965b21b", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+    fs::rename(&weights, blobs.join(sha256)).unwrap();
+    fs::write(blobs.join(object), "{}").unwrap();
+    fs::write(blobs.join(nothing), "").unwrap();
+    symlink(format!("../../blobs/{sha256}"), snapshot.join("model.safetensors")).unwrap();
+    symlink(format!("../../blobs/{object}"), snapshot.join("config.json")).unwrap();
+    symlink(format!("../../../blobs/{nothing}"), snapshot.join("sub/empty")).unwrap();
+    fs::write(snapshot.join("notes.txt"), "a file of one's own").unwrap();
+    let by_id = |options: &[&str]| {
+        let mut command = support::command();
+        command.env("HF_HUB_CACHE", cache.path()).args(["verify", "org/name"]).args(options);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(verify(&snapshot, &["--data"]).status, 0);
+    assert_eq!(by_id(&["--data"]).0, Some(0));
+    assert_eq!(verify(&snapshot.join("model.safetensors"), &["--data"]).status, 0);
+    // One byte of the weights, one of a small file, and a blob that is gone.
+    let mut changed = bytes.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(blobs.join(sha256), changed).unwrap();
+    fs::write(blobs.join(object), "[]").unwrap();
+    fs::remove_file(blobs.join(nothing)).unwrap();
+    assert_eq!(verify(&snapshot, &[]).status, 0);
+    assert_eq!(verify(&snapshot.join("model.safetensors"), &["--data"]).status, 1);
+    assert_eq!(by_id(&["--data"]).0, Some(1));
+    let ran = verify(&snapshot, &["--data"]);
+    assert_eq!(ran.status, 1);
+    assert_snapshot!(ran.without(cache.path()), @r#"
+error[blob]: [dir]/models--org--name/snapshots/0123abcd/sub/empty: it is a link to the blob e69de29bb2d1d6434b8b29ae775ad8c2e48c5391, which is missing
+error[blob]: [dir]/models--org--name/snapshots/0123abcd/config.json: its Git SHA-1 is 0637a088a01e8ddab3bf3fa98dbe804cbde1a0dc, but its blob is named 9e26dfeeb6e641a33dae4961196235bdb965b21b
+error[blob]: [dir]/models--org--name/snapshots/0123abcd/model.safetensors: its SHA-256 is 7f96c7bac340f3a6c2ec8d6524b4802ffa88d3c2dab8a3d59caf72bc517d5ca3, but its blob is named 422fc6bab8c609cf91ff21388c0d5954c3078806f75d074b524ac51541e3e4f4
+[dir]/models--org--name/snapshots/0123abcd: 3 errors, 0 warnings; could be read: 1 tensor in 1 shard, 3 B
+"#);
+    // A file that was not changed is told of by nobody.
+    fs::write(blobs.join(sha256), bytes).unwrap();
+    assert_eq!(verify(&snapshot.join("model.safetensors"), &["--data"]).status, 0);
+}
+
 #[test]
 fn everything_wrong_with_a_repository_is_found_at_once() {
     let dir = sharded();

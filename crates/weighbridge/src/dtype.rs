@@ -16,11 +16,11 @@ use crate::header::brief;
 pub enum Dtype {
     /// One byte a value, 0 or 1.
     Bool,
-    /// 4-bit float (MXFP4 element, E2M1), two to a byte.
+    /// 4-bit float (MXFP4 element, E2M1), two to a byte, the first in the low four bits.
     F4,
-    /// 6-bit float with 2 exponent and 3 mantissa bits, packed.
+    /// 6-bit float with 2 exponent and 3 mantissa bits, packed; in which order is not agreed.
     F6_E2M3,
-    /// 6-bit float with 3 exponent and 2 mantissa bits, packed.
+    /// 6-bit float with 3 exponent and 2 mantissa bits, packed as well.
     F6_E3M2,
     /// Unsigned 8-bit integer.
     U8,

@@ -47,6 +47,10 @@
 //! | [`Save::directory`] | the same for the whole set as [`Checkpoint::open`](crate::Checkpoint::open) sees it; others see a mixed set while files are renamed, after the last byte was written |
 //! | [`Save::unprotected`] | nothing: for file systems that cannot rename, and devices |
 //! | a tensor with too few or too many bytes | is an error, and nothing becomes visible |
+//!
+//! A full disk is an error like any other. A limit on the size of files (`ulimit -f`) is one only if the program ignores
+//! `SIGXFSZ`, which ends it otherwise; that is the program's to decide, and a temporary file may be left then, which the next
+//! save to the same destination removes.
 
 mod copy;
 mod data;

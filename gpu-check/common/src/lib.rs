@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod complaint;
 pub mod dice;
 pub mod memory;
 pub mod options;

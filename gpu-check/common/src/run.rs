@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::complaint::complaint;
 use crate::memory::Watch;
 
 /// What a loader did.
@@ -91,7 +92,7 @@ pub fn command(program: &Path, arguments: &[&str], seconds: u64) -> Result<Measu
     };
     let said = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
     let (out, err) = (said(out), said(err));
-    ensure!(status.success(), "{}", err.lines().last().unwrap_or("no message"));
+    ensure!(status.success(), "{}", complaint(&err).unwrap_or_else(|| status.to_string()));
     serde_json::from_str(out.lines().last().unwrap_or_default()).context("it did not say what it measured")
 }
 
@@ -99,4 +100,20 @@ fn text(from: Option<&mut impl Read>) -> String {
     let mut bytes = Vec::new();
     let _ = from.map(|from| from.read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_fails_says_why() {
+        let error = |script: &str| {
+            let failed = command(Path::new("sh"), &["-c", script], 60);
+            failed.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let script = "printf 'Error: no device\\n\\nStack backtrace:\\n   0: main\\n' >&2; exit 1";
+        assert_eq!(error(script), "no device");
+        assert_eq!(error("exit 3"), "exit status: 3");
+    }
 }

@@ -128,21 +128,12 @@ pub(super) fn figures(dtype: Dtype, tally: &Tally) -> Result<Figures> {
 
 /// The values of the codes.
 fn values(dtype: Dtype, tally: &Tally) -> Result<Vec<(f64, u64)>> {
-    let mut values = vec![0.0; tally.len()];
-    if dtype == Dtype::F4 {
-        values.iter_mut().zip(tally).for_each(|(value, entry)| *value = f4(entry.0));
-    } else {
-        let size = dtype.bits() as usize / 8;
-        let codes: Vec<u8> =
-            tally.iter().flat_map(|entry| entry.0.to_le_bytes().into_iter().take(size)).collect();
-        cast_into(dtype, &codes, &mut values)?;
-    }
-    Ok(values.into_iter().zip(tally.iter().map(|entry| entry.1)).collect())
-}
-
-/// A float of a sign, two bits of exponent and one of mantissa, as the OCP microscaling formats have it.
-fn f4(code: u16) -> f64 {
-    const MAGNITUDES: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-    let magnitude = MAGNITUDES[usize::from(code & 7)];
-    if code & 8 == 0 { magnitude } else { -magnitude }
+    // A code of 4 bits has a byte for itself, and a zero beside it.
+    let per_byte = if dtype.bits() == 4 { 2 } else { 1 };
+    let size = dtype.bits().div_ceil(8) as usize;
+    let codes: Vec<u8> =
+        tally.iter().flat_map(|entry| entry.0.to_le_bytes().into_iter().take(size)).collect();
+    let mut values = vec![0.0; per_byte * tally.len()];
+    cast_into(dtype, &codes, &mut values)?;
+    Ok(values.into_iter().step_by(per_byte).zip(tally.iter().map(|entry| entry.1)).collect())
 }

@@ -7,7 +7,7 @@ mod text;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::plan::{Overflow, Part, Streamed};
 use weighbridge::write::{OutputFile, TensorData};
@@ -185,7 +185,11 @@ impl SplitLast for str {
 fn stream(tensor: &Streamed, out: &mut dyn Write, bar: &Bar) -> Result<()> {
     let mut watched = Watched { out, bar };
     tensor.write_to(&mut watched).map_err(|error| match error.downcast::<weighbridge::Error>() {
-        Ok(own) => own.into(),
+        // Here is no choice of what becomes of values that are too large.
+        Ok(own) => match own.to_string().split_once("; `Overflow::") {
+            Some((what, _)) => anyhow!("{what}"),
+            None => own.into(),
+        },
         Err(other) => other.into(),
     })
 }

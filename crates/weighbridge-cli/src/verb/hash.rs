@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use weighbridge::Checkpoint;
 
-pub(crate) use digest::{Algorithm, Digest, of_file};
+pub(crate) use digest::{Algorithm, Digest, git_blob, of_file};
 
 use crate::show::{self, safe};
 use crate::term::Term;

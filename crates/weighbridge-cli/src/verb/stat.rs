@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use weighbridge::{Checkpoint, TensorRef};
 
+use crate::dtype::can_read;
 use crate::figures::{self, Figures, Number};
 use crate::select::Select;
 use crate::show::{self, safe};
@@ -126,11 +127,11 @@ fn of_tensors<'c>(
 ) -> Result<Vec<OfTensor<'c>>> {
     let bytes = tensors.iter().map(TensorRef::byte_len).sum();
     let bar = term.bar("reading", bytes);
-    let unread = tensors.iter().filter(|tensor| !figures::can_read(tensor.dtype())).count();
+    let unread = tensors.iter().filter(|tensor| !can_read(tensor.dtype())).count();
     if unread > 0 {
         let them = show::plural(unread, "tensor");
         let shard = checkpoint.shards().first().map(|shard| shard.name()).unwrap_or_default();
-        term.warn(format_args!("{shard}: {them} of 6-bit values, which have no agreed packing, not read"));
+        term.warn(format_args!("{shard}: {them} not read: values of 6 bits have no agreed packing"));
     }
     let figures = figures::of(tensors, &bar)?;
     let row = |(tensor, figures): (&TensorRef<'c>, _)| OfTensor {

@@ -1,8 +1,9 @@
 //! `weighbridge verify`: whether checkpoints may be trusted, and everything that speaks against it.
 
+mod blobs;
 mod data;
 mod finding;
-mod index;
+pub(super) mod index;
 mod set;
 
 use std::io::Write;
@@ -43,7 +44,8 @@ pub(crate) struct Verify {
     #[arg(long, value_enum, default_value = "compat")]
     profile: Strictness,
 
-    /// Read every byte, too: NaN, infinities, BOOL bytes other than 0 and 1
+    /// Read every byte, too: NaN, infinities, BOOL bytes other than 0 and 1, and files of the Hugging Face cache that are not
+    /// what the names of their blobs say
     #[arg(long)]
     data: bool,
 
@@ -149,6 +151,7 @@ impl Verify {
         };
         if self.data {
             data::census(&set.shards, &mut findings, term)?;
+            blobs::check(path, &mut findings, failed, term)?;
         }
         if let Some(expected) = self.sha256 {
             file_digest(path, expected, &mut findings, term)?;

@@ -184,6 +184,12 @@ fn descr(dtype: Dtype) -> Result<&'static str> {
         Dtype::F32 => "<f4",
         Dtype::F64 => "<f8",
         Dtype::C64 => "<c8",
+        Dtype::F6_E2M3 | Dtype::F6_E3M2 => {
+            let message = format!(
+                "NumPy has no {dtype}, and values of it have no agreed packing; leave the tensor out"
+            );
+            return Err(Error::new(ErrorKind::Dtype, message));
+        }
         _ => {
             let message = format!("NumPy has no {dtype}; cast it to one that it has, such as F32");
             return Err(Error::new(ErrorKind::Dtype, message));

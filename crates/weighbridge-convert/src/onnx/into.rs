@@ -1,6 +1,7 @@
 //! The way back: a checkpoint's tensors in the places of a model's initialisers, everything else byte for byte as it was.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -121,10 +122,15 @@ impl Graph {
         let mut notes = self.unmatched(plan);
         let written = || {
             let (data, moved) = self.move_external(&tensors, output)?;
+            let written = self.write(&tensors, &moved, output);
             if let Some(data) = &data {
+                if written.is_err() {
+                    // Without the model it is of no use.
+                    let _ = fs::remove_file(output.with_file_name(data));
+                }
                 notes.push(Note::new(NoteKind::Changed, "external data", format!("is in {data:?} now")));
             }
-            self.write(&tensors, &moved, output)
+            written
         };
         let mut written = written;
         written().map_err(|error| error.in_file(self.input.path()))?;

@@ -3,11 +3,13 @@
 //! A value passes through one of five dtypes that holds it exactly: `F32` (for all floats but `F64`), `F64`, `I32`,
 //! `I64` or `U64`. Each source says which one that is, each target how it is made of all five, so that nothing is
 //! rounded twice. The first loop makes a block of that dtype, which stays in the first-level cache, the second the
-//! target's elements of it; where source or target is that dtype itself, one loop is enough.
+//! target's elements of it; where source or target is that dtype itself, one loop is enough. Of values of 4 bits, which
+//! share bytes, both of a byte are cast together.
 
 mod e8m0;
 mod loops;
 mod number;
+mod packed;
 mod small_float;
 #[cfg(test)]
 mod tests;
@@ -46,9 +48,7 @@ impl Kernel {
         let narrow = narrow(wide, to, overflow)?;
         let loops = match fused(from, to) {
             Some(fused) => Loops::One(fused),
-            None if to == wide && !(overflow == Overflow::Saturate && has_infinities(from)) => {
-                Loops::One(widen)
-            }
+            None if to == wide => Loops::One(widen),
             None if from == wide && cfg!(target_endian = "little") => Loops::One(narrow),
             None => Loops::Two(widen, wide, narrow),
         };
@@ -71,9 +71,10 @@ impl Kernel {
     fn steps<'t>(&self, stored: &[u8], tile: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
         let (first, wide, second) = match self.loops {
             Loops::One(step) => return step(self.how, stored, tile),
-            Loops::Two(first, wide, second) => (first, size(wide), second),
+            Loops::Two(first, wide, second) => (first, wide, second),
         };
-        let (from, to) = (size(self.from), size(self.to));
+        let group = group(self.from);
+        let [from, wide, to] = [self.from, wide, self.to].map(|dtype| bytes(dtype, group));
         let mut block = [MaybeUninit::uninit(); BLOCK * 8];
         buffer::fill::<Unfilled>(tile, |done, rest| {
             let (start, count) = (done / to, (rest.len() / to).min(BLOCK));
@@ -87,14 +88,16 @@ impl Kernel {
     /// Whether it is faster to cast each value that a byte can have, and to look the results up. Integers become
     /// integers of whatever size faster than that.
     fn looks_up(&self, count: usize) -> bool {
-        let has_bytes = size(self.from) == 1 && (self.from.is_float() || self.to.is_float());
-        has_bytes && matches!(self.loops, Loops::Two(..)) && count >= 16 * CODES
+        let has_bytes = bytes(self.from, group(self.from)) == 1;
+        let takes_long = self.from == Dtype::F4
+            || matches!(self.loops, Loops::Two(..)) && (self.from.is_float() || self.to.is_float());
+        has_bytes && takes_long && count >= 16 * CODES
     }
 
     fn look_up<'t>(&self, stored: &[u8], tile: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
-        let size = size(self.to);
-        let (mut results, mut refused) = ([0; CODES * 8], [false; CODES]);
-        let mut room = [MaybeUninit::uninit(); CODES * 8];
+        let size = bytes(self.to, group(self.from));
+        let (mut results, mut refused) = ([0; CODES * MOST_BYTES], [false; CODES]);
+        let mut room = [MaybeUninit::uninit(); CODES * MOST_BYTES];
         let codes: [u8; CODES] = std::array::from_fn(|code| code as u8);
         if let Some(all) = self.steps(&codes, &mut room[..CODES * size]) {
             results[..CODES * size].copy_from_slice(all);
@@ -114,18 +117,31 @@ impl Kernel {
             1 => map.map(LookUp::<u8>(&bytemuck::pod_read_unaligned(results)), stored, tile),
             2 => map.map(LookUp::<u16>(&bytemuck::pod_read_unaligned(results)), stored, tile),
             4 => map.map(LookUp::<u32>(&bytemuck::pod_read_unaligned(results)), stored, tile),
-            _ => map.map(LookUp::<u64>(&bytemuck::pod_read_unaligned(results)), stored, tile),
+            8 => map.map(LookUp::<u64>(&bytemuck::pod_read_unaligned(results)), stored, tile),
+            _ => map.map(LookUp::<u128>(&bytemuck::pod_read_unaligned(results)), stored, tile),
         }
     }
 
     /// The first value that is refused, and what would take it.
     fn blame(&self, stored: &[u8]) -> Refused {
-        let mut room = [MaybeUninit::uninit(); 8];
+        let group = group(self.from);
+        let mut room = [MaybeUninit::uninit(); MOST_BYTES];
         let mut is_taken =
-            |kernel: &Self, element: &[u8]| kernel.steps(element, &mut room[..size(self.to)]).is_some();
-        let mut elements = stored.chunks_exact(size(self.from));
-        let Some(element) = elements.find(|element| !is_taken(self, element)) else {
+            |kernel: &Self, some: &[u8]| kernel.steps(some, &mut room[..bytes(self.to, group)]).is_some();
+        let mut groups = stored.chunks_exact(bytes(self.from, group));
+        let Some(element) = groups.find(|some| !is_taken(self, some)) else {
             return Refused { value: "a value".to_owned(), remedies: Vec::new() };
+        };
+        // Of two in a byte, one alone is looked at: a byte that has it twice.
+        let twice = |code: u8| [code << 4 | code];
+        let (first, second) = match *element {
+            [byte] if group == 2 => (twice(byte & 0xF), twice(byte >> 4)),
+            _ => ([0], [0]),
+        };
+        let element = match group {
+            1 => element,
+            _ if is_taken(self, &first) => &second,
+            _ => &first,
         };
         let remedies = [Overflow::Saturate, Overflow::Infinity].into_iter().filter(|&overflow| {
             Self::of(self.from, self.to, overflow).is_some_and(|kernel| is_taken(&kernel, element))
@@ -170,22 +186,37 @@ const BLOCK: usize = 512;
 /// The values that a byte can have.
 const CODES: usize = 256;
 
-/// The bytes of an element; there are no casts of dtypes without whole ones.
-fn size(dtype: Dtype) -> usize {
-    dtype.bits() as usize / 8
+/// What becomes of a byte has no more: two `F64` of two values of 4 bits.
+const MOST_BYTES: usize = 16;
+
+/// How many elements are cast together: as many as begin and end with a byte.
+fn group(dtype: Dtype) -> usize {
+    if dtype == Dtype::F4 { 2 } else { 1 }
 }
 
-/// Whether values of it can be infinite.
-fn has_infinities(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64 | Dtype::F8_E5M2)
+/// The bytes of so many elements.
+fn bytes(dtype: Dtype, elements: usize) -> usize {
+    dtype.bits() as usize * elements / 8
 }
 
-/// One element for people.
+/// What is said where there is no cast.
+pub(super) fn no_cast(from: Dtype, to: Dtype) -> String {
+    let why = match (from, to) {
+        (Dtype::F6_E2M3 | Dtype::F6_E3M2, _) => format!(": values of {from} have no agreed packing"),
+        (_, Dtype::F6_E2M3 | Dtype::F6_E3M2) => format!(": values of {to} have no agreed packing"),
+        (Dtype::C64, _) => ": a complex number is no real one".to_owned(),
+        _ => String::new(),
+    };
+    format!("there is no cast from {from} to {to}{why}")
+}
+
+/// One element for people; of two in a byte, the first.
 fn display(dtype: Dtype, element: &[u8]) -> String {
     let mut room = [MaybeUninit::uninit(); 8];
     let how = How { overflow: Overflow::Infinity, instructions: Instructions::detect() };
     let shown = widen(dtype, dtype).and_then(|(wide, widen)| {
-        let value = widen(how, element, &mut room[..size(wide)])?;
+        let values = widen(how, element, &mut room[..bytes(wide, group(dtype))])?;
+        let value = values.get(..bytes(wide, 1))?;
         Some(match wide {
             Dtype::F32 => bytemuck::pod_read_unaligned::<f32>(value).to_string(),
             Dtype::F64 => bytemuck::pod_read_unaligned::<f64>(value).to_string(),
@@ -202,7 +233,7 @@ pub(crate) fn turn_around(dtype: Dtype, elements: &mut [u8]) {
     let size = match dtype {
         // Two 32-bit numbers.
         Dtype::C64 => 4,
-        _ => size(dtype),
+        _ => bytes(dtype, 1),
     };
     if size > 1 {
         elements.chunks_exact_mut(size).for_each(<[u8]>::reverse);

@@ -20,6 +20,8 @@ pub(super) struct SetWriter {
     stem: String,
     /// Where the new files are until the switch; none if they are written in their places.
     staging: Option<(TempDir, File)>,
+    /// Dropped behind what is in it.
+    _made: Option<Made>,
     files: Vec<String>,
     /// Keeps others from replacing it at the same time.
     _lock: File,
@@ -31,12 +33,13 @@ impl SetWriter {
             let made = !directory.exists();
             fs::create_dir_all(directory)?;
             let directory = directory.canonicalize()?;
-            if let (true, Some(parent)) = (made, directory.parent()) {
+            let made = made.then(|| Made(directory.clone()));
+            if let (Some(_), Some(parent)) = (&made, directory.parent()) {
                 sync_directory(parent)?;
             }
-            Ok(directory)
+            Ok((directory, made))
         };
-        let directory: PathBuf = make().map_err(cannot)?;
+        let (directory, made): (PathBuf, _) = make().map_err(cannot)?;
         let lock = exclusively(&directory)?;
         complete(&directory, stem)?;
         let staging = match unprotected {
@@ -49,7 +52,8 @@ impl SetWriter {
                 Some(staging(&directory, name).map_err(cannot)?)
             }
         };
-        Ok(Self { directory, stem: stem.to_owned(), staging, files: Vec::new(), _lock: lock })
+        let (stem, files) = (stem.to_owned(), Vec::new());
+        Ok(Self { directory, stem, staging, _made: made, files, _lock: lock })
     }
 
     /// A file of the new set; it is part of it when it was committed.
@@ -113,6 +117,17 @@ impl SetWriter {
         }
         superseded.sort();
         Ok(superseded)
+    }
+}
+
+/// A directory that was made for a set, and goes again if nothing was put there.
+#[derive(Debug)]
+struct Made(PathBuf);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // One that holds something stays.
+        let _ = fs::remove_dir(&self.0);
     }
 }
 

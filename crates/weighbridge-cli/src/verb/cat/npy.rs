@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 use weighbridge::Dtype;
 
+use crate::dtype::can_read;
+
 /// NumPy knows no arrays of more dimensions.
 pub(super) const MOST_DIMS: usize = 64;
 
@@ -40,7 +42,9 @@ fn descr(dtype: Dtype) -> Result<&'static str> {
         Dtype::F64 => "<f8",
         Dtype::I64 => "<i8",
         Dtype::U64 => "<u8",
-        _ if dtype.bits() < 8 => bail!("NumPy has no {dtype}; --format raw gives its bytes"),
+        _ if !can_read(dtype) => {
+            bail!("values of {dtype} have no agreed packing; --format raw gives their bytes")
+        }
         _ => bail!("NumPy has no {dtype}; cast it with --to f32, or take its bytes with --format raw"),
     })
 }

@@ -11,6 +11,7 @@ use weighbridge::{Dtype, Slice, TensorRef};
 
 use super::npy::MOST_DIMS;
 use super::number::{Pass, Style, Value};
+use crate::dtype::can_read;
 use crate::interrupt;
 use crate::term::Bar;
 
@@ -59,7 +60,7 @@ impl<'c> Values<'c> {
         if self.shape.len() > MOST_DIMS {
             bail!("it has {} dimensions, too many to print; use --format raw", self.shape.len());
         }
-        if matches!(self.dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2) {
+        if !can_read(self.dtype) {
             bail!("values of {} have no agreed packing; --format raw gives their bytes", self.dtype);
         }
         if self.shape.contains(&0) {
@@ -163,14 +164,27 @@ impl<'c> Values<'c> {
 
     /// The values of these places, counted row by row.
     fn read(&self, places: Range<usize>) -> Result<Vec<Value>> {
-        let size = self.dtype.bits() as usize / 8;
-        let range = places.start * size..places.end * size;
+        // Two values may share a byte, and only one of them be wanted.
+        let (bits, per_byte) = (u64::from(self.dtype.bits()), 8_usize.div_ceil(self.dtype.bits() as usize));
+        let bytes = places.start as u64 * bits / 8..(places.end as u64 * bits).div_ceil(8);
+        let (skipped, wanted) = (places.start % per_byte, places.len());
+        let mut values = self.decoded(bytes)?;
+        values.drain(..skipped);
+        values.truncate(wanted);
+        Ok(values)
+    }
+
+    /// All values of these bytes.
+    fn decoded(&self, range: Range<u64>) -> Result<Vec<Value>> {
         match &self.source {
-            Source::Made(bytes) => decode(self.dtype, bytes.get(range).unwrap_or_default()),
+            Source::Made(bytes) => {
+                let range = range.start as usize..range.end as usize;
+                decode(self.dtype, bytes.get(range).unwrap_or_default())
+            }
             Source::Stored(tensor, region) => {
-                let mut bytes = vec![0; range.len()];
+                let mut bytes = vec![0; (range.end - range.start) as usize];
                 let mut rest = &mut *bytes;
-                for piece in region.byte_ranges_in(range.start as u64..range.end as u64) {
+                for piece in region.byte_ranges_in(range) {
                     let (into, behind) = rest.split_at_mut((piece.end - piece.start) as usize);
                     let offset = tensor.info().file_range().start + piece.start;
                     tensor.shard().source().read_at(offset, into).context("its data cannot be read")?;
@@ -259,7 +273,7 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<Value>> {
 }
 
 fn reals(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f64>> {
-    let mut values = vec![0.0; bytes.len() / (dtype.bits() as usize / 8)];
+    let mut values = vec![0.0; bytes.len() * 8 / dtype.bits() as usize];
     cast_into(dtype, bytes, &mut values)?;
     Ok(values)
 }

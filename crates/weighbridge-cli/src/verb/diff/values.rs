@@ -8,6 +8,7 @@ use weighbridge::plan::cast_into;
 use weighbridge::{Dtype, TensorRef};
 
 use crate::chunks::{self, Chunk};
+use crate::dtype::can_read;
 use crate::show::safe;
 use crate::term::Term;
 
@@ -112,7 +113,7 @@ fn with_other<R>(
 
 /// As what elements of two dtypes are compared: both as numbers, or, where the dtype is the same, as bytes.
 fn common(a: Dtype, b: Dtype) -> Option<[Dtype; 2]> {
-    let is_packed = |dtype| matches!(dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2);
+    let is_packed = |dtype| !can_read(dtype);
     match (a, b) {
         (Dtype::C64, Dtype::C64) => Some([Dtype::F32; 2]),
         (Dtype::C64, _) | (_, Dtype::C64) => None,
@@ -141,11 +142,11 @@ const BLOCK: usize = 512;
 impl Sums {
     fn of(dtypes: [Dtype; 2], a: &[u8], b: &[u8], tolerance: Tolerance) -> Result<Self> {
         let [from, to] = common(dtypes[0], dtypes[1]).context("there is nothing in common")?;
-        let [size, other] = [from, to].map(|dtype| dtype.bits() as usize / 8);
-        let mut sums = Self { packed: dtypes[0].bits() < 8, ..Self::default() };
+        let [size, other] = [from, to].map(|dtype| dtype.bits() as usize);
+        let mut sums = Self { packed: !can_read(dtypes[0]), ..Self::default() };
         let (mut left, mut right) = ([0.0; BLOCK], [0.0; BLOCK]);
-        for (a, b) in a.chunks(BLOCK * size).zip(b.chunks(BLOCK * other)) {
-            let count = a.len() / size;
+        for (a, b) in a.chunks(BLOCK * size / 8).zip(b.chunks(BLOCK * other / 8)) {
+            let count = a.len() * 8 / size;
             let (left, right) = (&mut left[..count], &mut right[..count]);
             sums.values += count as u64;
             cast_into(from, a, left)?;
@@ -202,7 +203,13 @@ impl Sums {
     }
 }
 
-fn differing_bits(size: usize, a: &[u8], b: &[u8]) -> u64 {
+/// Elements of so many bits that are not the same.
+fn differing_bits(bits: usize, a: &[u8], b: &[u8]) -> u64 {
+    if bits == 4 {
+        let differ = |byte: u8| u64::from(byte & 0xF != 0) + u64::from(byte >> 4 != 0);
+        return a.iter().zip(b).map(|(a, b)| differ(a ^ b)).sum();
+    }
+    let size = bits / 8;
     a.chunks_exact(size).zip(b.chunks_exact(size)).map(|(a, b)| u64::from(a != b)).sum()
 }
 

@@ -198,21 +198,38 @@ fn chain(tensor: &TensorRef<'_>, bar: &Bar) -> Result<Digest> {
 
 /// The SHA-256 of a file, as `sha256sum` has it.
 pub(crate) fn of_file(path: &Path, bar: &Bar) -> Result<Digest> {
-    let read = || -> std::io::Result<Option<Digest>> {
-        let (mut file, mut hasher, mut memory) = (File::open(path)?, Sha256::new(), vec![0; LEAF]);
+    let mut hasher = Sha256::new();
+    feed(path, |bytes| hasher.update(bytes), bar)?;
+    Ok(Digest(hasher.finalize().into()))
+}
+
+/// The name that Git gives to a file's content, in hexadecimal digits.
+pub(crate) fn git_blob(path: &Path, bar: &Bar) -> Result<String> {
+    let len =
+        std::fs::metadata(path).with_context(|| format!("{}: it cannot be read", path.display()))?.len();
+    let mut hasher = sha1::Sha1::new();
+    hasher.update(format!("blob {len}\0"));
+    feed(path, |bytes| hasher.update(bytes), bar)?;
+    Ok(format!("{:x}", hasher.finalize()))
+}
+
+/// Reads a whole file, piece by piece.
+fn feed(path: &Path, mut with: impl FnMut(&[u8]), bar: &Bar) -> Result<()> {
+    let mut read = || -> std::io::Result<bool> {
+        let (mut file, mut memory) = (File::open(path)?, vec![0; LEAF]);
         loop {
             match file.read(&mut memory)? {
-                0 => return Ok(Some(Digest(hasher.finalize().into()))),
-                _ if interrupt::requested() => return Ok(None),
+                0 => return Ok(true),
+                _ if interrupt::requested() => return Ok(false),
                 len => {
-                    hasher.update(&memory[..len]);
+                    with(&memory[..len]);
                     bar.add(len as u64);
                 }
             }
         }
     };
-    let digest = read().with_context(|| format!("{}: it cannot be read", path.display()))?;
-    digest.context("interrupted")
+    let is_whole = read().with_context(|| format!("{}: it cannot be read", path.display()))?;
+    is_whole.then_some(()).context("interrupted")
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ enum Metadata {
 
 /// Tensors and their shards, in the order of the text, as often as they stand there.
 #[derive(Debug)]
-pub(super) struct Pairs(pub(super) Vec<(String, String)>);
+pub(in crate::verb) struct Pairs(pub(in crate::verb) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -39,7 +39,7 @@ impl<'de> Deserialize<'de> for Pairs {
             type Value = Pairs;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensor names and shard names")
+                f.write_str("an object of strings")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {

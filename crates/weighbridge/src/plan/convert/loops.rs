@@ -7,6 +7,7 @@ use bytemuck::Pod;
 
 use super::e8m0::E8M0;
 use super::number::{Real, Unlimited, Wide};
+use super::packed::Unpack;
 use super::small_float::{BF16, E4M3, E4M3Fnuz, E5M2, E5M2Fnuz, F16};
 use crate::dtype::Dtype;
 use crate::plan::Overflow;
@@ -78,8 +79,9 @@ pub(super) fn widen(from: Dtype, to: Dtype) -> Option<(Dtype, Step)> {
         Dtype::F64 => by::<f64>(),
         Dtype::I64 => by::<i64>(),
         Dtype::U64 => by::<u64>(),
-        // Sub-byte floats have no agreed packing to unpack, and a complex number is no real one.
-        Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64 => None,
+        Dtype::F4 => Some((Dtype::F32, |how, stored, made| how.instructions.map(Unpack, stored, made))),
+        // Values of 6 bits have no agreed packing to unpack, and a complex number is no real one.
+        Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64 => None,
     }
 }
 

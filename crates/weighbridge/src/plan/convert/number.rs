@@ -164,8 +164,8 @@ macro_rules! float {
             fn make(value: W, limits: Limits<$type>) -> ($type, bool) {
                 let near = value.$from();
                 let refused = limits.strict & near.is_infinite() & value.is_finite();
-                // Not `clamp`, which may panic: that is a branch.
-                let largest = limits.largest;
+                // What was infinite before stays so. Not `clamp`, which may panic: that is a branch.
+                let largest = if value.is_finite() { limits.largest } else { <$type>::INFINITY };
                 let near = if near > largest { largest } else { near };
                 (if near < -largest { -largest } else { near }, refused)
             }

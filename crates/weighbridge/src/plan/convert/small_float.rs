@@ -155,7 +155,7 @@ impl<F: SmallFloat> Stored for F {
 /// What becomes of values that are too large.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    /// The code that they get.
+    /// The code that they get; infinities stay what they are where there are any.
     code: u32,
     /// Those below this one, as an `f32`, are refused.
     refused: i32,
@@ -197,6 +197,9 @@ impl<F: SmallFloat, W: Wide> Made<W> for F {
         }
         let beyond = magnitude >= Derived::<F>::BEYOND.cast_signed();
         code = if beyond { limits.code } else { code };
+        if matches!(F::TOP, Top::Ieee) {
+            code = if magnitude == INFINITY.cast_signed() { Derived::<F>::TOP } else { code };
+        }
         code = if magnitude > INFINITY.cast_signed() { Derived::<F>::NAN } else { code };
         let sign = match F::TOP {
             Top::Fnuz if code == 0 => 0,

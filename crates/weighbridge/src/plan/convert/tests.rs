@@ -6,9 +6,20 @@ fn castable() -> impl Iterator<Item = Dtype> {
     Dtype::all().filter(|&dtype| Kernel::of(dtype, Dtype::F32, Overflow::Infinity).is_some())
 }
 
+/// Dtypes that something can be cast to.
+fn targets() -> impl Iterator<Item = Dtype> {
+    Dtype::all().filter(|&dtype| Kernel::of(Dtype::F32, dtype, Overflow::Infinity).is_some())
+}
+
+/// The bytes of an element, where it has whole ones.
+fn size(dtype: Dtype) -> usize {
+    bytes(dtype, 1)
+}
+
 /// The elements of a cast, natively; `None` if a value was refused.
 fn run(kernel: &Kernel, stored: &[u8]) -> Option<Vec<u8>> {
-    let mut made = vec![MaybeUninit::uninit(); stored.len() / size(kernel.from) * size(kernel.to)];
+    let elements = stored.len() * 8 / kernel.from.bits() as usize;
+    let mut made = vec![MaybeUninit::uninit(); elements * size(kernel.to)];
     Some(kernel.run(stored, &mut made).ok()?.to_vec())
 }
 
@@ -94,7 +105,7 @@ impl Definition {
         };
         let code = match (overflow, self.infinity) {
             _ if code <= self.largest => code,
-            (Overflow::Error, Some(infinity)) if value.is_infinite() => infinity,
+            (_, Some(infinity)) if value.is_infinite() => infinity,
             (Overflow::Error, _) => return None,
             (Overflow::Infinity, Some(infinity)) => infinity,
             _ => self.largest,
@@ -163,7 +174,7 @@ fn small_floats_widen_to_the_values_of_their_definitions() {
 
 #[test]
 fn not_a_number_stays_so() {
-    for to in castable().filter(|&to| to != Dtype::Bool) {
+    for to in targets() {
         for overflow in POLICIES {
             for value in [f32::NAN, -f32::NAN, f32::from_bits(0x7F80_0001), f32::from_bits(0xFFFF_FFFF)] {
                 let made = cast::<4, 1>((Dtype::F32, to), overflow, &[value.to_le_bytes()]);
@@ -235,22 +246,57 @@ fn wide_floats_have_their_limits_too() {
         (beyond.next_down(), [Some(f32::MAX); 3]),
         (beyond, [Some(f32::INFINITY), Some(f32::MAX), None]),
         (-beyond, [Some(f32::NEG_INFINITY), Some(f32::MIN), None]),
-        (f64::INFINITY, [Some(f32::INFINITY), Some(f32::MAX), Some(f32::INFINITY)]),
+        (f64::INFINITY, [Some(f32::INFINITY); 3]),
+        (f64::NEG_INFINITY, [Some(f32::NEG_INFINITY); 3]),
     ] {
         for (overflow, expected) in POLICIES.into_iter().zip(expected) {
             assert_eq!(to_single(value, overflow), expected, "{value:e}, {overflow:?}");
         }
     }
-    for from in [Dtype::F16, Dtype::BF16, Dtype::F32] {
-        let infinity: &[u8] = match from {
-            Dtype::F16 => &[0, 0xFC],
-            Dtype::BF16 => &[0x80, 0xFF],
-            _ => &[0, 0, 0x80, 0xFF],
-        };
-        let saturated = Kernel::of(from, Dtype::F32, Overflow::Saturate).unwrap();
-        assert_eq!(run(&saturated, infinity), Some(bytemuck::bytes_of(&f32::MIN).to_vec()));
-        let kept = Kernel::of(from, Dtype::F32, Overflow::Error).unwrap();
-        assert_eq!(run(&kept, infinity), Some(bytemuck::bytes_of(&f32::NEG_INFINITY).to_vec()));
+}
+
+/// Every pair of a float that has infinities and any other float.
+#[test]
+fn saturating_leaves_infinities_where_they_have_a_place() {
+    let infinities = [
+        (Dtype::F8_E5M2, vec![0x7C]),
+        (Dtype::F16, vec![0, 0x7C]),
+        (Dtype::BF16, vec![0x80, 0x7F]),
+        (Dtype::F32, f32::INFINITY.to_le_bytes().to_vec()),
+        (Dtype::F64, f64::INFINITY.to_le_bytes().to_vec()),
+    ];
+    let negative = |infinity: &[u8]| {
+        let (last, rest) = infinity.split_last().unwrap();
+        [rest, &[last | 0x80]].concat()
+    };
+    // Elements as the machine has them, made into those of a file.
+    let stored = |mut made: Vec<u8>| {
+        if cfg!(target_endian = "big") {
+            made.reverse();
+        }
+        made
+    };
+    for (from, infinity) in &infinities {
+        for to in targets().filter(|to| to.is_float()) {
+            for overflow in POLICIES {
+                let Some(kernel) = Kernel::of(*from, to, overflow) else { continue };
+                let kept = infinities.iter().find(|(dtype, _)| *dtype == to).map(|(_, infinity)| infinity);
+                match (kept, to) {
+                    (Some(kept), _) => {
+                        assert_eq!(run(&kernel, infinity).map(stored).as_ref(), Some(kept), "{from} to {to}");
+                        let made = run(&kernel, &negative(infinity)).map(stored);
+                        assert_eq!(made, Some(negative(kept)), "{from} to {to}, {overflow:?}");
+                    }
+                    (None, _) if overflow == Overflow::Error => assert_eq!(run(&kernel, infinity), None),
+                    (None, Dtype::F8_E8M0) => assert_eq!(run(&kernel, infinity), Some(vec![254])),
+                    (None, _) => {
+                        let largest = if to == Dtype::F8_E4M3 { 0x7E } else { 0x7F };
+                        assert_eq!(run(&kernel, infinity), Some(vec![largest]), "{from} to {to}");
+                        assert_eq!(run(&kernel, &negative(infinity)), Some(vec![largest | 0x80]));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -314,12 +360,14 @@ fn doubles_are_rounded_once() {
 
 #[test]
 fn what_has_no_real_values_has_no_cast() {
-    for none in [Dtype::F4, Dtype::F6_E2M3, Dtype::F6_E3M2, Dtype::C64] {
+    for none in [Dtype::F6_E2M3, Dtype::F6_E3M2, Dtype::C64] {
         for other in Dtype::all() {
             assert!(Kernel::of(none, other, Overflow::Infinity).is_none());
             assert!(Kernel::of(other, none, Overflow::Infinity).is_none());
         }
     }
+    // Nothing is packed.
+    assert!(Dtype::all().all(|from| Kernel::of(from, Dtype::F4, Overflow::Infinity).is_none()));
 }
 
 #[test]
@@ -339,9 +387,53 @@ fn the_first_refused_value_is_named() {
     assert_eq!(blame(Dtype::U8, Overflow::Saturate, &[f32::NAN]), ("NaN".to_owned(), Vec::new()));
 }
 
+/// Whatever the target, a value of 4 bits becomes what the same value of 32 bits does.
+#[test]
+fn both_values_of_a_byte_are_cast_the_first_from_the_low_bits() {
+    // By the definition: bit 3 is the sign, two bits of exponent with a bias of 1, one of mantissa.
+    let value = |code: u8| {
+        let (exponent, mantissa) = (i32::from(code >> 1 & 3), f32::from(code & 1));
+        let magnitude = match exponent {
+            0 => mantissa / 2.0,
+            _ => (1.0 + mantissa / 2.0) * 2.0_f32.powi(exponent - 1),
+        };
+        if code & 8 == 0 { magnitude } else { -magnitude }
+    };
+    // As few as a byte, and so many that they are looked up.
+    for copies in [1, 40] {
+        for to in targets() {
+            for overflow in POLICIES {
+                let packed = Kernel::of(Dtype::F4, to, overflow).unwrap();
+                let single = Kernel::of(Dtype::F32, to, overflow).unwrap();
+                let (mut stored, mut values) = (Vec::new(), Vec::new());
+                for byte in 0..=u8::MAX {
+                    let two = [byte & 0xF, byte >> 4].map(|code| value(code).to_le_bytes());
+                    match run(&single, two.as_flattened()) {
+                        Some(_) => {
+                            stored.push(byte);
+                            values.extend(two);
+                        }
+                        None => assert_eq!(run(&packed, &[byte]), None, "{byte:#x} to {to}"),
+                    }
+                }
+                let (stored, values) = (stored.repeat(copies), values.repeat(copies));
+                assert!(run(&packed, &stored) == run(&single, values.as_flattened()), "{to}, {overflow:?}");
+            }
+        }
+    }
+    let blame = |to, stored: &[u8]| {
+        let mut made = vec![MaybeUninit::uninit(); 2 * stored.len()];
+        let refused = Kernel::of(Dtype::F4, to, Overflow::Error).unwrap().run(stored, &mut made).unwrap_err();
+        (refused.value, refused.remedies)
+    };
+    assert_eq!(blame(Dtype::U8, &[0x22, 0xE2, 0x2A]), ("-4".to_owned(), vec![Overflow::Saturate]));
+    assert_eq!(blame(Dtype::U8, &[0xAB]), ("-1.5".to_owned(), vec![Overflow::Saturate]));
+    assert_eq!(blame(Dtype::F8_E8M0, &[0x21, 0x02]), ("0".to_owned(), Vec::new()));
+}
+
 /// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones what is special and at random.
 fn patterns(dtype: Dtype) -> Vec<u8> {
-    let size = size(dtype);
+    let size = bytes(dtype, group(dtype));
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = move || {
         random ^= random << 13;
@@ -366,9 +458,10 @@ fn both_twins_do_the_same() {
             let plain = Kernel { how, ..wide };
             // One by one, so that nothing is refused for its neighbours.
             let (mut taken, mut expected, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-            for element in stored.chunks_exact(size(from)) {
-                let mut room = [MaybeUninit::uninit(); 8];
-                match plain.steps(element, &mut room[..size(to)]) {
+            let [unit, made] = [from, to].map(|dtype| bytes(dtype, group(from)));
+            for element in stored.chunks_exact(unit) {
+                let mut room = [MaybeUninit::uninit(); MOST_BYTES];
+                match plain.steps(element, &mut room[..made]) {
                     Some(made) => {
                         taken.extend_from_slice(element);
                         expected.extend_from_slice(made);
@@ -379,7 +472,7 @@ fn both_twins_do_the_same() {
             assert!(run(&wide, &taken).unwrap() == expected, "{from} to {to}, {overflow:?}");
             assert!(run(&plain, &taken).unwrap() == expected, "{from} to {to}, {overflow:?}");
             for element in refused.iter().step_by(refused.len() / 3 + 1) {
-                let place = taken.len() / size(from) / 2 * size(from);
+                let place = taken.len() / unit / 2 * unit;
                 let one_bad = [&taken[..place], element, &taken[place..]].concat();
                 assert_eq!(run(&wide, &one_bad), None, "{from} to {to}, {overflow:?}");
             }

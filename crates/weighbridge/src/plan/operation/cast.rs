@@ -12,8 +12,8 @@ use crate::plan::{Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
 ///
-/// There is a cast from every dtype to every other, but none from or to `F4`, `F6_E2M3`, `F6_E3M2` and `C64`, and none to
-/// `BOOL`.
+/// There is a cast from every dtype to every other, but none from or to `F6_E2M3`, `F6_E3M2` and `C64`, and none to `BOOL`
+/// and `F4`.
 ///
 /// Floats are rounded once, to nearest, ties to even, as IEEE 754 has it; NaN stays NaN, and subnormal numbers are
 /// numbers. In floats that become integers, fractions are cut off. What becomes of values that are too large is the
@@ -50,10 +50,8 @@ impl Cast {
     }
 
     fn kernel(&self, from: Dtype) -> Result<Kernel> {
-        Kernel::of(from, self.dtype, self.overflow).ok_or_else(|| {
-            let message = format!("there is no cast from {from} to {}", self.dtype);
-            Error::new(ErrorKind::Dtype, message)
-        })
+        Kernel::of(from, self.dtype, self.overflow)
+            .ok_or_else(|| Error::new(ErrorKind::Dtype, convert::no_cast(from, self.dtype)))
     }
 
     fn refusal(&self, from: Dtype, refused: &Refused) -> Error {
