@@ -33,10 +33,6 @@ impl Input {
         Self { file, size, path: Arc::default() }
     }
 
-    pub(crate) fn size_of(&self) -> u64 {
-        self.size
-    }
-
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -149,6 +145,11 @@ pub(crate) struct Sequential<'s> {
 impl<'s> Sequential<'s> {
     pub(crate) fn new(source: &'s FilePart) -> Self {
         Self { source, at: 0 }
+    }
+
+    /// The bytes that were not read yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.source.size() - self.at
     }
 }
 

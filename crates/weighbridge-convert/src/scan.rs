@@ -19,7 +19,7 @@ mod zip;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use weighbridge::Result;
+use weighbridge::{Result, Source};
 
 use crate::input::Input;
 use crate::pickle::Verdict;
@@ -128,7 +128,7 @@ impl Scan {
 pub fn scan(path: impl AsRef<Path>) -> Result<Scan> {
     let path = path.as_ref();
     let input = Input::open(path)?;
-    let mut search = search::Search::new(path, input.size_of());
+    let mut search = search::Search::new(path, input.size());
     let format = search.look(&input.whole(), search::Place::default());
     if let Some(error) = search.unread {
         return Err(error.in_file(path));

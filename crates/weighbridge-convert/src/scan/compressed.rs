@@ -6,10 +6,9 @@ use bzip2::bufread::BzDecoder;
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
-use weighbridge::Source;
 
 use super::search::{Place, Search};
-use crate::input::FilePart;
+use crate::input::{FilePart, Sequential};
 
 /// Memory that a decoder may take for what it looks back to. Python writes 64 MiB at most.
 const MOST_MEMORY: u32 = 96 << 20;
@@ -69,9 +68,9 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>, how: 
         search.problem(place, format!("it is compressed with {name}, which is not looked into"));
         return name;
     }
-    let mut reader = BufReader::with_capacity(64 << 10, Sequential { source: part, at: 0 });
+    let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
     let (inner, problem) = search.expand(|output| streams(how, &mut reader, output));
-    let left = part.size() - reader.get_ref().at + reader.buffer().len() as u64;
+    let left = reader.get_ref().left() + reader.buffer().len() as u64;
     match problem {
         Some(problem) => search.problem(place, format!("{name}: {problem}")),
         None if left > 0 => search.behind(place, left),
@@ -138,7 +137,7 @@ fn skip_frame(reader: &mut impl BufRead) -> io::Result<()> {
 
 /// Decompresses a member of a zip archive by one of the methods that are known, but stored and deflated ones.
 pub(super) fn member(method: u16, size: u64, part: &FilePart, output: &mut dyn io::Write) -> io::Result<()> {
-    let mut reader = BufReader::with_capacity(64 << 10, Sequential { source: part, at: 0 });
+    let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
     let how = match method {
         8 => return io::copy(&mut flate2::bufread::DeflateDecoder::new(reader), output).map(drop),
         12 => How::Bzip2,
@@ -208,21 +207,5 @@ impl io::Write for Limited<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Reads a part front to back.
-struct Sequential<'s> {
-    source: &'s FilePart,
-    at: u64,
-}
-
-impl Read for Sequential<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.source.size() - self.at).unwrap_or(usize::MAX);
-        let len = left.min(buf.len());
-        self.source.read_at(self.at, &mut buf[..len])?;
-        self.at += len as u64;
-        Ok(len)
     }
 }
