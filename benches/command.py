@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the command `weighbridge` beside cp, b3sum, sha256sum and sft-cli, and writes a table.
+"""Measures the command `weighbridge` beside cp, b3sum, sha256sum, sft-cli and picklescan, and writes a table.
 
     cargo build --release -p weighbridge-cli
     python3 benches/command.py target/release/weighbridge --sft .venv/bin/sft --update docs/benchmarks.md
@@ -28,6 +28,11 @@ PICKLE = """
 import sys, torch
 from safetensors.torch import load_file
 torch.save(load_file(sys.argv[1]), sys.argv[2])
+"""
+
+MANY = """
+import sys, torch
+torch.save({f"h.{i}.w": torch.zeros(8) for i in range(20000)}, sys.argv[1])
 """
 
 CONVERT = """
@@ -169,6 +174,10 @@ def lines(arguments, place):
         yield "a pickle of PyTorch", [
             ours("convert", "convert", pickle, "-o", out, writes=[out]), ("`cp`", ["cp", pickle, out], [out]),
             ("Python's `torch.load` and `save_file`", [arguments.python, "-W", "ignore", "-c", CONVERT, pickle, out], [out])]
+        for title, file in (("what a pickle would import", pickle), ("that of 20,000 tensors", place / "many.bin")):
+            yield title, [
+                ours("scan", "scan", file),
+                *([("`picklescan`", [arguments.picklescan, "-p", file], [])] if arguments.picklescan else [])]
     yield "what is in 20,000 tensors of 100 shards", [
         ours("inspect", "inspect", place / "many"),
         *peer("ls", "ls", *sorted((place / "many").glob("*.safetensors")))]
@@ -180,6 +189,7 @@ def main():
     parser.add_argument("--sft", help="sft-cli's program (PyPI: sft-cli)")
     parser.add_argument("--b3sum", default=shutil.which("b3sum"), help="BLAKE3's program (crates.io: b3sum)")
     parser.add_argument("--python", help="a Python that has torch and safetensors, to make and convert a pickle")
+    parser.add_argument("--picklescan", help="picklescan's program (PyPI: picklescan)")
     parser.add_argument("--layers", type=int, default=22, help="22 make 2.2 GB")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", default="", help="lines whose title contains this")
@@ -202,6 +212,7 @@ def main():
         if arguments.python:
             command = [arguments.python, "-W", "ignore", "-c", PICKLE, place / "model.safetensors"]
             subprocess.run([*command, place / "pytorch_model.bin"], check=True)
+            subprocess.run([arguments.python, "-W", "ignore", "-c", MANY, place / "many.bin"], check=True)
         size = (place / "model.safetensors").stat().st_size
         for title, ways in lines(arguments, place):
             if arguments.only not in title:

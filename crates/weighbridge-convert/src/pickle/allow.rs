@@ -29,7 +29,7 @@ impl Allowed {
         let callable = Callable::of(module, name);
         let path = format!("{module}.{name}");
         let verdict = Verdict::of(module, name);
-        let standing = if verdict == Verdict::Harmless {
+        let standing = if callable.is_some() || verdict == Verdict::Harmless {
             Standing::Harmless
         } else if self.exact.contains(&path) {
             Standing::Allowed

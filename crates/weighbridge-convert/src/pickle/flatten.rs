@@ -12,8 +12,11 @@ use crate::note::{Note, NoteKind};
 
 /// Containers within containers.
 const DEEPEST: usize = 200;
-/// The bytes of all names.
-const LONGEST_NAMES: usize = 64 << 20;
+/// The bytes of all names, and what a place takes besides.
+const LONGEST_NAMES: usize = 32 << 20;
+const PLACE: usize = 64;
+/// Entries of a container: more than there may be tensors.
+const MOST_ENTRIES: usize = 250_000;
 /// The bytes of all metadata.
 const LONGEST_METADATA: usize = 8 << 20;
 const MOST_NOTES: usize = 10_000;
@@ -120,7 +123,8 @@ struct Budget {
 
 impl Budget {
     fn take(&mut self, places: &[Place]) -> bool {
-        let bytes: usize = places.iter().map(|place| place.name.as_ref().map_or(0, String::len)).sum();
+        let bytes = |place: &Place| PLACE + place.name.as_ref().map_or(0, String::len);
+        let bytes: usize = places.iter().map(bytes).sum();
         match (self.visits.checked_sub(places.len()), self.names.checked_sub(bytes)) {
             (Some(visits), Some(names)) => {
                 (self.visits, self.names) = (visits, names);
@@ -172,22 +176,23 @@ impl<'p> Walk<'p> {
                 continue;
             }
             self.trail.push(via);
-            let children = self.children(&place);
+            let is_wide = self.width(id) > MOST_ENTRIES;
+            let children = if is_wide { Some(Vec::new()) } else { self.children(&place) };
             let budget = if self.holds(id) { &mut with_tensors } else { &mut without };
             match children {
-                Some(children) if budget.take(&children) => {
+                Some(children) if !is_wide && budget.take(&children) => {
                     path.insert(id);
                     steps.push(Step::Leave(id));
                     steps.extend(children.into_iter().rev().map(Step::Enter));
                 }
                 Some(_) if self.holds(id) => {
                     let start: String = place.name.unwrap_or_default().chars().take(80).collect();
-                    let message = format!("the same values stand in too many places, at {start:?}");
+                    let message = format!("too many values, or the same in too many places, at {start:?}");
                     return Err(Error::new(ErrorKind::Unsafe, message));
                 }
                 Some(_) => {
                     self.trail.pop();
-                    self.drop(&place, "the same values stand in too many places");
+                    self.drop(&place, "too many values, or the same in too many places");
                     self.aside(&place, vec![id], None, "");
                 }
                 None => drop(self.trail.pop()),
@@ -202,6 +207,18 @@ impl<'p> Walk<'p> {
 
     fn is_container(&self, id: Id) -> bool {
         matches!(self.pickle.at(id), Value::Dict(_) | Value::Sequence(_) | Value::Set(_) | Value::Object(_))
+    }
+
+    /// How many names a container gives.
+    fn width(&self, id: Id) -> usize {
+        match self.pickle.at(id) {
+            Value::Dict(pairs) => pairs.len(),
+            Value::Sequence(items) | Value::Set(items) if !items.iter().all(|&item| self.is_plain(item)) => {
+                items.len()
+            }
+            Value::Object(object) => object.items.len().max(object.args.len()).max(object.entries.len()),
+            _ => 0,
+        }
     }
 
     /// The names and values in a container; everything else is put where it belongs.

@@ -11,8 +11,14 @@ use super::opcode::{Op, Opcodes, malformed};
 use super::value::{Global, Id, Object, Pickle, Place, Standing, Storage, Value};
 use crate::options::Options;
 
-/// The memory that a pickle may become: far more than a checkpoint of 100,000 tensors needs.
-const BUDGET: usize = 512 << 20;
+/// The memory that a pickle may become: more than a checkpoint of 100,000 tensors needs.
+const BUDGET: usize = 200 << 20;
+/// What the allocator takes for a value of its own, beyond its length.
+const HEAP: usize = 32;
+/// What becomes of a tensor later, too: a name, a source, an entry of the header.
+const TENSOR: usize = 512;
+/// Different globals.
+const MOST_GLOBALS: usize = 100_000;
 /// Items on the stack.
 const DEEPEST: usize = 16 << 20;
 
@@ -282,13 +288,15 @@ impl Machine {
     /// A new node.
     pub(super) fn add(&mut self, value: Value) -> Result<Id> {
         let more = match &value {
-            Value::Text(text) | Value::Opaque(text) => text.len(),
-            Value::Bytes(Place::Memory(bytes)) => bytes.len(),
-            Value::Sequence(items) | Value::Set(items) => items.capacity() * size_of::<Id>(),
-            Value::Object(object) => size_of::<Object>() + object.args.capacity() * size_of::<Id>(),
-            Value::Refused(refusal) => size_of_val(&**refusal) + refusal.what.len(),
+            Value::Text(text) | Value::Opaque(text) => HEAP + text.len(),
+            Value::Bytes(Place::Memory(bytes)) => HEAP + bytes.len(),
+            Value::Sequence(items) | Value::Set(items) if items.capacity() > 0 => {
+                HEAP + items.capacity() * size_of::<Id>()
+            }
+            Value::Object(object) => HEAP + size_of::<Object>() + object.args.capacity() * size_of::<Id>(),
+            Value::Refused(refusal) => HEAP + size_of_val(&**refusal) + refusal.what.len(),
             Value::Dict(pairs) => pairs.capacity() * size_of::<(Id, Id)>(),
-            Value::Tensor(view) => 160 + 16 * view.shape.len(),
+            Value::Tensor(view) => TENSOR + 16 * view.shape.len(),
             _ => 0,
         };
         self.charge(size_of::<Value>() + more)?;
@@ -393,6 +401,9 @@ impl Machine {
         if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper") {
             return Err(self
                 .unsupported("an array of joblib, whose bytes lie between the opcodes; save it by pickle"));
+        }
+        if self.globals.len() == MOST_GLOBALS {
+            return Err(self.malformed("too many globals"));
         }
         self.charge(2 * (module.len() + name.len()) + 160)?;
         let number = self.globals.len() as u32;
