@@ -100,6 +100,8 @@ fn what_cpython_would_not_read_is_incomplete() {
     assert_eq!(found.verdict(), Verdict::Dangerous);
     // CPython's reader in Python takes what the file cuts off for a line.
     assert_eq!(globals(&scanned("file.pkl", b"cos\nsystemX")), ["os.system"]);
+    // It takes floats that the one in C does not, in what looks like a text.
+    assert_eq!(globals(&incomplete(b"(F 1\nios\nsystem\n.", "do not agree")), ["os.system"]);
     // A text that may be a name, and cannot be written down.
     let odd = scanned("file.pkl", b"\x80\x04V\\ud800\nV\\ud801\n\x93.");
     assert_eq!(odd.verdict(), Verdict::Dangerous);

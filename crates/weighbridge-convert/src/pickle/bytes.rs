@@ -191,7 +191,8 @@ impl Bytes {
         }
     }
 
-    fn doubt(&mut self, what: &'static str) {
+    /// Readers of CPython's do not agree about something.
+    pub(super) fn doubt(&mut self, what: &'static str) {
         self.ambiguous.get_or_insert(what);
     }
 

@@ -143,7 +143,14 @@ impl Opcodes {
             }
             b'F' => {
                 let line = self.bytes.line()?;
-                Op::Float(text::float(&line).ok_or_else(|| self.malformed("an invalid float"))?)
+                Op::Float(match (text::float(&line), text::python_float(&line)) {
+                    (Some(value), _) => value,
+                    (None, Some(value)) => {
+                        self.bytes.doubt("a float in a form of its own");
+                        value
+                    }
+                    (None, None) => return Err(self.malformed("an invalid float")),
+                })
             }
             b'G' => Op::Float(f64::from_be_bytes(self.bytes.array()?)),
             b'S' => {

@@ -125,6 +125,17 @@ pub(super) fn float(line: &[u8]) -> Option<f64> {
     std::str::from_utf8(line).ok()?.parse().ok()
 }
 
+/// What CPython's reader in Python takes besides: blanks around it, and underscores between digits.
+pub(super) fn python_float(line: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(line).ok()?.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let is_digit = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_digit);
+    let mut underscores = text.match_indices('_');
+    if !underscores.all(|(at, _)| at > 0 && is_digit(at - 1) && is_digit(at + 1)) {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
+}
+
 /// The argument of opcode `S`: a literal of Python 2 with its quotes, and every escape that bytes of Python have.
 pub(super) fn unquoted(line: &[u8]) -> Option<Vec<u8>> {
     let ([b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"']) = line else { return None };
@@ -300,6 +311,24 @@ mod tests {
         assert_eq!(long(b"-0x_fL"), Some(Integer::Small(-15)));
         assert_eq!(long(b"12LL"), None);
         assert_eq!(long(b"010L"), None);
+    }
+
+    #[test]
+    fn floats() {
+        assert_eq!(
+            (float(b"-1.5e3"), float(b"inf"), float(b"1\0x")),
+            (Some(-1500.0), Some(f64::INFINITY), Some(1.0))
+        );
+        for (line, expected) in
+            [(&b" 1 "[..], Some(1.0)), (b"1_0.5", Some(10.5)), (b"1__0", None), (b"_1", None), (b"x", None)]
+        {
+            assert_eq!(
+                (float(line), python_float(line)),
+                (None, expected),
+                "{}",
+                String::from_utf8_lossy(line)
+            );
+        }
     }
 
     #[test]
