@@ -113,7 +113,7 @@ pub(super) fn constants(
         "a frozen module: its weights are constants of the code and have no other names",
     ));
     all.tensors.extend(found.tensors);
-    all.metadata.extend(found.metadata);
+    found.metadata.into_iter().for_each(|(key, value)| all.put(key, value));
     all.notes.extend(found.notes);
     Ok(())
 }
