@@ -40,7 +40,6 @@ impl Contents {
         if let Some(old) = old {
             let start = |text: &str| text.chars().take(SHOWN).collect::<String>();
             let why = format!("the value {:?}, replaced by {:?}", start(old), start(&value));
-            self.notes.retain(|note| note.kind() != NoteKind::Metadata || note.name() != key);
             self.notes.push(Note::new(NoteKind::Dropped, &*key, why));
         }
         self.metadata.insert(key, value);

@@ -98,7 +98,7 @@ impl Convert {
         }
         let foreign = weighbridge_convert::open(&self.input, &self.options()?)?;
         let checkpoint = foreign.checkpoint();
-        let plan = self.reshape()?.plan(checkpoint)?;
+        let plan = self.reshape()?.plan(checkpoint).map_err(|error| error.in_file(&self.input))?;
         let chosen = plan.entries().len();
         if self.is_nothing(chosen, checkpoint.len() + foreign.unchosen(), foreign.notes(), term) {
             return Ok(Outcome::Findings);
@@ -116,7 +116,7 @@ impl Convert {
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
         let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
-        let plan = self.reshape()?.plan(&checkpoint)?;
+        let plan = self.reshape()?.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
         let unchosen = foreign.as_ref().map_or(0, Foreign::unchosen);
         let notes = foreign.as_ref().map_or(&[][..], Foreign::notes);
         if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {

@@ -17,30 +17,57 @@ use crate::options::{Aliases, Options};
 /// The longest file of code that is looked into.
 const LONGEST: u64 = 16 << 20;
 
-/// Marks tensors that are attributes and neither parameters nor buffers, as far as the code says which these are.
+/// Marks tensors that are attributes and neither parameters nor buffers, as far as the code says which these are. Attributes
+/// that only list parameters, such as `_flat_weights`, are taken away: these have their own names.
 pub(super) fn mark(pickle: &mut Pickle, archive: &Archive, directory: &str) {
-    let mut registered = HashMap::new();
-    let mut unregistered = HashSet::new();
+    let mut names_of = HashMap::new();
+    let (mut registered, mut attributes) = (HashSet::new(), Vec::new());
     for node in &pickle.nodes {
         let Value::Object(object) = node else { continue };
         let Some(class) = pickle.globals.get(object.class as usize) else { continue };
         if !class.module.starts_with("__torch__") {
             continue;
         }
-        let names = registered
+        let names = names_of
             .entry(object.class)
             .or_insert_with(|| names_in(&code(archive, directory, &class.module)?, &class.name));
         let Some(names) = names else { continue };
         for &state in &object.states {
             let Value::Dict(pairs) = pickle.at(state) else { continue };
-            for &(key, value) in pairs {
-                if !matches!(pickle.at(key), Value::Text(name) if names.contains(&**name)) {
-                    tensors_in(pickle, value, &mut unregistered);
+            for (place, &(key, value)) in pairs.iter().enumerate() {
+                let mut found = HashSet::new();
+                tensors_in(pickle, value, &mut found);
+                if matches!(pickle.at(key), Value::Text(name) if names.contains(&**name)) {
+                    registered.extend(found);
+                } else if !found.is_empty() {
+                    attributes.push((state, place, found));
                 }
             }
         }
     }
-    pickle.unregistered = unregistered;
+    let mut listing: HashMap<Id, HashSet<usize>> = HashMap::new();
+    for (state, place, found) in attributes {
+        if found.is_subset(&registered) {
+            listing.entry(state).or_default().insert(place);
+        } else {
+            pickle.unregistered.extend(found.difference(&registered));
+        }
+    }
+    for (state, places) in listing {
+        if let Some(Value::Dict(pairs)) = pickle.nodes.get_mut(state as usize) {
+            let mut place = 0..;
+            pairs.retain(|_| place.next().is_none_or(|place| !places.contains(&place)));
+        }
+    }
+}
+
+/// Whether the module was frozen: it has no `training` any more, and constants in the place of parameters.
+pub(super) fn is_frozen(pickle: &Pickle) -> bool {
+    let Value::Object(object) = pickle.at(pickle.root) else { return false };
+    let class = pickle.globals.get(object.class as usize);
+    let has_training = |&state: &Id| pickle.entry(pickle.at(state), "training").is_some();
+    class.is_some_and(|class| class.module.starts_with("__torch__"))
+        && !object.states.iter().any(has_training)
 }
 
 /// Tensors in lists and dicts, but not in objects, which are modules.
@@ -83,6 +110,7 @@ fn names_in(code: &str, class: &str) -> Option<HashSet<String>> {
 /// Adds the constants of the code. A frozen module has its weights in them; of others they are no weights, and told of.
 pub(super) fn constants(
     all: &mut Contents,
+    is_frozen: bool,
     archive: &Archive,
     directory: &str,
     (input, swap): (&Input, bool),
@@ -96,8 +124,10 @@ pub(super) fn constants(
     if count == 0 {
         return Ok(());
     }
-    if !all.tensors.is_empty() {
-        let why = format!("{count} tensors that are constants of the code, not of its state_dict");
+    if !all.tensors.is_empty() && !is_frozen {
+        let tensors = if count == 1 { "tensor" } else { "tensors" };
+        let why =
+            format!("{count} {tensors} among the constants of the code, which its state_dict does not have");
         all.notes.push(Note::new(NoteKind::Dropped, "constants.pkl", why));
         return Ok(());
     }
