@@ -21,7 +21,7 @@ pub(crate) struct Casts {
     #[arg(long, value_name = "GLOB")]
     keep: Vec<String>,
 
-    /// What becomes of values that the new dtype does not reach to
+    /// What to do with values outside the range of the new dtype
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     overflow: OnOverflow,
 
@@ -32,7 +32,7 @@ pub(crate) struct Casts {
 /// What becomes of quantised modules.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct OnQuantized {
-    /// What becomes of quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that are to be cast
+    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that would be cast
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     quantized: HowQuantized,
 }
@@ -57,7 +57,7 @@ enum OnOverflow {
     /// Fail, and write nothing
     #[default]
     Error,
-    /// Take the largest value that there is; infinities stay infinite where the dtype has them
+    /// Use the largest finite value; infinities stay infinite if the dtype has them
     Saturate,
     /// Become infinite, or the largest value where the dtype has no infinities
     Infinity,

@@ -28,7 +28,7 @@ impl Default for Reshape {
 
 impl Reshape {
     /// What is to be made of a checkpoint; fails before anything is written.
-    pub(crate) fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+    pub(crate) fn plan(&self, checkpoint: &Checkpoint) -> weighbridge::Result<Plan> {
         self.casts.refuse_quantized(checkpoint, &self.names)?;
         let mut plan = Plan::of(checkpoint)
             .only(self.names.clone())
@@ -37,7 +37,7 @@ impl Reshape {
         if !self.renames.is_empty() {
             plan = plan.rename(|name| self.renames.apply(name));
         }
-        Ok(plan.build()?)
+        plan.build()
     }
 }
 

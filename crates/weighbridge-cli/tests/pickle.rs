@@ -132,7 +132,7 @@ fn foreign_files_can_be_looked_at() {
     let broken = dir.path().join("broken.bin");
     std::fs::write(&broken, &std::fs::read(&pickle).unwrap()[..200]).unwrap();
     let said = weighbridge(["inspect", &text(&broken)]).stderr;
-    assert!(said.contains("broken.bin: it has no directory: it was cut off"), "{said}");
+    assert!(said.contains("broken.bin: it has no directory at its end: it was cut off"), "{said}");
     let named = dir.path().join("named.safetensors");
     std::fs::copy(&pickle, &named).unwrap();
     assert!(weighbridge(["inspect", &text(&named)]).stderr.contains("the header claims"));
@@ -150,14 +150,14 @@ fn convert_warns_where_nothing_is_converted() {
     let chosen = weighbridge(["convert", &text(&training), "--strict", "--only", "x", "-o", &text(&out)]);
     assert_eq!(chosen.status, 1, "{chosen:?}");
     assert!(
-        chosen.stderr.contains("no tensor is converted: none of the 19 tensors in it is chosen"),
+        chosen.stderr.contains("no tensor is converted: none of its 19 tensors is selected"),
         "{chosen:?}"
     );
     assert!(!out.exists());
     // Without it there is a warning, and what was asked for.
     let ran = weighbridge(["convert", &text(&empty), "-o", &text(&out)]);
     assert_eq!(ran.status, 0, "{ran:?}");
-    assert!(ran.stderr.contains("empty.pkl: no tensor is converted: there is none in it"), "{ran:?}");
+    assert!(ran.stderr.contains("empty.pkl: no tensor is converted: it contains no tensors"), "{ran:?}");
     assert!(Checkpoint::open(&out).unwrap().is_empty());
     // The other way, too; and where there are tensors, nothing changes.
     let npz = dir.path().join("out.npz");

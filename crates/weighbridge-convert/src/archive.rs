@@ -216,7 +216,7 @@ impl End {
         };
         let place = (0..tail.len().saturating_sub(21)).rev().find(|&at| ends_here(at));
         let place = place
-            .ok_or_else(|| malformed("it has no directory: it was cut off, or is still being written"))?;
+            .ok_or_else(|| malformed("it has no directory at its end: it was cut off, is still being written, or has bytes behind it"))?;
         let record = &tail[place..];
         let broken = || malformed("its end is broken");
         let field = |at| u16_at(record, at).map(u64::from).ok_or_else(broken);

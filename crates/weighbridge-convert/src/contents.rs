@@ -29,7 +29,22 @@ pub(crate) struct Tensor {
     pub(crate) data: Arc<dyn Source>,
 }
 
+/// The start of a value that a note shows.
+const SHOWN: usize = 60;
+
 impl Contents {
+    /// Sets metadata. A value that has the key already gives way, with a note.
+    pub(crate) fn put(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        let (key, value) = (key.into(), value.into());
+        let old = self.metadata.get(&key).filter(|old| **old != value);
+        if let Some(old) = old {
+            let start = |text: &str| text.chars().take(SHOWN).collect::<String>();
+            let why = format!("the value {:?}, replaced by {:?}", start(old), start(&value));
+            self.notes.push(Note::new(NoteKind::Dropped, &*key, why));
+        }
+        self.metadata.insert(key, value);
+    }
+
     /// A tensor that safetensors cannot hold, and what it is: not chosen, left out with a note, or an error.
     pub(crate) fn leave_out(&mut self, options: &Options, name: &str, what: &str) -> Result<()> {
         if options.skip_unsupported && options.wants(name) {

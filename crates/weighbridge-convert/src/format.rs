@@ -94,14 +94,13 @@ impl Format {
             head if flax::is_tree(head) => Self::Flax,
             head if head.trim_ascii_start().starts_with(b"{") => Self::TorchShards,
             head if gzip::is_compressed(head) => {
-                let message = "it is compressed with gzip, and no record of Burn's; unpack it first";
+                let message = "it is compressed with gzip, and not a record of Burn's; unpack it first";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
             // Protocols 0 and 1 do not say what they are.
             head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.clone())) => Self::Pickle,
             _ => {
-                let message =
-                    "it is none of what is read here: pickle, NumPy, ONNX, GGUF, HDF5, Flax, Burn's records";
+                let message = "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
         })
@@ -115,7 +114,7 @@ impl Format {
             None if hdf5::is_keras(&archive) => Ok(Self::Keras),
             None if numpy::is_archive(&archive) => Ok(Self::Npz),
             None => {
-                let message = "it is a zip archive of nothing that is known here: no data.pkl is in it, no arrays of NumPy's, no weights of Keras'";
+                let message = "it is a zip archive of an unknown kind: it has no data.pkl (PyTorch), no .npy (NumPy) and no model.weights.h5 (Keras)";
                 Err(Error::new(ErrorKind::Unsupported, message))
             }
         }
@@ -158,7 +157,7 @@ fn locate(path: &Path) -> Result<PathBuf> {
     }
     let found = NAMES.iter().map(|name| path.join(name)).find(|path| path.exists());
     found.ok_or_else(|| {
-        let message = "no pytorch_model.bin and no index of that name is in it; name the file to convert";
+        let message = "it has neither pytorch_model.bin nor its index; name the file to convert";
         Error::new(ErrorKind::NotFound, message).in_file(path)
     })
 }

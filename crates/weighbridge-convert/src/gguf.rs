@@ -62,7 +62,7 @@ fn read_part(part: Part, follows: bool, options: &Options, contents: &mut Conten
         }
         let why = match value {
             Value::Text(text) if !follows => {
-                contents.metadata.insert(key, text);
+                contents.put(key, text);
                 continue;
             }
             Value::Text(text) if contents.metadata.get(&key) == Some(&text) => continue,

@@ -4,6 +4,7 @@
 mod dataset;
 mod datatype;
 mod links;
+mod lzf;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -77,7 +78,8 @@ fn read_part(file: FilePart, options: &Options) -> Result<Contents> {
         .with_chunk_cache_bytes(0)
         .with_max_chunk_bytes(LARGEST_CHUNK)
         .with_max_read_bytes(dataset::AT_ONCE)
-        .with_max_object_header_bytes(4 << 20);
+        .with_max_object_header_bytes(4 << 20)
+        .with_filter_registry(lzf::filters(LARGEST_CHUNK));
     let reader =
         Hdf5File::from_storage_with_options(Arc::new(Bytes(file.clone())), settings).map_err(broken)?;
     let root = reader.root_group().map_err(broken)?;
@@ -166,7 +168,7 @@ impl Walk<'_> {
         let mut changed = |why: String| self.contents.notes.push(Note::new(NoteKind::Changed, name, why));
         if let Some(complex) = numbers.pair {
             changed(format!("complex numbers as pairs of {} in a last dimension of 2", numbers.dtype));
-            self.contents.metadata.insert(format!("{name}.dtype"), complex.to_owned());
+            self.contents.put(format!("{name}.dtype"), complex);
         } else if numbers.guessed {
             changed(format!("raw bytes, taken for {}", numbers.dtype));
         }
@@ -208,7 +210,7 @@ impl Walk<'_> {
         for attribute in attributes {
             let name = attribute.name.clone();
             match attribute.read_string() {
-                Ok(text) if text.len() <= LONGEST => drop(self.contents.metadata.insert(name, text)),
+                Ok(text) if text.len() <= LONGEST => self.contents.put(name, text),
                 Ok(text) => {
                     let why = format!("a text of {} bytes, too long for the metadata", text.len());
                     self.contents.notes.push(Note::new(NoteKind::Dropped, name, why));

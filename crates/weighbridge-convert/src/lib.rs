@@ -90,9 +90,9 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let all = contents.tensors.len();
     contents.tensors.retain(|tensor| options.wants(&tensor.name));
     let unchosen = contents.unchosen + all - contents.tensors.len();
-    let (mut metadata, mut notes) = (contents.metadata, contents.notes);
     // transformers loads nothing without it.
-    metadata.insert("format".to_owned(), "pt".to_owned());
+    contents.put("format", "pt");
+    let (metadata, mut notes) = (contents.metadata, contents.notes);
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
     let checkpoint = assembled::checkpoint(&save, contents.tensors).map_err(|error| error.in_file(path))?;

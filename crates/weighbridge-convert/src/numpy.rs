@@ -15,15 +15,9 @@ use crate::note::{Note, NoteKind};
 use crate::options::Options;
 use header::{Found, Header};
 
-pub(crate) use header::MAGIC;
 use header::MOST_DIMS;
+pub(crate) use header::{MAGIC, end};
 pub use write::{npy, npz};
-
-/// Where an array of plain numbers ends, which may be beyond the end of the file; `None` if it is anything else.
-pub(crate) fn end_of_numbers(file: &FilePart) -> Option<u64> {
-    let Found::Array(header) = Header::read(file).ok()? else { return None };
-    header.data.checked_add(header.dtype.size_of(&header.shape).ok()?)
-}
 
 /// Of the members of an archive.
 const EXTENSION: &str = ".npy";

@@ -68,7 +68,7 @@ pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
         if let Some(packed) = packed {
             let why = format!("{packed}, kept as packed bytes");
             contents.notes.push(Note::new(NoteKind::Changed, name, why));
-            contents.metadata.insert(format!("{PACKED}{name}"), packed);
+            contents.put(format!("{PACKED}{name}"), packed);
         }
     }
     for name in &model.sparse {

@@ -201,7 +201,7 @@ fn gguf_is_rounded_on_request() {
 
 #[test]
 fn hdf5_is_read() {
-    for name in ["early.h5", "late.h5", "model.keras", "kinds_early.h5", "kinds_late.h5"] {
+    for name in ["early.h5", "late.h5", "model.keras", "kinds_early.h5", "kinds_late.h5", "lzf.h5"] {
         agrees(name);
     }
 }

@@ -160,6 +160,113 @@ fn keys_that_are_no_names_lose_nothing_silently() {
 }
 
 #[test]
+fn metadata_that_gives_way_is_told_of() {
+    let value = dict(&[(text("w"), tensor(1)), (text("format"), text("mine"))]);
+    let told = notes(&open(&value, &Options::new()).unwrap());
+    assert_eq!(told[0], "dropped \"format\": the value \"mine\", replaced by \"pt\"");
+    // The name of a tied tensor, which the metadata maps to the first.
+    let tied = dict(&[
+        (text("a"), [tensor(1), b"q\x01".to_vec()].concat()),
+        (text("b.c"), text("mine")),
+        (text("b"), dict(&[(text("c"), b"h\x01".to_vec())])),
+    ]);
+    let told = notes(&open(&tied, &Options::new()).unwrap());
+    assert_eq!(told[0], "dropped \"b.c\": the value \"mine\", replaced by \"a\"");
+}
+
+#[test]
+fn classes_of_torchscript_are_records() {
+    let script = [global("__torch__.vad.___torch_mangle_1", "Model"), b")\x81".to_vec()].concat();
+    let state = [dict(&[(text("w"), tensor(1))]), b"b".to_vec()].concat();
+    let foreign = open(&[script, state].concat(), &Options::new()).unwrap();
+    assert_eq!(tensors(&foreign), named(&[("w", 1)]));
+    // A path through such a module is none of its classes.
+    let other = [global("__torch__.a", "b.c"), b")\x81".to_vec()].concat();
+    assert_eq!(refused(&other, &Options::new()).kind(), ErrorKind::Unsafe);
+}
+
+/// An archive of TorchScript.
+fn script(root: &[u8], code: &str, constants: &[u8]) -> Result<Foreign> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("script.pt");
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let pickle = |value: &[u8]| [b"\x80\x02", value, b"."].concat();
+    for (name, bytes) in [
+        ("m/data.pkl", pickle(root)),
+        ("m/code/__torch__.py", code.as_bytes().to_vec()),
+        ("m/constants.pkl", pickle(constants)),
+    ] {
+        let stored =
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        archive.start_file(name, stored).unwrap();
+        std::io::Write::write_all(&mut archive, &bytes).unwrap();
+    }
+    archive.finish().unwrap();
+    weighbridge_convert::open(&path, &Options::new())
+}
+
+fn script_object(attributes: &[(Code, Code)]) -> Code {
+    [global("__torch__", "M"), b")\x81".to_vec(), dict(attributes), b"b".to_vec()].concat()
+}
+
+#[test]
+fn parameters_of_torchscript_keep_their_names() {
+    let code = "class M(Module):\n  __parameters__ = [\"weight\", ]\n  __buffers__ = []\n";
+    // As an LSTM has it: the list comes first by name.
+    let weight = || [tensor(1), b"q\x01".to_vec()].concat();
+    let attributes = [
+        (text("training"), b"\x89".to_vec()),
+        (text("weight"), weight()),
+        (text("_flat_weights"), list(&[b"h\x01".to_vec()])),
+        (text("others"), list(&[tensor(2)])),
+    ];
+    let foreign = script(&script_object(&attributes), code, &tuple(&[tensor(3)])).unwrap();
+    assert_eq!(tensors(&foreign), named(&[("weight", 1), ("others.0", 2)]));
+    let told = notes(&foreign);
+    let expected = [
+        "dropped \"constants.pkl\": 1 tensor among the constants of the code, which its state_dict does not have",
+        "kept \"others.0\": an attribute of a module, which its state_dict does not have",
+    ];
+    assert_eq!(told, expected);
+    let foreign = script(&script_object(&attributes[..3]), code, &tuple(&[])).unwrap();
+    assert_eq!((tensors(&foreign), notes(&foreign)), (named(&[("weight", 1)]), vec![]));
+    // A frozen module has no attribute `training`: its constants are weights, beside those that stayed.
+    let foreign = script(&script_object(&attributes[1..2]), code, &tuple(&[tensor(3)])).unwrap();
+    assert_eq!(tensors(&foreign), named(&[("weight", 1), ("CONSTANTS.c0", 3)]));
+}
+
+#[test]
+fn files_before_torch_1_6_may_be_of_protocol_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.pt");
+    let storage =
+        of(b"(", &[text("storage"), global("torch", "FloatStorage"), text("0"), text("cpu"), int(1)], b"tQ");
+    let args = tuple(&[
+        storage,
+        int(0),
+        tuple(&[int(1)]),
+        tuple(&[int(1)]),
+        vec![b'I', b'0', b'0', b'\n'],
+        dict(&[]),
+    ]);
+    let object =
+        dict(&[(text("w"), [global("torch._utils", "_rebuild_tensor_v2"), args, b"R".to_vec()].concat())]);
+    let file = [
+        &b"L119547037146038801333356L\n.M\xe9\x03.}."[..],
+        &object,
+        b".](",
+        &text("0"),
+        b"e.",
+        &1_u64.to_le_bytes(),
+        &2.5_f32.to_le_bytes(),
+    ];
+    std::fs::write(&path, file.concat()).unwrap();
+    let foreign = weighbridge_convert::open(&path, &Options::new()).unwrap();
+    assert_eq!(foreign.format(), Format::TorchLegacy);
+    assert_eq!(tensors(&foreign), named(&[("w", 2.5_f32.to_le_bytes()[0])]));
+}
+
+#[test]
 fn the_empty_key_is_a_name() {
     let inner = dict(&[(text(""), tensor(1)), (text("a"), tensor(2))]);
     let pairs = dict(&[(text(""), tensor(3)), (text("x"), inner.clone())]);
@@ -392,7 +499,7 @@ fn protocols_0_and_1_are_recognised() {
     for other in ["N.B. text", "hello", "(((", "I1", &protocol_0[..50], &format!("{protocol_0}and more")] {
         std::fs::write(&path, other).unwrap();
         let error = weighbridge_convert::open(&path, &Options::new()).unwrap_err();
-        assert!(error.to_string().contains("it is none of what is read"), "{other}: {error}");
+        assert!(error.to_string().contains("its format is not recognised"), "{other}: {error}");
     }
 }
 

@@ -242,6 +242,12 @@ fn storages_of_torch_are_accounted_for() {
     incomplete(&other, "no format that is understood");
     // Numbers to PyTorch, a pickle to whoever unpacks the archive.
     dangerous("model.pt", &with(&[EVIL, b"\0\0"].concat()));
+    dangerous("model.pt", &with(b"\x80\x02cos\nsystem\n"));
+    // Numbers that begin as pickles do.
+    for head in [*b"\x80\x06", *b"\x80\x02"] {
+        let storage = [&head[..], &[0xfe; 14]].concat();
+        assert!(harmless("model.pt", &with(&storage)).is_complete());
+    }
 
     // The format before: a magic number, a version, the system, the object, the keys, and the storages.
     let magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
@@ -338,6 +344,18 @@ fn arrays_of_numpy_are_numbers_only_if_they_say_so() {
     harmless("a.npy", &array("'<f4'", &[0x80; 4]));
     incomplete(&array("'<f4'", &[0x80; 5]), "1 bytes behind the array");
     incomplete(&array("'<f4'", &[0x80; 3]), "cut off");
+    // What NumPy reads without a pickle, though safetensors does not have it.
+    for (descr, size) in [
+        ("'<U1'", 4),
+        ("'|S3'", 3),
+        ("'<c16'", 16),
+        ("'<M8[ns]'", 8),
+        ("'|V2'", 2),
+        ("[('a', '<f4'), ('b', '|u1', (2,))]", 6),
+    ] {
+        harmless("a.npy", &array(descr, &vec![0x80; size]));
+        incomplete(&array(descr, &vec![0x80; size + 1]), "1 bytes behind the array");
+    }
     for descr in
         ["'|O'", "'O'", "'=O'", "'object'", "[('a', 'O')]", "[('a', [('b', '|O')])]", "'\\x4f'", "'<f4' 'x'"]
     {

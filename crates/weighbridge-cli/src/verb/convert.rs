@@ -20,10 +20,11 @@ use crate::{Outcome, load};
 /// So many notes of a kind are shown; --verbose shows all.
 const SHOWN: usize = 10;
 
-/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to safetensors, executing nothing
+/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to safetensors, without running any of their code
 ///
-/// The content of the file says what it is, not its name. A pickle that imports something which is not known to be harmless
-/// is refused: `weighbridge scan` lists what it imports. What was renamed, left out or changed is told on standard error.
+/// The format is recognised by the content of the file, not by its name. A pickle that imports something not known to be
+/// harmless is refused: `weighbridge scan` lists what it imports. Everything that is renamed, left out or changed is reported
+/// on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,7 +40,7 @@ pub(crate) struct Convert {
     #[arg(value_name = "PATH")]
     input: PathBuf,
 
-    /// What becomes of names that mean one tensor, such as tied embeddings
+    /// What to do with several names of one tensor, such as tied embeddings
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     aliases: OnAlias,
 
@@ -51,20 +52,20 @@ pub(crate) struct Convert {
     #[arg(long)]
     skip_unsupported: bool,
 
-    /// Where there is not one tensor to convert, write nothing and end with exit status 1, not just with a warning
+    /// If there is no tensor to convert, write nothing and exit with status 1, instead of only warning
     #[arg(long)]
     strict: bool,
 
-    /// Take objects of this class in a pickle, or of all that match a glob, for records of what they are made of; nothing of
-    /// it is run. May be given several times
-    #[arg(long, value_name = "MODULE.CLASS")]
+    /// Read objects of this class in a pickle, or of all classes that match a glob, as plain records of their contents; none
+    /// of their code is run. May be given several times
+    #[arg(long, value_name = "MODULE.CLASS|GLOB")]
     allow_global: Vec<String>,
 
-    /// Write this ONNX model with the tensors in the places of its initialisers of the same names
+    /// Write this ONNX model with its initialisers replaced by the tensors of the same names
     #[arg(long, value_name = "MODEL.onnx")]
     into: Option<PathBuf>,
 
-    /// Cast what has another dtype than the initialiser in the model
+    /// Cast tensors to the dtypes of the model's initialisers
     #[arg(long, requires = "into")]
     cast_into: bool,
 
@@ -97,7 +98,7 @@ impl Convert {
         }
         let foreign = weighbridge_convert::open(&self.input, &self.options()?)?;
         let checkpoint = foreign.checkpoint();
-        let plan = self.reshape()?.plan(checkpoint)?;
+        let plan = self.reshape()?.plan(checkpoint).map_err(|error| error.in_file(&self.input))?;
         let chosen = plan.entries().len();
         if self.is_nothing(chosen, checkpoint.len() + foreign.unchosen(), foreign.notes(), term) {
             return Ok(Outcome::Findings);
@@ -115,7 +116,7 @@ impl Convert {
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
         let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
-        let plan = self.reshape()?.plan(&checkpoint)?;
+        let plan = self.reshape()?.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
         let unchosen = foreign.as_ref().map_or(0, Foreign::unchosen);
         let notes = foreign.as_ref().map_or(&[][..], Foreign::notes);
         if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
@@ -132,17 +133,17 @@ impl Convert {
         Ok(Outcome::Clean)
     }
 
-    /// Warns where no tensor is converted, and says whether that is the end.
+    /// Warns if no tensor is converted, and says whether to stop there.
     fn is_nothing(&self, chosen: usize, all: usize, notes: &[Note], term: &Term) -> bool {
         if chosen > 0 {
             return false;
         }
         let why = match all {
             0 if notes.iter().any(|note| note.kind() == NoteKind::Dropped) => {
-                "what is in it was left out".to_owned()
+                "everything in it was left out".to_owned()
             }
-            0 => "there is none in it".to_owned(),
-            all => format!("none of the {} in it is chosen", plural(all, "tensor")),
+            0 => "it contains no tensors".to_owned(),
+            all => format!("none of its {} is selected", plural(all, "tensor")),
         };
         term.warn(format_args!("{}: no tensor is converted: {why}", self.input.display()));
         if self.strict {

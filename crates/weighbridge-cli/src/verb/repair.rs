@@ -19,15 +19,15 @@ use crate::show::{plural, safe};
 use crate::term::Term;
 use mend::{Kept, Mended};
 
-/// Writes a valid file out of a broken one, where what is in it can be proven
+/// Writes a valid file from a broken one, if its contents are beyond doubt
 ///
-/// Mended are: NUL padding in the header or behind it, gaps between tensors and before the first one, bytes behind the last
-/// tensor, a wrong header length where the JSON and the end of the file leave one reading, and what `verify` notes about
+/// It mends: NUL padding in the header or behind it, gaps between tensors and before the first one, bytes behind the last
+/// tensor, a wrong header length if the JSON and the end of the file leave only one possibility, and what `verify` notes about
 /// the header (padding, unknown fields, odd forms of entries). Every change is named on standard error; names, dtypes, shapes
 /// and the bytes of the tensors are never changed.
 ///
-/// Refused, and nothing is written: data that is cut short, tensors that overlap, a header that is no JSON, names that stand
-/// twice, and tensors whose dtype and shape do not need the bytes that they have.
+/// It refuses, and writes nothing, if data is cut short, tensors overlap, the header is not JSON, a name occurs twice, or the
+/// dtype and shape of a tensor do not match the number of its bytes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 when the file is valid or was repaired; 1 when, without -o, there is something to repair; 2 when it cannot be.
@@ -37,7 +37,7 @@ Examples:
   weighbridge repair model.safetensors -o repaired.safetensors
   weighbridge repair model.safetensors -o model.safetensors --force")]
 pub(crate) struct Repair {
-    /// One file, or what leads to one: a directory, or the id of a repository in the cache
+    /// One file, or a directory or repository in the cache that has just one
     #[arg(value_name = "PATH")]
     input: PathBuf,
 
@@ -45,7 +45,7 @@ pub(crate) struct Repair {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Replace the file if it is there already, be it the broken one
+    /// Replace the file if it exists, even if it is the broken one
     #[arg(long, requires = "output")]
     force: bool,
 

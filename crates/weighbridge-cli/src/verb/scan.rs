@@ -17,12 +17,12 @@ use crate::{Outcome, interrupt, show};
 
 /// Lists every global that pickles would import when they are loaded, and says which are dangerous
 ///
-/// Nothing is run. Looks into zip and tar archives, what is compressed, archives within archives, pickles one behind another,
-/// and NumPy's arrays of objects. Of a directory, every file below it is looked at, and what links lead to.
+/// Nothing is run. Looks into zip and tar archives, compressed files, archives within archives, several pickles in one file,
+/// and NumPy's object arrays. Directories are searched recursively, and links to files are followed.
 ///
-/// A file is harmless if every byte of it belongs to a format that is understood, and every pickle in it imports only what makes
-/// data and nothing else. Dangerous globals run code or reach what does. Of unknown ones nothing is known: look them up before
-/// you load the file, and allow them. Incomplete is what was not understood, or not looked into.
+/// A file is harmless if every byte of it belongs to a known format, and its pickles import only what makes data and does
+/// nothing else. Dangerous globals run code, or reach something that does. Unknown globals are in no list: look them up before
+/// you load the file, then allow them. A file is incomplete if parts of it were not understood or could not be looked into.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 where everything is harmless, 1 where something is dangerous, unknown or incomplete, 2 where something could not
@@ -39,12 +39,12 @@ pub(crate) struct Scan {
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 
-    /// Take this global for harmless if nothing is known about it, such as `sklearn.svm._classes.SVC` or `sklearn.*`; may be
-    /// given several times. What is dangerous stays so
+    /// Treat this unknown global as harmless, such as `sklearn.svm._classes.SVC` or `sklearn.*`; may be given several times.
+    /// Dangerous globals stay dangerous
     #[arg(long, value_name = "NAME|GLOB")]
     allow: Vec<String>,
 
-    /// Take all globals for harmless about which nothing is known
+    /// Treat all unknown globals as harmless
     #[arg(long)]
     allow_unknown: bool,
 

@@ -65,6 +65,21 @@ pub(crate) fn spelled(descr: &str) -> Option<(Known, bool)> {
     Some((named(bare)?, descr.starts_with('>')))
 }
 
+/// The bytes of an element, also of a type that safetensors does not have; `None` for objects, and for what is not a code.
+pub(super) fn width(descr: &str) -> Option<u64> {
+    if let Some((known, _)) = spelled(descr) {
+        return Some(u64::from(known.dtype.bits() / 8) << u32::from(known.pair));
+    }
+    let bare = descr.strip_prefix(['<', '>', '=', '|']).unwrap_or(descr);
+    let kind = bare.chars().next()?;
+    let count = bare[kind.len_utf8()..].split('[').next()?.parse::<u64>().ok()?;
+    match kind {
+        'U' => count.checked_mul(4),
+        'S' | 'a' | 'V' | 'M' | 'm' | 'c' | 'f' => Some(count),
+        _ => None,
+    }
+}
+
 /// An array of a type that safetensors does not have, and what to do about it.
 pub(crate) fn unheld(descr: &str) -> String {
     let bare = descr.strip_prefix(['<', '>', '=', '|']).unwrap_or(descr);
@@ -119,6 +134,29 @@ mod tests {
         for name in ["", "<", "F4", "f4 ", "f32", "u", "b2", "O", "V2", "c", "a", ">bfloat16", "<<f4", "int4"]
         {
             assert_eq!(spelled(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn objects_have_no_width() {
+        for (descr, expected) in [
+            ("<f4", Some(4)),
+            ("<c16", Some(16)),
+            ("<U4", Some(16)),
+            ("|S3", Some(3)),
+            ("|V2", Some(2)),
+            ("<M8[ns]", Some(8)),
+            ("<f16", Some(16)),
+            ("bfloat16", Some(2)),
+            ("|O", None),
+            ("O8", None),
+            ("object", None),
+            ("U", None),
+            ("<U99999999999999999999", None),
+            ("<U9999999999999999999", None),
+            ("", None),
+        ] {
+            assert_eq!(width(descr), expected, "{descr}");
         }
     }
 

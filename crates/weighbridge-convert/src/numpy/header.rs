@@ -35,32 +35,45 @@ pub(crate) const MOST_DIMS: usize = 64;
 
 impl Header {
     pub(crate) fn read(source: &dyn Source) -> Result<Found> {
-        let mut cursor = Cursor::new(source, 0, source.size());
-        if cursor.array::<6>()? != *MAGIC {
-            return Err(malformed("it is not a NumPy array"));
-        }
-        let [major, minor] = cursor.array()?;
-        let len = match major {
-            1 => u32::from(u16::from_le_bytes(cursor.array()?)),
-            2 | 3 => u32::from_le_bytes(cursor.array()?),
-            _ => {
-                return Err(unsupported(format!(
-                    "it is NumPy's format {major}.{minor}; 1, 2 and 3 are read"
-                )));
-            }
-        };
-        if len > LONGEST {
-            return Err(unsupported(format!(
-                "its header has {len} bytes; NumPy reads {LONGEST} at the most, too"
-            )));
-        }
-        let text = cursor.take(len as usize)?.to_vec();
+        let (text, data) = text(source)?;
         let mut found = Literal { rest: &text }.header()?;
         if let Found::Array(header) = &mut found {
-            header.data = cursor.at();
+            header.data = data;
         }
         Ok(found)
     }
+}
+
+/// Where an array ends that NumPy reads without a pickle, whatever its elements are; `None` for one of objects, and for what
+/// is not understood.
+pub(crate) fn end(source: &dyn Source) -> Result<Option<u64>> {
+    let (text, data) = text(source)?;
+    let Some((width, _, shape)) = Literal { rest: &text }.fields(Literal::width)? else { return Ok(None) };
+    let size = shape.iter().try_fold(width, |size, &dim| size.checked_mul(dim as u64));
+    Ok(size.and_then(|size| data.checked_add(size)))
+}
+
+/// The literal, and where the elements begin.
+fn text(source: &dyn Source) -> Result<(Vec<u8>, u64)> {
+    let mut cursor = Cursor::new(source, 0, source.size());
+    if cursor.array::<6>()? != *MAGIC {
+        return Err(malformed("it is not a NumPy array"));
+    }
+    let [major, minor] = cursor.array()?;
+    let len = match major {
+        1 => u32::from(u16::from_le_bytes(cursor.array()?)),
+        2 | 3 => u32::from_le_bytes(cursor.array()?),
+        _ => {
+            return Err(unsupported(format!("it is NumPy's format {major}.{minor}; 1, 2 and 3 are read")));
+        }
+    };
+    if len > LONGEST {
+        return Err(unsupported(format!(
+            "its header has {len} bytes; NumPy reads {LONGEST} at the most, too"
+        )));
+    }
+    let text = cursor.take(len as usize)?.to_vec();
+    Ok((text, cursor.at()))
 }
 
 /// What is left of a literal.
@@ -70,18 +83,41 @@ struct Literal<'t> {
 
 impl Literal<'_> {
     fn header(mut self) -> Result<Found> {
-        let (mut descr, mut fortran, mut shape) = (None, None, None);
+        let mut unheld = None;
+        let fields = self.fields(|literal| match literal.descr()? {
+            Ok(known) => Ok(Some(known)),
+            Err(what) => {
+                unheld = Some(what);
+                Ok(None)
+            }
+        })?;
+        Ok(match (fields, unheld) {
+            (Some(((dtype, big), fortran, shape)), _) => {
+                Found::Array(Header { dtype, big, fortran, shape, data: 0 })
+            }
+            (None, what) => Found::Unheld(what.unwrap_or_default()),
+        })
+    }
+
+    /// The dtype as `read` takes it, `fortran_order` and the shape; `None` where it takes none.
+    fn fields<D>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<Option<D>>,
+    ) -> Result<Option<(D, bool, Vec<usize>)>> {
+        let (mut read, mut descr, mut fortran, mut shape) = (Some(read), None, None, None);
         self.expect(b'{')?;
         while !self.ate(b'}') {
             let key = self.string()?;
             self.expect(b':')?;
-            match &*key {
-                "descr" if descr.is_none() => match self.descr()? {
-                    Ok(known) => descr = Some(known),
-                    Err(what) => return Ok(Found::Unheld(what)),
+            match (&*key, read.take()) {
+                ("descr", Some(read)) => match read(self)? {
+                    Some(known) => descr = Some(known),
+                    None => return Ok(None),
                 },
-                "fortran_order" if fortran.is_none() => fortran = Some(self.boolean()?),
-                "shape" if shape.is_none() => shape = Some(self.tuple()?),
+                ("fortran_order", later) if fortran.is_none() => {
+                    (fortran, read) = (Some(self.boolean()?), later);
+                }
+                ("shape", later) if shape.is_none() => (shape, read) = (Some(self.tuple()?), later),
                 _ => {
                     return Err(malformed(format!(
                         "its header has {key:?}, which belongs there once or not at all"
@@ -94,10 +130,44 @@ impl Literal<'_> {
             }
         }
         self.spaces();
-        let (Some((dtype, big)), Some(fortran), Some(shape), []) = (descr, fortran, shape, self.rest) else {
+        let (Some(descr), Some(fortran), Some(shape), []) = (descr, fortran, shape, self.rest) else {
             return Err(malformed("its header is not a dict of descr, fortran_order and shape"));
         };
-        Ok(Found::Array(Header { dtype, big, fortran, shape, data: 0 }))
+        Ok(Some((descr, fortran, shape)))
+    }
+
+    /// The bytes of an element that is written as it is; `None` for objects, and for what else may be a pickle.
+    fn width(&mut self) -> Result<Option<u64>> {
+        if !self.ate(b'[') {
+            return Ok(dtypes::width(&self.string()?));
+        }
+        // Fields: a name, a dtype, and a shape where there are several.
+        let mut sum = Some(0_u64);
+        while !self.ate(b']') {
+            self.expect(b'(')?;
+            self.string()?;
+            self.expect(b',')?;
+            self.spaces();
+            if self.rest.first() == Some(&b'[') {
+                return Ok(None);
+            }
+            let mut width = dtypes::width(&self.string()?);
+            let follows = self.ate(b',');
+            self.spaces();
+            if follows && self.rest.first() == Some(&b'(') {
+                for dim in self.tuple()? {
+                    width = width.and_then(|width| width.checked_mul(dim as u64));
+                }
+                self.ate(b',');
+            }
+            self.expect(b')')?;
+            sum = sum.zip(width).and_then(|(sum, width)| sum.checked_add(width));
+            if !self.ate(b',') {
+                self.expect(b']')?;
+                break;
+            }
+        }
+        Ok(sum)
     }
 
     fn spaces(&mut self) {

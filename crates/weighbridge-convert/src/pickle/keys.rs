@@ -114,6 +114,7 @@ fn spell(pickle: &Pickle, id: Id, depth: usize, into: &mut String) {
             *into += &pickle.globals.get(number as usize).map_or("?".to_owned(), super::value::Global::path);
         }
         Value::Bytes(_) => *into += "bytes",
+        Value::Opaque(what) => *into += what,
         Value::Tensor(_) | Value::Refused(_) => *into += "a tensor",
         _ => *into += "an object",
     }

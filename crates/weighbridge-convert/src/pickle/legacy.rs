@@ -21,10 +21,14 @@ const VERSION: i64 = 1001;
 /// The magic number, as pickles have it.
 const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 
+/// The pickle of it in protocols 0 and 1.
+const MAGIC_AS_TEXT: &[u8] = b"L119547037146038801333356L\n.";
+
 /// Whether these are the first bytes of such a file: a pickle of its magic number.
 pub(crate) fn is_legacy(head: &[u8]) -> bool {
     // Behind the opcode of the protocol, and of a frame.
-    [2, 11].iter().any(|&start| head.get(start..).is_some_and(|rest| rest.starts_with(MAGIC)))
+    head.starts_with(MAGIC_AS_TEXT)
+        || [2, 11].iter().any(|&start| head.get(start..).is_some_and(|rest| rest.starts_with(MAGIC)))
 }
 
 pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {

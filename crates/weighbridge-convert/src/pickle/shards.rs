@@ -43,7 +43,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
             }
             all.tensors.push(tensor);
         }
-        all.metadata.extend(contents.metadata);
+        contents.metadata.into_iter().for_each(|(key, value)| all.put(key, value));
         all.notes.extend(contents.notes);
         all.unchosen += contents.unchosen;
     }

@@ -82,12 +82,12 @@ fn keep_once(pickle: &Pickle, tensors: &mut Named, contents: &mut Contents) {
             groups.entry(key).or_default().insert(name.clone());
         }
     }
-    let Contents { metadata, notes, .. } = contents;
     tensors.retain(|(name, id)| {
         let first = identity(pickle, *id).and_then(|key| groups.get(&key)?.first());
         let Some(first) = first.filter(|first| *first != name) else { return true };
-        notes.push(Note::new(NoteKind::Aliased, name.clone(), format!("the same tensor as {first:?}")));
-        metadata.insert(name.clone(), first.clone());
+        let why = format!("the same tensor as {first:?}");
+        contents.notes.push(Note::new(NoteKind::Aliased, name.clone(), why));
+        contents.put(name.clone(), first.clone());
         false
     });
 }
@@ -133,7 +133,7 @@ fn with_scales(pickle: &Pickle, name: String, id: Id) -> Vec<(String, Id)> {
 fn describe(view: &View, name: &str, contents: &mut Contents) {
     let element = view.element;
     let mut put = |key: &str, value: String, why: String| {
-        contents.metadata.insert(format!("{name}.{key}"), value);
+        contents.put(format!("{name}.{key}"), value);
         contents.notes.push(Note::new(NoteKind::Changed, name, why));
     };
     if element.pair {

@@ -46,7 +46,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let data = format!("{directory}data/");
     let open = |found: &Storage| storage(&archive, &data, found, &source);
     let mut all = contents(&pickle, Storages { open, swap, file_len: input.size() }, options)?;
-    jit::constants(&mut all, &archive, directory, (input, swap), options)?;
+    jit::constants(&mut all, jit::is_frozen(&pickle), &archive, directory, (input, swap), options)?;
     Ok(all)
 }
 

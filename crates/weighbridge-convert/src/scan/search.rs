@@ -136,9 +136,10 @@ impl Search {
         self.pickles(part, place)
     }
 
-    /// An array of NumPy's: numbers are no pickle, whatever they look like; anything else is a pickle behind the header.
+    /// An array of NumPy's: only objects are a pickle, which stands behind the header; what else may look like one is not read as
+    /// one.
     fn array(&mut self, part: &FilePart, place: Place<'_>) {
-        if let Some(end) = numpy::end_of_numbers(part) {
+        if let Ok(Some(end)) = numpy::end(part) {
             if end < part.size() {
                 self.problem(place, format!("{} bytes behind the array", part.size() - end));
             } else if end > part.size() {

@@ -298,7 +298,13 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             let named = |(key, storage): (Arc<str>, Storage)| (format!("{directory}/{key}"), storage);
             storages.extend(followed.storages.into_iter().map(named));
         }
-        if !is_storage || is_marked(&bytes, 0) {
+        if is_storage && !is_marked(&bytes, 0) {
+            continue;
+        }
+        // Numbers begin like a pickle now and then, but do not go on to a STOP.
+        if is_storage && !search.follow(&bytes, 0).stopped {
+            search.shadow(&bytes, within);
+        } else {
             let before = search.pickles.len();
             search.look(&bytes, within);
             scripts.judge(&member.name, &mut search.pickles[before..]);

@@ -317,6 +317,16 @@ def write_hdf5():
     expect("model.keras", {"layers/dense/vars/0": entry(weights), "layers/dense/vars/1": entry(half)})
 
 
+def write_hdf5_lzf():
+    """The filter that h5py brings with it."""
+    steps = (np.arange(3000) // 7).astype("int32").reshape(60, 50)
+    arrays = {"steps": steps, "shuffled": steps.astype(">f4")}
+    with h5py.File(out / "lzf.h5", "w", libver="latest") as file:
+        file.create_dataset("steps", data=steps, chunks=(40, 50), compression="lzf")
+        file.create_dataset("shuffled", data=arrays["shuffled"], chunks=(40, 50), compression="lzf", shuffle=True, fletcher32=True)
+    expect("lzf.h5", {name: entry(array) for name, array in arrays.items()})
+
+
 def write_hdf5_kinds():
     """What numbers, links and files can be in HDF5, besides what Keras writes; `odd` has what is no number of safetensors."""
     rng = np.random.default_rng(10)
@@ -415,6 +425,6 @@ def write_flax():
     expect("chunked.msgpack", {"cut": entry(cut), "b.scalar": entry(np.float32(1.5))})
 
 
-for write in [write_numpy, write_onnx, write_packed, write_gguf, write_codebooks, write_hdf5, write_hdf5_kinds, write_flax]:
+for write in [write_numpy, write_onnx, write_packed, write_gguf, write_codebooks, write_hdf5, write_hdf5_kinds, write_hdf5_lzf, write_flax]:
     if len(sys.argv) < 3 or write.__name__ in sys.argv[2:]:
         write()

@@ -598,21 +598,3 @@ fn modules_without_a_name() {
     );
     assert!(ckpt.quantized_weight("weight").is_some() && ckpt.quantized_weight("é").is_none());
 }
-
-/// Run by hand: `cargo test -p weighbridge --release -- --ignored --nocapture detection`.
-#[test]
-#[ignore = "measures"]
-fn detection_takes_no_time() {
-    for dtype in ["BF16", "I32", "F8_E4M3"] {
-        let names: Vec<_> = (0..100_000)
-            .map(|at| format!("model.layers.{}.mlp.experts.{at}.up_proj.weight", at / 1000))
-            .collect();
-        let tensors: Vec<Tensor<'_>> = names.iter().map(|name| (&**name, dtype, &[1, 1][..])).collect();
-        let bytes = file(&tensors, &[]);
-        let start = std::time::Instant::now();
-        let ckpt = Checkpoint::from_bytes(bytes).unwrap();
-        let opened = start.elapsed();
-        assert_eq!(ckpt.quantized().count(), 0);
-        println!("{dtype}: opened in {opened:?}, looked through in {:?}", start.elapsed() - opened);
-    }
-}
