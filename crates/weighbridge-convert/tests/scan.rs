@@ -409,6 +409,8 @@ fn what_changes_globals_themselves_is_not_harmless() {
         assert_eq!(found.verdict(), Verdict::Unknown, "{found:?}");
         assert_eq!(globals(&found)[1], "a change of builtins.set itself");
     }
+    let through = b"\x80\x02ctorch._utils\n_set_obj_state\n(ctorch.nn.modules.linear\nLinear\n}Vforward\nctorch\nSize\nstR.";
+    assert_eq!(scanned("file.pkl", through).verdict(), Verdict::Unknown);
     // Modules are no classes.
     let rewired =
         scanned("file.pkl", b"\x80\x02ctorch.nn.modules.activation\nF\n}(Vrelu\ncbuiltins\nint\nub.");
@@ -418,12 +420,19 @@ fn what_changes_globals_themselves_is_not_harmless() {
 #[test]
 fn joblibs_arrays_are_passed_over() {
     let array = |dtype: &str, data: &[u8]| {
+        let flags = if dtype == "O8" { '?' } else { '\0' };
         let state = format!(
             "}}(X\x05\0\0\0shapeK\x02\u{1}X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0{dtype}\u{1}R\
+             (K\x04NNNNK\x08K\x08K{flags}tbX\x0a\0\0\0allow_mmap\u{1f}\
              X\x1b\0\0\0numpy_array_alignment_bytesK\x10ub"
         );
-        // U+0001 stands for TUPLE1, which is no character.
-        let state: Vec<u8> = state.bytes().map(|byte| if byte == 1 { 0x85 } else { byte }).collect();
+        // U+0001 stands for TUPLE1 and U+001F for NEWFALSE, which are no characters. The alignment of types is not read.
+        let code = |byte| match byte {
+            1 => 0x85,
+            0x1f => 0x89,
+            byte => byte,
+        };
+        let state: Vec<u8> = state.bytes().map(code).collect();
         [b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81", &state[..], data, b"."].concat()
     };
     // Three bytes of padding, and sixteen of numbers.
@@ -432,6 +441,9 @@ fn joblibs_arrays_are_passed_over() {
     dangerous("x.joblib", &array("O8", EVIL));
     incomplete(&array("f8", &numbers[..10]), "cut off");
     incomplete(&array("q8", &numbers), "size is not known");
+    // An object that is made so that nobody sees what it is.
+    let wrapped = b"\x80\x02ccopyreg\n_reconstructor\n(cjoblib.numpy_pickle\nNumpyArrayWrapper\ncbuiltins\nobject\nNtR.";
+    incomplete(wrapped, "made in another way");
     // Other loaders go on within the bytes.
     let hidden = [b"(", &b"N0".repeat(20)[..], b"cos\nsystem\nN0N0."].concat();
     dangerous("x.joblib", &array("f8", &hidden));

@@ -12,6 +12,9 @@ const WINDOW: usize = 64 << 10;
 /// Longer lines and texts are not read into memory.
 pub(crate) const LONGEST_TEXT: u64 = 64 << 20;
 
+/// Longer names of globals are not read: more than one may have to be kept.
+pub(super) const LONGEST_NAME: u64 = 4 << 20;
+
 /// A position in a source.
 pub(super) struct Bytes {
     source: Arc<dyn Source>,
@@ -124,6 +127,11 @@ impl Bytes {
 
     /// A line without its newline. Carriage returns belong to it.
     pub(super) fn line(&mut self) -> Result<Vec<u8>> {
+        self.line_of(LONGEST_TEXT)
+    }
+
+    /// A line of not more than so many bytes.
+    pub(super) fn line_of(&mut self, most: u64) -> Result<Vec<u8>> {
         let start = self.at();
         let mut line = Vec::new();
         loop {
@@ -133,8 +141,8 @@ impl Bytes {
             let rest = &self.window[self.next..];
             let newline = rest.iter().position(|&byte| byte == b'\n');
             let part = &rest[..newline.unwrap_or(rest.len())];
-            if (line.len() + part.len()) as u64 > LONGEST_TEXT {
-                return Err(self.malformed("a line of more than 64 MiB"));
+            if (line.len() + part.len()) as u64 > most {
+                return Err(self.malformed(&format!("a line of more than {} MiB", most >> 20)));
             }
             line.extend_from_slice(part);
             self.next += part.len();

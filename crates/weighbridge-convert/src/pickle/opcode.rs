@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weighbridge::{Error, Result, Source};
 
-use super::bytes::{Bytes, LONGEST_TEXT};
+use super::bytes::{Bytes, LONGEST_NAME, LONGEST_TEXT};
 use super::text::{self, Integer, Text};
 
 pub(crate) use super::bytes::malformed;
@@ -310,7 +310,7 @@ impl Opcodes {
 
     /// The module or the name of a global.
     fn name(&mut self) -> Result<Box<str>> {
-        let line = self.bytes.line()?;
+        let line = self.bytes.line_of(LONGEST_NAME)?;
         let name = String::from_utf8(line).map_err(|_| self.malformed("a name that is not UTF-8"))?;
         Ok(name.into())
     }

@@ -139,7 +139,10 @@ fn skip_frame(reader: &mut impl BufRead) -> io::Result<()> {
 pub(super) fn member(method: u16, size: u64, part: &FilePart, output: &mut dyn io::Write) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
     let how = match method {
-        8 => return io::copy(&mut flate2::bufread::DeflateDecoder::new(reader), output).map(drop),
+        8 => {
+            io::copy(&mut flate2::bufread::DeflateDecoder::new(&mut reader), output)?;
+            return nothing_more(&mut reader);
+        }
         12 => How::Bzip2,
         14 => {
             // A version, the length of the properties, and these.
@@ -156,7 +159,16 @@ pub(super) fn member(method: u16, size: u64, part: &FilePart, output: &mut dyn i
         95 => How::Xz,
         _ => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("compression method {method}"))),
     };
-    streams(how, &mut reader, output)
+    streams(how, &mut reader, output)?;
+    nothing_more(&mut reader)
+}
+
+/// Fails if the compressed data ended early.
+fn nothing_more(reader: &mut impl BufRead) -> io::Result<()> {
+    match reader.fill_buf()? {
+        [] => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "bytes behind the stream")),
+    }
 }
 
 impl Search {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use weighbridge::Source;
 
-use super::Global;
+use super::{Global, joblib};
 use crate::pickle::{Op, Opcodes, Verdict};
 
 /// Longer texts are no names.
@@ -22,6 +22,28 @@ const MOST_GLOBALS: usize = 100_000;
 const DEEPEST: usize = 8;
 /// Entries of a dict that are kept in mind.
 const MOST_ENTRIES: usize = 64;
+/// What gives back an argument, or sets attributes of one.
+const GIVING_BACK: &[(&str, &str)] = &[
+    ("torch._utils", "_set_obj_state"),
+    ("torch.jit._pickle", "restore_type_tag"),
+    ("torch.jit._pickle", "build_intlist"),
+    ("torch.jit._pickle", "build_tensorlist"),
+    ("torch.jit._pickle", "build_doublelist"),
+    ("torch.jit._pickle", "build_boollist"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+];
+/// What takes a type of NumPy's, and leaves it as it is.
+const KEEPING_TYPES: &[(&str, &str)] = &[
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
+];
+/// Why an array of joblib's may not be seen as one.
+const ODD_ARRAY: &str = "an array of joblib's is made in another way than joblib makes it";
 /// Elements of a tuple that are kept in mind.
 const LONGEST_TUPLE: usize = 64;
 
@@ -66,9 +88,11 @@ pub(super) enum Root {
 pub(super) type Id = u32;
 
 /// A value of which nothing is known.
-const OTHER: Id = 0;
-/// A number, `None` or a container: no text, whatever happens.
+pub(super) const OTHER: Id = 0;
+/// A number or a container: no text, whatever happens.
 const NO_TEXT: Id = 1;
+pub(super) const NONE: Id = 2;
+pub(super) const FALSE: Id = 3;
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {
@@ -109,7 +133,7 @@ pub(super) fn follow(source: &Arc<dyn Source>, at: u64, rules: Rules<'_>) -> Fol
     (state.arrays, state.depth, state.left) = (rules.arrays, rules.depth, *rules.opcodes);
     let problem = state.run();
     *rules.opcodes = state.left;
-    let ambiguous = state.opcodes.ambiguous();
+    let ambiguous = state.opcodes.ambiguous().or(state.doubt);
     let root = match state.stack.last().map(|&id| state.value(id)) {
         Some(&Value::Int(value)) => Root::Int(value),
         Some(Value::List(items)) => Root::Texts(items.iter().filter_map(|&id| state.text(id)).collect()),
@@ -148,6 +172,8 @@ pub(super) struct State {
     storages: HashMap<Arc<str>, Storage>,
     pub(super) has_arrays: bool,
     changed: HashSet<u32>,
+    /// What joblib would not have written.
+    doubt: Option<&'static str>,
 }
 
 /// Why a pickle cannot be followed further.
@@ -161,7 +187,7 @@ impl State {
             arrays: false,
             depth: 0,
             left: 0,
-            values: vec![Value::Other, Value::NoText],
+            values: vec![Value::Other, Value::NoText, Value::NoText, Value::NoText],
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
@@ -171,6 +197,7 @@ impl State {
             storages: HashMap::new(),
             has_arrays: false,
             changed: HashSet::new(),
+            doubt: None,
         }
     }
 
@@ -222,7 +249,7 @@ impl State {
             Op::PopMark => drop(self.pop_mark()?),
             Op::Dup => {
                 let top = self.top()?;
-                self.stack.push(top);
+                self.again(top);
             }
             Op::Text(text) => self.push_text(&text),
             Op::Surrogates(_) | Op::LongText(_) => self.push(Value::OddText),
@@ -232,7 +259,9 @@ impl State {
                 _ => self.push(Value::OddText),
             },
             Op::Int(value) => self.push(Value::Int(value)),
-            Op::None | Op::Bool(_) | Op::BigInt | Op::Float(_) | Op::Bytes(_) | Op::EmptySet => {
+            Op::None => self.stack.push(NONE),
+            Op::Bool(false) => self.stack.push(FALSE),
+            Op::Bool(true) | Op::BigInt | Op::Float(_) | Op::Bytes(_) | Op::EmptySet => {
                 self.stack.push(NO_TEXT);
             }
             Op::NextBuffer => self.stack.push(OTHER),
@@ -260,7 +289,8 @@ impl State {
                 self.set(&items)?;
             }
             Op::FrozenSet => {
-                self.pop_mark()?;
+                let items = self.pop_mark()?;
+                self.hold(&items);
                 self.stack.push(NO_TEXT);
             }
             Op::Append => {
@@ -280,7 +310,7 @@ impl State {
                 self.set(&items)?;
             }
             Op::Get(number) => match self.memo.get(&number) {
-                Some(&id) => self.stack.push(id),
+                Some(&id) => self.again(id),
                 None => return Err(format!("nothing was memorised as {number}")),
             },
             Op::Put(number) => {
@@ -407,7 +437,27 @@ impl State {
         self.push(Value::Text(text.into()));
     }
 
+    /// Pushes what was made before.
+    fn again(&mut self, id: Id) {
+        if self.arrays && joblib::describes(self, id) {
+            self.doubt.get_or_insert(ODD_ARRAY);
+        }
+        // What holds it may change it from now on.
+        if let Some(value @ Value::Dict(_)) = self.values.get_mut(id as usize) {
+            *value = Value::NoText;
+        }
+        self.stack.push(id);
+    }
+
+    /// Puts items into something, from where they may come back.
+    fn hold(&mut self, items: &[Id]) {
+        if self.arrays && items.iter().any(|&id| joblib::is_out_of_place(self, id)) {
+            self.doubt.get_or_insert(ODD_ARRAY);
+        }
+    }
+
     fn push_tuple(&mut self, items: Vec<Id>) {
+        self.hold(&items);
         if items.len() > LONGEST_TUPLE {
             return self.stack.push(NO_TEXT);
         }
@@ -445,6 +495,7 @@ impl State {
 
     /// Adds items to what is on top.
     fn append(&mut self, items: &[Id]) -> Result<(), Broken> {
+        self.hold(items);
         let list = self.top()?;
         match self.values.get_mut(list as usize) {
             Some(Value::List(into)) => {
@@ -460,6 +511,7 @@ impl State {
     /// Sets keys and values of what is on top.
     fn set(&mut self, items: &[Id]) -> Result<(), Broken> {
         let (pairs, []) = items.as_chunks::<2>() else { return Err("a key without a value".to_owned()) };
+        self.hold(items);
         let dict = self.top()?;
         match self.values.get_mut(dict as usize) {
             Some(Value::Dict(into)) => {
@@ -476,6 +528,7 @@ impl State {
     /// Calls a class, whose arguments are on the stack; leaves what it makes.
     fn call(&mut self, class: Value) -> Result<(), Broken> {
         let args = self.pop()?;
+        self.passes(&class, args);
         match class {
             Value::Global(class) => self.push(Value::Object { class, args, state: OTHER }),
             _ => self.stack.push(OTHER),
@@ -483,8 +536,43 @@ impl State {
         Ok(())
     }
 
+    /// Arguments that a call may give back, or change: under another number nobody knows them for what they are.
+    fn passes(&mut self, class: &Value, args: Id) {
+        let Value::Tuple(args) = self.value(args) else { return };
+        let callee = match *class {
+            Value::Global(class) => self.global(class),
+            _ => None,
+        };
+        let nested = args.iter().filter_map(|&arg| match self.value(arg) {
+            Value::Tuple(items) => Some(items.iter()),
+            _ => None,
+        });
+        let args: Vec<Id> = args.iter().chain(nested.flatten()).copied().collect();
+        let gives_back = args.iter().filter_map(|&arg| match *self.value(arg) {
+            Value::Global(global) => self.global(global),
+            _ => None,
+        });
+        let gives_back = gives_back.chain(callee).any(|callee| lists(GIVING_BACK, callee));
+        let keeps = callee.is_some_and(|callee| lists(KEEPING_TYPES, callee));
+        for arg in args {
+            match *self.value(arg) {
+                Value::Global(global) if gives_back => self.changes(global),
+                Value::Object { class, .. } if !keeps => {
+                    let is_type = self.global(class).is_some_and(|class| class.name == "dtype");
+                    if let (true, Some(Value::Object { state, .. })) =
+                        (is_type, self.values.get_mut(arg as usize))
+                    {
+                        *state = OTHER;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn build(&mut self) -> Result<(), Broken> {
         let given = self.pop()?;
+        self.hold(&[given]);
         let object = self.top()?;
         match self.values.get_mut(object as usize) {
             Some(Value::Object { state, .. }) => *state = given,
@@ -492,7 +580,7 @@ impl State {
             Some(&mut Value::Global(global)) => self.changes(global),
             _ => {}
         }
-        if self.arrays { super::joblib::pass(self, object) } else { Ok(()) }
+        if self.arrays { joblib::pass(self, object) } else { Ok(()) }
     }
 
     fn stack_global(&mut self) -> Result<(), Broken> {
@@ -569,6 +657,10 @@ impl State {
         self.globals.push(Global { module: module.to_owned(), name: name.to_owned(), verdict });
         number
     }
+}
+
+fn lists(table: &[(&str, &str)], global: &Global) -> bool {
+    table.contains(&(&*global.module, &*global.name))
 }
 
 fn broken(at: u64, what: &str) -> String {

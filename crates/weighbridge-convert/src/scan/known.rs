@@ -49,8 +49,13 @@ const TEXTS: [&str; 30] = [
     "rs",
     "ipynb",
 ];
-/// How many bytes are read at a time.
+/// How many bytes are read at a time, and where little may be needed at first.
 const CHUNK: u64 = 256 << 10;
+const FIRST_CHUNK: usize = 4 << 10;
+/// More parts than any file has: chunks of a PNG, markers of a JPEG, fields of a message.
+const MOST_CHUNKS: u32 = 1 << 20;
+const MOST_MARKERS: u32 = 1 << 16;
+const MOST_FIELDS: u32 = 1 << 22;
 
 /// Whether a file is called as texts are.
 pub(super) fn is_named_text(name: &str) -> bool {
@@ -192,18 +197,19 @@ fn message_pack_end(part: &FilePart) -> Option<u64> {
 
 fn png_end(part: &FilePart) -> Option<u64> {
     let mut at = 8;
-    loop {
+    for _ in 0..MOST_CHUNKS {
         let head = part.head(at, 8).ok().filter(|head| head.len() == 8)?;
         at += 12 + u64::from(u32::from_be_bytes([head[0], head[1], head[2], head[3]]));
         if &head[4..] == b"IEND" {
             return Some(at);
         }
     }
+    None
 }
 
 fn jpeg_end(part: &FilePart) -> Option<u64> {
     let mut at = 2;
-    loop {
+    for _ in 0..MOST_MARKERS {
         let head = part.head(at, 4).ok().filter(|head| head.len() >= 2 && head[0] == 0xff)?;
         match head[1] {
             0xd9 => return Some(at + 2),
@@ -217,13 +223,15 @@ fn jpeg_end(part: &FilePart) -> Option<u64> {
             }
         }
     }
+    None
 }
 
 /// Where the compressed part of a JPEG ends: at a marker that is none of those which may stand in it.
 fn scan_end(part: &FilePart, start: u64) -> Option<u64> {
-    let mut at = start;
+    let (mut at, mut len) = (start, FIRST_CHUNK);
     loop {
-        let bytes = part.head(at, CHUNK as usize).ok().filter(|bytes| bytes.len() >= 2)?;
+        let bytes = part.head(at, len).ok().filter(|bytes| bytes.len() >= 2)?;
+        len = (2 * len).min(CHUNK as usize);
         let marker = bytes.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0xd0..=0xd7));
         match marker {
             Some(within) => return Some(at + within as u64),
@@ -237,6 +245,9 @@ fn scan_end(part: &FilePart, start: u64) -> Option<u64> {
 fn message(part: &FilePart) -> Option<&'static str> {
     let (mut at, mut fields) = (0, [0_u32; 32]);
     while at < part.size() {
+        if fields.iter().sum::<u32>() == MOST_FIELDS {
+            return None;
+        }
         let bytes = part.head(at, 20).ok()?;
         let (tag, used) = varint(&bytes)?;
         let (value, more) = varint(bytes.get(used..)?)?;

@@ -166,9 +166,7 @@ impl Search {
         let marked = is_marked(part, 0);
         let imports = !first.globals.is_empty();
         let is_whole = first.stopped && first.end == part.size();
-        if !marked
-            && !is_whole
-            && (!imports || first.problem.is_some() && !first.globals.iter().any(is_proper))
+        if !marked && !is_whole && (!imports || first.problem.is_some() && !first.globals.iter().any(is_told))
         {
             // No loader gets to anything in a text that is not followed to an import.
             let name = place.member.unwrap_or(&self.file_name);
@@ -222,7 +220,10 @@ impl Search {
     /// What a loader would import that takes for a pickle what is something else. Most of what it would read is no name.
     pub(super) fn shadow(&mut self, part: &FilePart, place: Place<'_>) {
         let followed = self.follow(part, 0);
-        let globals: Vec<_> = followed.globals.into_iter().filter(is_proper).collect();
+        // Where a global can be imported, what is computed with it may be a name.
+        let imports = followed.globals.iter().any(is_proper);
+        let globals: Vec<_> =
+            followed.globals.into_iter().filter(|global| imports || is_told(global)).collect();
         if globals.iter().any(|global| global.verdict != Verdict::Harmless) {
             let problem = "what is of another format is also a pickle".to_owned();
             self.found(place, 0, globals, Some(problem));
@@ -302,6 +303,11 @@ fn is_proper(global: &Global) -> bool {
         "" => false,
         module => module.split('.').all(is_word) && global.name.split('.').all(is_word),
     }
+}
+
+/// Whether it is worth telling where no pickle need be.
+fn is_told(global: &Global) -> bool {
+    is_proper(global) || global.module.is_empty() && global.verdict == Verdict::Dangerous
 }
 
 /// A global that no pickle imports, but something else in a file does.

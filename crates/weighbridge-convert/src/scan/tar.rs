@@ -12,7 +12,17 @@ const LONGEST: u64 = 1 << 20;
 
 /// Whether these are the first bytes of one: a header whose checksum is right.
 pub(super) fn is_archive(head: &[u8]) -> bool {
-    Header::parse(head).is_some()
+    head.first_chunk().is_some_and(is_header)
+}
+
+/// Whether the checksum is right, as any reader counts and writes it.
+fn is_header(block: &[u8; 512]) -> bool {
+    // The checksum itself counts as blanks.
+    let counted =
+        || block.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte });
+    let unsigned: i64 = counted().map(i64::from).sum();
+    let signed: i64 = counted().map(|byte| i64::from(byte.cast_signed())).sum();
+    number(&block[148..156]).is_some_and(|sum| [unsigned, signed].contains(&sum))
 }
 
 struct Header {
@@ -23,16 +33,8 @@ struct Header {
 
 impl Header {
     fn parse(block: &[u8]) -> Option<Self> {
-        let block: &[u8; 512] = block.get(..512)?.try_into().ok()?;
-        let sum: u64 = block
-            .iter()
-            .enumerate()
-            .map(|(at, &byte)| {
-                // The checksum itself counts as blanks.
-                u64::from(if (148..156).contains(&at) { b' ' } else { byte })
-            })
-            .sum();
-        if octal(&block[148..156])? != sum || block[0] == 0 {
+        let block: &[u8; 512] = block.first_chunk()?;
+        if !is_header(block) {
             return None;
         }
         let text = |field: &[u8]| {
@@ -46,24 +48,45 @@ impl Header {
         };
         let name = text(&block[..100]);
         let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-        let size = match block[124] {
-            // In binary, for what octal digits do not hold.
-            0x80 => u64::from_be_bytes(block[128..136].try_into().ok()?),
-            _ => octal(&block[124..136])?,
-        };
-        Some(Self { name, size, kind: block[156] })
+        let size = u64::try_from(number(&block[124..136])?).ok()?;
+        // Before there were directories of their own, they were known by their names.
+        let kind = if block[156] == 0 && text(&block[..100]).ends_with('/') { b'5' } else { block[156] };
+        Some(Self { name, size, kind })
     }
 }
 
-fn octal(field: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
-    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
+/// A field as Python reads it: in binary, or in octal digits with everything that its `int` takes.
+fn number(field: &[u8]) -> Option<i64> {
+    if let Some((0x80, digits)) = field.split_first() {
+        let (high, low) = digits.split_at(digits.len().saturating_sub(7));
+        let value = low.iter().fold(0, |value, &byte| value << 8 | i64::from(byte));
+        return high.iter().all(|&byte| byte == 0).then_some(value);
+    }
+    let field = field.split(|&byte| byte == 0).next()?;
+    let text =
+        std::str::from_utf8(field).ok()?.trim_matches(|c: char| c == ' ' || ('\t'..='\x1f').contains(&c));
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if text.is_empty() {
+        return Some(0);
+    }
+    let digits = match digits.strip_prefix("0o").or(digits.strip_prefix("0O")) {
+        Some(digits) => digits.strip_prefix('_').unwrap_or(digits),
+        None => digits,
+    };
+    if digits.starts_with('_') || digits.ends_with('_') || digits.contains("__") {
+        return None;
+    }
+    let value = i64::from_str_radix(&digits.replace('_', ""), 8).ok()?;
+    Some(if negative { -value } else { value })
 }
 
 /// Looks into its members.
 pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'static str {
     let mut at = 0;
-    let (mut long_name, mut long_size) = (None, None);
+    let (mut long_name, mut table_of_next) = (None, None::<Table>);
     while at < part.size() {
         let block = part.head(at, BLOCK as usize).unwrap_or_default();
         if block.iter().all(|&byte| byte == 0) {
@@ -79,10 +102,11 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
         let data = at + BLOCK;
         let holds_data = !matches!(header.kind, b'1'..=b'6');
         let is_table = matches!(header.kind, b'x' | b'g' | b'L' | b'K');
-        let size = match long_size.take().filter(|_| !is_table) {
+        let table = if is_table { None } else { table_of_next.take() };
+        let size = match table.as_ref().and_then(|table| table.size) {
+            _ if !holds_data => 0,
             Some(size) => size,
-            None if holds_data => header.size,
-            None => 0,
+            None => header.size,
         };
         let end = data.checked_add(size).filter(|&end| end <= part.size());
         let inner = end.and_then(|end| part.part(data..end));
@@ -106,18 +130,30 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
             match header.kind {
                 b'L' => long_name = Some(String::from_utf8_lossy(&table).trim_end_matches('\0').to_owned()),
                 b'x' | b'g' => {
-                    let path = attribute(&table, "path");
-                    long_name = path.or(long_name);
-                    long_size = attribute(&table, "size").and_then(|size| size.parse().ok());
-                    if attribute(&table, "GNU.sparse.major").is_some() {
-                        search.problem(place, "a sparse member");
+                    let table = Table::parse(&table);
+                    let odd = match &table {
+                        None => Some("a table of attributes is broken"),
+                        Some(table) if table.is_sparse => Some("a sparse member"),
+                        Some(table) if header.kind == b'g' && table.size.is_some() => {
+                            Some("a size for all members")
+                        }
+                        Some(_) if header.kind == b'x' && table_of_next.is_some() => {
+                            Some("two tables of attributes of one member")
+                        }
+                        Some(_) => None,
+                    };
+                    if let Some(odd) = odd {
+                        search.problem(place, odd);
+                    }
+                    if header.kind == b'x' {
+                        table_of_next = table;
                     }
                 }
                 _ => {}
             }
             continue;
         }
-        let name = long_name.take().unwrap_or(header.name);
+        let name = table.and_then(|table| table.path).or(long_name.take()).unwrap_or(header.name);
         if !search.counts_member(place) {
             return "tar archive";
         }
@@ -152,20 +188,39 @@ fn first_not_zero(part: &FilePart, start: u64) -> Option<u64> {
     }
 }
 
-/// A value in a table of extended attributes: lines of `LENGTH KEY=VALUE`.
-fn attribute(table: &[u8], key: &str) -> Option<String> {
-    let mut rest = table;
-    let mut found = None;
-    while let Some(space) = rest.iter().position(|&byte| byte == b' ') {
-        let len: usize = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
-        let line = rest.get(space + 1..len)?.strip_suffix(b"\n")?;
-        let text = String::from_utf8_lossy(line);
-        if let Some((name, value)) = text.split_once('=')
-            && name == key
-        {
-            found = Some(value.to_owned());
+/// What a table of extended attributes says of the next member.
+#[derive(Default)]
+struct Table {
+    path: Option<String>,
+    size: Option<u64>,
+    is_sparse: bool,
+}
+
+impl Table {
+    /// Lines of `LENGTH KEY=VALUE`, and nothing else.
+    fn parse(table: &[u8]) -> Option<Self> {
+        let mut found = Self::default();
+        let mut rest = table;
+        while !rest.is_empty() {
+            let space = rest.iter().position(|&byte| byte == b' ')?;
+            let digits = &rest[..space];
+            if !digits.iter().all(u8::is_ascii_digit) {
+                return None;
+            }
+            let len: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
+            let line = rest.get(space + 1..len)?.strip_suffix(b"\n")?;
+            let equals = line.iter().position(|&byte| byte == b'=')?;
+            let (key, value) = (&line[..equals], &line[equals + 1..]);
+            match key {
+                b"path" => found.path = Some(String::from_utf8_lossy(value).into_owned()),
+                b"size" if value.iter().all(u8::is_ascii_digit) => {
+                    found.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?);
+                }
+                b"size" => return None,
+                key => found.is_sparse |= key.starts_with(b"GNU.sparse"),
+            }
+            rest = &rest[len..];
         }
-        rest = &rest[len..];
+        Some(found)
     }
-    found
 }

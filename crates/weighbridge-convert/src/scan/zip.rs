@@ -11,12 +11,15 @@ use super::follow::Storage;
 use super::search::{Place, Search, is_marked};
 use super::{compressed, torch};
 use crate::input::FilePart;
+use crate::numpy;
 
 /// The longest directory.
-const LONGEST_DIRECTORY: u64 = 192 << 20;
+const LONGEST_DIRECTORY: u64 = 88 << 20;
 /// The record at the end, and the longest comment behind it.
 const END: u64 = 22;
 const LONGEST_COMMENT: u64 = 0xffff;
+/// Members that overlap are looked at until they are together so many times as long as the archive.
+const MOST_OVERLAP: u64 = 4;
 /// Larger members that are stored are not read once more for their checksum.
 const LARGEST_CHECKED: u64 = 64 << 20;
 
@@ -254,6 +257,7 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
     let mut names = HashSet::new();
     let scripts = torch::Scripts::of(directory.members.iter().map(|member| &*member.name));
     let mut taken: Vec<Range<u64>> = Vec::new();
+    let mut looked_at = 0_u64;
     // Pickles say how large the storages are that lie beside them, so they come first.
     let mut members: Vec<_> = directory.members.iter().collect();
     members.sort_by_key(|member| !member.name.ends_with(".pkl"));
@@ -288,8 +292,14 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             torch::width(&storage.class).and_then(|width| width.checked_mul(storage.elements))
                 == Some(member.size)
         });
+        looked_at = looked_at.saturating_add(member.compressed);
+        if looked_at / MOST_OVERLAP > part.size() {
+            search.problem(place, "its members overlap too often");
+            return;
+        }
         // Numbers to PyTorch; but whoever unpacks the archive may find a pickle.
-        if is_storage && member.method == 0 && !is_marked(&stored, 0) {
+        if is_storage && member.method == 0 && !says_what_it_is(&stored) {
+            search.shadow(&stored, within);
             continue;
         }
         let Some(bytes) = bytes(search, member, &stored, within) else { continue };
@@ -298,11 +308,9 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             let named = |(key, storage): (Arc<str>, Storage)| (format!("{directory}/{key}"), storage);
             storages.extend(followed.storages.into_iter().map(named));
         }
-        if is_storage && !is_marked(&bytes, 0) {
-            continue;
-        }
         // Numbers begin like a pickle now and then, but do not go on to a STOP.
-        if is_storage && !search.follow(&bytes, 0).stopped {
+        let mut is_pickle = || !is_marked(&bytes, 0) || search.follow(&bytes, 0).stopped;
+        if is_storage && !(says_what_it_is(&bytes) && is_pickle()) {
             search.shadow(&bytes, within);
         } else {
             let before = search.pickles.len();
@@ -325,6 +333,11 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
         }
         at = at.max(range.end);
     }
+}
+
+/// Whether it begins as a pickle or an array of NumPy's does.
+fn says_what_it_is(part: &FilePart) -> bool {
+    is_marked(part, 0) || part.head(0, 6).is_ok_and(|head| head == numpy::MAGIC)
 }
 
 /// The bytes of a member that its two headers do not agree about.
