@@ -10,7 +10,8 @@ fuzz_target!(|bytes: &[u8]| {
     let found = scan(bytes);
     let is_harmless = found.verdict() == Verdict::Harmless;
     assert_eq!(is_harmless, found.is_complete() && found.globals().all(|it| it.verdict == Verdict::Harmless));
-    if is_harmless {
+    // A text may be the start of a pickle, which goes on with anything.
+    if is_harmless && found.format != "text" {
         let behind = scan(&[bytes, EVIL].concat());
         assert_ne!(behind.verdict(), Verdict::Harmless, "{behind:?}");
     }
