@@ -178,3 +178,17 @@ fn code_is_searched_to_its_end() {
         assert_eq!(scan(&one("a/code/x.py", code.as_bytes())).verdict(), Verdict::Dangerous);
     }
 }
+
+#[test]
+fn a_tar_archive_of_a_member_without_a_name() {
+    let mut block = [0; 512];
+    block[124..135].copy_from_slice(format!("{:011o}", EVIL.len()).as_bytes());
+    block[156] = b'0';
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut member = EVIL.to_vec();
+    member.resize(512, 0);
+    let found = scan(&[&block[..], &member, &[0; 1024]].concat());
+    assert_eq!((found.format, found.verdict()), ("tar archive", Verdict::Dangerous));
+}

@@ -32,7 +32,7 @@ impl Header {
                 u64::from(if (148..156).contains(&at) { b' ' } else { byte })
             })
             .sum();
-        if octal(&block[148..156])? != sum || block[0] == 0 {
+        if octal(&block[148..156])? != sum {
             return None;
         }
         let text = |field: &[u8]| {
