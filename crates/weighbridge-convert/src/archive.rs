@@ -78,6 +78,7 @@ impl Archive {
         if first != 0 {
             return Err(prefixed(first));
         }
+        check_overlaps(&members)?;
         Ok(Self { file, members, places, spool: Mutex::default() })
     }
 
@@ -298,6 +299,21 @@ impl Member {
         }
         Some(())
     }
+}
+
+/// Members that share bytes are a bomb: each may be as long as the archive.
+fn check_overlaps(members: &[Member]) -> Result<()> {
+    let mut order: Vec<&Member> = members.iter().collect();
+    order.sort_by_key(|member| member.header);
+    for pair in order.windows(2) {
+        let end =
+            pair[0].header.saturating_add(30 + pair[0].name.len() as u64).saturating_add(pair[0].compressed);
+        if end > pair[1].header {
+            let (first, second) = (&pair[0].name, &pair[1].name);
+            return Err(malformed(&format!("its members {first:?} and {second:?} overlap")));
+        }
+    }
+    Ok(())
 }
 
 fn checksum(source: &FilePart) -> io::Result<u32> {

@@ -204,7 +204,7 @@ impl Walk<'_> {
     /// What the file says about itself: the model's configuration, and who wrote it.
     fn properties(&mut self, root: &Group) {
         let attributes = root.attributes().unwrap_or_else(|error| {
-            self.note("attributes", &format!("they cannot be read: {error}"));
+            self.note("attributes", &format!("they cannot be read: {}", told(&error)));
             Vec::new()
         });
         for attribute in attributes {
@@ -244,8 +244,21 @@ impl Storage for Bytes {
     }
 }
 
+/// What an error says, on one line: it may repeat a name from the file, of any characters and of any length.
+fn told(error: &Theirs) -> String {
+    const LONGEST: usize = 500;
+    let mut line = String::new();
+    for character in error.to_string().chars().take(LONGEST) {
+        match character.is_control() {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
+}
+
 fn broken(error: Theirs) -> Error {
-    let message = error.to_string();
+    let message = told(&error);
     let mut inner = &error;
     while let Theirs::Context { source, .. } = inner {
         inner = source;

@@ -147,6 +147,11 @@ impl<'s> Sequential<'s> {
         Self { source, at: 0 }
     }
 
+    /// Up to `len` bytes from `back` bytes before the next one.
+    pub(crate) fn peek(&self, back: u64, len: usize) -> Result<Vec<u8>> {
+        self.source.head(self.at.saturating_sub(back), len)
+    }
+
     /// The bytes that were not read yet.
     pub(crate) fn left(&self) -> u64 {
         self.source.size() - self.at

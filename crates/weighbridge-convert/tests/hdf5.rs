@@ -101,3 +101,29 @@ fn blocks_of_users_are_passed_over() {
         assert_eq!(foreign.checkpoint().len(), plain.checkpoint().len());
     }
 }
+
+#[test]
+fn errors_are_one_line_whatever_names_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.h5");
+    let mut file = fs::read(fixture("early.h5")).unwrap();
+    let name = b"kernel";
+    for at in 0..file.len() - name.len() {
+        if file[at..].starts_with(name) {
+            file[at + 1] = b'\n';
+        }
+    }
+    let mut errors = 0;
+    // Headers of objects begin with their version.
+    for at in (0..file.len()).step_by(8).filter(|&at| file[at] == 1).collect::<Vec<_>>() {
+        file[at] = 0;
+        fs::write(&path, &file).unwrap();
+        if let Err(error) = weighbridge_convert::open(&path, &Options::new()) {
+            let line = error.to_string();
+            assert!(!line.contains('\n'), "{line}");
+            errors += usize::from(line.contains("child 'k\\nrnel"));
+        }
+        file[at] = 1;
+    }
+    assert!(errors > 0);
+}

@@ -69,7 +69,9 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>, how: 
         return name;
     }
     let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
-    let (inner, problem) = search.expand(|output| streams(how, &mut reader, output));
+    let mut left = search.streams;
+    let (inner, problem) = search.expand(|output| streams(how, &mut reader, output, &mut left));
+    search.streams = left;
     let left = reader.get_ref().left() + reader.buffer().len() as u64;
     match problem {
         Some(problem) => search.problem(place, format!("{name}: {problem}")),
@@ -83,9 +85,15 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>, how: 
     name
 }
 
-/// Decompresses one stream behind another, as Python's modules do.
-fn streams(how: How, reader: &mut (impl BufRead + Sized), output: &mut dyn io::Write) -> io::Result<()> {
+/// Decompresses one stream behind another, as Python's modules do, but no more than are left.
+fn streams(
+    how: How,
+    reader: &mut BufReader<Sequential<'_>>,
+    output: &mut dyn io::Write,
+    left: &mut u64,
+) -> io::Result<()> {
     loop {
+        *left = left.checked_sub(1).ok_or_else(|| io::Error::other("it has too many streams"))?;
         let mut limited = |read: &mut dyn Read| io::copy(read, output).map(drop);
         match how {
             How::Gzip => limited(&mut GzDecoder::new(&mut *reader))?,
@@ -102,7 +110,7 @@ fn streams(how: How, reader: &mut (impl BufRead + Sized), output: &mut dyn io::W
                 };
             }
             How::Zstd => {
-                if let [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] = *reader.fill_buf()? {
+                if let [0x50..=0x5f, 0x2a, 0x4d, 0x18] = next_four(reader)?[..] {
                     skip_frame(reader)?;
                 } else {
                     let decoder =
@@ -113,15 +121,21 @@ fn streams(how: How, reader: &mut (impl BufRead + Sized), output: &mut dyn io::W
             How::Unread(_) => return Ok(()),
         }
         let more = matches!(
-            (how, reader.fill_buf()?),
+            (how, &next_four(reader)?[..]),
             (How::Gzip, [0x1f, 0x8b, ..])
                 | (How::Bzip2, [b'B', b'Z', b'h', ..])
-                | (How::Zstd, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+                | (How::Zstd, [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18])
         );
         if !more {
             return Ok(());
         }
     }
+}
+
+/// The next bytes, which may lie across the end of what is buffered.
+fn next_four(reader: &BufReader<Sequential<'_>>) -> io::Result<Vec<u8>> {
+    let inner = reader.get_ref();
+    inner.peek(reader.buffer().len() as u64, 4).map_err(io::Error::other)
 }
 
 /// Passes over a frame that holds no data of the stream.
@@ -136,7 +150,13 @@ fn skip_frame(reader: &mut impl BufRead) -> io::Result<()> {
 }
 
 /// Decompresses a member of a zip archive by one of the methods that are known, but stored and deflated ones.
-pub(super) fn member(method: u16, size: u64, part: &FilePart, output: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn member(
+    method: u16,
+    size: u64,
+    part: &FilePart,
+    output: &mut dyn io::Write,
+    left: &mut u64,
+) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
     let how = match method {
         8 => {
@@ -159,7 +179,7 @@ pub(super) fn member(method: u16, size: u64, part: &FilePart, output: &mut dyn i
         95 => How::Xz,
         _ => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("compression method {method}"))),
     };
-    streams(how, &mut reader, output)?;
+    streams(how, &mut reader, output, left)?;
     nothing_more(&mut reader)
 }
 

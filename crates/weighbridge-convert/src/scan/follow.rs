@@ -18,6 +18,8 @@ const LONGEST_NAME: usize = 4 << 10;
 const BUDGET: usize = 160 << 20;
 /// Different globals in a pickle.
 const MOST_GLOBALS: usize = 100_000;
+/// Opcodes that a global counts for, which is looked up and kept; each byte of its name is one more.
+const GLOBAL: u64 = 100;
 /// Pickles within pickles.
 const DEEPEST: usize = 8;
 /// Entries of a dict that are kept in mind.
@@ -232,7 +234,7 @@ impl State {
                 return Some("it imports too many globals".to_owned());
             }
         }
-        Some("it has too many opcodes".to_owned())
+        Some("it has too many opcodes and globals".to_owned())
     }
 
     fn step(&mut self, op: Op) -> Result<(), Broken> {
@@ -650,7 +652,9 @@ impl State {
         if let Some(&number) = self.seen.get(&key) {
             return number;
         }
-        self.used += 2 * (module.len() + name.len()) + 128;
+        let len = module.len() + name.len();
+        self.used += 2 * len + 128;
+        self.left = self.left.saturating_sub(GLOBAL + len as u64);
         let number = self.globals.len() as u32;
         self.seen.insert(key, number);
         let verdict = verdict();

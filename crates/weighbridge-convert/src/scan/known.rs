@@ -1,6 +1,6 @@
 //! Formats that hold no pickle: what is of one of them to its last byte is understood.
 
-use weighbridge::{Checkpoint, Source};
+use weighbridge::{Checkpoint, Result, Source};
 
 use super::Global;
 use super::search::global;
@@ -49,13 +49,8 @@ const TEXTS: [&str; 30] = [
     "rs",
     "ipynb",
 ];
-/// How many bytes are read at a time, and where little may be needed at first.
+/// How many bytes are read at a time.
 const CHUNK: u64 = 256 << 10;
-const FIRST_CHUNK: usize = 4 << 10;
-/// More parts than any file has: chunks of a PNG, markers of a JPEG, fields of a message.
-const MOST_CHUNKS: u32 = 1 << 20;
-const MOST_MARKERS: u32 = 1 << 16;
-const MOST_FIELDS: u32 = 1 << 22;
 
 /// Whether a file is called as texts are.
 pub(super) fn is_named_text(name: &str) -> bool {
@@ -158,22 +153,29 @@ fn hdf5_end(head: &[u8]) -> Option<u64> {
 
 /// Whether Keras would find a layer in it that is Python code.
 fn holds_lambda(part: &FilePart) -> bool {
-    const SIGNS: [&[u8]; 3] = [b"\"Lambda\"", b"\"__lambda__\"", b"\"function_type\": \"lambda\""];
-    let longest = SIGNS.iter().map(|sign| sign.len()).max().unwrap_or(0);
+    const SIGNS: [&str; 3] = ["\"Lambda\"", "\"__lambda__\"", "\"function_type\": \"lambda\""];
+    // What cannot be read may hold one.
+    find_any(part, &SIGNS).map_or(true, |found| found.is_some())
+}
+
+/// The first of some texts that a part holds, wherever.
+pub(super) fn find_any<'t>(part: &FilePart, texts: &[&'t str]) -> Result<Option<&'t str>> {
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+    let is_first = |byte: u8| texts.iter().any(|text| text.as_bytes().first() == Some(&byte));
     let mut at = 0;
     while at < part.size() {
-        let Ok(bytes) = part.head(at, CHUNK as usize + longest) else { return true };
+        let bytes = part.head(at, CHUNK as usize + longest)?;
         let mut rest = &bytes[..];
-        while let Some(quote) = rest.iter().position(|&byte| byte == b'"') {
-            rest = &rest[quote..];
-            if SIGNS.iter().any(|sign| rest.starts_with(sign)) {
-                return true;
+        while let Some(start) = rest.iter().position(|&byte| is_first(byte)) {
+            rest = &rest[start..];
+            if let Some(found) = texts.iter().find(|text| rest.starts_with(text.as_bytes())) {
+                return Ok(Some(found));
             }
             rest = &rest[1..];
         }
         at += CHUNK;
     }
-    false
+    Ok(None)
 }
 
 /// Where a document of MessagePack ends.
@@ -196,61 +198,62 @@ fn message_pack_end(part: &FilePart) -> Option<u64> {
 }
 
 fn png_end(part: &FilePart) -> Option<u64> {
-    let mut at = 8;
-    for _ in 0..MOST_CHUNKS {
-        let head = part.head(at, 8).ok().filter(|head| head.len() == 8)?;
-        at += 12 + u64::from(u32::from_be_bytes([head[0], head[1], head[2], head[3]]));
-        if &head[4..] == b"IEND" {
-            return Some(at);
+    let mut cursor = Cursor::new(part, 8, part.size());
+    loop {
+        let len = u32::from_be_bytes(cursor.array().ok()?);
+        let kind: [u8; 4] = cursor.array().ok()?;
+        // A checksum is behind each chunk.
+        cursor.skip(u64::from(len) + 4).ok()?;
+        if &kind == b"IEND" {
+            return Some(cursor.at());
         }
     }
-    None
 }
 
 fn jpeg_end(part: &FilePart) -> Option<u64> {
-    let mut at = 2;
-    for _ in 0..MOST_MARKERS {
-        let head = part.head(at, 4).ok().filter(|head| head.len() >= 2 && head[0] == 0xff)?;
-        match head[1] {
-            0xd9 => return Some(at + 2),
-            0xff => at += 1,
-            0xd0..=0xd7 | 1 => at += 2,
+    let mut cursor = Cursor::new(part, 2, part.size());
+    loop {
+        if cursor.byte().ok()? != 0xff {
+            return None;
+        }
+        let mut marker = cursor.byte().ok()?;
+        while marker == 0xff {
+            marker = cursor.byte().ok()?;
+        }
+        match marker {
+            0xd9 => return Some(cursor.at()),
+            0xd0..=0xd7 | 1 => {}
             marker => {
-                at += 2 + u64::from(u16::from_be_bytes([*head.get(2)?, *head.get(3)?]));
+                let len = u64::from(u16::from_be_bytes(cursor.array().ok()?));
+                cursor.skip(len.checked_sub(2)?).ok()?;
                 if marker == 0xda {
-                    at = scan_end(part, at)?;
+                    pass_scan(&mut cursor)?;
                 }
             }
         }
     }
-    None
 }
 
-/// Where the compressed part of a JPEG ends: at a marker that is none of those which may stand in it.
-fn scan_end(part: &FilePart, start: u64) -> Option<u64> {
-    let (mut at, mut len) = (start, FIRST_CHUNK);
+/// Passes over the compressed part of a JPEG, which ends at a marker that is none of those which may stand in it.
+fn pass_scan(cursor: &mut Cursor<'_>) -> Option<()> {
+    let mut last = cursor.byte().ok()?;
     loop {
-        let bytes = part.head(at, len).ok().filter(|bytes| bytes.len() >= 2)?;
-        len = (2 * len).min(CHUNK as usize);
-        let marker = bytes.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0xd0..=0xd7));
-        match marker {
-            Some(within) => return Some(at + within as u64),
-            None => at += bytes.len() as u64 - 1,
+        let byte = cursor.byte().ok()?;
+        if last == 0xff && !matches!(byte, 0 | 0xd0..=0xd7) {
+            cursor.seek(cursor.at() - 2);
+            return Some(());
         }
+        last = byte;
     }
 }
 
 /// Messages of protocol buffers, which have no first bytes of their own: ONNX models, and vocabularies of sentencepiece. All
 /// fields must be known.
 fn message(part: &FilePart) -> Option<&'static str> {
-    let (mut at, mut fields) = (0, [0_u32; 32]);
-    while at < part.size() {
-        if fields.iter().sum::<u32>() == MOST_FIELDS {
-            return None;
-        }
-        let bytes = part.head(at, 20).ok()?;
-        let (tag, used) = varint(&bytes)?;
-        let (value, more) = varint(bytes.get(used..)?)?;
+    let mut cursor = Cursor::new(part, 0, part.size());
+    let mut fields = [0_u64; 32];
+    while cursor.left() > 0 {
+        let (tag, value) = (varint(&mut cursor)?, varint(&mut cursor)?);
         let field = usize::try_from(tag >> 3).ok().filter(|&field| field < 32)?;
         // Of strings and messages only the length stands here.
         let len = match tag & 7 {
@@ -259,7 +262,7 @@ fn message(part: &FilePart) -> Option<&'static str> {
             _ => return None,
         };
         fields[field] += 1;
-        at = at.checked_add((used + more) as u64)?.checked_add(len).filter(|&end| end <= part.size())?;
+        cursor.skip(len).ok()?;
     }
     let only = |known: &[usize]| {
         fields.iter().enumerate().all(|(field, &count)| count == 0 || known.contains(&field))
@@ -273,13 +276,13 @@ fn message(part: &FilePart) -> Option<&'static str> {
     None
 }
 
-/// A number and how many bytes it takes.
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+fn varint(cursor: &mut Cursor<'_>) -> Option<u64> {
     let mut value = 0_u64;
-    for (at, &byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f).checked_shl(7 * at as u32)?;
+    for shift in (0..70).step_by(7) {
+        let byte = cursor.byte().ok()?;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
         if byte < 0x80 {
-            return Some((value, at + 1));
+            return Some(value);
         }
     }
     None

@@ -27,6 +27,15 @@ const MOST_OPCODES: u64 = 150_000_000;
 /// What is compressed may become so many times as long as the file, and 256 MiB more.
 const MOST_RATIO: u64 = 16;
 const MOST_MORE: u64 = 256 << 20;
+/// Streams of what is compressed, and one more for each kibibyte of the file: bzip2 takes a while for each, however short.
+const MOST_STREAMS: u64 = 20_000;
+/// What is stored may be read so often, and a gibibyte more: members may overlap, each as long as the file.
+const MOST_READ: u64 = 32;
+const MOST_MORE_READ: u64 = 1 << 30;
+/// Bytes of what is told.
+const MOST_TOLD: usize = 64 << 20;
+/// Of the name of a global that is told of nevertheless.
+const LONGEST_TOLD: usize = 4 << 10;
 
 /// Where something was found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +67,19 @@ pub(super) struct Search {
     /// What was decompressed, and how many bytes more may be.
     pub(super) spool: Spool,
     pub(super) room: u64,
+    /// Streams that may still be decompressed.
+    pub(super) streams: u64,
+    /// Bytes of stored members that may still be looked at.
+    stored: u64,
+    /// Bytes that may still be told.
+    told: usize,
+    /// Whether it was told that this is not all.
+    is_overfull: bool,
+    told_of_danger: bool,
+    /// Bytes of the directories of the archives that are open.
+    pub(super) directories: u64,
+    /// Archives that stood before others.
+    pub(super) archives_before: usize,
     file_name: String,
     members: usize,
     opcodes: u64,
@@ -71,6 +93,13 @@ impl Search {
             unread: None,
             spool: Spool::default(),
             room: size.saturating_mul(MOST_RATIO).saturating_add(MOST_MORE),
+            streams: MOST_STREAMS + size / 1024,
+            stored: size.saturating_mul(MOST_READ).saturating_add(MOST_MORE_READ),
+            told: MOST_TOLD,
+            is_overfull: false,
+            told_of_danger: false,
+            directories: 0,
+            archives_before: 0,
             file_name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             members: 0,
             opcodes: MOST_OPCODES,
@@ -114,6 +143,16 @@ impl Search {
             self.problem(place, "the archive has too many members");
         }
         self.members < MOST_MEMBERS
+    }
+
+    /// Counts bytes of a member that is stored; `false` where there were too many.
+    pub(super) fn counts_stored(&mut self, len: u64, place: Place<'_>) -> bool {
+        let left = self.stored.checked_sub(len);
+        if left.is_none() {
+            self.problem(place, "members of the archive overlap, and are too long together to look into");
+        }
+        self.stored = left.unwrap_or(self.stored);
+        left.is_some()
     }
 
     /// Looks at what is no archive.
@@ -249,18 +288,45 @@ impl Search {
         &mut self,
         place: Place<'_>,
         offset: u64,
-        globals: Vec<Global>,
+        mut globals: Vec<Global>,
         problem: Option<String>,
     ) {
+        let len = |global: &Global| global.module.len() + global.name.len();
+        let names: usize = globals.iter().map(|global| size_of::<Global>() + 32 + len(global)).sum();
+        let member = place.member.map_or(0, str::len);
+        if !self.tells(size_of::<Pickle>() + member + names + problem.as_ref().map_or(0, String::len)) {
+            // One that is dangerous is told in any case.
+            globals.retain(|global| global.verdict == Verdict::Dangerous && len(global) < LONGEST_TOLD);
+            globals.truncate(1);
+            if !globals.is_empty() && !self.told_of_danger {
+                self.told_of_danger = true;
+                self.pickles.push(Pickle { member: None, offset, globals, problem: None });
+            }
+            return;
+        }
         let member = place.member.map(str::to_owned);
         self.pickles.push(Pickle { member, offset, globals, problem });
     }
 
     pub(super) fn problem(&mut self, place: Place<'_>, what: impl Into<String>) {
-        if self.problems.len() < MOST_PROBLEMS {
+        let what = what.into();
+        let len = size_of::<Problem>() + place.member.map_or(0, str::len) + what.len();
+        if self.problems.len() < MOST_PROBLEMS && self.tells(len) {
             let member = place.member.map(str::to_owned);
-            self.problems.push(Problem { member, what: what.into() });
+            self.problems.push(Problem { member, what });
         }
+    }
+
+    /// Counts bytes of what is to be told; `false` where there is too much, which is a problem by itself.
+    fn tells(&mut self, len: usize) -> bool {
+        let left = self.told.checked_sub(len);
+        if left.is_none() && !self.is_overfull {
+            self.is_overfull = true;
+            let what = "there is more in it than can be told".to_owned();
+            self.problems.push(Problem { member: None, what });
+        }
+        self.told = left.unwrap_or(self.told);
+        left.is_some()
     }
 }
 

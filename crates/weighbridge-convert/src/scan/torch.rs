@@ -7,7 +7,7 @@ use weighbridge::Source;
 
 use super::follow::{Followed, Root, Storage};
 use super::search::{Place, Search, count, global};
-use super::{Global, Pickle};
+use super::{Global, Pickle, known};
 use crate::input::FilePart;
 use crate::pickle::{self, Verdict};
 
@@ -123,8 +123,6 @@ pub(super) struct Scripts<'a>(HashSet<&'a str>);
 /// Functions of that code that reach files.
 const REACHING: [&str; 5] =
     ["torch.save(", "torch.load(", "torch.from_file(", "ops.aten.from_file", "ops.aten.save"];
-/// Longer code is not read.
-const LONGEST_CODE: u64 = 64 << 20;
 
 impl<'a> Scripts<'a> {
     /// The directories in an archive that have code.
@@ -148,12 +146,10 @@ impl<'a> Scripts<'a> {
     /// What a member with code calls that reaches files.
     pub(super) fn runs(&self, member: &str, part: &FilePart) -> Option<Global> {
         let (directory, _) = member.split_once("/code/")?;
-        if !self.0.contains(directory) || !member.ends_with(".py") || part.size() > LONGEST_CODE {
+        if !self.0.contains(directory) || !member.ends_with(".py") {
             return None;
         }
-        let code = part.head(0, part.size() as usize).ok()?;
-        let code = String::from_utf8_lossy(&code);
-        let call = REACHING.iter().find(|call| code.contains(*call))?;
+        let call = known::find_any(part, &REACHING).ok()??;
         Some(global("TorchScript", call.trim_end_matches('(')))
     }
 }

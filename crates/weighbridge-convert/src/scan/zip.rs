@@ -13,13 +13,13 @@ use super::{compressed, torch};
 use crate::input::FilePart;
 use crate::numpy;
 
-/// The longest directory.
-const LONGEST_DIRECTORY: u64 = 88 << 20;
+/// The longest directory, or of archives within each other those of all together.
+const LONGEST_DIRECTORY: u64 = 64 << 20;
+/// Archives that stand before others.
+const MOST_BEFORE: usize = 1000;
 /// The record at the end, and the longest comment behind it.
 const END: u64 = 22;
 const LONGEST_COMMENT: u64 = 0xffff;
-/// Members that overlap are looked at until they are together so many times as long as the archive.
-const MOST_OVERLAP: u64 = 4;
 /// Larger members that are stored are not read once more for their checksum.
 const LARGEST_CHECKED: u64 = 64 << 20;
 
@@ -45,10 +45,12 @@ fn end_record(part: &FilePart, end: u64) -> Option<u64> {
 pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'static str {
     let mut end = part.size();
     while end > 0 {
-        let start = match Directory::read(part, end) {
+        let start = match Directory::read(part, end, LONGEST_DIRECTORY.saturating_sub(search.directories)) {
             Ok(directory) => {
-                let start = directory.start;
+                let (start, len) = (directory.start, directory.len);
+                search.directories += len;
                 archive(search, part, place, directory);
+                search.directories -= len;
                 start
             }
             Err(problem) => {
@@ -61,6 +63,12 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
             break;
         }
         end = start;
+        // Each takes time, however small it is.
+        search.archives_before += 1;
+        if search.archives_before > MOST_BEFORE {
+            search.problem(place, "too many archives stand one behind another");
+            break;
+        }
         if end_record(part, end).is_none() {
             search.problem(place, format!("{end} bytes before the archive, which readers see differently"));
             if let Some(before) = part.part(0..end) {
@@ -79,13 +87,15 @@ struct Directory {
     /// Where the archive begins, and its directory.
     start: u64,
     directory: u64,
+    len: u64,
     /// What is wrong with it, but does not keep it from being read.
     problems: Vec<String>,
 }
 
 struct Member {
     name: String,
-    raw_name: Vec<u8>,
+    /// Where it is not UTF-8.
+    raw_name: Option<Box<[u8]>>,
     flags: u16,
     method: u16,
     crc: u32,
@@ -95,7 +105,7 @@ struct Member {
 }
 
 impl Directory {
-    fn read(part: &FilePart, end: u64) -> Result<Self, String> {
+    fn read(part: &FilePart, end: u64, longest: u64) -> Result<Self, String> {
         let at =
             end_record(part, end).ok_or("it has no directory: it was cut off, or is still being written")?;
         let record = part.head(at, END as usize).map_err(|error| error.to_string())?;
@@ -139,7 +149,7 @@ impl Directory {
         let directory = directory_end.checked_sub(len).ok_or("its directory is longer than the file")?;
         // What stands before the archive moves all positions, to readers that allow for it.
         let start = directory.checked_sub(offset).ok_or("its directory is not where its end says")?;
-        if len > LONGEST_DIRECTORY {
+        if len > longest {
             return Err("its directory is too long".to_owned());
         }
         let bytes = part.head(directory, len as usize).map_err(|error| error.to_string())?;
@@ -156,7 +166,7 @@ impl Directory {
         if members.len() as u64 != count {
             problems.push(format!("its directory has {} members, its end says {count}", members.len()));
         }
-        Ok(Self { members, start, directory, problems })
+        Ok(Self { members, start, directory, len, problems })
     }
 }
 
@@ -169,7 +179,7 @@ impl Member {
         let (_, rest) = rest.split_at_checked(short(head, 32).into())?;
         let mut member = Self {
             name: String::from_utf8_lossy(raw_name).into_owned(),
-            raw_name: raw_name.to_vec(),
+            raw_name: std::str::from_utf8(raw_name).is_err().then(|| raw_name.into()),
             flags: short(head, 8),
             method: short(head, 10),
             crc: long(head, 16),
@@ -196,6 +206,10 @@ impl Member {
         Some((member, rest))
     }
 
+    fn raw_name(&self) -> &[u8] {
+        self.raw_name.as_deref().unwrap_or(self.name.as_bytes())
+    }
+
     /// Where its header begins, its bytes are, and what belongs to it ends.
     fn locate(&self, part: &FilePart, start: u64) -> Result<(u64, Range<u64>, u64), String> {
         let at = start.checked_add(self.header).ok_or("its header is behind the end of the file")?;
@@ -210,7 +224,7 @@ impl Member {
         let end = end.ok_or("it ends behind the end of the file")?;
         let streamed = short(&local, 6) & 8 != 0;
         let is = |own: u32, given: u64| u64::from(own) == given || own == u32::MAX || streamed && own == 0;
-        let agrees = own_name == self.raw_name
+        let agrees = own_name == self.raw_name()
             && short(&local, 6) == self.flags
             && short(&local, 8) == self.method
             && is(long(&local, 14), self.crc.into())
@@ -254,10 +268,10 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
         search.problem(place, problem);
     }
     let mut storages: HashMap<String, Storage> = HashMap::new();
+    let all: HashSet<&str> = directory.members.iter().map(|member| &*member.name).collect();
     let mut names = HashSet::new();
     let scripts = torch::Scripts::of(directory.members.iter().map(|member| &*member.name));
     let mut taken: Vec<Range<u64>> = Vec::new();
-    let mut looked_at = 0_u64;
     // Pickles say how large the storages are that lie beside them, so they come first.
     let mut members: Vec<_> = directory.members.iter().collect();
     members.sort_by_key(|member| !member.name.ends_with(".pkl"));
@@ -267,7 +281,7 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
         }
         let name = place.name(&member.name);
         let within = place.inner(&name);
-        if !names.insert(&member.raw_name) {
+        if !names.insert(member.raw_name()) {
             search.problem(within, "two members have this name");
         }
         let data = match member.locate(part, directory.start) {
@@ -292,21 +306,21 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             torch::width(&storage.class).and_then(|width| width.checked_mul(storage.elements))
                 == Some(member.size)
         });
-        looked_at = looked_at.saturating_add(member.compressed);
-        if looked_at / MOST_OVERLAP > part.size() {
-            search.problem(place, "its members overlap too often");
-            return;
-        }
         // Numbers to PyTorch; but whoever unpacks the archive may find a pickle.
         if is_storage && member.method == 0 && !says_what_it_is(&stored) {
             search.shadow(&stored, within);
+            continue;
+        }
+        if member.method == 0 && !search.counts_stored(stored.size(), within) {
             continue;
         }
         let Some(bytes) = bytes(search, member, &stored, within) else { continue };
         if let Some(directory) = member.name.strip_suffix(".pkl") {
             let followed = search.follow(&bytes, 0);
             let named = |(key, storage): (Arc<str>, Storage)| (format!("{directory}/{key}"), storage);
-            storages.extend(followed.storages.into_iter().map(named));
+            // Only of those that are there, or each would be as long as the name of the pickle.
+            let is_there = |(name, _): &(String, Storage)| all.contains(&**name);
+            storages.extend(followed.storages.into_iter().map(named).filter(is_there));
         }
         // Numbers begin like a pickle now and then, but do not go on to a STOP.
         let mut is_pickle = || !is_marked(&bytes, 0) || search.follow(&bytes, 0).stopped;
@@ -365,10 +379,12 @@ fn bytes(search: &mut Search, member: &Member, stored: &FilePart, place: Place<'
         }
         return Some(stored.clone());
     }
-    let mut crc = flate2::Crc::new();
+    let (mut crc, mut left) = (flate2::Crc::new(), search.streams);
     let (inner, problem) = search.expand(|output| {
-        compressed::member(member.method, member.size, stored, &mut Checked { output, crc: &mut crc })
+        let mut output = Checked { output, crc: &mut crc };
+        compressed::member(member.method, member.size, stored, &mut output, &mut left)
     });
+    search.streams = left;
     match (&inner, problem) {
         (_, Some(problem)) => search.problem(place, problem),
         (Some(inner), None) if inner.size() != member.size || crc.sum() != member.crc => {

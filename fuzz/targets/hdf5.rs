@@ -1,0 +1,14 @@
+//! Any bytes behind the signature of HDF5: read and scanned without a panic.
+#![no_main]
+
+use fuzz_files::{open, options, scan};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&choice, body)) = input.split_first() else { return };
+    let mut bytes = body.to_vec();
+    bytes.resize(bytes.len().max(8), 0);
+    bytes[..8].copy_from_slice(b"\x89HDF\r\n\x1a\n");
+    scan(&bytes);
+    open(&bytes, &options(choice));
+});
