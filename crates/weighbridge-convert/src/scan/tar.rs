@@ -21,7 +21,7 @@ fn is_header(block: &[u8; 512]) -> bool {
     let counted =
         || block.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte });
     let unsigned: i64 = counted().map(i64::from).sum();
-    let signed: i64 = counted().map(|byte| i64::from(byte as i8)).sum();
+    let signed: i64 = counted().map(|byte| i64::from(byte.cast_signed())).sum();
     number(&block[148..156]).is_some_and(|sum| [unsigned, signed].contains(&sum))
 }
 
