@@ -209,7 +209,10 @@ impl Search {
         {
             // No loader gets to anything in a text that is not followed to an import.
             let name = place.member.unwrap_or(&self.file_name);
-            if (!imports || known::is_named_text(name)) && known::is_text(part) {
+            if (!imports || known::is_named_text(name))
+                && !self.imports_later(part, first.stopped.then_some(first.end))
+                && known::is_text(part)
+            {
                 return "text";
             }
         }
@@ -219,6 +222,20 @@ impl Search {
         }
         self.chain(part, place, 0);
         "pickle"
+    }
+
+    /// Whether one of the pickles that follow, each behind the STOP of another, imports something.
+    fn imports_later(&mut self, part: &FilePart, mut next: Option<u64>) -> bool {
+        for _ in 0..MOST_PICKLES {
+            let Some(at) = next.filter(|&at| at < part.size()) else { return false };
+            let followed = self.follow(part, at);
+            if followed.globals.iter().any(is_told) {
+                return true;
+            }
+            next = followed.stopped.then_some(followed.end);
+        }
+        // Nothing that people write ends in so many places.
+        true
     }
 
     /// Follows pickles that stand one behind another, and accounts for what old files of PyTorch have behind them.
