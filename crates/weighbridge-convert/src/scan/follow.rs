@@ -578,3 +578,25 @@ impl State {
 fn broken(at: u64, what: &str) -> String {
     format!("the pickle is broken at byte {at}: {what}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Memory;
+
+    #[test]
+    fn globals_count_for_many_opcodes() {
+        let lines: String = (0..100).map(|number| format!("cm{number}\nx\n")).collect();
+        let source: Arc<dyn Source> = Arc::new(Memory(format!("{lines}.").into_bytes()));
+        let follow = |mut opcodes| {
+            let followed = follow(&source, 0, Rules { arrays: false, depth: 0, opcodes: &mut opcodes });
+            (followed.globals.len(), followed.problem, opcodes)
+        };
+        let (found, problem, left) = follow(1_000_000);
+        assert_eq!((found, problem), (100, None));
+        assert!(left < 1_000_000 - 100 * GLOBAL, "{left}");
+        let (found, problem, left) = follow(50 * GLOBAL);
+        assert!(found < 50, "{found}");
+        assert_eq!((problem.as_deref(), left), (Some("it has too many opcodes and globals"), 0));
+    }
+}
