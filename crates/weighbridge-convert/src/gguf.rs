@@ -40,7 +40,8 @@ pub(crate) fn ends(file: &dyn Source) -> Result<RangeInclusive<u64>> {
         let bytes = bytes.ok_or_else(|| malformed("a shape that does not go with its type"))?;
         end = end.max(start.saturating_add(bytes));
     }
-    Ok(end..=end.next_multiple_of(header.align))
+    let filled = end.checked_next_multiple_of(header.align);
+    Ok(end..=filled.ok_or_else(|| malformed("a tensor that ends behind every file"))?)
 }
 
 /// Reads a file that was recognised, and with a part of a split model the others.

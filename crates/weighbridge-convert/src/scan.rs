@@ -8,6 +8,7 @@
 //! every pickle imports only what is known to make data. Everything else is [`Verdict::Incomplete`] at least.
 
 mod compressed;
+mod dtype;
 mod follow;
 mod joblib;
 mod known;

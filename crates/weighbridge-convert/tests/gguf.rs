@@ -222,3 +222,22 @@ fn q8_1_has_two_layouts() {
         }
     }
 }
+
+#[test]
+fn tensors_behind_every_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("far.gguf");
+    let file = File::default().floats("a", &[1.0]);
+    for offset in [64, u64::MAX / 2, u64::MAX - 63, u64::MAX - 31, u64::MAX - 4, u64::MAX] {
+        let mut far = File { infos: file.infos.clone(), data: file.data.clone(), ..File::default() };
+        let at = far.infos[0].len() - 8;
+        far.infos[0][at..].copy_from_slice(&offset.to_le_bytes());
+        far.write(&path);
+        let error = weighbridge_convert::open(&path, &Options::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+        let found = weighbridge_convert::scan(&path).unwrap();
+        assert_eq!((found.format, found.is_complete()), ("GGUF", false));
+    }
+    file.write(&path);
+    assert!(weighbridge_convert::scan(&path).unwrap().is_complete());
+}

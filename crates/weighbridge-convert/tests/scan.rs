@@ -436,6 +436,27 @@ fn what_changes_globals_themselves_is_not_harmless() {
 }
 
 #[test]
+fn types_of_numpy_that_take_bytes_for_objects_are_not_harmless() {
+    let dtype = |name: &str, fields: &[u8], flags: u8| {
+        let head =
+            [b"cnumpy\ndtype\nX\x02\0\0\0", name.as_bytes(), b"\x89\x88\x87R(K\x03X\x01\0\0\0|N"].concat();
+        [&head[..], fields, b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK", &[flags], b"tb"].concat()
+    };
+    let file = |body: &[u8]| [b"\x80\x02", body, b"."].concat();
+    let fields = |inner: &[u8]| [b"X\x01\0\0\0a\x85}X\x01\0\0\0a", inner, b"K\0\x86s"].concat();
+    let (objects, numbers) = (dtype("O8", b"NN", 63), dtype("f8", b"NN", 0));
+    for harmless_type in
+        [&objects, &numbers, &dtype("V8", &fields(&numbers), 16), &dtype("V8", &fields(&objects), 27)]
+    {
+        harmless("a.pkl", &file(harmless_type));
+    }
+    for body in [dtype("O8", b"NN", 0), dtype("O8", b"NN", 1), dtype("V8", &fields(&objects), 16)] {
+        assert_eq!(scanned("a.pkl", &file(&body)).verdict(), Verdict::Unknown);
+    }
+    assert_eq!(scanned("a.pkl", b"\x80\x02cnumpy\nndarray\n)R.").verdict(), Verdict::Dangerous);
+}
+
+#[test]
 fn joblibs_arrays_are_passed_over() {
     let array = |dtype: &str, data: &[u8]| {
         let flags = if dtype == "O8" { '?' } else { '\0' };

@@ -4,51 +4,23 @@
 //! because they say how large storages and arrays are. Of the rest only the place on the stack is known. Where CPython would
 //! fail, so does this; where it would only maybe, this goes on, so that nothing is missed.
 
+mod calls;
+mod stack;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use weighbridge::Source;
 
-use super::{Global, joblib};
+use super::Global;
 use crate::pickle::{Op, Opcodes, Verdict};
 
-/// Longer texts are no names.
-const LONGEST_NAME: usize = 4 << 10;
 /// Memory for values, names, stack and memo.
 const BUDGET: usize = 160 << 20;
 /// Different globals in a pickle.
 const MOST_GLOBALS: usize = 100_000;
 /// Opcodes that a global counts for, which is looked up and kept; each byte of its name is one more.
 const GLOBAL: u64 = 100;
-/// Pickles within pickles.
-const DEEPEST: usize = 8;
-/// Entries of a dict that are kept in mind.
-const MOST_ENTRIES: usize = 64;
-/// What gives back an argument, or sets attributes of one.
-const GIVING_BACK: &[(&str, &str)] = &[
-    ("torch._utils", "_set_obj_state"),
-    ("torch.jit._pickle", "restore_type_tag"),
-    ("torch.jit._pickle", "build_intlist"),
-    ("torch.jit._pickle", "build_tensorlist"),
-    ("torch.jit._pickle", "build_doublelist"),
-    ("torch.jit._pickle", "build_boollist"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-];
-/// What takes a type of NumPy's, and leaves it as it is.
-const KEEPING_TYPES: &[(&str, &str)] = &[
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-];
-/// Why an array of joblib's may not be seen as one.
-const ODD_ARRAY: &str = "an array of joblib's is made in another way than joblib makes it";
-/// Elements of a tuple that are kept in mind.
-const LONGEST_TUPLE: usize = 64;
-
 /// What a pickle would import, and how far it was followed.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
@@ -371,262 +343,6 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn value(&self, id: Id) -> &Value {
-        self.values.get(id as usize).unwrap_or(&Value::Other)
-    }
-
-    pub(super) fn text(&self, id: Id) -> Option<Arc<str>> {
-        match self.value(id) {
-            Value::Text(text) => Some(Arc::clone(text)),
-            _ => None,
-        }
-    }
-
-    pub(super) fn global(&self, number: u32) -> Option<&Global> {
-        self.globals.get(number as usize)
-    }
-
-    /// The name of a value that is a global.
-    fn class(&self, id: Id) -> Option<String> {
-        match self.value(id) {
-            &Value::Global(number) => self.global(number).map(|global| global.name.clone()),
-            _ => None,
-        }
-    }
-
-    /// Passes over an array of so many bytes, and before it over padding, whose length is a byte.
-    pub(super) fn pass_array(&mut self, len: u64, padded: bool) -> Result<(), Broken> {
-        let mut at = self.opcodes.position();
-        if padded {
-            let mut padding = [0];
-            self.source.read_at(at, &mut padding).map_err(|_| "an array that is cut off")?;
-            at += 1 + u64::from(padding[0]);
-        }
-        let end = at.checked_add(len).filter(|&end| end <= self.source.size());
-        self.opcodes.jump(end.ok_or("an array that is cut off")?);
-        Ok(())
-    }
-
-    /// Follows a pickle that lies within this one.
-    pub(super) fn nested(&mut self) -> Result<(), Broken> {
-        if self.depth == DEEPEST {
-            return Err("pickles within pickles too deeply".to_owned());
-        }
-        let rules = Rules { arrays: false, depth: self.depth + 1, opcodes: &mut self.left };
-        let inner = follow(&self.source, self.opcodes.position(), rules);
-        for global in inner.globals {
-            self.add(&global.module, &global.name, || global.verdict);
-        }
-        match inner.problem {
-            None => {
-                self.opcodes.jump(inner.end);
-                Ok(())
-            }
-            Some(problem) => Err(format!("in an array of objects: {problem}")),
-        }
-    }
-
-    fn push(&mut self, value: Value) {
-        self.stack.push(self.values.len() as Id);
-        self.values.push(value);
-    }
-
-    fn push_text(&mut self, text: &str) {
-        if text.len() > LONGEST_NAME {
-            return self.push(Value::OddText);
-        }
-        self.used += text.len() + 32;
-        self.push(Value::Text(text.into()));
-    }
-
-    /// Pushes what was made before.
-    fn again(&mut self, id: Id) {
-        if self.arrays && joblib::describes(self, id) {
-            self.doubt.get_or_insert(ODD_ARRAY);
-        }
-        // What holds it may change it from now on.
-        if let Some(value @ Value::Dict(_)) = self.values.get_mut(id as usize) {
-            *value = Value::NoText;
-        }
-        self.stack.push(id);
-    }
-
-    /// Puts items into something, from where they may come back.
-    fn hold(&mut self, items: &[Id]) {
-        if self.arrays && items.iter().any(|&id| joblib::is_out_of_place(self, id)) {
-            self.doubt.get_or_insert(ODD_ARRAY);
-        }
-    }
-
-    fn push_tuple(&mut self, items: Vec<Id>) {
-        self.hold(&items);
-        if items.len() > LONGEST_TUPLE {
-            return self.stack.push(NO_TEXT);
-        }
-        self.used += size_of_val(&*items) + 16;
-        self.push(Value::Tuple(items.into()));
-    }
-
-    fn floor(&self) -> usize {
-        self.marks.last().map_or(0, |&mark| mark as usize)
-    }
-
-    fn top(&self) -> Result<Id, Broken> {
-        match self.stack.last() {
-            Some(&id) if self.stack.len() > self.floor() => Ok(id),
-            _ => Err("nothing is on the stack".to_owned()),
-        }
-    }
-
-    fn pop(&mut self) -> Result<Id, Broken> {
-        let id = self.top()?;
-        self.stack.pop();
-        Ok(id)
-    }
-
-    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, Broken> {
-        let start = self.stack.len().checked_sub(count).filter(|&start| start >= self.floor());
-        let start = start.ok_or("too little is on the stack")?;
-        Ok(self.stack.split_off(start))
-    }
-
-    fn pop_mark(&mut self) -> Result<Vec<Id>, Broken> {
-        let mark = self.marks.pop().ok_or("no mark is on the stack")?;
-        Ok(self.stack.split_off(mark as usize))
-    }
-
-    /// Adds items to what is on top.
-    fn append(&mut self, items: &[Id]) -> Result<(), Broken> {
-        self.hold(items);
-        let list = self.top()?;
-        match self.values.get_mut(list as usize) {
-            Some(Value::List(into)) => {
-                into.extend_from_slice(items);
-                self.used += size_of_val(items) * 2;
-            }
-            Some(&mut Value::Global(global)) => self.changes(global),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Sets keys and values of what is on top.
-    fn set(&mut self, items: &[Id]) -> Result<(), Broken> {
-        let (pairs, []) = items.as_chunks::<2>() else { return Err("a key without a value".to_owned()) };
-        self.hold(items);
-        let dict = self.top()?;
-        match self.values.get_mut(dict as usize) {
-            Some(Value::Dict(into)) => {
-                let room = MOST_ENTRIES.saturating_sub(into.len());
-                into.extend(pairs.iter().take(room).map(|&[key, value]| (key, value)));
-                self.used += 16 * room.min(pairs.len());
-            }
-            Some(&mut Value::Global(global)) => self.changes(global),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Calls a class, whose arguments are on the stack; leaves what it makes.
-    fn call(&mut self, class: Value) -> Result<(), Broken> {
-        let args = self.pop()?;
-        self.passes(&class, args);
-        match class {
-            Value::Global(class) => self.push(Value::Object { class, args, state: OTHER }),
-            _ => self.stack.push(OTHER),
-        }
-        Ok(())
-    }
-
-    /// Arguments that a call may give back, or change: under another number nobody knows them for what they are.
-    fn passes(&mut self, class: &Value, args: Id) {
-        let Value::Tuple(args) = self.value(args) else { return };
-        let callee = match *class {
-            Value::Global(class) => self.global(class),
-            _ => None,
-        };
-        let nested = args.iter().filter_map(|&arg| match self.value(arg) {
-            Value::Tuple(items) => Some(items.iter()),
-            _ => None,
-        });
-        let args: Vec<Id> = args.iter().chain(nested.flatten()).copied().collect();
-        let gives_back = args.iter().filter_map(|&arg| match *self.value(arg) {
-            Value::Global(global) => self.global(global),
-            _ => None,
-        });
-        let gives_back = gives_back.chain(callee).any(|callee| lists(GIVING_BACK, callee));
-        let keeps = callee.is_some_and(|callee| lists(KEEPING_TYPES, callee));
-        for arg in args {
-            match *self.value(arg) {
-                Value::Global(global) if gives_back => self.changes(global),
-                Value::Object { class, .. } if !keeps => {
-                    let is_type = self.global(class).is_some_and(|class| class.name == "dtype");
-                    if let (true, Some(Value::Object { state, .. })) =
-                        (is_type, self.values.get_mut(arg as usize))
-                    {
-                        *state = OTHER;
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn build(&mut self) -> Result<(), Broken> {
-        let given = self.pop()?;
-        self.hold(&[given]);
-        let object = self.top()?;
-        match self.values.get_mut(object as usize) {
-            Some(Value::Object { state, .. }) => *state = given,
-            // Attributes of a class or a function hold for the whole process.
-            Some(&mut Value::Global(global)) => self.changes(global),
-            _ => {}
-        }
-        if self.arrays { joblib::pass(self, object) } else { Ok(()) }
-    }
-
-    fn stack_global(&mut self) -> Result<(), Broken> {
-        let name = self.pop()?;
-        let module = self.pop()?;
-        if let (Some(module), Some(name)) = (self.text(module), self.text(name)) {
-            let global = self.found(&module, &name);
-            self.push(Value::Global(global));
-            return Ok(());
-        }
-        let may_be_text = |id| {
-            let value = self.value(id);
-            !matches!(
-                value,
-                Value::NoText | Value::Int(_) | Value::Tuple(_) | Value::List(_) | Value::Dict(_)
-            )
-        };
-        if !may_be_text(module) || !may_be_text(name) {
-            return Err("the name of a global that is no text".to_owned());
-        }
-        // Names that are not written as texts are made so that nobody sees them.
-        self.hidden("a name that is computed", Verdict::Dangerous);
-        self.stack.push(OTHER);
-        Ok(())
-    }
-
-    /// Remembers the storage that a persistent id of PyTorch's names: `('storage', class, key, location, elements, view)`.
-    fn storage(&mut self, id: Id) {
-        let Value::Tuple(items) = self.value(id) else { return };
-        let [tag, class, key, _, elements, ..] = items[..] else { return };
-        let key = match self.value(key) {
-            Value::Text(key) => Arc::clone(key),
-            Value::Int(number) => number.to_string().into(),
-            _ => return,
-        };
-        let &Value::Int(elements) = self.value(elements) else { return };
-        let is_storage = matches!(self.value(tag), Value::Text(tag) if **tag == *"storage");
-        let class = self.class(class);
-        if let (true, Some(class), Ok(elements)) = (is_storage, class, u64::try_from(elements)) {
-            self.used += class.len() + 2 * key.len() + 96;
-            self.storages.insert(key, Storage { class, elements });
-        }
-    }
-
     /// Counts a global; returns its number.
     fn found(&mut self, module: &str, name: &str) -> u32 {
         self.add(module, name, || Verdict::of(module, name))
@@ -634,17 +350,6 @@ impl State {
 
     fn hidden(&mut self, what: &str, verdict: Verdict) {
         self.add("", what, || verdict);
-    }
-
-    /// Something is done to a global itself, which holds for the whole process.
-    fn changes(&mut self, global: u32) {
-        if self.changed.insert(global)
-            && let Some(global) = self.globals.get_mut(global as usize)
-        {
-            global.verdict = global.verdict.max(Verdict::Unknown);
-            let what = format!("a change of {}.{} itself", global.module, global.name);
-            self.hidden(&what, Verdict::Unknown);
-        }
     }
 
     fn add(&mut self, module: &str, name: &str, verdict: impl FnOnce() -> Verdict) -> u32 {
@@ -663,10 +368,28 @@ impl State {
     }
 }
 
-fn lists(table: &[(&str, &str)], global: &Global) -> bool {
-    table.contains(&(&*global.module, &*global.name))
-}
-
 fn broken(at: u64, what: &str) -> String {
     format!("the pickle is broken at byte {at}: {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Memory;
+
+    #[test]
+    fn globals_count_for_many_opcodes() {
+        let lines: String = (0..100).map(|number| format!("cm{number}\nx\n")).collect();
+        let source: Arc<dyn Source> = Arc::new(Memory(format!("{lines}.").into_bytes()));
+        let follow = |mut opcodes| {
+            let followed = follow(&source, 0, Rules { arrays: false, depth: 0, opcodes: &mut opcodes });
+            (followed.globals.len(), followed.problem, opcodes)
+        };
+        let (found, problem, left) = follow(1_000_000);
+        assert_eq!((found, problem), (100, None));
+        assert!(left < 1_000_000 - 100 * GLOBAL, "{left}");
+        let (found, problem, left) = follow(50 * GLOBAL);
+        assert!(found < 50, "{found}");
+        assert_eq!((problem.as_deref(), left), (Some("it has too many opcodes and globals"), 0));
+    }
 }

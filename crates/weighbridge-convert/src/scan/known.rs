@@ -51,6 +51,8 @@ const TEXTS: [&str; 30] = [
 ];
 /// How many bytes are read at a time.
 const CHUNK: u64 = 256 << 10;
+/// Values of a document of MessagePack: more than a million tensors need.
+const MOST_VALUES: u64 = 64 << 20;
 
 /// Whether a file is called as texts are.
 pub(super) fn is_named_text(name: &str) -> bool {
@@ -181,8 +183,12 @@ pub(super) fn find_any<'t>(part: &FilePart, texts: &[&'t str]) -> Result<Option<
 /// Where a document of MessagePack ends.
 fn message_pack_end(part: &FilePart) -> Option<u64> {
     let mut cursor = Cursor::new(part, 0, part.size());
-    let mut values = 1_u64;
+    let (mut values, mut seen) = (1_u64, 0_u64);
     while values > 0 {
+        seen += 1;
+        if seen > MOST_VALUES {
+            return None;
+        }
         let more = match msgpack::token(&mut cursor).ok()? {
             Token::Array(count) => count,
             Token::Map(count) => count.checked_mul(2)?,
