@@ -172,10 +172,12 @@ impl<'p> Walk<'p> {
                 continue;
             }
             self.trail.push(via);
-            let children = self.children(&place);
             let budget = if self.holds(id) { &mut with_tensors } else { &mut without };
+            // Counted before they get names: a list may be one value some millions of times.
+            let fits = self.width(id) <= budget.visits;
+            let children = if fits { self.children(&place) } else { Some(Vec::new()) };
             match children {
-                Some(children) if budget.take(&children) => {
+                Some(children) if fits && budget.take(&children) => {
                     path.insert(id);
                     steps.push(Step::Leave(id));
                     steps.extend(children.into_iter().rev().map(Step::Enter));
@@ -194,6 +196,13 @@ impl<'p> Walk<'p> {
             }
         }
         Ok(())
+    }
+
+    /// How many values one holds by itself.
+    fn width(&self, id: Id) -> usize {
+        let mut count = 0;
+        self.pickle.for_children(id, |_| count += 1);
+        count
     }
 
     pub(super) fn holds(&self, id: Id) -> bool {
