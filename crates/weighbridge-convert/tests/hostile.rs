@@ -432,3 +432,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_value_millions_of_times_is_left_out() {
+    let many = [&b"("[..], &b"h\0".repeat(1000), b"e"].concat().repeat(2000);
+    let file = Made::new(&pickle(&[b"}(X\x01\0\0\0a]q\0", &many[..], b"X\x01\0\0\0bK\x07u"].concat()));
+    let foreign = open(file.path(), &Options::new()).unwrap();
+    let notes: Vec<String> = foreign.notes().iter().map(ToString::to_string).collect();
+    assert!(
+        notes.iter().any(|note| note.contains("\"a\": too many values, or the same in too many places")),
+        "{notes:?}"
+    );
+    assert!(notes.iter().any(|note| note.contains("\"b\"")), "{notes:?}");
+}

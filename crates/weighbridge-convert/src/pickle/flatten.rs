@@ -176,11 +176,12 @@ impl<'p> Walk<'p> {
                 continue;
             }
             self.trail.push(via);
-            let is_wide = self.width(id) > MOST_ENTRIES;
-            let children = if is_wide { Some(Vec::new()) } else { self.children(&place) };
             let budget = if self.holds(id) { &mut with_tensors } else { &mut without };
+            // Counted before they get names: a list may be one value some millions of times.
+            let fits = self.width(id) <= budget.visits.min(MOST_ENTRIES);
+            let children = if fits { self.children(&place) } else { Some(Vec::new()) };
             match children {
-                Some(children) if !is_wide && budget.take(&children) => {
+                Some(children) if fits && budget.take(&children) => {
                     path.insert(id);
                     steps.push(Step::Leave(id));
                     steps.extend(children.into_iter().rev().map(Step::Enter));
