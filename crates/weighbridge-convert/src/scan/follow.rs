@@ -5,6 +5,7 @@
 //! fail, so does this; where it would only maybe, this goes on, so that nothing is missed.
 
 mod calls;
+mod memo;
 mod stack;
 
 use std::collections::{HashMap, HashSet};
@@ -14,6 +15,7 @@ use weighbridge::Source;
 
 use super::Global;
 use crate::pickle::{Op, Opcodes, Verdict};
+use memo::Memo;
 
 /// Memory for values, names, stack and memo.
 const BUDGET: usize = 160 << 20;
@@ -138,7 +140,7 @@ pub(super) struct State {
     stack: Vec<Id>,
     /// Where in the stack the marks are.
     marks: Vec<u32>,
-    memo: HashMap<u64, Id>,
+    memo: Memo,
     /// The bytes of texts and containers.
     used: usize,
     globals: Vec<Global>,
@@ -164,7 +166,7 @@ impl State {
             values: vec![Value::Other, Value::NoText, Value::NoText, Value::NoText],
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: HashMap::new(),
+            memo: Memo::default(),
             used: 0,
             globals: Vec::new(),
             seen: HashMap::new(),
@@ -198,7 +200,7 @@ impl State {
                 + self.values.len() * size_of::<Value>()
                 + self.stack.len() * size_of::<Id>()
                 + self.marks.len() * size_of::<u32>()
-                + self.memo.len() * 32;
+                + self.memo.bytes();
             if memory > BUDGET {
                 return Some("it takes too much memory to follow".to_owned());
             }
@@ -283,8 +285,8 @@ impl State {
                 let items = self.pop_mark()?;
                 self.set(&items)?;
             }
-            Op::Get(number) => match self.memo.get(&number) {
-                Some(&id) => self.again(id),
+            Op::Get(number) => match self.memo.get(number) {
+                Some(id) => self.again(id),
                 None => return Err(format!("nothing was memorised as {number}")),
             },
             Op::Put(number) => {
@@ -293,7 +295,7 @@ impl State {
             }
             Op::Memoize => {
                 let top = self.top()?;
-                self.memo.insert(self.memo.len() as u64, top);
+                self.memo.insert(self.memo.len(), top);
             }
             Op::Global(module, name) => {
                 let global = self.found(&module, &name);

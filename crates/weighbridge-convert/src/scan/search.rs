@@ -1,11 +1,12 @@
 //! Looking into a file, and into what is in it: which format it is, and who takes it apart.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge::{Error, Source};
 
-use super::follow::{Followed, Root, Rules, follow};
+use super::follow::{Followed, Root, Rules, Storage, follow};
 use super::known::{self, Known};
 use super::{Global, Pickle, Problem, compressed, tar, torch, zip};
 use crate::cursor::Cursor;
@@ -62,6 +63,8 @@ impl<'a> Place<'a> {
 pub(super) struct Search {
     pub(super) pickles: Vec<Pickle>,
     pub(super) problems: Vec<Problem>,
+    /// Storages of PyTorch that the last pickles name, by key.
+    pub(super) storages: HashMap<Arc<str>, Storage>,
     /// The file could not be read.
     pub(super) unread: Option<Error>,
     /// What was decompressed, and how many bytes more may be.
@@ -90,6 +93,7 @@ impl Search {
         Self {
             pickles: Vec::new(),
             problems: Vec::new(),
+            storages: HashMap::new(),
             unread: None,
             spool: Spool::default(),
             room: size.saturating_mul(MOST_RATIO).saturating_add(MOST_MORE),
@@ -194,7 +198,10 @@ impl Search {
             })
         });
         match data {
-            Ok(data) if data < part.size() => self.chain(part, place, data),
+            Ok(data) if data < part.size() => {
+                let first = self.follow(part, data);
+                self.chain(part, place, data, first);
+            }
             _ => self.problem(place, "its header is cut off"),
         }
     }
@@ -220,7 +227,7 @@ impl Search {
             self.problem(place, "it is of no format that is understood");
             return "unknown format";
         }
-        self.chain(part, place, 0);
+        self.chain(part, place, 0, first);
         "pickle"
     }
 
@@ -239,11 +246,11 @@ impl Search {
     }
 
     /// Follows pickles that stand one behind another, and accounts for what old files of PyTorch have behind them.
-    fn chain(&mut self, part: &FilePart, place: Place<'_>, start: u64) {
+    fn chain(&mut self, part: &FilePart, place: Place<'_>, start: u64, first: Followed) {
         let mut legacy = torch::Legacy::new(part, start);
-        let mut at = start;
+        let (mut at, mut first) = (start, Some(first));
         while at < part.size() {
-            let followed = self.follow(part, at);
+            let mut followed = first.take().unwrap_or_else(|| self.follow(part, at));
             let is_one = at == start
                 || followed.stopped
                 || is_marked(part, at)
@@ -255,6 +262,7 @@ impl Search {
                 return self.problem(place, "there are too many pickles");
             }
             legacy.takes(&followed);
+            self.storages.extend(std::mem::take(&mut followed.storages));
             let (end, stopped) = (followed.end, followed.stopped);
             self.found(place, at, followed.globals, followed.problem);
             if !stopped {

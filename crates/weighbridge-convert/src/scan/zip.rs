@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
 
 use weighbridge::Source;
 
@@ -315,20 +314,20 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
             continue;
         }
         let Some(bytes) = bytes(search, member, &stored, within) else { continue };
-        if let Some(directory) = member.name.strip_suffix(".pkl") {
-            let followed = search.follow(&bytes, 0);
-            let named = |(key, storage): (Arc<str>, Storage)| (format!("{directory}/{key}"), storage);
-            // Only of those that are there, or each would be as long as the name of the pickle.
-            let is_there = |(name, _): &(String, Storage)| all.contains(&**name);
-            storages.extend(followed.storages.into_iter().map(named).filter(is_there));
-        }
         // Numbers begin like a pickle now and then, but do not go on to a STOP.
         let mut is_pickle = || !is_marked(&bytes, 0) || search.follow(&bytes, 0).stopped;
         if is_storage && !(says_what_it_is(&bytes) && is_pickle()) {
             search.shadow(&bytes, within);
         } else {
             let before = search.pickles.len();
+            search.storages.clear();
             search.look(&bytes, within);
+            if let Some(directory) = member.name.strip_suffix(".pkl") {
+                let named =
+                    search.storages.drain().map(|(key, storage)| (format!("{directory}/{key}"), storage));
+                // Only of those that are there, or each would be as long as the name of the pickle.
+                storages.extend(named.filter(|(name, _)| all.contains(&**name)));
+            }
             scripts.judge(&member.name, &mut search.pickles[before..]);
             if let Some(global) = scripts.runs(&member.name, &bytes) {
                 search.found(within, 0, vec![global], None);
