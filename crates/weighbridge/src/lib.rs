@@ -52,8 +52,8 @@ mod error;
 pub mod header;
 pub mod index;
 mod journal;
-mod lent;
 mod names;
+mod panics;
 mod pattern;
 pub mod plan;
 mod progress;
@@ -70,10 +70,10 @@ pub use checkpoint::{
     hub_snapshot, nearest_name,
 };
 pub use dtype::{Dtype, UnknownDtype};
-pub use engine::{HostBytes, Progress, Report, Session};
+pub use engine::{HostBytes, Lent, LoadOptions, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
 pub use header::{Header, Profile};
-pub use lent::Lent;
+
 pub use pattern::Names;
 pub use plan::{Entry, Plan};
 pub use renames::Renames;
