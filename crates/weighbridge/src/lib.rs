@@ -58,9 +58,11 @@ mod pattern;
 pub mod plan;
 mod progress;
 mod renames;
+mod rule;
 mod simd;
 pub mod slice;
 mod source;
+mod text;
 mod view;
 pub mod write;
 

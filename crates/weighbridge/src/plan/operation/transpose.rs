@@ -7,8 +7,8 @@ use super::{Operation, Piece, only};
 use crate::buffer;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
 use crate::plan::Input;
+use crate::text::brief;
 
 /// A stored tensor with dimension `dim` and the one behind it exchanged.
 ///
