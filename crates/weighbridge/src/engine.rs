@@ -2,7 +2,6 @@
 
 mod fetch;
 mod job;
-mod natural;
 mod placement;
 mod report;
 mod session;

@@ -54,6 +54,7 @@ pub mod header;
 pub mod index;
 mod journal;
 mod lent;
+mod names;
 mod pattern;
 pub mod plan;
 mod progress;
@@ -69,13 +70,14 @@ pub mod write;
 pub use buffer::HostBuffer;
 pub use checkpoint::{
     Checkpoint, CheckpointFiles, OpenOptions, QuantMethod, Quantized, QuantizedModule, Shard, TensorRef,
-    hub_snapshot, nearest_name,
+    hub_snapshot,
 };
 pub use dtype::{Dtype, UnknownDtype};
 pub use engine::{HostBytes, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
 pub use header::{Header, Profile};
 pub use lent::Lent;
+pub use names::{natural_order, nearest_name};
 pub use pattern::Names;
 pub use plan::{Entry, Plan};
 pub use renames::Renames;

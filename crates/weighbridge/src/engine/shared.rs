@@ -10,12 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::fetch::Fetcher;
 use super::job::{Job, Part, read_of};
-use super::natural::natural_key;
 use super::placement::{Placement, Ticket, Watch, caught};
 use super::session::Planned;
 use super::tile::{TileMaker, read_size};
 use super::{Order, Settings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::names::natural_order;
 use crate::plan::Entry;
 
 /// A plan, and how far it is carried out.
@@ -89,7 +89,7 @@ impl<P: Placement> Shared<P> {
             Order::File => order.sort_by_key(|&place| {
                 entries[place].inputs().first().map(|input| (input.shard(), input.range().start))
             }),
-            Order::Natural => order.sort_by_cached_key(|&place| natural_key(entries[place].name())),
+            Order::Natural => order.sort_by(|&a, &b| natural_order(entries[a].name(), entries[b].name())),
         }
         let ahead: Vec<_> = entries.iter().map(|entry| placement.ahead(&plan.checkpoint, entry)).collect();
         let ahead_left = ahead.iter().flatten().copied().fold(0, u64::saturating_add);
