@@ -45,6 +45,7 @@
 pub mod format {}
 
 mod buffer;
+mod cast;
 mod checkpoint;
 mod dtype;
 pub mod engine;
@@ -60,7 +61,6 @@ pub mod plan;
 mod progress;
 mod renames;
 mod rule;
-mod simd;
 pub mod slice;
 mod source;
 mod text;

@@ -1,10 +1,8 @@
 //! What to load, under which name, as which dtype: everything that can be wrong is found here, before a byte of
 //! data moves.
 
-pub(crate) mod convert;
 mod memory;
 mod operation;
-mod overflow;
 mod stream;
 
 use std::collections::HashMap;
@@ -12,9 +10,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use crate::cast::Overflow;
 pub use memory::cast_into;
 pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
-pub use overflow::Overflow;
 pub use stream::Streamed;
 
 use crate::checkpoint::{Checkpoint, TensorRef};

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::placement::caught;
 use crate::buffer;
+use crate::cast::swap_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::convert::turn_around;
 use crate::plan::{Entry, Piece};
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
@@ -97,7 +97,7 @@ impl TileMaker {
                 operation.compute(inputs, part, &self.gathered[..len as usize], rest)?
             };
             if cfg!(target_endian = "big") && !operation.is_native() {
-                turn_around(entry.dtype(), made);
+                swap_bytes(entry.dtype(), made);
             }
             Ok(Some(made))
         });

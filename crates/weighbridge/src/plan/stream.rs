@@ -5,10 +5,10 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use super::{Entry, Plan};
+use crate::cast::swap_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::engine::tile::TileMaker;
-use crate::plan::convert::turn_around;
 use crate::write::{Stored, TensorData};
 
 /// A tensor of a plan as something to write: it is made tile by tile while it is written, and bytes that stay as they
@@ -68,7 +68,7 @@ impl TensorData for Streamed {
             let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
             let (bytes, _) = made.map_err(io::Error::other)?;
             if cfg!(target_endian = "big") {
-                turn_around(entry.dtype(), bytes);
+                swap_bytes(entry.dtype(), bytes);
             }
             out.write_all(bytes)?;
             start = end;

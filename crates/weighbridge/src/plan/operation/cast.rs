@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Operation, Piece, Read};
+use crate::cast::{self, Kernel, Refused};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::convert::{self, Kernel, Refused};
 use crate::plan::{Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
@@ -51,7 +51,7 @@ impl Cast {
 
     fn kernel(&self, from: Dtype) -> Result<Kernel> {
         Kernel::of(from, self.dtype, self.overflow)
-            .ok_or_else(|| Error::new(ErrorKind::Dtype, convert::no_cast(from, self.dtype)))
+            .ok_or_else(|| Error::new(ErrorKind::Dtype, cast::no_cast(from, self.dtype)))
     }
 
     fn refusal(&self, from: Dtype, refused: &Refused) -> Error {
@@ -109,7 +109,7 @@ impl Operation for Cast {
             let room = &mut scratch.spare_capacity_mut()[..len];
             let made = self.of.compute(inputs, before.clone(), gathered, room)?;
             if cfg!(target_endian = "big") && self.of.is_native() {
-                convert::turn_around(from, made);
+                cast::swap_bytes(from, made);
             }
             made
         };
