@@ -3,7 +3,6 @@
 mod crew;
 mod fetch;
 mod job;
-mod natural;
 mod options;
 mod placement;
 mod report;

@@ -1,10 +1,8 @@
 //! What to load, under which name, as which dtype: everything that can be wrong is found here, before a byte of
 //! data moves.
 
-pub(crate) mod convert;
 mod memory;
 mod operation;
-mod overflow;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +10,10 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use crate::cast::Overflow;
 pub use crate::engine::Streamed;
 pub use memory::cast_into;
 pub use operation::{Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
-pub use overflow::Overflow;
 
 use crate::checkpoint::{Checkpoint, Shard, TensorRef};
 use crate::dtype::Dtype;

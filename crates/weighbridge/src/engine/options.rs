@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::natural::natural_key;
+use crate::names::natural_order;
 use crate::plan::Entry;
 use crate::progress::{Handler, IntoFlow, Progress};
 
@@ -160,7 +160,7 @@ impl ReadOrder {
             Self::File => order.sort_by_key(|&index| {
                 entries[index].inputs().first().map(|input| (input.shard().number(), input.range().start))
             }),
-            Self::Natural => order.sort_by_cached_key(|&index| natural_key(entries[index].name())),
+            Self::Natural => order.sort_by(|&a, &b| natural_order(entries[a].name(), entries[b].name())),
         }
         order
     }

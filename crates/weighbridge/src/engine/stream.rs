@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use super::tile::TileMaker;
+use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
-use crate::plan::convert::turn_around;
 use crate::plan::{Entry, Plan};
 use crate::write::{Stored, TensorData};
 
@@ -63,7 +63,7 @@ impl TensorData for Streamed {
             let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
             let (bytes, _) = made.map_err(io::Error::other)?;
             if cfg!(target_endian = "big") {
-                turn_around(entry.dtype(), bytes);
+                swap_bytes(entry.dtype(), bytes);
             }
             out.write_all(bytes)?;
             start = end;

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use super::job::Run;
 use crate::buffer;
+use crate::cast::swap_bytes;
 use crate::checkpoint::Shard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
-use crate::plan::convert::turn_around;
 use crate::plan::{Entry, Piece};
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
@@ -81,7 +81,7 @@ impl TileMaker {
                 tiles.compute(part, &self.gathered[..len as usize], rest)?
             };
             if cfg!(target_endian = "big") && !tiles.is_native() {
-                turn_around(entry.dtype(), made);
+                swap_bytes(entry.dtype(), made);
             }
             Ok(Some(made))
         });

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Bound, Operation, Piece, Read, Tiles};
+use crate::cast::{self, Kernel, Refused};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::convert::{self, Kernel, Refused};
 use crate::plan::{Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
@@ -57,7 +57,7 @@ impl Cast {
         overflow: Overflow,
     ) -> Result<impl Tiles + 'static> {
         let kernel = Kernel::of(from, to, overflow)
-            .ok_or_else(|| Error::new(ErrorKind::Dtype, convert::no_cast(from, to)))?;
+            .ok_or_else(|| Error::new(ErrorKind::Dtype, cast::no_cast(from, to)))?;
         Ok(CastTiles { of: Arc::clone(of), from, to, kernel })
     }
 }
@@ -117,7 +117,7 @@ impl Tiles for CastTiles {
             let room = &mut scratch.spare_capacity_mut()[..len as usize];
             let made = self.of.compute(before, gathered, room)?;
             if cfg!(target_endian = "big") && self.of.is_native() {
-                convert::turn_around(self.from, made);
+                cast::swap_bytes(self.from, made);
             }
             made
         };

@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::{Bound, MOST_PIECES, Operation, Piece, Tiles};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
 use crate::plan::Input;
 use crate::slice::{Region, Slice};
+use crate::text::brief;
 
 /// Tensors, or parts of them, joined along a dimension: query, key and value as one, gate and up as one.
 ///

@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::{Bound, Operation, Piece, Tiles, only};
 use crate::buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
 use crate::plan::Input;
+use crate::text::brief;
 
 /// A stored tensor with dimension `dim` and the next one swapped: for `dim` 0, the transposed matrix.
 #[derive(Clone, Copy, Debug)]
