@@ -418,11 +418,18 @@ pub struct Input {
     shape: Vec<usize>,
 }
 
-/// The same bytes of the same shard, taken for the same tensor.
+impl Input {
+    /// What tells inputs apart, and their order: as they lie in the shards, which come in the order in which they were
+    /// opened.
+    fn key(&self) -> (u64, u64, u64, Dtype, &[usize]) {
+        (self.shard.number(), self.range.start, self.range.end, self.dtype, &self.shape)
+    }
+}
+
+/// Whether they are the same bytes of the same shard, of one dtype and shape.
 impl PartialEq for Input {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shard, &other.shard)
-            && (&self.range, self.dtype, &self.shape) == (&other.range, other.dtype, &other.shape)
+        self.key() == other.key()
     }
 }
 
@@ -430,8 +437,20 @@ impl Eq for Input {}
 
 impl Hash for Input {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.shard.number().hash(state);
-        self.range.hash(state);
+        self.key().hash(state);
+    }
+}
+
+impl PartialOrd for Input {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The order in which inputs lie in their files; files come in the order in which they were opened.
+impl Ord for Input {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
     }
 }
 

@@ -157,9 +157,9 @@ impl ReadOrder {
     pub(super) fn of(self, entries: &[Arc<Entry>]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..entries.len()).collect();
         match self {
-            Self::File => order.sort_by_key(|&index| {
-                entries[index].inputs().first().map(|input| (input.shard().number(), input.range().start))
-            }),
+            Self::File => {
+                order.sort_by(|&a, &b| entries[a].inputs().first().cmp(&entries[b].inputs().first()))
+            }
             Self::Natural => order.sort_by(|&a, &b| natural_order(entries[a].name(), entries[b].name())),
         }
         order
