@@ -71,7 +71,11 @@ impl engine::Device for Metal {
         Ok(Shared { buffer, bytes })
     }
 
-    fn in_place<'m>(&self, memory: &'m Shared, bytes: Range<u64>) -> Option<&'m mut [MaybeUninit<u8>]> {
+    unsafe fn in_place<'m>(
+        &self,
+        memory: &'m Shared,
+        bytes: Range<u64>,
+    ) -> Option<&'m mut [MaybeUninit<u8>]> {
         if bytes.start > bytes.end || bytes.end > memory.bytes {
             return None;
         }
@@ -82,7 +86,7 @@ impl engine::Device for Metal {
         // SAFETY: the buffer has at least `memory.bytes` bytes.
         let start = unsafe { start.add(bytes.start as usize) };
         // SAFETY: these bytes lie inside of the buffer, which lives as long as `memory`; the GPU knows nothing of it before it
-        // is a tensor, and the session asks for each byte once and has let go of it by then.
+        // is a tensor, and the caller asks for each byte once and has let go of it by then.
         Some(unsafe { std::slice::from_raw_parts_mut(start.cast(), (bytes.end - bytes.start) as usize) })
     }
 

@@ -8,6 +8,8 @@ mod placement;
 mod report;
 mod schedule;
 mod session;
+#[cfg(all(test, shuttle))]
+mod shuttled;
 mod stream;
 mod sync;
 mod tile;

@@ -74,7 +74,8 @@ impl engine::Device for Cuda {
         Ok(OnGpu { gpu, memory })
     }
 
-    fn copy(&self, transfers: &[Transfer<'_, OnGpu>]) -> Result<Vec<CudaEvent>> {
+    #[allow(unsafe_code)]
+    unsafe fn copy(&self, transfers: &[Transfer<'_, OnGpu>]) -> Result<Vec<CudaEvent>> {
         let mut events: Vec<CudaEvent> = Vec::new();
         for (number, gpu) in self.gpus.iter().enumerate() {
             let of_gpu = transfers.iter().filter(|transfer| transfer.memory.gpu == number);
@@ -85,7 +86,10 @@ impl engine::Device for Cuda {
             // An internal error tells the session that something may still be copied.
             let lost =
                 |error| Error::new(ErrorKind::Internal, format!("a copy cannot be waited for: {error}"));
-            match gpu.upload(&of_gpu) {
+            // SAFETY: the caller keeps slab and memory until `wait` has returned for all events, and for good after an internal
+            // error.
+            let started = unsafe { gpu.upload(&of_gpu) };
+            match started {
                 Ok(Ok(event)) => events.push(event),
                 Ok(Err(error)) => {
                     events.iter().try_for_each(CudaEvent::synchronize).map_err(lost)?;

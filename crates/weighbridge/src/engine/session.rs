@@ -60,7 +60,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    fn new(plan: &Plan) -> Result<Self> {
+    pub(super) fn new(plan: &Plan) -> Result<Self> {
         let entries = plan.entries().to_vec();
         let mut by_name = HashMap::with_capacity(entries.len());
         for (index, entry) in entries.iter().enumerate() {

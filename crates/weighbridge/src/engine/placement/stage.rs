@@ -213,7 +213,15 @@ impl<D: Device> Stage<D> {
             .iter()
             .map(|(_, target, bytes)| Transfer { bytes, memory: target.memory(), offset: target.offset() })
             .collect();
-        let sent = caught("a copy to the device was started", || self.device.copy(&transfers));
+        let copy = || {
+            // SAFETY: the slab and the memory go into a `Flight` below, which nobody touches before `wait` has returned; if
+            // that fails, or if nothing is known of the copy, both are forgotten.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.device.copy(&transfers)
+            }
+        };
+        let sent = caught("a copy to the device was started", copy);
         drop(transfers);
         let tiles = made.into_iter().map(|(stats, target, _)| (stats, target.into_memory())).collect();
         match sent {
