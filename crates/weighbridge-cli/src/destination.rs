@@ -10,9 +10,10 @@ use clap::Args;
 use weighbridge::write::{Save, Split, TensorData, parse_size};
 use weighbridge::{Checkpoint, Progress};
 
+use crate::interrupt;
+use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, interrupt};
 
 /// Where to write a checkpoint.
 #[derive(Clone, Debug, Args)]

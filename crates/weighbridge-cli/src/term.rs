@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use weighbridge::Progress;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// How much to say, and where.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use crate::cast::Overflow;
+pub use crate::cast::{OutOfRange, Overflow};
 pub use memory::cast_into;
 pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
 pub use stream::Streamed;

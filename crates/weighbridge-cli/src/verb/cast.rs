@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::Outcome;
 use crate::casts::Casts;
 use crate::destination::Destination;
 use crate::load::open;
+use crate::outcome::Outcome;
 use crate::reshape::{self, Reshape};
 use crate::show::plural;
 use crate::term::Term;

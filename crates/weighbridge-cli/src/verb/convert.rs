@@ -8,14 +8,15 @@ use weighbridge_convert::{Aliases, Foreign, Note, NoteKind, Options};
 
 mod export;
 
-use crate::casts::Casts;
+use crate::casts::{self, Casts};
 use crate::destination::Destination;
+use crate::load;
+use crate::outcome::Outcome;
 use crate::rename::Renaming;
 use crate::reshape::{self, Reshape};
 use crate::select::Select;
 use crate::show::{plural, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 
 /// So many notes of a kind are shown; --verbose shows all.
 const SHOWN: usize = 10;
@@ -122,7 +123,7 @@ impl Convert {
         if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
             return Ok(Outcome::Findings);
         }
-        let notes = export.write(&plan)?;
+        let notes = export.write(&plan).map_err(casts::in_options)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));
         report(&notes, term);
         let from = foreign.map_or("safetensors", |foreign| foreign.format().name());

@@ -12,9 +12,10 @@ use weighbridge::Checkpoint;
 
 pub(crate) use digest::{Algorithm, Digest, git_blob, of_file};
 
+use crate::load;
+use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 use manifest::{Line, Manifest};
 
 /// Computes a digest of the whole checkpoint and of each tensor, whatever its shards and their order

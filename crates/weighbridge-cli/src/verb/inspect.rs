@@ -17,9 +17,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::Checkpoint;
 
+use crate::load;
+use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::term::Term;
-use crate::{Outcome, load};
 use survey::Survey;
 use tree::Sort;
 

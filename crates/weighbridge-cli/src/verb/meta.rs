@@ -9,11 +9,12 @@ use weighbridge::write::{MetadataEdit, Order, Save};
 use weighbridge::{Checkpoint, Shard};
 
 use crate::destination::Destination;
+use crate::interrupt;
 use crate::load::open;
 use crate::metadata;
+use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
-use crate::{Outcome, interrupt};
 
 /// Shows and changes the metadata in the header
 #[derive(Debug, Args)]

@@ -13,8 +13,8 @@ use weighbridge::header::Rule;
 use weighbridge::write::{Order, Save, Stored, TensorData};
 use weighbridge::{Checkpoint, Dtype};
 
-use crate::Outcome;
 use crate::destination::Destination;
+use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
 use mend::{Kept, Mended};

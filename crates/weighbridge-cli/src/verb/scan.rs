@@ -11,9 +11,10 @@ use weighbridge::{Names, hub_snapshot};
 use weighbridge_convert::scan::{Pickle, Scan as Found};
 use weighbridge_convert::{Verdict, scan};
 
+use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
-use crate::{Outcome, interrupt, show};
+use crate::{interrupt, show};
 
 /// Lists every global that pickles would import when they are loaded, and says which are dangerous
 ///

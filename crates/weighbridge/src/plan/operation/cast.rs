@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Operation, Piece, Read};
-use crate::cast::{self, Kernel, Refused};
+use crate::cast::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Input, Overflow};
@@ -52,16 +52,6 @@ impl Cast {
     fn kernel(&self, from: Dtype) -> Result<Kernel> {
         Kernel::of(from, self.dtype, self.overflow)
             .ok_or_else(|| Error::new(ErrorKind::Dtype, cast::no_cast(from, self.dtype)))
-    }
-
-    fn refusal(&self, from: Dtype, refused: &Refused) -> Error {
-        let (value, to) = (&refused.value, self.dtype);
-        let remedies: Vec<_> = refused.remedies.iter().map(|rule| format!("`Overflow::{rule:?}`")).collect();
-        let message = match &*remedies.join(" or ") {
-            "" => format!("{value} of {from} has no place in {to}"),
-            remedies => format!("{value} of {from} does not fit {to}; {remedies} would take it"),
-        };
-        Error::new(ErrorKind::Value, message)
     }
 
     /// The bytes before the cast of a tile after it; `from` is the dtype before.
@@ -119,7 +109,7 @@ impl Operation for Cast {
         if !fits {
             return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
         }
-        self.kernel(from)?.run(stored, tile).map_err(|refused| self.refusal(from, &refused))
+        Ok(self.kernel(from)?.run(stored, tile)?)
     }
 
     fn step(&self, inputs: &[Input]) -> u64 {
