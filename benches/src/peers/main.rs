@@ -7,6 +7,7 @@ mod machine;
 mod markdown;
 mod measure;
 mod modules;
+mod opening;
 mod opens;
 mod python;
 mod ranks;
@@ -16,6 +17,7 @@ mod saves;
 mod svg;
 mod training;
 mod work;
+mod works;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -94,7 +96,7 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let [work, way, directory] = &*arguments.measure {
-        let work = work::ALL.into_iter().find(|known| known.name == work).context("no such work")?;
+        let work = works::ALL.into_iter().find(|known| known.name == work).context("no such work")?;
         let measure = run::measure(work, way, directory.into(), arguments.size)?;
         println!("{}", serde_json::to_string(&measure)?);
         return Ok(());
@@ -123,10 +125,10 @@ fn main() -> Result<()> {
 /// The works that were asked for.
 fn chosen(names: &[String]) -> Result<Vec<&'static Work>> {
     for name in names {
-        ensure!(work::ALL.iter().any(|work| work.is_meant(name)), "there is no work {name:?}; see --help");
+        ensure!(works::ALL.iter().any(|work| work.is_meant(name)), "there is no work {name:?}; see --help");
     }
     let meant = |work: &&Work| names.is_empty() || names.iter().any(|name| work.is_meant(name));
-    Ok(work::ALL.into_iter().filter(meant).collect())
+    Ok(works::ALL.into_iter().filter(meant).collect())
 }
 
 fn run_all(arguments: &Arguments) -> Result<Results> {
@@ -154,7 +156,7 @@ fn run_all(arguments: &Arguments) -> Result<Results> {
         }
         std::fs::remove_dir_all(&directory)?;
     }
-    let place = |name: &str| work::ALL.iter().position(|work| work.name == name);
+    let place = |name: &str| works::ALL.iter().position(|work| work.name == name);
     tables.sort_by_key(|table| place(&table.name));
     Ok(Results { machine, size: arguments.size, repeat: run.repeat, works: tables })
 }
