@@ -7,6 +7,7 @@
 //! share bytes, both of a byte are cast together.
 
 mod e8m0;
+mod element;
 mod loops;
 mod number;
 mod out_of_range;

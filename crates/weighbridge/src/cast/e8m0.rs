@@ -1,7 +1,6 @@
 //! Powers of two without a sign.
 
-use super::loops::{Made, Stored};
-use super::number::Wide;
+use super::element::{Made, Stored, Wide};
 use super::overflow::Overflow;
 
 /// The scales of the Open Compute Project's microscaling (MX) formats: an exponent alone, `2^(b - 127)`, and NaN for

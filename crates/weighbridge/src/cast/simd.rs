@@ -98,3 +98,44 @@ fn map<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8>]) -
     let made = unsafe { to.assume_init_mut() };
     (!refused).then_some(made)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twice the value; even ones are refused.
+    #[derive(Clone, Copy)]
+    struct Double;
+
+    impl Convert for Double {
+        type From = u16;
+        type To = u32;
+
+        fn convert(self, value: u16) -> (u32, bool) {
+            (2 * u32::from(value), value.is_multiple_of(2))
+        }
+    }
+
+    #[test]
+    fn every_element_is_made_wherever_it_lies() {
+        for instructions in [Instructions::BASELINE, Instructions::detect()] {
+            for count in [0, 1, 7, 40] {
+                let odd: Vec<u16> = (0..count).map(|number| 2 * number + 1).collect();
+                let doubled: Vec<u32> = odd.iter().map(|&value| 2 * u32::from(value)).collect();
+                // One byte off any alignment.
+                let from = [&[0][..], bytemuck::cast_slice(&odd)].concat();
+                let mut to = vec![MaybeUninit::uninit(); 1 + 4 * doubled.len()];
+                let made = instructions.map(Double, &from[1..], &mut to[1..]);
+                assert_eq!(made.as_deref(), Some(bytemuck::cast_slice(&doubled)));
+            }
+            let mut to = [MaybeUninit::uninit(); 8];
+            assert_eq!(instructions.map(Double, &[1, 0, 2, 0], &mut to), None);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "lengths differ")]
+    fn lengths_that_differ_panic() {
+        Instructions::detect().map(Double, &[1, 0], &mut [MaybeUninit::uninit(); 5]);
+    }
+}

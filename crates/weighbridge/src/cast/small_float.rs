@@ -8,8 +8,7 @@
 
 use bytemuck::Pod;
 
-use super::loops::{Made, Stored};
-use super::number::Wide;
+use super::element::{Made, Stored, Wide};
 use super::overflow::Overflow;
 
 /// What the exponent of all ones means.

@@ -479,3 +479,19 @@ fn both_twins_do_the_same() {
         }
     }
 }
+
+#[test]
+fn elements_are_turned_one_by_one() {
+    let swapped = |dtype| {
+        let mut bytes = [1, 2, 3, 4, 5, 6, 7, 8];
+        swap_bytes(dtype, &mut bytes);
+        bytes
+    };
+    for dtype in [Dtype::F4, Dtype::F6_E2M3, Dtype::Bool, Dtype::U8, Dtype::F8_E4M3] {
+        assert_eq!(swapped(dtype), [1, 2, 3, 4, 5, 6, 7, 8], "{dtype}");
+    }
+    assert_eq!(swapped(Dtype::BF16), [2, 1, 4, 3, 6, 5, 8, 7]);
+    assert_eq!(swapped(Dtype::F32), [4, 3, 2, 1, 8, 7, 6, 5]);
+    assert_eq!(swapped(Dtype::C64), [4, 3, 2, 1, 8, 7, 6, 5], "real and imaginary part");
+    assert_eq!(swapped(Dtype::I64), [8, 7, 6, 5, 4, 3, 2, 1]);
+}
