@@ -64,7 +64,8 @@ struct Arguments {
     /// How often each way runs; medians are shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     repeat: u64,
-    /// Where checkpoints are made, in a directory that is removed at the end; on a disk, for cold loads and saves.
+    /// Where checkpoints are made, in a directory that is removed at the end; on a disk, for cold loads and
+    /// saves.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     directory: PathBuf,
     /// A Python interpreter, to measure the loaders that it has.

@@ -12,8 +12,8 @@ use crate::show::plural;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Dtypes")]
 pub(crate) struct Casts {
-    /// The dtype to cast to: `bf16` casts all floats, `'*.bias=f32'` whatever the glob matches, integers included. May be
-    /// given several times: the last one that speaks of a tensor counts
+    /// The dtype to cast to: `bf16` casts all floats, `'*.bias=f32'` whatever the glob matches, integers
+    /// included. May be given several times: the last one that speaks of a tensor counts
     #[arg(long, value_name = "[GLOB=]DTYPE", value_parser = To::parse)]
     to: Vec<To>,
 
@@ -32,7 +32,8 @@ pub(crate) struct Casts {
 /// What becomes of quantised modules.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct OnQuantized {
-    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that would be cast
+    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that would be
+    /// cast
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     quantized: HowQuantized,
 }

@@ -9,8 +9,8 @@ use crate::verb;
 
 /// Looks at, verifies, compares and reshapes safetensors checkpoints, without loading them into memory.
 ///
-/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), or the id of a repository in the
-/// local Hugging Face cache (`org/name`, `org/name@revision`).
+/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), or the id of a repository
+/// in the local Hugging Face cache (`org/name`, `org/name@revision`).
 #[derive(Debug, Parser)]
 #[command(name = "weighbridge", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "\

@@ -1,8 +1,9 @@
 //! Figures of tensors' values: extremes, mean, spread, what is not finite, and a histogram, in one reading.
 //!
-//! Of dtypes of up to 16 bits it is counted how often each code occurs, and every figure follows exactly from that.
-//! Wider values are summed up block by block, and for the histogram counted by their sign, their exponent and the first
-//! seven bits of their mantissa, so that a value may be counted one bin nearer to zero than it is.
+//! Of dtypes of up to 16 bits it is counted how often each code occurs, and every figure follows exactly from
+//! that. Wider values are summed up block by block, and for the histogram counted by their sign, their
+//! exponent and the first seven bits of their mantissa, so that a value may be counted one bin nearer to zero
+//! than it is.
 //!
 //! Pieces are cut and merged in the same way whatever the number of threads, and so are the figures the same.
 

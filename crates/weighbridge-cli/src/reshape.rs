@@ -1,4 +1,5 @@
-//! One checkpoint out of others, streamed: what `cast`, `filter`, `rename`, `merge` and `split` have in common.
+//! One checkpoint out of others, streamed: what `cast`, `filter`, `rename`, `merge` and `split` have in
+//! common.
 
 use anyhow::Result;
 use weighbridge::write::Save;

@@ -1,10 +1,10 @@
 //! Casts between dtypes: one or two loops a pair, chosen once a tile.
 //!
-//! A value passes through one of five dtypes that holds it exactly: `F32` (for all floats but `F64`), `F64`, `I32`,
-//! `I64` or `U64`. Each source says which one that is, each target how it is made of all five, so that nothing is
-//! rounded twice. The first loop makes a block of that dtype, which stays in the first-level cache, the second the
-//! target's elements of it; where source or target is that dtype itself, one loop is enough. Of values of 4 bits, which
-//! share bytes, both of a byte are cast together.
+//! A value passes through one of five dtypes that holds it exactly: `F32` (for all floats but `F64`), `F64`,
+//! `I32`, `I64` or `U64`. Each source says which one that is, each target how it is made of all five, so that
+//! nothing is rounded twice. The first loop makes a block of that dtype, which stays in the first-level
+//! cache, the second the target's elements of it; where source or target is that dtype itself, one loop is
+//! enough. Of values of 4 bits, which share bytes, both of a byte are cast together.
 
 mod e8m0;
 mod element;
@@ -90,8 +90,8 @@ impl Kernel {
         .ok()
     }
 
-    /// Whether it is faster to cast each value that a byte can have, and to look the results up. Integers become
-    /// integers of whatever size faster than that.
+    /// Whether it is faster to cast each value that a byte can have, and to look the results up. Integers
+    /// become integers of whatever size faster than that.
     fn looks_up(&self, count: usize) -> bool {
         let has_bytes = bytes(self.from, group(self.from)) == 1;
         let takes_long = self.from == Dtype::F4

@@ -15,9 +15,9 @@ use crate::term::Term;
 
 /// Casts tensors to other dtypes
 ///
-/// Values are rounded to nearest, ties to even, as PyTorch does. A value outside the range of the new dtype is an error,
-/// and nothing is written, unless `--overflow` says what becomes of it; NaN stays NaN. Quantised modules, whose values are
-/// codes, are refused. Memory stays the same however large the checkpoint is.
+/// Values are rounded to nearest, ties to even, as PyTorch does. A value outside the range of the new dtype
+/// is an error, and nothing is written, unless `--overflow` says what becomes of it; NaN stays NaN. Quantised
+/// modules, whose values are codes, are refused. Memory stays the same however large the checkpoint is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -24,7 +24,8 @@ use stream::stream;
 
 /// Writes one tensor, or a slice of it, as text, as a NumPy file or as raw bytes
 ///
-/// Only the bytes of the slice are read. Arrays and raw bytes are written while they are read, in constant memory.
+/// Only the bytes of the slice are read. Arrays and raw bytes are written while they are read, in constant
+/// memory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

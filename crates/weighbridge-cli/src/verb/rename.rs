@@ -15,8 +15,8 @@ use crate::term::Term;
 
 /// Gives tensors other names
 ///
-/// Rules are applied in the order given, each to what the ones before it made. Two tensors that would get one name are
-/// an error. Bytes are copied by the kernel and do not pass through the program.
+/// Rules are applied in the order given, each to what the ones before it made. Two tensors that would get one
+/// name are an error. Bytes are copied by the kernel and do not pass through the program.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -13,8 +13,8 @@ use crate::term::Term;
 
 /// Cuts a checkpoint into shards with an index
 ///
-/// Tensors are distributed as huggingface_hub does. Bytes are copied by the kernel and do not pass through the
-/// program.
+/// Tensors are distributed as huggingface_hub does. Bytes are copied by the kernel and do not pass through
+/// the program.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -18,8 +18,8 @@ use crate::term::Term;
 
 /// Shows figures of each tensor's values: extremes, mean, deviation, zeros, NaN and infinities
 ///
-/// Extremes, mean and standard deviation are those of the finite values; of complex numbers both parts are looked at.
-/// Every byte is read once.
+/// Extremes, mean and standard deviation are those of the finite values; of complex numbers both parts are
+/// looked at. Every byte is read once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

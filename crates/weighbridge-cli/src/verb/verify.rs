@@ -23,9 +23,9 @@ use finding::{Findings, Severity, is_finding};
 
 /// Checks files, whole sharded repositories and their data, and lists everything that is wrong
 ///
-/// Errors are what readers refuse. Warnings are what they let pass, but nobody wants: NaN and infinities, tensors and shards
-/// that the index does not list. Notes are departures from the specification that the profile `compat` lets pass; in the
-/// profile `strict` they are errors.
+/// Errors are what readers refuse. Warnings are what they let pass, but nobody wants: NaN and infinities,
+/// tensors and shards that the index does not list. Notes are departures from the specification that the
+/// profile `compat` lets pass; in the profile `strict` they are errors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 without errors and warnings, 1 with some, 2 where something could not be looked at.
@@ -44,8 +44,8 @@ pub(crate) struct Verify {
     #[arg(long, value_enum, default_value = "compat")]
     profile: Strictness,
 
-    /// Read every byte, too: NaN, infinities, BOOL bytes other than 0 and 1, and files of the Hugging Face cache that are not
-    /// what the names of their blobs say
+    /// Read every byte, too: NaN, infinities, BOOL bytes other than 0 and 1, and files of the Hugging Face
+    /// cache that are not what the names of their blobs say
     #[arg(long)]
     data: bool,
 

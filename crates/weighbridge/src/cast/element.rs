@@ -38,8 +38,8 @@ pub(super) trait Wide: Pod {
     /// Rounded to nearest.
     fn to_f64(self) -> f64;
 
-    /// Cut off, with the last bit set if anything but zeros was lost, so that rounding again comes out right. What is
-    /// finite stays so.
+    /// Cut off, with the last bit set if anything but zeros was lost, so that rounding again comes out right.
+    /// What is finite stays so.
     fn to_odd(self) -> f32;
 
     /// Without its fraction, clamped, and whether that changed more than the fraction.

@@ -8,8 +8,8 @@ use crate::error::{Error, ErrorKind};
 
 /// A value that a cast cannot represent in the new dtype.
 ///
-/// It is the [source](std::error::Error::source) of errors of kind [`ErrorKind::Value`], for programs that offer the
-/// remedies in words of their own.
+/// Casts return it as the [source](std::error::Error::source) of an error of kind [`ErrorKind::Value`], so
+/// that programs can offer the remedies in their own words.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct OutOfRange {
@@ -19,8 +19,8 @@ pub struct OutOfRange {
     pub from: Dtype,
     /// The dtype that it was to be cast to.
     pub to: Dtype,
-    /// The rules under which the cast would succeed; none where the target has nothing for the value, such as an integer
-    /// for NaN.
+    /// The rules under which the cast would succeed; none where the target has nothing for the value, such as
+    /// an integer for NaN.
     pub remedies: Vec<Overflow>,
 }
 

@@ -431,7 +431,8 @@ fn both_values_of_a_byte_are_cast_the_first_from_the_low_bits() {
     assert_eq!(blame(Dtype::F8_E8M0, &[0x21, 0x02]), ("0".to_owned(), Vec::new()));
 }
 
-/// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones what is special and at random.
+/// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones what is special and at
+/// random.
 fn patterns(dtype: Dtype) -> Vec<u8> {
     let size = bytes(dtype, group(dtype));
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;

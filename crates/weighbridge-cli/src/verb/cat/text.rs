@@ -1,5 +1,5 @@
-//! Arrays as text, laid out as NumPy does: brackets for each dimension, lines of at most 75 characters, and of large ones
-//! only the first and the last three places of each dimension.
+//! Arrays as text, laid out as NumPy does: brackets for each dimension, lines of at most 75 characters, and
+//! of large ones only the first and the last three places of each dimension.
 
 use std::io::Write;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! Tensors that may have got another name: of one dtype and shape, with the same bytes where a look was taken.
+//! Tensors that may have got another name: of one dtype and shape, with the same bytes where a look was
+//! taken.
 
 use std::collections::HashMap;
 
