@@ -9,7 +9,8 @@ use weighbridge_convert::{Foreign, Format, Options};
 use crate::show::{bytes, plural, safe};
 use crate::term::Term;
 
-/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be safetensors.
+/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be
+/// safetensors.
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
         Ok(Some(format)) => {

@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use crate::cast::Overflow;
+pub use crate::cast::{OutOfRange, Overflow};
 pub use crate::engine::Streamed;
 pub use memory::cast_into;
 pub use operation::{Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
