@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::Result;
+use crate::names::nearest_name;
 use crate::source::Source;
 use catalog::Catalog;
 pub use files::CheckpointFiles;
@@ -203,36 +204,6 @@ impl Checkpoint {
     pub fn nearest_name(&self, name: &str) -> Option<&str> {
         nearest_name(name, self.tensors().map(|tensor| tensor.name()))
     }
-}
-
-/// The one among `names` that is most like `name`, to suggest in a message.
-pub fn nearest_name<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let candidates = names.into_iter().take(NEAREST_AMONG);
-    let (distance, nearest) =
-        candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
-    (distance <= name.len() / 3).then_some(nearest)
-}
-
-/// A hint is worth this many comparisons.
-const NEAREST_AMONG: usize = 20_000;
-
-/// The edit distance of two names, with long ones counted as unlike.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len().abs_diff(b.len()) > a.len() / 3 || a.len() > 256 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The directory, if all of them are one.

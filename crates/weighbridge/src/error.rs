@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::header::{Rule, start_of};
+use crate::rule::Rule;
+use crate::text::start_of;
 
 /// The result of this crate's operations.
 pub type Result<T> = std::result::Result<T, Error>;

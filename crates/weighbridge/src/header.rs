@@ -27,11 +27,12 @@ use hashbrown::HashTable;
 pub use decode::{Decode, Diagnosis, HeaderDecoder};
 pub(crate) use json::{Cursor, JsonError};
 pub(crate) use parse::MOST_IN_SCHEMA;
-pub(crate) use rules::start_of;
-pub use rules::{Finding, Profile, Rule};
+pub use rules::{Finding, Profile};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+pub use crate::rule::Rule;
+use crate::text::{brief, start_of};
 use parse::{Parsed, Record};
 
 /// A decoded header: every tensor's name, dtype, shape and place.
@@ -287,14 +288,4 @@ impl std::fmt::Debug for TensorInfo<'_> {
             .field("data_offsets", &self.data_offsets())
             .finish()
     }
-}
-
-/// A shape for a message; hostile ones have millions of dimensions.
-pub(crate) fn brief(shape: &[usize]) -> String {
-    const MOST: usize = 8;
-    if shape.len() <= MOST {
-        return format!("{shape:?}");
-    }
-    let first: Vec<_> = shape[..MOST].iter().map(usize::to_string).collect();
-    format!("[{}, ... {} dimensions]", first.join(", "), shape.len())
 }

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
+use crate::text::brief;
 
 /// A part of a tensor, one index a dimension, by the rules of Python: negative numbers count from the end, an end
 /// left out is the dimension's, ranges are cut to what is there, and what starts behind its end is empty.

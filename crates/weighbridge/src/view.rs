@@ -6,9 +6,10 @@ use half::{bf16, f16};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::{Decode, Header, TensorInfo, brief};
+use crate::header::{Decode, Header, TensorInfo};
 use crate::slice::{Region, Slice};
 use crate::source::MemorySource;
+use crate::text::brief;
 
 /// A safetensors file in memory: read from a file, mapped, or received.
 ///

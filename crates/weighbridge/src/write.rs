@@ -77,9 +77,9 @@ pub use writer::{TensorWriter, Writer};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_names;
 use crate::index::Index;
-use crate::names;
-use crate::progress::{Handler, Progress, Verdict};
+use crate::progress::{Handler, IntoFlow, Progress};
 use copy::worth_a_call;
 use layout::check_names;
 use set::SetWriter;
@@ -201,7 +201,7 @@ impl Save {
     /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are bytes of tensors;
     /// after the last one, the file has yet to reach the disk.
     #[must_use]
-    pub fn progress<V: Verdict>(mut self, handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+    pub fn progress<F: IntoFlow>(mut self, handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
         self.progress = Some(Handler::new(handler));
         self
     }
@@ -294,10 +294,10 @@ impl Save {
         let split = Split::new(sizes, self.max_shard_size);
         let variant = self.variant.as_deref();
         let stem = variant.map_or_else(|| name.to_owned(), |variant| format!("{name}.{variant}"));
-        let index = names::index(name, variant);
-        let own = [names::single(&stem), index.clone()];
-        let recognised = own.iter().all(|file| names::stem(file).as_deref() == Some(&*stem));
-        if !names::is_plain(&stem) || !recognised {
+        let index = file_names::index(name, variant);
+        let own = [file_names::single(&stem), index.clone()];
+        let recognised = own.iter().all(|file| file_names::stem(file).as_deref() == Some(&*stem));
+        if !file_names::is_plain(&stem) || !recognised {
             let message = format!("{stem:?} cannot be the name of a checkpoint");
             return Err(Error::new(ErrorKind::ShardName, message));
         }

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_names;
 use crate::journal::Journal;
-use crate::names;
 
 /// The files that make up a checkpoint, and their directory.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ fn in_its_directory(path: &Path) -> Result<(String, Listing)> {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else {
         return Err(Error::new(ErrorKind::NotFound, "the name of the file is not Unicode").in_file(path));
     };
-    let listing = Listing::for_file(names::directory_of(path), name)?;
+    let listing = Listing::for_file(file_names::directory_of(path), name)?;
     if listing.journals.iter().any(|journal| journal.remove.iter().any(|removed| removed == name)) {
         let message = "another checkpoint has taken its place: it is about to be removed";
         return Err(Error::new(ErrorKind::NotFound, message).in_file(path));
@@ -84,8 +84,8 @@ impl Located {
     /// The stem of the checkpoint, where its files are named after one.
     pub(super) fn stem(&self) -> Option<String> {
         match &self.files {
-            Files::Single(name) | Files::Index(name) => names::stem(name),
-            Files::Set(names) => names.first().and_then(|name| names::stem(name)),
+            Files::Single(name) | Files::Index(name) => file_names::stem(name),
+            Files::Set(names) => names.first().and_then(|name| file_names::stem(name)),
         }
     }
 }
@@ -93,7 +93,10 @@ impl Located {
 /// Whether a file that is not there is about to be put there.
 pub(super) fn is_coming(path: &Path) -> Result<bool> {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else { return Ok(false) };
-    Ok(Listing::for_file(names::directory_of(path), name)?.journals.iter().any(|journal| journal.has(name)))
+    Ok(Listing::for_file(file_names::directory_of(path), name)?
+        .journals
+        .iter()
+        .any(|journal| journal.has(name)))
 }
 
 impl Listing {
@@ -117,7 +120,7 @@ impl Listing {
 
     /// Enough to find one file and what belongs to it.
     fn for_file(directory: &Path, name: &str) -> Result<Self> {
-        let journal = match names::stem(name) {
+        let journal = match file_names::stem(name) {
             Some(stem) => Journal::read(directory, &stem)?,
             None => None,
         };
@@ -172,10 +175,10 @@ struct Candidate {
 fn candidates(names: &[String]) -> BTreeMap<String, Candidate> {
     let mut candidates = BTreeMap::<String, Candidate>::new();
     for name in names {
-        if let Some(key) = names::index_stem(name) {
+        if let Some(key) = file_names::index_stem(name) {
             candidates.entry(key).or_default().index = Some(name.clone());
         } else if let Some(stem) = name.strip_suffix(".safetensors") {
-            match names::shard_number(stem) {
+            match file_names::shard_number(stem) {
                 Some((key, number, total)) => {
                     let shards = &mut candidates.entry(key.to_owned()).or_default().shards;
                     shards.entry(total).or_default().push((number, name.clone()));

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use super::catalog::TensorIndex;
 use super::{Checkpoint, Inner, TensorRef};
 use crate::error::{Error, ErrorKind};
-use crate::header::start_of;
+use crate::text::start_of;
 pub use method::QuantMethod;
 
 /// What becomes of the weights of quantised modules that are asked for.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
 use crate::header::Header;
@@ -18,7 +19,11 @@ pub struct Shard {
     source: Arc<dyn Source>,
     header: Header,
     hints: Hints,
+    number: u64,
 }
+
+/// Numbers shards in the order in which they are opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 impl Shard {
     /// A safetensors file, already open.
@@ -28,8 +33,14 @@ impl Shard {
 
     /// Bytes that are not a file of their own.
     pub(super) fn labelled(label: Option<&Path>, header: Header, source: impl Source + 'static) -> Self {
-        let (label, hints) = (label.map(Path::to_owned), source.hints());
-        Self { label, is_file: false, hints, header, source: Arc::new(source) }
+        Self {
+            label: label.map(Path::to_owned),
+            is_file: false,
+            hints: source.hints(),
+            header,
+            source: Arc::new(source),
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// The file name of its [`label`](Self::label), or `<memory>`.
@@ -59,6 +70,11 @@ impl Shard {
     /// The bytes of the file.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// Tells it from every other shard of the program; ascends in the order in which shards were opened.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// How its source likes to be read.

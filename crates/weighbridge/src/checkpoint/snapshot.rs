@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 
+use crate::file_names;
 use crate::journal::Journal;
-use crate::names;
 
 /// What can be seen of the files of checkpoints when others replace them, taken before and after opening.
 pub(super) struct Snapshot(Vec<(OsString, Option<Identity>)>);
@@ -34,8 +34,8 @@ fn watched(path: &Path) -> (&Path, Option<String>) {
     match path.is_dir() {
         true => (path, None),
         false => {
-            let stem = path.file_name().and_then(OsStr::to_str).and_then(names::stem);
-            (names::directory_of(path), Some(stem.unwrap_or_default()))
+            let stem = path.file_name().and_then(OsStr::to_str).and_then(file_names::stem);
+            (file_names::directory_of(path), Some(stem.unwrap_or_default()))
         }
     }
 }
@@ -58,7 +58,7 @@ fn files(directory: &Path, stem: Option<&str>) -> Vec<(OsString, Option<Identity
 
 /// The stem of the checkpoint that a file, or a journal, belongs to.
 fn stem_of(name: &str) -> Option<String> {
-    Journal::stem_of(name).map(str::to_owned).or_else(|| names::stem(name))
+    Journal::stem_of(name).map(str::to_owned).or_else(|| file_names::stem(name))
 }
 
 #[cfg(unix)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Shard;
 use crate::error::{Error, ErrorKind};
-use crate::header::start_of;
+use crate::text::start_of;
 
 /// A warning, in parts, because a union puts a prefix before the tensor's name.
 #[derive(Clone)]

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::rules::start_of;
+use crate::text::start_of;
 
 /// Where and why the text is not what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,9 +12,10 @@ use hashbrown::hash_table::Entry;
 
 use super::dims::Dims;
 use super::json::{Cursor, JsonError, RawStr, unescape};
-use super::rules::{Findings, Profile, Rule};
+use super::rules::{Findings, Profile};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rule::Rule;
 
 /// The least text for a tensor, `"":["F4",[],[0,0]],`, a dimension, `1,`, and a metadata entry, `"":"",`.
 const LEAST_TENSOR: usize = 19;

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::Overflow;
-use super::convert::{Kernel, no_cast};
+use crate::cast::{Kernel, no_cast};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::view::Element;

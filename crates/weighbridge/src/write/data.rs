@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::checkpoint::{Shard, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
+use crate::text::brief;
 use crate::view::{Element, TensorView};
 
 /// A tensor that can be written.

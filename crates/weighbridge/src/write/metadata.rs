@@ -9,8 +9,8 @@ use super::OutputFile;
 use super::layout::{check_length, encode, entries, pad};
 use super::set::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_names::directory_of;
 use crate::header::{Decode, Header};
-use crate::names::directory_of;
 use crate::source::FileSource;
 
 /// Changes entries of a file's `__metadata__`.

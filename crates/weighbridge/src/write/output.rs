@@ -10,8 +10,8 @@ use tempfile::NamedTempFile;
 use super::flush::{self, Flusher};
 use super::set::complete_pending;
 use crate::error::{Error, Result};
+use crate::file_names;
 use crate::journal::{STAGING, TEMPORARY, prefix};
-use crate::names;
 
 /// A file to write, which takes its place when it is [committed](Self::commit).
 ///
@@ -241,7 +241,7 @@ fn follow_links(path: &Path) -> io::Result<PathBuf> {
 fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
     let none = || io::Error::new(io::ErrorKind::InvalidInput, "it is not the name of a file");
     let name = path.file_name().ok_or_else(none)?;
-    Ok((names::directory_of(path), name))
+    Ok((file_names::directory_of(path), name))
 }
 
 /// What is known of the file that is to be replaced; `None` if there is none.

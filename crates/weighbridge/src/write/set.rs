@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use super::OutputFile;
 use super::output::{lock_directory, staging, sweep, sync_directory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_names;
 use crate::journal::{Journal, STAGING, TEMPORARY};
-use crate::names;
 
 /// Takes the files of a new checkpoint and puts them in the place of the old one.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl SetWriter {
         let staging = match unprotected {
             true => None,
             false => {
-                let name = names::single(stem);
+                let name = file_names::single(stem);
                 let name = OsStr::new(&name);
                 sweep(&directory, name, TEMPORARY);
                 sweep(&directory, name, STAGING);
@@ -111,7 +111,7 @@ impl SetWriter {
             if entry.file_type()?.is_dir() {
                 continue;
             }
-            if names::stem(&file).as_deref() == Some(&*self.stem) && !self.files.contains(&file) {
+            if file_names::stem(&file).as_deref() == Some(&*self.stem) && !self.files.contains(&file) {
                 superseded.push(file);
             }
         }
@@ -167,7 +167,7 @@ pub fn recover(directory: impl AsRef<Path>) -> Result<bool> {
 
 /// Completes what was interrupted of the checkpoint that a file belongs to, if anything was.
 pub(super) fn complete_pending(directory: &Path, file: &OsStr) -> Result<()> {
-    let Some(stem) = file.to_str().and_then(names::stem) else { return Ok(()) };
+    let Some(stem) = file.to_str().and_then(file_names::stem) else { return Ok(()) };
     if Journal::read(directory, &stem)?.is_some() {
         let _lock = exclusively(directory)?;
         complete(directory, &stem)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::names;
+use crate::file_names;
 
 /// A distribution of tensors over shards, exactly that of `huggingface_hub`
 /// (`split_state_dict_into_shards_factory`).
@@ -79,8 +79,8 @@ impl Split {
     /// The names of the shards' files, for a stem such as `model` or `model.fp16`.
     pub(super) fn file_names(&self, stem: &str) -> Vec<String> {
         match self.shards.len() {
-            1 => vec![names::single(stem)],
-            total => (1..=total).map(|number| names::shard(stem, number, total)).collect(),
+            1 => vec![file_names::single(stem)],
+            total => (1..=total).map(|number| file_names::shard(stem, number, total)).collect(),
         }
     }
 

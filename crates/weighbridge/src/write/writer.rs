@@ -174,7 +174,7 @@ impl<W: io::Write> TensorWriter<'_, W> {
     fn wrong_size(&self, how: &str, came: u64) -> Error {
         let planned = &self.writer.layout.tensors()[self.writer.place];
         let (dtype, needed) = (planned.dtype(), planned.byte_len());
-        let shape = crate::header::brief(planned.shape());
+        let shape = crate::text::brief(planned.shape());
         let message = format!("shape {shape} of {dtype} needs {needed} bytes, but {how} {came} came");
         Error::new(ErrorKind::TensorSize, message).in_tensor(planned.name())
     }

@@ -35,7 +35,7 @@ pub(super) fn find<'a>(removed: &[Tensor<'a>], added: &[Tensor<'a>]) -> Result<V
             _ => None,
         })
         .collect();
-    found.sort_by(|a, b| crate::load::natural(a.from, b.from));
+    found.sort_by(|a, b| weighbridge::natural_order(a.from, b.from));
     Ok(found)
 }
 

@@ -8,9 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use clap::ValueEnum;
-use weighbridge::TensorRef;
-
-use crate::load::natural;
+use weighbridge::{TensorRef, natural_order};
 
 /// What follows so many dots is one name: so deep are recursions, and no model is.
 const DEEPEST: usize = 64;
@@ -33,7 +31,7 @@ pub(super) fn by_path(a: &str, b: &str) -> Ordering {
     let start = a.as_bytes()[..same].iter().rposition(|&byte| byte == b'.').map_or(0, |dot| dot + 1);
     let part = |name: &str| name[start..].find('.').map_or(name.len(), |dot| start + dot);
     let (end_a, end_b) = (part(a), part(b));
-    natural(&a[start..end_a], &b[start..end_b]).then_with(|| a.len().cmp(&b.len()))
+    natural_order(&a[start..end_a], &b[start..end_b]).then_with(|| a.len().cmp(&b.len()))
 }
 
 /// One line of the tree: a module or a tensor, or several siblings that are equal but for their number.

@@ -7,11 +7,11 @@ use bytemuck::Pod;
 
 use super::e8m0::E8M0;
 use super::number::{Real, Unlimited, Wide};
+use super::overflow::Overflow;
 use super::packed::Unpack;
+use super::simd::{Convert, Instructions};
 use super::small_float::{BF16, E4M3, E4M3Fnuz, E5M2, E5M2Fnuz, F16};
 use crate::dtype::Dtype;
-use crate::plan::Overflow;
-use crate::simd::{Convert, Instructions};
 
 /// `None` when a value is refused.
 pub(super) type Step = for<'t> fn(How, &[u8], &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]>;

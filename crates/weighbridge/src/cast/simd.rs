@@ -74,24 +74,27 @@ fn map_avx2<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8
 #[inline(always)]
 fn map<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
     let (from_size, to_size) = (size_of::<C::From>(), size_of::<C::To>());
+    // Panics for types of no size.
     let count = from.len() / from_size;
     assert!(from.len() == count * from_size && to.len() == count * to_size, "lengths differ");
-    let (first, made) = (from.as_ptr().cast::<C::From>(), to.as_mut_ptr().cast::<C::To>());
+    let (first, first_made) = (from.as_ptr().cast::<C::From>(), to.as_mut_ptr().cast::<C::To>());
     let mut refused = false;
-    for place in 0..count {
-        // SAFETY: `from` has `count` elements, so this one and its address are inside; the size of no type but an
-        // empty one is 0, and dividing by that has panicked.
-        let from = unsafe { first.add(place) };
-        // SAFETY: the bytes were initialised, and any are a value of a `Pod`; it is read wherever it lies.
-        let value = unsafe { from.read_unaligned() };
+    for index in 0..count {
+        // SAFETY: `from` is `count` elements long (the assertion), so element `index` lies inside of it.
+        let element = unsafe { first.add(index) };
+        // SAFETY: the element lies inside of `from`, whose bytes are initialised, and every bit pattern is a value of a
+        // `Pod`. An unaligned read asks for no alignment.
+        let value = unsafe { element.read_unaligned() };
         let (value, is_refused) = convert.convert(value);
         refused |= is_refused;
-        // SAFETY: `to` has `count` elements, too.
-        let to = unsafe { made.add(place) };
-        // SAFETY: these bytes are ours to write, wherever they lie.
-        unsafe { to.write_unaligned(value) };
+        // SAFETY: `to` is `count` elements long (the assertion), so element `index` lies inside of it.
+        let element = unsafe { first_made.add(index) };
+        // SAFETY: the element lies inside of `to`, which is borrowed exclusively and not used otherwise during the loop.
+        // An unaligned write asks for no alignment.
+        unsafe { element.write_unaligned(value) };
     }
-    // SAFETY: the loop has written every element, which are all of `to`, and a `Pod` has no padding.
+    // SAFETY: the loop wrote every element, the elements are all of `to`, and a `Pod` has no padding, so every byte was
+    // initialised.
     let made = unsafe { to.assume_init_mut() };
     (!refused).then_some(made)
 }

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 
 use super::loops::{Made, Stored};
+use super::overflow::Overflow;
 use crate::dtype::Dtype;
-use crate::plan::Overflow;
 
 /// An integer that is to become a float, and so is read as one that holds it.
 pub(super) struct Real<T>(PhantomData<T>);

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 
 use super::loops::{Made, Stored};
 use super::number::Wide;
-use crate::plan::Overflow;
+use super::overflow::Overflow;
 
 /// What the exponent of all ones means.
 pub(super) enum Top {

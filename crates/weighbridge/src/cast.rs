@@ -9,7 +9,9 @@
 mod e8m0;
 mod loops;
 mod number;
+mod overflow;
 mod packed;
+mod simd;
 mod small_float;
 #[cfg(test)]
 mod tests;
@@ -18,15 +20,15 @@ use std::mem::MaybeUninit;
 
 use bytemuck::Pod;
 
-use self::loops::{How, Step, fused, narrow, widen};
-use super::Overflow;
 use crate::buffer;
 use crate::dtype::Dtype;
-use crate::simd::{Convert, Instructions};
+use loops::{How, Step, fused, narrow, widen};
+pub use overflow::Overflow;
+use simd::{Convert, Instructions};
 
 /// Turns elements as the file has them (little-endian) into elements as the machine has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     from: Dtype,
     to: Dtype,
     how: How,
@@ -42,7 +44,7 @@ enum Loops {
 
 impl Kernel {
     /// The cast from one dtype to another, if there is one.
-    pub(super) fn of(from: Dtype, to: Dtype, overflow: Overflow) -> Option<Self> {
+    pub(crate) fn of(from: Dtype, to: Dtype, overflow: Overflow) -> Option<Self> {
         let how = How { overflow, instructions: Instructions::detect() };
         let (wide, widen) = widen(from, to)?;
         let narrow = narrow(wide, to, overflow)?;
@@ -56,7 +58,7 @@ impl Kernel {
     }
 
     /// Makes a tile of the elements in `stored`, of which there are as many.
-    pub(super) fn run<'t>(
+    pub(crate) fn run<'t>(
         &self,
         stored: &[u8],
         tile: &'t mut [MaybeUninit<u8>],
@@ -165,10 +167,10 @@ impl<T: Pod> Convert for LookUp<'_, T> {
 
 /// A value that has no place in the target's dtype.
 #[derive(Debug, PartialEq)]
-pub(super) struct Refused {
-    pub(super) value: String,
+pub(crate) struct Refused {
+    pub(crate) value: String,
     /// The rules under which it would have one.
-    pub(super) remedies: Vec<Overflow>,
+    pub(crate) remedies: Vec<Overflow>,
 }
 
 /// A block was not made.
@@ -200,7 +202,7 @@ fn bytes(dtype: Dtype, elements: usize) -> usize {
 }
 
 /// What is said where there is no cast.
-pub(super) fn no_cast(from: Dtype, to: Dtype) -> String {
+pub(crate) fn no_cast(from: Dtype, to: Dtype) -> String {
     let why = match (from, to) {
         (Dtype::F6_E2M3 | Dtype::F6_E3M2, _) => format!(": values of {from} have no agreed packing"),
         (_, Dtype::F6_E2M3 | Dtype::F6_E3M2) => format!(": values of {to} have no agreed packing"),
@@ -228,8 +230,8 @@ fn display(dtype: Dtype, element: &[u8]) -> String {
     shown.unwrap_or_else(|| "a value".to_owned())
 }
 
-/// Turns elements from the byte order of the file to the other one.
-pub(crate) fn turn_around(dtype: Dtype, elements: &mut [u8]) {
+/// Reverses the bytes of each element: from the byte order of the file to the other one, or back.
+pub(crate) fn swap_bytes(dtype: Dtype, elements: &mut [u8]) {
     let size = match dtype {
         // Two 32-bit numbers.
         Dtype::C64 => 4,

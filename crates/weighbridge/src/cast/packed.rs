@@ -1,6 +1,6 @@
 //! Values of 4 bits, two to a byte.
 
-use crate::simd::Convert;
+use super::simd::Convert;
 
 /// The values by their codes: a sign, two bits of exponent and one of mantissa (E2M1), as the Open Compute Project's
 /// microscaling (MX) formats have it. There is neither infinity nor NaN.

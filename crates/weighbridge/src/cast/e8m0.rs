@@ -2,7 +2,7 @@
 
 use super::loops::{Made, Stored};
 use super::number::Wide;
-use crate::plan::Overflow;
+use super::overflow::Overflow;
 
 /// The scales of the Open Compute Project's microscaling (MX) formats: an exponent alone, `2^(b - 127)`, and NaN for
 /// 255. There is neither zero nor infinity, and nothing is negative.
