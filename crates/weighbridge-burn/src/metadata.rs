@@ -31,21 +31,22 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let mut known = Self::default();
-        for shard in checkpoint.shards() {
-            known.add(shard).map_err(|error| in_shard(error, shard))?;
+        for (shard, prefix) in checkpoint.shards().iter().zip(checkpoint.prefixes()) {
+            known.add(shard, prefix).map_err(|error| in_shard(error, shard))?;
         }
         Ok(known)
     }
 
-    fn add(&mut self, shard: &Shard) -> Result<()> {
+    /// Adds the entries of a shard, whose names the checkpoint has behind a prefix.
+    fn add(&mut self, shard: &Shard, prefix: &str) -> Result<()> {
         let entry = |key| object(shard.header().metadata_value(key), key);
         for (name, id) in entry(IDS)? {
             let id = id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| wrong(IDS, &name))?;
-            self.ids.insert(name, id);
+            self.ids.insert(format!("{prefix}{name}"), id);
         }
         for (name, value) in entry(QUANTISED)? {
             let quantised = quantised(&value).ok_or_else(|| wrong(QUANTISED, &name))?;
-            self.quantised.insert(name, quantised);
+            self.quantised.insert(format!("{prefix}{name}"), quantised);
         }
         Ok(())
     }
@@ -53,8 +54,8 @@ impl Known {
 
 /// The error with the name of the file, if it is in one.
 pub(crate) fn in_shard(error: Error, shard: &Shard) -> Error {
-    match shard.path() {
-        Some(file) => error.in_file(file),
+    match shard.label() {
+        Some(label) => error.in_file(label),
         None => error,
     }
 }

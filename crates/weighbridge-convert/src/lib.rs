@@ -95,7 +95,8 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (metadata, mut notes) = (contents.metadata, contents.notes);
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
-    let checkpoint = assembled::checkpoint(&save, contents.tensors).map_err(|error| error.in_file(path))?;
+    let checkpoint =
+        assembled::checkpoint(path, &save, contents.tensors).map_err(|error| error.in_file(path))?;
     Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }
 

@@ -154,6 +154,12 @@ impl Index {
         format!("{index:#}\n")
     }
 
+    /// Which of the [`shards`](Self::shards) holds a tensor.
+    pub(crate) fn shard_of(&self, tensor: &str) -> Option<usize> {
+        let found = self.weights.binary_search_by(|weight| (*weight.0).cmp(tensor)).ok()?;
+        Some(self.weights[found].1 as usize)
+    }
+
     pub(crate) fn shard_number(&self, shard: &str) -> Option<usize> {
         self.shards.binary_search_by(|other| (**other).cmp(shard)).ok()
     }

@@ -83,7 +83,7 @@ impl<'a> Stored<'a> {
     pub(crate) fn of(shard: &'a Shard, range: Range<u64>) -> Option<Self> {
         let len = range.end.checked_sub(range.start)?;
         let (file, start) = shard.source().in_file(range)?;
-        Some(Self { file, path: shard.path(), range: start..start.checked_add(len)? })
+        Some(Self { file, path: shard.label(), range: start..start.checked_add(len)? })
     }
 }
 
