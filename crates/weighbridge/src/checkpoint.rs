@@ -210,7 +210,7 @@ impl OpenOptions {
         let unopened = |error| Error::io("it cannot be opened", error);
         match &self.mapping {
             Some(mapping) => self.shard_of(Some(path), mapping.open(path).map_err(unopened)?),
-            None => self.shard_of(Some(path), FileSource::open(path).map_err(unopened)?),
+            None => self.shard_of(Some(path), FileSource::open(path)?),
         }
     }
 
