@@ -20,7 +20,7 @@ mod zip;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use weighbridge::{Result, Source};
+use weighbridge::Result;
 
 use crate::input::Input;
 use crate::pickle::Verdict;

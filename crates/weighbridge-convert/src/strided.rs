@@ -12,6 +12,8 @@ const BLOCK: usize = 16 << 20;
 const REGION: u64 = 64 << 20;
 /// Gaps are read through while no more than this many bytes are read for one that is wanted.
 const THROUGH: u64 = 16;
+/// Blocks of more runs are not fetched ahead.
+const MOST_FETCHED: u64 = 4096;
 
 /// A tensor whose elements are gathered from a storage, row by row.
 pub(crate) struct Strided {
@@ -71,17 +73,17 @@ impl Strided {
     }
 
     /// The block of the result that holds the byte `at`: one index of the outer dimensions, a range of one, all of the inner.
-    fn block(&self, at: u64) -> io::Result<(Range<u64>, Vec<u8>)> {
+    fn block_at(&self, at: u64) -> Gathered {
         let mut inner = self.width as u64;
         let mut cut = self.dims.len();
-        while let Some(dim) = cut.checked_sub(1).map(|place| self.dims[place]) {
+        while let Some(dim) = cut.checked_sub(1).map(|index| self.dims[index]) {
             if inner.saturating_mul(dim.len) > BLOCK as u64 {
                 break;
             }
             inner *= dim.len;
             cut -= 1;
         }
-        let mut box_dims = self.dims[cut..].to_vec();
+        let mut dims = self.dims[cut..].to_vec();
         let (mut index, mut start) = (at / inner, self.start);
         let mut range = 0..inner;
         if let Some(outer) = cut.checked_sub(1) {
@@ -91,7 +93,7 @@ impl Strided {
             let (rows, row) = (index / dim.len, index % dim.len);
             let first = row / most * most;
             let len = most.min(dim.len - first);
-            box_dims.insert(0, Dim { len, stride: dim.stride });
+            dims.insert(0, Dim { len, stride: dim.stride });
             start += first * dim.stride;
             let begin = (rows * dim.len + first) * inner;
             range = begin..begin + len * inner;
@@ -101,70 +103,127 @@ impl Strided {
                 index /= dim.len;
             }
         }
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.gather(start, &box_dims, &mut bytes)?;
+        Gathered { range, start, dims, width: self.width }
+    }
+
+    fn make(&self, block: &Gathered) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; (block.range.end - block.range.start) as usize];
+        block.read(&*self.storage, &mut bytes)?;
         if self.swap > 1 {
             bytes.chunks_exact_mut(self.swap).for_each(<[u8]>::reverse);
         }
-        Ok((range, bytes))
+        Ok(bytes)
     }
 
-    /// Fills `out` with the elements of a box of indices whose first is at `start`.
-    fn gather(&self, start: u64, dims: &[Dim], out: &mut [u8]) -> io::Result<()> {
-        let width = self.width as u64;
-        let reach: u64 = dims.iter().map(|dim| (dim.len - 1) * dim.stride).sum::<u64>() + width;
-        if reach <= REGION.min(THROUGH.saturating_mul(out.len() as u64).max(64 << 10)) {
-            let mut region = vec![0; reach as usize];
-            self.storage.read_at(start, &mut region)?;
-            let places = Places { dims, width: self.width };
-            places.for_rows(|from, to, dim| {
-                spread(
-                    self.width,
-                    &region[from as usize..],
-                    dim.stride as usize,
-                    &mut out[to..],
-                    self.width,
-                    dim.len,
-                );
-            });
-            return Ok(());
+    /// The blocks that hold bytes of a range.
+    fn blocks(&self, range: Range<u64>) -> impl Iterator<Item = Gathered> {
+        let mut at = range.start;
+        let end = range.end.min(self.size());
+        std::iter::from_fn(move || {
+            let block = (at < end).then(|| self.block_at(at))?;
+            at = block.range.end;
+            Some(block)
+        })
+    }
+}
+
+/// A block that is not made yet: the elements of a box of indices.
+struct Gathered {
+    /// Its bytes in the result.
+    range: Range<u64>,
+    /// Where in the storage its first element is.
+    start: u64,
+    dims: Vec<Dim>,
+    width: usize,
+}
+
+/// What is read of the storage to gather a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    /// Everything from the first element to the last.
+    Once,
+    /// Along the dimension whose elements are nearest to each other, everything from the first to the last: so many bytes.
+    Runs { nearest: usize, len: u64 },
+    /// Along the same dimension, each element by itself.
+    Each { nearest: usize },
+}
+
+impl Gathered {
+    /// The bytes of the storage from its first element to the end of its last.
+    fn reach(&self) -> Range<u64> {
+        let last: u64 = self.dims.iter().map(|dim| (dim.len - 1) * dim.stride).sum();
+        self.start..self.start + last + self.width as u64
+    }
+
+    fn reads(&self) -> Reads {
+        let (width, reach) = (self.width as u64, self.reach());
+        let bytes = self.range.end - self.range.start;
+        if reach.end - reach.start <= REGION.min(THROUGH.saturating_mul(bytes).max(64 << 10)) {
+            return Reads::Once;
         }
-        // Too far apart: along the dimension whose elements are nearest to each other, run by run.
-        let nearest =
-            (0..dims.len()).filter(|&place| dims[place].stride > 0).min_by_key(|&place| dims[place].stride);
-        let Some(nearest) = nearest else { return Ok(()) };
-        let run = dims[nearest];
-        let step: usize =
-            dims[nearest + 1..].iter().map(|dim| dim.len as usize).product::<usize>() * self.width;
-        let len = (run.len - 1) * run.stride + width;
-        let whole = len <= THROUGH * run.len * width && len <= REGION;
-        let mut memory = vec![0; if whole { len as usize } else { self.width }];
-        let others: Vec<Dim> = dims
-            .iter()
-            .enumerate()
-            .map(|(place, dim)| match place == nearest {
-                true => Dim { len: 1, stride: 0 },
-                false => *dim,
-            })
-            .collect();
+        let apart = self.dims.iter().enumerate().filter(|(_, dim)| dim.stride > 0);
+        let Some((nearest, run)) = apart.min_by_key(|(_, dim)| dim.stride) else { return Reads::Once };
+        match (run.len - 1) * run.stride + width {
+            len if len <= THROUGH * run.len * width && len <= REGION => Reads::Runs { nearest, len },
+            _ => Reads::Each { nearest },
+        }
+    }
+
+    /// The dimensions with but one index of one of them.
+    fn others(&self, nearest: usize) -> Vec<Dim> {
+        let mut dims = self.dims.clone();
+        dims[nearest] = Dim { len: 1, stride: 0 };
+        dims
+    }
+
+    /// Fills `out` with its elements.
+    fn read(&self, storage: &dyn Source, out: &mut [u8]) -> io::Result<()> {
+        let reads = self.reads();
+        let (nearest, len) = match reads {
+            Reads::Once => {
+                let reach = self.reach();
+                let mut region = vec![0; (reach.end - reach.start) as usize];
+                storage.read_at(self.start, &mut region)?;
+                self.for_rows(|from, to, dim| {
+                    let (from, to) = (&region[from as usize..], &mut out[to..]);
+                    spread(self.width, from, dim.stride as usize, to, self.width, dim.len);
+                });
+                return Ok(());
+            }
+            Reads::Runs { nearest, len } => (nearest, len as usize),
+            Reads::Each { nearest } => (nearest, self.width),
+        };
+        let run = self.dims[nearest];
+        let strides = out_strides(&self.dims, self.width);
+        let step = strides[nearest];
+        let mut memory = vec![0; len];
         let mut failed = Ok(());
-        let strides = out_strides(dims, self.width);
-        for_indices(&others, &strides, |from, to| {
+        for_indices(&self.others(nearest), &strides, |from, to| {
             if failed.is_err() {
                 return;
             }
-            failed = if whole {
-                self.storage.read_at(start + from, &mut memory).map(|()| {
+            let from = self.start + from;
+            failed = match reads {
+                Reads::Each { .. } => (0..run.len).try_for_each(|index| {
+                    let to = to + index as usize * step;
+                    storage.read_at(from + index * run.stride, &mut out[to..to + self.width])
+                }),
+                _ => storage.read_at(from, &mut memory).map(|()| {
                     spread(self.width, &memory, run.stride as usize, &mut out[to..], step, run.len);
-                })
-            } else {
-                (0..run.len).try_for_each(|place| {
-                    let to = to + place as usize * step;
-                    self.storage.read_at(start + from + place * run.stride, &mut out[to..to + self.width])
-                })
+                }),
             };
         });
         failed
+    }
+
+    /// Calls `row` with where a row starts, where in the result it goes, and the dimension along it: for each index of the
+    /// others.
+    fn for_rows(&self, mut row: impl FnMut(u64, usize, Dim)) {
+        let one = Dim { len: 1, stride: 0 };
+        let (last, others) =
+            self.dims.split_last().map_or((one, &*self.dims), |(last, others)| (*last, others));
+        let strides = out_strides(&self.dims, self.width);
+        for_indices(others, &strides, |from, to| row(from, to, last));
     }
 }
 
@@ -183,8 +242,8 @@ impl Source for Strided {
                 None => {
                     // Freed before the next is made: one block at a time is in memory.
                     self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let (range, bytes) = self.block(offset)?;
-                    let bytes = Arc::new(bytes);
+                    let block = self.block_at(offset);
+                    let (range, bytes) = (block.range.clone(), Arc::new(self.make(&block)?));
                     let block = Block { range: range.clone(), bytes: Arc::clone(&bytes) };
                     *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(block);
                     (range, bytes)
@@ -202,22 +261,37 @@ impl Source for Strided {
         }
         Ok(())
     }
-}
 
-/// The rows of a box: its last dimension, for each index of the others.
-struct Places<'d> {
-    dims: &'d [Dim],
-    width: usize,
-}
+    /// What the blocks of the range are gathered from. Elements that are read one by one are not fetched: it would take as
+    /// long as reading them.
+    fn prefetch(&self, range: Range<u64>) {
+        for block in self.blocks(range) {
+            match block.reads() {
+                Reads::Once => self.storage.prefetch(block.reach()),
+                Reads::Runs { nearest, len } => {
+                    let others = block.others(nearest);
+                    if others.iter().map(|dim| dim.len).product::<u64>() > MOST_FETCHED {
+                        continue;
+                    }
+                    for_indices(&others, &vec![0; others.len()], |from, _| {
+                        self.storage.prefetch(block.start + from..block.start + from + len);
+                    });
+                }
+                Reads::Each { .. } => {}
+            }
+        }
+    }
 
-impl Places<'_> {
-    /// Calls `row` with where a row starts, where in the result it goes, and the dimension along it.
-    fn for_rows(&self, mut row: impl FnMut(u64, usize, Dim)) {
-        let one = Dim { len: 1, stride: 0 };
-        let (last, others) =
-            self.dims.split_last().map_or((one, self.dims), |(last, others)| (*last, others));
-        let strides = out_strides(self.dims, self.width);
-        for_indices(others, &strides, |from, to| row(from, to, last));
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        let mut all = Some(true);
+        for block in self.blocks(range) {
+            match self.storage.is_cached(block.reach()) {
+                Some(true) => {}
+                Some(false) => return Some(false),
+                None => all = None,
+            }
+        }
+        all
     }
 }
 
@@ -285,8 +359,9 @@ fn spread_of<const N: usize>(from: &[u8], from_step: usize, to: &mut [u8], to_st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Memory;
+    use crate::probe::{Asked, Probe};
     use proptest::prelude::*;
+    use weighbridge::source::MemorySource;
 
     /// Element by element, by the definition.
     fn slowly(storage: &[u8], width: usize, start: u64, shape: &[usize], strides: &[u64]) -> Vec<u8> {
@@ -310,7 +385,7 @@ mod tests {
             + 1;
         let storage: Vec<u8> = (0..reach as usize * width).map(|place| (place * 31 / 7) as u8).collect();
         let expected = slowly(&storage, width, start, shape, strides);
-        let strided = Strided::new(Arc::new(Memory(storage)), (width, 1), start, shape, strides);
+        let strided = Strided::new(Arc::new(MemorySource(storage)), (width, 1), start, shape, strides);
         assert_eq!(strided.size(), expected.len() as u64);
         let (offset, len) = (offset.min(strided.size()), len.min(expected.len()));
         let len = len.min(expected.len() - offset as usize);
@@ -344,8 +419,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gathered_is_fetched_ahead() {
+        let strided = |probe: &Probe, start, shape: &[usize], strides: &[u64]| {
+            Strided::new(Arc::new(probe.clone()), (4, 1), start, shape, strides)
+        };
+        // A transposed matrix behind ten others: all of it, for any of its bytes.
+        let probe = Probe::new(vec![0; 4 * 1010]);
+        let transposed = strided(&probe, 10, &[40, 25], &[1, 40]);
+        transposed.prefetch(400..401);
+        assert_eq!(transposed.is_cached(0..4000), Some(true));
+        assert_eq!(probe.asked(), [Asked::Prefetch(40..4040), Asked::IsCached(40..4040)]);
+        transposed.prefetch(4000..4001);
+        transposed.prefetch(5..5);
+        assert_eq!(probe.asked(), []);
+        let cold = strided(&probe.clone().cached_to(4000), 10, &[40, 25], &[1, 40]);
+        assert_eq!(cold.is_cached(0..1), Some(false));
+        probe.asked();
+
+        // Two columns of three rows that are far apart: a run each.
+        let far = 1 << 20;
+        let probe = Probe::new(vec![0; 4 * (2 * far + 2)]);
+        let columns = strided(&probe, 0, &[2, 3], &[1, far as u64]);
+        columns.prefetch(0..24);
+        let row = |row: u64| row * 4 * far as u64..row * 4 * far as u64 + 8;
+        assert_eq!(probe.asked(), [0, 1, 2].map(|number| Asked::Prefetch(row(number))));
+
+        // Elements that are all far apart are left to the reads.
+        let probe = Probe::new(vec![0; 4 * (2 * far + 1)]);
+        let apart = strided(&probe, 0, &[3], &[far as u64]);
+        apart.prefetch(0..12);
+        assert_eq!(probe.asked(), []);
+        assert_eq!(apart.is_cached(0..12), Some(true));
+    }
+
+    #[test]
     fn words_are_turned_around() {
-        let storage = Arc::new(Memory((0..12).collect::<Vec<u8>>()));
+        let storage = Arc::new(MemorySource((0..12).collect::<Vec<u8>>()));
         let strided = Strided::new(storage, (4, 2), 1, &[2], &[1]);
         let mut buf = [0; 8];
         strided.read_at(0, &mut buf).unwrap();

@@ -198,12 +198,10 @@ impl Search {
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> (Option<FilePart>, Option<String>) {
         let mut is_full = false;
-        let mut result = Ok(());
         let room = &mut self.room;
-        let part =
-            self.spool.grow(|output| result = write(&mut Limited { output, room, is_full: &mut is_full }));
-        let part = match part {
-            Ok(part) => part,
+        let grown = self.spool.grow(|output| write(&mut Limited { output, room, is_full: &mut is_full }));
+        let (part, result) = match grown {
+            Ok(grown) => grown,
             Err(error) => return (None, Some(error.to_string())),
         };
         let problem = match result {

@@ -10,7 +10,7 @@ use super::follow::{Followed, Root, Rules, Storage, follow};
 use super::known::{self, Known};
 use super::{Global, Pickle, Problem, compressed, tar, torch, zip};
 use crate::cursor::Cursor;
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 use crate::numpy;
 use crate::pickle::Verdict;
 use crate::spool::Spool;

@@ -4,12 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use flate2::CrcWriter;
 use weighbridge::Source;
 
 use super::follow::Storage;
 use super::search::{Place, Search, is_marked};
 use super::{compressed, torch};
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 use crate::numpy;
 
 /// The longest directory, or of archives within each other those of all together.
@@ -70,7 +71,7 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
         }
         if end_record(part, end).is_none() {
             search.problem(place, format!("{end} bytes before the archive, which readers see differently"));
-            if let Some(before) = part.part(0..end) {
+            if let Some(before) = part.narrow(0..end) {
                 let name = place.name("(before the archive)");
                 search.look(&before, place.inner(&name));
             }
@@ -300,7 +301,7 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
         if member.name.ends_with('/') && data.is_empty() {
             continue;
         }
-        let Some(stored) = part.part(data) else { continue };
+        let Some(stored) = part.narrow(data) else { continue };
         let is_storage = storages.get(&member.name).is_some_and(|storage| {
             torch::width(&storage.class).and_then(|width| width.checked_mul(storage.elements))
                 == Some(member.size)
@@ -378,15 +379,17 @@ fn bytes(search: &mut Search, member: &Member, stored: &FilePart, place: Place<'
         }
         return Some(stored.clone());
     }
-    let (mut crc, mut left) = (flate2::Crc::new(), search.streams);
+    let (mut crc, mut left) = (0, search.streams);
     let (inner, problem) = search.expand(|output| {
-        let mut output = Checked { output, crc: &mut crc };
-        compressed::member(member.method, member.size, stored, &mut output, &mut left)
+        let mut output = CrcWriter::new(output);
+        let written = compressed::member(member.method, member.size, stored, &mut output, &mut left);
+        crc = output.crc().sum();
+        written
     });
     search.streams = left;
     match (&inner, problem) {
         (_, Some(problem)) => search.problem(place, problem),
-        (Some(inner), None) if inner.size() != member.size || crc.sum() != member.crc => {
+        (Some(inner), None) if inner.size() != member.size || crc != member.crc => {
             search.problem(place, "its size or its checksum is another");
         }
         _ => {}
@@ -403,24 +406,6 @@ fn checksum(part: &FilePart) -> Option<u32> {
         at += bytes.len() as u64;
     }
     Some(crc.sum())
-}
-
-/// Counts the checksum of what is written.
-struct Checked<'w> {
-    output: &'w mut dyn std::io::Write,
-    crc: &'w mut flate2::Crc,
-}
-
-impl std::io::Write for Checked<'_> {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        let written = self.output.write(buf)?;
-        self.crc.update(&buf[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.output.flush()
-    }
 }
 
 /// Fields of records whose length was checked.
