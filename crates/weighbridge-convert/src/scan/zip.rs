@@ -7,16 +7,13 @@ use std::ops::Range;
 use flate2::CrcWriter;
 use weighbridge::Source;
 
+use super::budget::Left;
 use super::follow::Storage;
 use super::search::{Place, Search, is_marked};
 use super::{compressed, torch};
 use crate::input::{FilePart, Head};
 use crate::numpy;
 
-/// The longest directory, or of archives within each other those of all together.
-const LONGEST_DIRECTORY: u64 = 64 << 20;
-/// Archives that stand before others.
-const MOST_BEFORE: usize = 1000;
 /// The record at the end, and the longest comment behind it.
 const END: u64 = 22;
 const LONGEST_COMMENT: u64 = 0xffff;
@@ -45,12 +42,11 @@ fn end_record(part: &FilePart, end: u64) -> Option<u64> {
 pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'static str {
     let mut end = part.size();
     while end > 0 {
-        let start = match Directory::read(part, end, LONGEST_DIRECTORY.saturating_sub(search.directories)) {
+        let start = match Directory::read(part, end, &mut search.budget.directories) {
             Ok(directory) => {
                 let (start, len) = (directory.start, directory.len);
-                search.directories += len;
                 archive(search, part, place, directory);
-                search.directories -= len;
+                search.budget.directories.give_back(len);
                 start
             }
             Err(problem) => {
@@ -64,8 +60,7 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
         }
         end = start;
         // Each takes time, however small it is.
-        search.archives_before += 1;
-        if search.archives_before > MOST_BEFORE {
+        if !search.budget.archives_before.take(1) {
             search.problem(place, "too many archives stand one behind another");
             break;
         }
@@ -105,7 +100,8 @@ struct Member {
 }
 
 impl Directory {
-    fn read(part: &FilePart, end: u64, longest: u64) -> Result<Self, String> {
+    /// Reads the one that ends at `end`. Its bytes are taken from `room`, to be given back when it is dropped.
+    fn read(part: &FilePart, end: u64, room: &mut Left) -> Result<Self, String> {
         let at =
             end_record(part, end).ok_or("it has no directory: it was cut off, or is still being written")?;
         let record = part.head(at, END as usize).map_err(|error| error.to_string())?;
@@ -149,7 +145,7 @@ impl Directory {
         let directory = directory_end.checked_sub(len).ok_or("its directory is longer than the file")?;
         // What stands before the archive moves all positions, to readers that allow for it.
         let start = directory.checked_sub(offset).ok_or("its directory is not where its end says")?;
-        if len > longest {
+        if !room.take(len) {
             return Err("its directory is too long".to_owned());
         }
         let bytes = part.head(directory, len as usize).map_err(|error| error.to_string())?;
@@ -379,14 +375,14 @@ fn bytes(search: &mut Search, member: &Member, stored: &FilePart, place: Place<'
         }
         return Some(stored.clone());
     }
-    let (mut crc, mut left) = (0, search.streams);
+    let (mut crc, mut left) = (0, search.budget.streams);
     let (inner, problem) = search.expand(|output| {
         let mut output = CrcWriter::new(output);
         let written = compressed::member(member.method, member.size, stored, &mut output, &mut left);
         crc = output.crc().sum();
         written
     });
-    search.streams = left;
+    search.budget.streams = left;
     match (&inner, problem) {
         (_, Some(problem)) => search.problem(place, problem),
         (Some(inner), None) if inner.size() != member.size || crc != member.crc => {
