@@ -87,7 +87,7 @@ impl Format {
             [0x80, 2..=5, ..] => Self::Pickle,
             head if head.starts_with(numpy::MAGIC) => Self::Npy,
             head if head.starts_with(gguf::MAGIC) => Self::Gguf,
-            _ if hdf5::start(input).is_some() => Self::Hdf5,
+            _ if hdf5::start(input.file()).is_some() => Self::Hdf5,
             head if onnx::is_model(head) => Self::Onnx,
             head if burn_record::is_record(head) => Self::BurnRecord,
             head if gzip::is_compressed(head) && burn_record::is_compressed_record(input) => Self::BurnRecord,
@@ -98,7 +98,9 @@ impl Format {
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
             // Protocols 0 and 1 do not say what they are.
-            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.clone())) => Self::Pickle,
+            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.file().clone())) => {
+                Self::Pickle
+            }
             _ => {
                 let message = "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));

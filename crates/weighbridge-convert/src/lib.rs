@@ -49,6 +49,8 @@ pub mod numpy;
 pub mod onnx;
 mod options;
 mod pickle;
+#[cfg(test)]
+mod probe;
 pub mod scan;
 mod spool;
 mod strided;

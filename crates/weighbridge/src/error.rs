@@ -172,9 +172,9 @@ impl Error {
         }))
     }
 
-    /// What was being done, and why it failed. An error of this crate that passed through [`io::Error`] is
-    /// taken out again.
-    pub(crate) fn io(doing: &str, error: io::Error) -> Self {
+    /// An I/O error, as `{doing}: {error}`, of kind [`NotFound`](ErrorKind::NotFound) or [`Io`](ErrorKind::Io). An error
+    /// of this type that passed through [`io::Error`] is taken out again, unchanged.
+    pub fn io(doing: &str, error: io::Error) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return own,
             Err(error) => error,

@@ -64,7 +64,7 @@ where
                 source
             }
         };
-        let data = view::bytes(view, storage, storages.swap);
+        let data = view::bytes(view, storage, storages.swap).map_err(|error| error.in_tensor(&name))?;
         describe(view, &name, &mut contents);
         let shape = view.element.shape(&view.shape);
         let shape =

@@ -199,7 +199,7 @@ impl OpenOptions {
         let unopened = |error| Error::io("it cannot be opened", error);
         let shard = match &self.mapping {
             Some(mapping) => mapping.open(path).map_err(unopened).and_then(|source| self.shard(path, source)),
-            None => FileSource::open(path).map_err(unopened).and_then(|source| self.shard(path, source)),
+            None => FileSource::open(path).and_then(|source| self.shard(path, source)),
         };
         shard.map_err(|error| error.in_file(path))
     }

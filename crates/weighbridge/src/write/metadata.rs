@@ -96,20 +96,20 @@ impl MetadataEdit {
                 true => FileSource::open_to_write(path),
                 false => FileSource::open(path),
             };
-            let source = source.map_err(cannot)?;
+            let source = source?;
             let header = self.decode.read(&source)?;
             let metadata = self.changed(&header);
             let mut new = encode(&metadata, entries(&header));
             if self.in_place {
-                return over(source.into_file(), &header, new);
+                return over(source.file(), &header, new);
             }
             pad(&mut new, alignment(header.data_start()));
             check_length(&new)?;
             let mut output = OutputFile::atomic(path)?;
-            let old = source.into_file();
-            copy_behind(&new, &old, &header, &mut output)
+            let old = source.file();
+            copy_behind(&new, old, &header, &mut output)
                 .map_err(|error| Error::io("it cannot be copied", error))?;
-            if !is_still(&old, path).map_err(cannot)? {
+            if !is_still(old, path).map_err(cannot)? {
                 return Err(Error::new(ErrorKind::Busy, "it was changed while it was copied"));
             }
             output.commit()
@@ -163,7 +163,7 @@ fn is_still(file: &File, path: &Path) -> io::Result<bool> {
     Ok((old.len(), old.modified()?) == (new.len(), new.modified()?))
 }
 
-fn over(mut file: File, header: &Header, mut new: Vec<u8>) -> Result<()> {
+fn over(mut file: &File, header: &Header, mut new: Vec<u8>) -> Result<()> {
     let room = usize::try_from(header.data_start()).unwrap_or(usize::MAX);
     if new.len() > room {
         let (needs, has) = (new.len() - 8, room - 8);
