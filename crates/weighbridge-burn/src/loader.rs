@@ -24,7 +24,7 @@ use crate::problems::{Hints, fail, located, selects_none};
 use crate::report::{Cast, Report};
 use crate::walk::{self, Filled, Kind, Site};
 
-type Keep = dyn Fn(&Site) -> bool;
+type Filter = dyn Fn(&Site) -> bool;
 
 /// Loads the tensors of a checkpoint into a module.
 ///
@@ -41,7 +41,8 @@ pub struct Loader {
     checkpoint: Checkpoint,
     mapping: Mapping,
     renames: Renames,
-    keep: Option<Box<Keep>>,
+    /// All of them must keep a parameter.
+    filters: Vec<Box<Filter>>,
     only: bool,
     partial: bool,
     tolerant: bool,
@@ -81,7 +82,7 @@ pub fn load(checkpoint: &Checkpoint) -> Loader {
         checkpoint: checkpoint.clone(),
         mapping: Mapping::new(),
         renames: Renames::new(),
-        keep: None,
+        filters: Vec::new(),
         only: false,
         partial: false,
         tolerant: false,
@@ -124,15 +125,15 @@ impl Loader {
         self
     }
 
-    /// Loads only the parameters whose paths in the module are in the set, `encoder.layers.0.linear.weight`; the others
-    /// stay as they are. A set that has none of them is an error.
+    /// Loads only the parameters whose paths in the module, such as `encoder.layers.0.linear.weight`, are in the set; the
+    /// others stay as they are. Each further call narrows the selection. A selection without any parameter is an error.
     pub fn only(mut self, paths: Names) -> Self {
         self.only = true;
         self.keep(move |site| paths.contains(&site.path()))
     }
 
     pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool + 'static) -> Self {
-        self.keep = Some(Box::new(keep));
+        self.filters.push(Box::new(keep));
         self
     }
 
@@ -290,7 +291,7 @@ impl Loader {
             let message = format!("{dtype:?} is neither a float nor an integer");
             planned.report.problems.push(Error::new(ErrorKind::Dtype, message));
         }
-        let is_kept = |site: &Site| self.keep.as_ref().is_none_or(|keep| keep(site));
+        let is_kept = |site: &Site| self.filters.iter().all(|keep| keep(site));
         if let Some(first) = sites.first()
             && self.only
             && !sites.iter().any(is_kept)

@@ -82,7 +82,8 @@ impl Saver {
         self
     }
 
-    /// Saves only the parameters whose paths in the module are in the set. A set that has none of them is an error.
+    /// Saves only the parameters whose paths in the module are in the set. Each further call narrows the selection. A
+    /// selection without any parameter is an error.
     pub fn only(mut self, paths: Names) -> Self {
         let is_kept = |site: &Site| paths.contains(&site.path());
         if let Some(first) = self.sites.first()

@@ -51,8 +51,7 @@ impl Plan {
     pub fn of(checkpoint: &Checkpoint) -> PlanBuilder<'_> {
         PlanBuilder {
             checkpoint,
-            filter: None,
-            only: None,
+            filters: Vec::new(),
             rename: None,
             part: None,
             dtype: None,
@@ -92,8 +91,8 @@ type ToDtype<'a> = dyn Fn(&TensorRef<'_>) -> Option<Dtype> + 'a;
 /// Chooses, renames and casts.
 pub struct PlanBuilder<'a> {
     checkpoint: &'a Checkpoint,
-    filter: Option<Box<Filter<'a>>>,
-    only: Option<Names>,
+    /// All of them must keep a tensor.
+    filters: Vec<Box<Filter<'a>>>,
     rename: Option<Box<Rename<'a>>>,
     part: Option<Box<ToPart<'a>>>,
     dtype: Option<Box<ToDtype<'a>>>,
@@ -101,18 +100,36 @@ pub struct PlanBuilder<'a> {
 }
 
 impl<'a> PlanBuilder<'a> {
-    /// Keeps only the tensors for which `keep` holds.
+    /// Keeps only the tensors for which `keep` holds. Each further call, and each [`only`](Self::only), narrows the
+    /// selection: a tensor must pass all of them.
+    ///
+    /// ```
+    /// # use weighbridge::{Checkpoint, Names, Plan};
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+    /// # let ckpt = Checkpoint::open(dir)?;
+    /// let plan = Plan::of(&ckpt)
+    ///     .only(Names::prefix("model.layers.0."))
+    ///     .only(Names::glob("*.weight")?)
+    ///     .filter(|tensor| tensor.shape().len() == 2)
+    ///     .filter(|tensor| !tensor.name().contains("mlp"))
+    ///     .build()?;
+    /// assert_eq!(plan.entries().len(), 4); // q, k, v and o of the first layer
+    /// # assert!(plan.entries().iter().all(|entry| entry.name().starts_with("model.layers.0.self_attn.")));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'a) -> Self {
-        self.filter = Some(Box::new(keep));
+        self.filters.push(Box::new(keep));
         self
     }
 
-    /// Keeps only the tensors whose stored names are in the set; a [`filter`](Self::filter) must keep them, too.
+    /// Keeps only the tensors whose stored names are in the set: a [`filter`](Self::filter) by name, which narrows the
+    /// selection as any other.
     #[must_use]
-    pub fn only(mut self, names: Names) -> Self {
-        self.only = Some(names);
-        self
+    pub fn only(self, names: Names) -> Self {
+        self.filter(move |tensor| names.contains(tensor.name()))
     }
 
     /// Gives each tensor the name that `rename` makes of its stored one.
@@ -171,9 +188,7 @@ impl<'a> PlanBuilder<'a> {
         let mut entries = Vec::new();
         let mut origins = HashMap::new();
         for tensor in self.checkpoint.tensors() {
-            if self.filter.as_ref().is_some_and(|keep| !keep(&tensor))
-                || self.only.as_ref().is_some_and(|names| !names.contains(tensor.name()))
-            {
+            if !self.filters.iter().all(|keep| keep(&tensor)) {
                 continue;
             }
             let blame = |error: Error| tensor.shard().blame(error.in_tensor(tensor.name()));
