@@ -33,11 +33,11 @@ use crate::walk::Kind;
 /// How a stored tensor arrives in Burn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// What the engine makes.
-    pub(crate) made: Dtype,
-    /// What Burn calls it.
+    /// The dtype that it is cast to while it is read.
+    pub(crate) read_as: Dtype,
+    /// The dtype that Burn gives it.
     pub(crate) dtype: DType,
-    /// Complex numbers: the shape gets a last dimension of 2.
+    /// Whether it holds complex numbers, so that its shape gets a last dimension of 2.
     pub(crate) pairs: bool,
 }
 
@@ -60,13 +60,13 @@ pub(crate) fn arrival(stored: Dtype, kind: Kind, wishes: Wishes, device: &Device
     let arrival = match kind {
         Kind::Bool => match stored {
             Dtype::Bool | Dtype::U8 => {
-                return Ok(Arrival { made: stored, dtype: bool_dtype(device), pairs: false });
+                return Ok(Arrival { read_as: stored, dtype: bool_dtype(device), pairs: false });
             }
-            _ => return fail(format!("{stored} cannot be loaded into a boolean parameter")),
+            _ => return fail(format!("{stored} cannot be loaded into a parameter of {}", kind.name())),
         },
         Kind::Float if stored == Dtype::C64 => match wishes {
             Wishes { complex_pairs: true, float: None | Some(DType::F32), .. } => {
-                Arrival { made: stored, dtype: DType::F32, pairs: true }
+                Arrival { read_as: stored, dtype: DType::F32, pairs: true }
             }
             _ => {
                 return fail(
@@ -76,18 +76,18 @@ pub(crate) fn arrival(stored: Dtype, kind: Kind, wishes: Wishes, device: &Device
             }
         },
         Kind::Float if !stored.is_float() => {
-            return fail(format!("{stored} cannot be loaded into a parameter of floats"));
+            return fail(format!("{stored} cannot be loaded into a parameter of {}", kind.name()));
         }
         Kind::Int if !natural.is_some_and(is_integer) => {
-            return fail(format!("{stored} cannot be loaded into a parameter of integers"));
+            return fail(format!("{stored} cannot be loaded into a parameter of {}", kind.name()));
         }
         _ => {
             let wish = if kind == Kind::Float { wishes.float } else { wishes.int };
             match (wish, natural) {
-                (None, Some(dtype)) => Arrival { made: stored, dtype, pairs: false },
+                (None, Some(dtype)) => Arrival { read_as: stored, dtype, pairs: false },
                 (Some(dtype), _) => {
                     match to_stored(dtype).filter(|&made| made == stored || Cast::exists(stored, made)) {
-                        Some(made) => Arrival { made, dtype, pairs: false },
+                        Some(read_as) => Arrival { read_as, dtype, pairs: false },
                         None => return fail(format!("there is no cast from {stored} to {dtype:?}")),
                     }
                 }
@@ -100,14 +100,18 @@ pub(crate) fn arrival(stored: Dtype, kind: Kind, wishes: Wishes, device: &Device
             }
         }
     };
-    if device.supports_dtype(arrival.dtype) {
-        return Ok(arrival);
+    check_support(device, arrival.dtype, kind)?;
+    Ok(arrival)
+}
+
+/// Checks that the device supports a dtype for parameters of floats or integers.
+pub(crate) fn check_support(device: &Device, dtype: DType, kind: Kind) -> Result<()> {
+    if device.supports_dtype(dtype) {
+        return Ok(());
     }
     let way_out = if kind == Kind::Float { "`dtype(DType::F32)`" } else { "`dtype(DType::I32)`" };
-    Err(Error::new(
-        ErrorKind::Device,
-        format!("{device:?} does not compute with {:?}; {way_out} or another dtype loads it", arrival.dtype),
-    ))
+    let message = format!("{device:?} does not compute with {dtype:?}; {way_out} or another dtype loads it");
+    Err(Error::new(ErrorKind::Device, message))
 }
 
 /// The form of booleans on a device.

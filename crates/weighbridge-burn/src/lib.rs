@@ -44,14 +44,19 @@ mod epochs;
 mod loader;
 mod mapping;
 mod metadata;
+mod naming;
+mod open;
 #[cfg(feature = "training")]
 pub mod pack;
-mod place;
+#[cfg(feature = "training")]
+mod packed;
+mod panics;
 mod problems;
 mod report;
 mod saver;
 #[cfg(feature = "store")]
 mod store;
+mod tensor_data;
 #[cfg(feature = "training")]
 mod training;
 mod walk;
@@ -66,7 +71,8 @@ pub use checkpoints::{Checkpoints, PartCheckpointer};
 pub use convention::Convention;
 pub use loader::{Loader, load};
 pub use mapping::Mapping;
-pub use report::{Cast, Missing, Report};
+pub use open::open;
+pub use report::{Conversion, LoadReport, Missing};
 pub use saver::{Saver, save};
 #[cfg(feature = "store")]
 pub use store::SafetensorsStore;

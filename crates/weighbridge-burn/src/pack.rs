@@ -17,18 +17,21 @@
 //! Each is a JSON object of strings. Scalars of floats are written so that they are read as the same number.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::io::{self, Write};
 use std::path::Path;
 
 use burn::tensor::{BoolStore, Bytes, DType};
 use burn_pack::{MAX_FILE_SIZE, MAX_TENSOR_COUNT, MAX_TENSOR_SIZE, Reader, Scalar, Tensor, Writer};
 use serde_json::{Map, Value, json};
-use weighbridge::write::{Save, TensorData};
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result, TensorRef};
+#[cfg(feature = "store")]
+use weighbridge::Dtype;
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Error, ErrorKind, HostBuffer, HostBytes, Plan, Result, TensorRef};
 
-use crate::dtype::{from_stored, narrow_bools, to_stored};
-use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, in_shard, object, quantised_entry};
+use crate::dtype::from_stored;
+use crate::metadata::{IDS, Known, ids, in_shard, object};
+use crate::packed::Outside;
+pub(crate) use crate::packed::refused;
+use crate::tensor_data::into_bytes;
 
 const SCALARS: &str = "weighbridge.burn.scalars";
 const METADATA: &str = "weighbridge.burn.metadata";
@@ -102,11 +105,6 @@ pub(crate) fn names(container: Bytes) -> Result<BTreeSet<String>> {
     Ok(tensors.iter().map(|tensor| names.outside(&tensor.name)).collect())
 }
 
-/// An error of burnpack, or of the records that are made of it.
-pub(crate) fn refused(error: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::Value, format!("burnpack: {error}"))
-}
-
 /// The error with the name of the file, which is one for a record.
 fn in_file_of(ckpt: &Checkpoint, error: Error) -> Error {
     match ckpt.shards().first() {
@@ -134,29 +132,13 @@ pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
     if !other.is_empty() {
         save = save.metadata(METADATA, json!(other).to_string());
     }
-    let (mut dtypes, mut quantised, mut stored) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    for tensor in tensors {
-        let name = names.outside(&tensor.name);
-        let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name).in_file(path))?;
-        match tensor.tensor.dtype {
-            dtype @ DType::QFloat(_) => {
-                let shape = tensor.tensor.shape.to_vec();
-                quantised.insert(name.clone(), Quantised { shape, dtype });
-            }
-            dtype if from_stored(tensor.dtype) != Some(dtype) => {
-                dtypes.insert(name.clone(), tag(dtype));
-            }
-            _ => {}
-        }
-        stored.push((name, tensor));
-    }
+    let tensors = tensors.into_iter().map(|tensor| (names.outside(&tensor.name), tensor));
+    let outside = Outside::of(tensors).map_err(|error| error.in_file(path))?;
+    let dtypes: BTreeMap<_, _> = outside.retyped().map(|(name, dtype)| (name, tag(dtype))).collect();
     if !dtypes.is_empty() {
         save = save.metadata(DTYPES, json!(dtypes).to_string());
     }
-    if !quantised.is_empty() {
-        save = save.metadata(QUANTISED, quantised_entry(&quantised));
-    }
-    save.file(path, stored)
+    outside.save_with(save).file(path, outside.tensors)
 }
 
 /// How a tensor is in a container.
@@ -260,23 +242,21 @@ fn lazy(ckpt: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside) -> Tensor {
     let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
     let (ckpt, stored) = (ckpt.clone(), tensor.name().to_owned());
     let provider = move || {
-        let bytes = bytes_of(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
+        let values = values(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
         Ok(match wide {
-            true => Bytes::from_elems(bytes.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>()),
-            false => Bytes::from_bytes_vec(bytes),
+            true => {
+                Bytes::from_elems(values.as_bytes().iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>())
+            }
+            false => into_bytes(HostBytes::Owned(values), dtype),
         })
     };
     Tensor::deferred(name, dtype, shape, id, len, provider)
 }
 
-/// The bytes of a stored tensor.
-fn bytes_of(ckpt: &Checkpoint, name: &str) -> Result<Vec<u8>> {
+/// The values of a stored tensor.
+fn values(ckpt: &Checkpoint, name: &str) -> Result<HostBuffer> {
     let plan = Plan::of(ckpt).only(weighbridge::Names::exact(name)).build()?;
-    let (_, values) = plan.session().start()?.take(name, None)?;
-    Ok(match values {
-        weighbridge::HostBuffer::U8(bytes) => bytes,
-        other => other.as_bytes().to_vec(),
-    })
+    Ok(plan.session().start()?.take(name, None)?.1)
 }
 
 fn entry(ckpt: &Checkpoint, key: &str) -> Result<Map<String, Value>> {
@@ -390,57 +370,4 @@ fn untagged(text: &str) -> Option<DType> {
     [DType::Flex32, DType::Bool(BoolStore::Native), DType::Bool(BoolStore::U8), DType::Bool(BoolStore::U32)]
         .into_iter()
         .find(|&dtype| tag(dtype) == text)
-}
-
-/// A tensor of a container, to be written.
-struct Stored {
-    tensor: Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl Stored {
-    fn new(tensor: Tensor) -> Result<Self> {
-        let shape = tensor.shape.to_vec();
-        let (dtype, shape) = match tensor.dtype {
-            DType::QFloat(_) => (Dtype::U8, vec![tensor.byte_len()]),
-            DType::Bool(_) => (Dtype::Bool, shape),
-            dtype => match to_stored(dtype) {
-                Some(dtype) => (dtype, shape),
-                None => return Err(Error::new(ErrorKind::Dtype, format!("the format has no {dtype:?}"))),
-            },
-        };
-        Ok(Self { tensor, dtype, shape })
-    }
-}
-
-impl TensorData for Stored {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        /// Bytes at a time; those of a file are read when they are looked at.
-        const CHUNK: usize = 8 << 20;
-        let other = |error: burn_pack::Error| io::Error::other(refused(error));
-        let bytes = self.tensor.to_bytes().map_err(other)?;
-        for start in (0..bytes.len()).step_by(CHUNK) {
-            let end = bytes.len().min(start + CHUNK);
-            let part = bytes.view(start, end);
-            let part: &[u8] = match &part {
-                Ok(part) => part,
-                // Bytes that have no views are in memory.
-                Err(_) => &bytes[start..end],
-            };
-            match self.tensor.dtype {
-                DType::Bool(BoolStore::U32) => out.write_all(&narrow_bools(part))?,
-                _ => out.write_all(part)?,
-            }
-        }
-        Ok(())
-    }
 }

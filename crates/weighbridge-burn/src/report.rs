@@ -8,11 +8,11 @@ use weighbridge::{Dtype, Error};
 /// What a load did, or would do.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Report {
+pub struct LoadReport {
     /// The parameters that were loaded, by their paths in the module.
     pub loaded: Vec<String>,
     /// Those of them that came in another dtype than they are stored in.
-    pub cast: Vec<Cast>,
+    pub cast: Vec<Conversion>,
     /// Parameters for which there is no tensor.
     pub missing: Vec<Missing>,
     /// Parameters whose tensor does not fit them, and what else stands in the way;
@@ -29,7 +29,7 @@ pub struct Report {
 /// A parameter that came in another dtype.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Cast {
+pub struct Conversion {
     /// Its path in the module.
     pub path: String,
     /// As it is stored.
@@ -73,7 +73,7 @@ impl fmt::Display for Missing {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} loaded ({} cast)", self.loaded.len(), self.cast.len())?;
         write!(f, ", {} missing, {} unused", self.missing.len(), self.unused.len())?;

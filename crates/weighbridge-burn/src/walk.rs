@@ -9,12 +9,25 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, DType, Device, Float, Int, Tensor, TensorData};
 use weighbridge::{Error, ErrorKind, Result};
 
+use crate::panics::caught;
+
 /// What a parameter's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Float,
     Int,
     Bool,
+}
+
+impl Kind {
+    /// What its elements are called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Float => "floats",
+            Self::Int => "integers",
+            Self::Bool => "booleans",
+        }
+    }
 }
 
 /// A parameter of a module, and where it is in it.
@@ -26,7 +39,7 @@ pub(crate) struct Site {
     pub(crate) device: Device,
     /// As it is in records: before a parameter's own mapping for loads, after the one for saves.
     pub(crate) shape: Vec<usize>,
-    /// Whether it is a `Linear`'s weight that exchanges the dimensions of what is loaded into it, and back when it is saved:
+    /// Whether it is a `Linear`'s weight that transposes the dimensions of what is loaded into it, and back when it is saved:
     /// one whose layout is `Col`.
     pub(crate) is_column: bool,
     pub(crate) slot: Box<dyn Slot>,
@@ -53,6 +66,12 @@ impl Site {
         dotted(&self.steps)
     }
 
+    /// The types on the way to it.
+    #[cfg(feature = "store")]
+    pub(crate) fn owners(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.owner.clone()).collect()
+    }
+
     /// Whether it is the weight of a `Linear`; types are known by their names only.
     pub(crate) fn is_linear_weight(&self) -> bool {
         is_linear_weight(&self.steps)
@@ -76,9 +95,20 @@ pub(crate) fn sites<M: Module>(module: &M) -> Vec<Site> {
     walk.sites
 }
 
-/// The module with other parameters in the places of those in `ready`, by their path.
-pub(crate) fn replace<M: Module>(module: M, ready: HashMap<String, Box<dyn Any>>) -> M {
-    module.map(&mut Replace { steps: Vec::new(), ready })
+/// Replaces the parameters of a module whose paths are in `ready`.
+///
+/// # Errors
+///
+/// Fails when Burn panics; the module is then as it was.
+pub(crate) fn install<M: Module>(module: &mut M, ready: HashMap<String, Box<dyn Any>>) -> Result<()> {
+    // An update that running statistics have not taken in yet would later overwrite what was loaded.
+    caught("running statistics were brought up to date", || {
+        settle(module);
+        Ok(())
+    })?;
+    let mut replace = Replace { steps: Vec::new(), ready };
+    *module = caught("parameters were replaced", || Ok(module.clone().map(&mut replace)))?;
+    Ok(())
 }
 
 /// Has running statistics take in their last updates, which they keep to themselves, for all clones of the module, until
@@ -122,18 +152,18 @@ pub(crate) trait Slot {
     /// The dtype it is saved in.
     fn dtype(&self) -> DType;
 
-    /// The parameter with these values, ready to be put into the module. `exchanged`: with the last two dimensions
-    /// exchanged.
+    /// The parameter with these values, ready to be put into the module. `transposed`: with the last two dimensions
+    /// transposed.
     fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>>;
 
-    /// A part of its values as they are saved, or, `exchanged`, of those with the last two dimensions exchanged.
-    fn read(&self, exchanged: bool, part: &[Range<usize>]) -> Result<TensorData>;
+    /// A part of its values as they are saved, or, `transposed`, of those with the last two dimensions transposed.
+    fn read(&self, transposed: bool, part: &[Range<usize>]) -> Result<TensorData>;
 }
 
 /// How a parameter is filled.
 pub(crate) struct Filled<'a> {
     pub(crate) device: &'a Device,
-    pub(crate) exchanged: bool,
+    pub(crate) transposed: bool,
     pub(crate) id: ParamId,
 }
 
@@ -151,13 +181,13 @@ where
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let tensor = upload::<D, K>(data, dtype, how.device);
-        let tensor = if how.exchanged { tensor.transpose() } else { tensor };
+        let tensor = if how.transposed { tensor.transpose() } else { tensor };
         Ok(Box::new(self.clone().transform_for_load(tensor, how.id)))
     }
 
-    fn read(&self, exchanged: bool, part: &[Range<usize>]) -> Result<TensorData> {
+    fn read(&self, transposed: bool, part: &[Range<usize>]) -> Result<TensorData> {
         let tensor = self.transform_for_save().base();
-        let tensor = if exchanged { tensor.transpose() } else { tensor };
+        let tensor = if transposed { tensor.transpose() } else { tensor };
         let whole = tensor.dims().iter().zip(part).all(|(&dim, part)| *part == (0..dim));
         let ranges: Option<[Range<usize>; D]> = part.to_vec().try_into().ok().filter(|_| !whole);
         let tensor = match ranges {
@@ -180,9 +210,9 @@ fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: 
     device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
 }
 
-/// Whether a parameter exchanges the dimensions of what is loaded into it. It does not say so, but what it does to a row
+/// Whether a parameter transposes the dimensions of what is loaded into it. It does not say so, but what it does to a row
 /// tells what it does to any matrix.
-fn exchanges<const D: usize, K: Basic>(param: &Param<Tensor<D, K>>, device: &Device) -> bool
+fn transposes<const D: usize, K: Basic>(param: &Param<Tensor<D, K>>, device: &Device) -> bool
 where
     Tensor<D, K>: Parameter,
 {
@@ -206,7 +236,7 @@ impl Walk {
     where
         Tensor<D, K>: Parameter,
     {
-        // A lazy parameter says its stored shape; one that is there may have been exchanged since.
+        // A lazy parameter says its stored shape; one that is there may have been transposed since.
         let shape = match param.is_initialized() {
             true => param.transform_for_save().base().dims().to_vec(),
             false => param.lazy_shape().to_vec(),
@@ -216,7 +246,7 @@ impl Walk {
             steps: self.steps.clone(),
             id: param.id,
             kind,
-            is_column: is_linear_weight(&self.steps) && exchanges(param, &device),
+            is_column: is_linear_weight(&self.steps) && transposes(param, &device),
             device,
             shape,
             slot: Box::new(param.clone()),

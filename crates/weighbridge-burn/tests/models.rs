@@ -140,7 +140,7 @@ fn bert_computes_what_transformers_computed_and_is_its_file_again() {
     hidden.into_data().assert_approx_eq::<f32>(&data(&ckpt, "out.hidden"), close);
     pooled.into_data().assert_approx_eq::<f32>(&data(&ckpt, "out.pooled"), close);
 
-    let mapping = Mapping::pytorch().attention_fused(false);
+    let mapping = Mapping::pytorch().attention_unfused();
     let saved = save(&bert).mapping(mapping).rename(Bert::names_back()).bytes().unwrap();
     assert_eq!(weights(&Checkpoint::from_bytes(saved).unwrap()), weights(&ckpt));
 
