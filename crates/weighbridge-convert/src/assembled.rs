@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge::write::{Order, Save};
@@ -11,8 +12,8 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Result, Source};
 
 use crate::contents::Tensor;
 
-/// Lays the tensors out, in the order given.
-pub(crate) fn checkpoint(save: &Save, tensors: Vec<Tensor>) -> Result<Checkpoint> {
+/// Lays the tensors out, in the order given, for the checkpoint of a file in `directory`.
+pub(crate) fn checkpoint(save: &Save, directory: &Path, tensors: Vec<Tensor>) -> Result<Checkpoint> {
     let described = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()));
     let layout = save.clone().order(Order::Given).layout(described)?;
     let mut data: HashMap<String, Arc<dyn Source>> =
@@ -31,7 +32,8 @@ pub(crate) fn checkpoint(save: &Save, tensors: Vec<Tensor>) -> Result<Checkpoint
             parts.push(Part { start: header.len() as u64 + planned.data_offsets().start, data });
         }
     }
-    Checkpoint::from_source(Assembled { size: layout.size(), header, parts })
+    let assembled = Assembled { size: layout.size(), header, parts };
+    Checkpoint::options().directory(directory).from_source(assembled)
 }
 
 struct Assembled {

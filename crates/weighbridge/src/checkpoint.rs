@@ -83,6 +83,7 @@ pub struct OpenOptions {
     decode: Decode,
     variant: Option<String>,
     mapping: Option<Mapping>,
+    directory: Option<PathBuf>,
 }
 
 /// So often a checkpoint is opened anew that is replaced meanwhile, with a pause in between.
@@ -117,6 +118,14 @@ impl OpenOptions {
     #[must_use]
     pub fn map(mut self, mapping: Mapping) -> Self {
         self.mapping = Some(mapping);
+        self
+    }
+
+    /// Sets the [directory](Checkpoint::directory) of a checkpoint that is opened from [bytes](Self::from_bytes) or a
+    /// [source](Self::from_source). A checkpoint that is opened by its path has its own.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
         self
     }
 
@@ -182,7 +191,7 @@ impl OpenOptions {
     ///
     /// As [`Checkpoint::open`].
     pub fn from_source(&self, source: impl Source + 'static) -> Result<Checkpoint> {
-        Checkpoint::new(vec![self.shard_of(None, source)?], None, None)
+        Checkpoint::new(vec![self.shard_of(None, source)?], self.directory.clone(), None)
     }
 
     fn open_all(
@@ -323,7 +332,7 @@ impl Checkpoint {
     }
 
     /// The directory in which the checkpoint lies, with its `config.json` and whatever else belongs to it.
-    /// `None` for bytes and sources.
+    /// `None` for bytes and sources, unless it [was set](OpenOptions::directory).
     pub fn directory(&self) -> Option<&Path> {
         self.0.directory.as_deref()
     }

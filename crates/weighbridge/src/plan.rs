@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use memory::cast_into;
-pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
+pub use operation::{BitCast, Cast, Join, Operation, Part, Piece, Read, Transpose};
 pub use overflow::Overflow;
 pub use stream::Streamed;
 
@@ -232,6 +232,8 @@ pub struct Entry {
     operation: Arc<dyn Operation>,
     /// Of the cast, or of one to come.
     overflow: Overflow,
+    bit_casts: fn(Dtype, Dtype) -> bool,
+    deferred: bool,
     dtype: Dtype,
     shape: Vec<usize>,
     byte_len: u64,
@@ -267,7 +269,8 @@ impl Entry {
         let byte_len = dtype.size_of(&shape).map_err(named)?;
         let base = Arc::clone(&operation);
         let (name, overflow) = (name.to_owned(), Overflow::default());
-        Ok(Self { name, inputs, base, operation, overflow, dtype, shape, byte_len })
+        let (bit_casts, deferred): (fn(Dtype, Dtype) -> bool, _) = (|_, _| false, false);
+        Ok(Self { name, inputs, base, operation, overflow, bit_casts, deferred, dtype, shape, byte_len })
     }
 
     /// The same tensor in another dtype, made from the stored values whatever dtype this entry has, and under its
@@ -279,12 +282,9 @@ impl Entry {
     pub fn recast(&self, dtype: Dtype) -> Result<Self> {
         let named = |error: Error| error.in_tensor(&self.name);
         let stored = self.base.output(&self.inputs).map_err(named)?.0;
-        let operation = match stored == dtype {
-            true => Arc::clone(&self.base),
-            false => self.cast(dtype, self.overflow),
-        };
-        let cast = Self::new(&self.name, self.inputs.clone(), operation)?;
-        Ok(Self { base: Arc::clone(&self.base), overflow: self.overflow, ..cast })
+        let operation = self.conversion(stored, dtype);
+        let made = Self::new(&self.name, self.inputs.clone(), Arc::clone(&operation))?;
+        Ok(Self { operation, dtype: made.dtype, shape: made.shape, byte_len: made.byte_len, ..self.clone() })
     }
 
     /// The same tensor, with another rule for values that are too large: in the cast that was asked for when the entry
@@ -292,15 +292,48 @@ impl Entry {
     /// [`new`](Self::new) keeps its own.
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        if !Arc::ptr_eq(&self.base, &self.operation) {
-            self.operation = self.cast(self.dtype, overflow);
-        }
         self.overflow = overflow;
+        self.converted_anew()
+    }
+
+    /// The same tensor, with bits kept instead of values ([`BitCast`]) wherever `keeps(from, to)` holds for its stored
+    /// dtype and another one of the same size: in its own dtype, and in those that [`recast`](Self::recast), or taking
+    /// it from a session, asks for. Otherwise values are kept.
+    #[must_use]
+    pub fn bit_casts(mut self, keeps: fn(Dtype, Dtype) -> bool) -> Self {
+        self.bit_casts = keeps;
+        self.converted_anew()
+    }
+
+    /// The same tensor, which a session does not read ahead, but when it is taken.
+    #[must_use]
+    pub fn deferred(mut self) -> Self {
+        self.deferred = true;
         self
     }
 
-    fn cast(&self, dtype: Dtype, overflow: Overflow) -> Arc<dyn Operation> {
-        Arc::new(Cast::of(Arc::clone(&self.base), dtype).overflow(overflow))
+    /// Whether it is read only when it is taken.
+    pub fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    fn converted_anew(mut self) -> Self {
+        if let Ok((stored, _)) = self.base.output(&self.inputs) {
+            self.operation = self.conversion(stored, self.dtype);
+        }
+        self
+    }
+
+    /// From the stored dtype to another one, by the rules of this entry.
+    fn conversion(&self, from: Dtype, to: Dtype) -> Arc<dyn Operation> {
+        let base = Arc::clone(&self.base);
+        if from == to {
+            base
+        } else if (self.bit_casts)(from, to) && BitCast::exists(from, to) {
+            Arc::new(BitCast::of(base, to))
+        } else {
+            Arc::new(Cast::of(base, to).overflow(self.overflow))
+        }
     }
 
     /// The name that it gets.

@@ -84,14 +84,19 @@ struct Reading<P: Placement> {
 impl<P: Placement> Shared<P> {
     pub(super) fn new(plan: Arc<Planned>, settings: Settings, placement: P) -> Self {
         let entries = &plan.entries;
-        let mut order: Vec<usize> = (0..entries.len()).collect();
+        let mut order: Vec<usize> =
+            (0..entries.len()).filter(|&place| !entries[place].is_deferred()).collect();
         match settings.order {
             Order::File => order.sort_by_key(|&place| {
                 entries[place].inputs().first().map(|input| (input.shard(), input.range().start))
             }),
             Order::Natural => order.sort_by_cached_key(|&place| natural_key(entries[place].name())),
         }
-        let ahead: Vec<_> = entries.iter().map(|entry| placement.ahead(&plan.checkpoint, entry)).collect();
+        let ahead = |entry: &Arc<Entry>| match entry.is_deferred() {
+            true => None,
+            false => placement.ahead(&plan.checkpoint, entry),
+        };
+        let ahead: Vec<_> = entries.iter().map(ahead).collect();
         let ahead_left = ahead.iter().flatten().copied().fold(0, u64::saturating_add);
         let state = State {
             slots: entries.iter().map(|_| Slot::Idle).collect(),

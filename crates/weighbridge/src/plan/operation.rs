@@ -1,8 +1,10 @@
 //! How an output is made of stored tensors, tile by tile.
 //!
 //! [`Read`] gives a stored tensor as it is, [`Part`] a slice of one, [`Join`] several behind one another along a
-//! dimension, [`Transpose`] one with two dimensions exchanged; [`Cast`] gives what any of them makes in another dtype.
+//! dimension, [`Transpose`] one with two dimensions exchanged; [`Cast`] gives what any of them makes in another dtype,
+//! [`BitCast`] its bits under another dtype.
 
+mod bit_cast;
 mod cast;
 mod join;
 mod part;
@@ -12,6 +14,7 @@ use std::fmt::Debug;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+pub use bit_cast::BitCast;
 pub use cast::Cast;
 pub use join::Join;
 pub use part::Part;

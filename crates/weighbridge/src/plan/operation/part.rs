@@ -49,6 +49,11 @@ impl Part {
         Ok(Self { slice: whole.range(bound(rank)..bound(rank + 1)) })
     }
 
+    /// Which part it is.
+    pub fn slice(&self) -> &Slice {
+        &self.slice
+    }
+
     fn region(&self, inputs: &[Input]) -> Result<Region> {
         let input = only(inputs)?;
         self.slice.of(input.dtype(), input.shape())
