@@ -1,17 +1,17 @@
 //! Burn's own containers (burnpack, `.bpk`) as safetensors, and back.
 //!
-//! A burnpack holds tensors, typed scalars and metadata; the tensors of an optimizer are named by the random ids of the
-//! parameters they belong to. In safetensors they have the parameters' paths instead,
+//! A burnpack holds tensors, typed scalars and metadata. The tensors of an optimizer are named by the random ids of the
+//! parameters that they belong to. In safetensors they are named by the parameters' paths instead,
 //! `encoder.layers.0.weight.momentum.moment_1`, and the ids are in the metadata:
 //!
 //! | entry of `__metadata__` | holds |
 //! |---|---|
 //! | `format` | `pt` |
-//! | `weighbridge.burn.ids` | of each path of a parameter its id, as a string |
-//! | `weighbridge.burn.scalars` | of each name a scalar: `int 3`, `uint 3`, `float 0.1`, `bool true` |
-//! | `weighbridge.burn.metadata` | what else there was, as it was |
-//! | `weighbridge.burn.dtypes` | of tensors whose dtype safetensors does not have, that of Burn |
-//! | `weighbridge.burn.quantised` | of quantised tensors shape and scheme |
+//! | `weighbridge.burn.ids` | the id of each parameter, as a string, by its path |
+//! | `weighbridge.burn.scalars` | scalars by their names: `int 3`, `uint 3`, `float 0.1`, `bool true` |
+//! | `weighbridge.burn.metadata` | all other metadata, unchanged |
+//! | `weighbridge.burn.dtypes` | Burn's dtypes of tensors for which safetensors has none |
+//! | `weighbridge.burn.quantised` | shapes and schemes of quantised tensors |
 //! | `weighbridge.burn.record` | `named`, or `by id` where tensors were named by ids |
 //!
 //! Each is a JSON object of strings. Scalars of floats are written so that they are read as the same number.
@@ -40,12 +40,12 @@ pub(crate) const RECORD: &str = "weighbridge.burn.record";
 pub(crate) const NAMED: &str = "named";
 const BY_ID: &str = "by id";
 
-/// Writes what a `.bpk` file holds, a record of a module, an optimizer or a scheduler, as a safetensors file that
-/// [`from_safetensors`] turns back. Some megabytes of one tensor are in memory at a time.
+/// Converts a `.bpk` file, the record of a module, an optimizer or a scheduler, to a safetensors file, which
+/// [`from_safetensors`] converts back. A few megabytes of one tensor are in memory at a time.
 ///
 /// # Errors
 ///
-/// Fails when the file is no burnpack or is beyond burnpack's limits (10 GiB a tensor, 100,000 tensors, 100 GiB), and
+/// Fails when the file is not a burnpack or is beyond burnpack's limits (10 GiB per tensor, 100,000 tensors, 100 GiB), and
 /// when the result cannot be written.
 pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> Result<()> {
     let pack = pack.as_ref();
@@ -53,11 +53,11 @@ pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> 
     write(reader, safetensors.as_ref())
 }
 
-/// Writes what [`to_safetensors`] wrote as a `.bpk` file again.
+/// Converts what [`to_safetensors`] wrote back to a `.bpk` file.
 ///
 /// # Errors
 ///
-/// Fails when the file is not such a one, when it is beyond burnpack's limits, and when the result cannot be written.
+/// Fails when the file does not hold a record, when it is beyond burnpack's limits, and when the result cannot be written.
 pub fn from_safetensors(safetensors: impl AsRef<Path>, pack: impl AsRef<Path>) -> Result<()> {
     let (ckpt, pack) = (Checkpoint::open(safetensors)?, pack.as_ref());
     if ckpt.byte_len() > MAX_FILE_SIZE {
@@ -74,7 +74,7 @@ pub(crate) fn container(ckpt: &Checkpoint) -> Result<Bytes> {
     in_memory(writer(ckpt, lazy)?).map_err(|error| in_file_of(ckpt, error))
 }
 
-/// The same with one element in the place of each tensor's: what a record is made of, without what it holds.
+/// The same with one element instead of each tensor's values: which tensors a record has, without what they hold.
 pub(crate) fn outline(ckpt: &Checkpoint) -> Result<Bytes> {
     let one = |_: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside| {
         let shape = vec![1_usize; tensor.shape().len()];
@@ -88,7 +88,8 @@ fn in_memory(writer: Writer) -> Result<Bytes> {
     let mut words = Vec::<u64>::new();
     let room = size.div_ceil(8);
     words.try_reserve_exact(room).map_err(|error| {
-        Error::new(ErrorKind::Memory, format!("{size} bytes of memory could not be had")).with_source(error)
+        Error::new(ErrorKind::Memory, format!("{size} bytes of memory could not be allocated"))
+            .with_source(error)
     })?;
     words.resize(room, 0);
     let mut bytes = Bytes::from_elems(words);
@@ -105,7 +106,7 @@ pub(crate) fn names(container: Bytes) -> Result<BTreeSet<String>> {
     Ok(tensors.iter().map(|tensor| names.outside(&tensor.name)).collect())
 }
 
-/// The error with the name of the file, which is one for a record.
+/// The error with the name of the file; a record is one file.
 fn in_file_of(ckpt: &Checkpoint, error: Error) -> Error {
     match ckpt.shards().first() {
         Some(shard) => in_shard(error, shard),
@@ -154,7 +155,7 @@ fn writer(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) 
     check_limits(ckpt).and_then(|()| made(ckpt, make)).map_err(|error| in_file_of(ckpt, error))
 }
 
-/// Burn reads no container beyond these, and says so only then.
+/// Checks the limits that Burn's reader has and its writer does not.
 fn check_limits(ckpt: &Checkpoint) -> Result<()> {
     if ckpt.len() > MAX_TENSOR_COUNT {
         let message =
@@ -178,7 +179,7 @@ fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) ->
         Some(BY_ID) => true,
         Some(NAMED) => false,
         _ => {
-            let message = "it is no training record: its metadata has no \"weighbridge.burn.record\"";
+            let message = "it is not a training record: its metadata has no \"weighbridge.burn.record\"";
             return Err(Error::new(ErrorKind::Value, message));
         }
     };
@@ -189,7 +190,7 @@ fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) ->
         let (inside, id) = names.inside(name);
         let id = if by_id { id } else { known.ids.get(name).copied() };
         if by_id && id.is_none() {
-            let message = format!("no parameter that {IDS:?} in the metadata names has it");
+            let message = format!("it belongs to no parameter that the metadata entry {IDS:?} names");
             return Err(Error::new(ErrorKind::Value, message).in_tensor(name));
         }
         let (dtype, shape) = match known.quantised.get(name) {
@@ -223,7 +224,7 @@ fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) ->
     Ok(writer)
 }
 
-/// A stored tensor as one of a container, which is read when it is looked at.
+/// A stored tensor as one of a container. It is read when its bytes are asked for.
 #[cfg(feature = "store")]
 pub(crate) fn deferred(ckpt: &Checkpoint, tensor: &TensorRef<'_>, name: String) -> Result<Tensor> {
     let dtype = match tensor.dtype() {
@@ -235,7 +236,7 @@ pub(crate) fn deferred(ckpt: &Checkpoint, tensor: &TensorRef<'_>, name: String) 
     Ok(lazy(ckpt, tensor, Inside { name, dtype, shape: tensor.shape().to_vec(), id: None }))
 }
 
-/// One that is read when it is looked at.
+/// A tensor that is read when its bytes are asked for.
 fn lazy(ckpt: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside) -> Tensor {
     let Inside { name, dtype, shape, id } = inside;
     let wide = dtype == DType::Bool(BoolStore::U32);
@@ -263,9 +264,9 @@ fn entry(ckpt: &Checkpoint, key: &str) -> Result<Map<String, Value>> {
     object(ckpt.shards().first().and_then(|shard| shard.header().metadata_value(key)), key)
 }
 
-/// How tensors and scalars are named in a container, and outside of it.
+/// How tensors and scalars are named in a container and in a file.
 struct Names {
-    /// In the container they are named by the ids of the parameters they belong to.
+    /// Whether they are named in the container by the ids of the parameters that they belong to.
     by_id: bool,
     paths: BTreeMap<u64, String>,
 }
@@ -292,7 +293,7 @@ impl Names {
             *uses.entry(path).or_default() += 1;
         }
         let path = |(id, path): (&String, &String)| {
-            // Two parameters of one path, or one whose path is a number, keep their ids.
+            // Parameters that share a path, or whose path is a number, keep their ids.
             let plain = uses.get(&**path) == Some(&1) && prefix(&format!("{path}.")).is_none();
             plain.then_some((id.parse().ok()?, path.clone()))
         };

@@ -56,8 +56,11 @@ use crate::walk::{self, Site};
 pub struct SafetensorsStore {
     location: Location,
     filter: PathFilter,
-    naming: Naming,
-    bad_pattern: Option<Error>,
+    /// Regular expressions and what they are replaced by.
+    renames: Vec<(String, String)>,
+    is_contiguous: bool,
+    /// Regular expressions for the lists that keep their indices.
+    kept_indices: Vec<String>,
     /// What the caller added.
     metadata: BTreeMap<String, String>,
     has_defaults: bool,
@@ -117,12 +120,21 @@ impl SafetensorsStore {
         Self::new(Location::Memory(bytes.map(Into::into)))
     }
 
+    /// Loads the tensors that a file of PyTorch has under a key.
+    #[cfg(feature = "convert")]
+    pub(crate) fn top_level_key(mut self, key: String) -> Self {
+        self.location = self.location.under(key);
+        self.stored = None;
+        self
+    }
+
     fn new(location: Location) -> Self {
         Self {
             location,
             filter: PathFilter::new(),
-            naming: Naming::default(),
-            bad_pattern: None,
+            renames: Vec::new(),
+            is_contiguous: false,
+            kept_indices: Vec::new(),
             metadata: BTreeMap::new(),
             has_defaults: true,
             overwrite: false,
@@ -202,23 +214,15 @@ impl SafetensorsStore {
     /// Renames tensors by regular expressions, one after another: stored tensors before parameters look for them, saved
     /// ones at the end.
     pub fn remap(mut self, remapper: KeyRemapper) -> Self {
-        self.naming.renames = Default::default();
-        for (pattern, to) in remapper.to_regex_pairs() {
-            self = self.rename(pattern.as_str(), &to);
-        }
+        let pairs = remapper.to_regex_pairs().into_iter();
+        self.renames = pairs.map(|(pattern, to)| (pattern.as_str().to_owned(), to)).collect();
+        self.stored = None;
         self
     }
 
     /// Adds one such regular expression. If it is invalid, loading and saving fail.
-    pub fn with_key_remapping(self, from: impl AsRef<str>, to: impl Into<String>) -> Self {
-        self.rename(from.as_ref(), &to.into())
-    }
-
-    fn rename(mut self, from: &str, to: &str) -> Self {
-        match self.naming.renames.clone().regex(from, to) {
-            Ok(renames) => self.naming.renames = renames,
-            Err(error) => self.bad_pattern = Some(error),
-        }
+    pub fn with_key_remapping(mut self, from: impl AsRef<str>, to: impl Into<String>) -> Self {
+        self.renames.push((from.as_ref().to_owned(), to.into()));
         self.stored = None;
         self
     }
@@ -226,7 +230,7 @@ impl SafetensorsStore {
     /// Sets whether the indices in stored names are made contiguous, after renaming: see
     /// [`Loader::map_indices_contiguous`](crate::Loader::map_indices_contiguous).
     pub fn map_indices_contiguous(mut self, map: bool) -> Self {
-        self.naming.is_contiguous = map;
+        self.is_contiguous = map;
         self.stored = None;
         self
     }
@@ -234,10 +238,7 @@ impl SafetensorsStore {
     /// Has lists keep their indices if the regular expression matches the name before the index: `^flows$` for
     /// `flows.2.weight`. If it is invalid, loading fails.
     pub fn map_indices_contiguous_except<S: AsRef<str>>(mut self, pattern: S) -> Self {
-        match Names::regex(pattern.as_ref()) {
-            Ok(lists) => self.naming.keep_indices(lists),
-            Err(error) => self.bad_pattern = Some(error),
-        }
+        self.kept_indices.push(pattern.as_ref().to_owned());
         self.stored = None;
         self
     }
@@ -316,15 +317,26 @@ impl SafetensorsStore {
 
     /// The tensors of the checkpoint, listed once.
     fn stored(&mut self) -> Result<&Stored> {
-        self.check_patterns()?;
         if self.stored.is_none() {
-            self.stored = Some(Stored::of(&self.location.open()?, &self.naming, self.quantized)?);
+            let naming = self.naming()?;
+            self.stored = Some(Stored::of(&self.location.open()?, &naming, self.quantized)?);
         }
         Ok(self.stored.get_or_insert_default())
     }
 
-    fn check_patterns(&self) -> Result<()> {
-        self.bad_pattern.clone().map_or(Ok(()), Err)
+    fn naming(&self) -> Result<Naming> {
+        let mut naming = Naming::default();
+        if let Some(prefix) = self.location.prefix() {
+            naming.renames = naming.renames.prefix(prefix, "");
+        }
+        for (from, to) in &self.renames {
+            naming.renames = naming.renames.regex(from, to)?;
+        }
+        naming.is_contiguous = self.is_contiguous;
+        for pattern in &self.kept_indices {
+            naming.keep_indices(Names::regex(pattern)?);
+        }
+        Ok(naming)
     }
 
     /// What `adapter` does, unless a mapping was set.
@@ -350,7 +362,6 @@ impl SafetensorsStore {
     }
 
     fn load<M: ModuleSnapshot>(&mut self, module: &mut M) -> Result<LoadReport> {
-        self.check_patterns()?;
         if let (None, Adapter::Other(_)) = (&self.mapping, &self.from) {
             self.stored()?;
         }
@@ -359,10 +370,10 @@ impl SafetensorsStore {
             let load = adapted::Load { stored, adapter: &**adapter, skip_variants: self.skip_variants };
             return load.run(module, keeps, self.validate, self.partial);
         }
-        let ckpt = self.location.open()?;
+        let (ckpt, naming) = (self.location.open()?, self.naming()?);
         let mut loader = load(&ckpt)
             .mapping(self.mapping_for(&self.from))
-            .naming(self.naming.clone())
+            .naming(naming.clone())
             .quantized(self.quantized)
             .keep(keeps);
         if self.partial {
@@ -372,7 +383,7 @@ impl SafetensorsStore {
             loader = loader.tolerant();
         }
         let mut report = loader.into(module)?;
-        let named = self.naming.of(&ckpt);
+        let named = naming.of(&ckpt);
         report.unused.iter_mut().for_each(|name| *name = named.apply(name));
         Ok(report)
     }
@@ -396,19 +407,19 @@ impl ModuleStore for SafetensorsStore {
 
     fn collect_from<M: ModuleSnapshot>(&mut self, module: &M) -> Result<()> {
         self.stored = None;
-        self.check_patterns()?;
+        let renames = self.naming()?.renames;
         self.location.check_free(self.overwrite)?;
         let mapping = self.mapping_for(&self.to);
         let save_as = self.save_with(&mapping);
         if let (None, Adapter::Other(adapter)) = (&self.mapping, &self.to) {
             let tensors = adapted::collect(module, adapter.clone(), &self.filter, self.skip_variants)?;
-            let renamed = |tensor: burn_pack::Tensor| (self.naming.renames.apply(&tensor.name), tensor);
+            let renamed = |tensor: burn_pack::Tensor| (renames.apply(&tensor.name), tensor);
             let outside = Outside::of(tensors.into_iter().map(renamed))?;
             return self.location.write(&outside.save_with(save_as), outside.tensors, self.overwrite);
         }
         let saver = save(module)
             .mapping(mapping)
-            .rename(self.naming.renames.clone())
+            .rename(renames)
             .keep(keeps(&self.filter, self.skip_variants))
             .with(save_as)
             .plain();

@@ -13,16 +13,42 @@ const NAME: &str = "model";
 
 pub(super) enum Location {
     Path(PathBuf),
+    /// The tensors under a key of a file of PyTorch.
+    #[cfg(feature = "convert")]
+    Under {
+        path: PathBuf,
+        key: String,
+    },
     /// Nothing, until something is saved.
     Memory(Option<bytes::Bytes>),
 }
 
 impl Location {
+    /// What a file has under a key.
+    #[cfg(feature = "convert")]
+    pub(super) fn under(self, key: String) -> Self {
+        match self {
+            Self::Path(path) | Self::Under { path, .. } => Self::Under { path, key },
+            Self::Memory(bytes) => Self::Memory(bytes),
+        }
+    }
+
     pub(super) fn open(&self) -> Result<Checkpoint> {
         match self {
             Self::Path(path) => open(path),
+            #[cfg(feature = "convert")]
+            Self::Under { path, key } => open_under(path, key),
             Self::Memory(Some(bytes)) => Checkpoint::from_bytes(bytes.clone()),
             Self::Memory(None) => Err(empty()),
+        }
+    }
+
+    /// What all names of the checkpoint begin with and parameters do not.
+    pub(super) fn prefix(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "convert")]
+            Self::Under { key, .. } => Some(format!("{key}.")),
+            _ => None,
         }
     }
 
@@ -31,11 +57,9 @@ impl Location {
         match self {
             Self::Memory(Some(bytes)) => Ok(bytes.to_vec()),
             Self::Memory(None) => Err(empty()),
-            Self::Path(path) => {
-                let message =
-                    "the store is in a file; only a store made by `from_bytes` has its bytes in memory";
-                Err(Error::new(ErrorKind::Unsupported, message).in_file(path))
-            }
+            Self::Path(path) => Err(in_a_file(path)),
+            #[cfg(feature = "convert")]
+            Self::Under { path, .. } => Err(in_a_file(path)),
         }
     }
 
@@ -58,9 +82,35 @@ impl Location {
             Self::Path(path) if path.is_dir() => drop(save.directory(path, NAME, tensors)?),
             Self::Path(path) if overwrite => save.file(path, tensors)?,
             Self::Path(path) => write_new(path, save, tensors)?,
+            #[cfg(feature = "convert")]
+            Self::Under { path, .. } => {
+                let message = "tensors cannot be written under a key of a file";
+                return Err(Error::new(ErrorKind::Unsupported, message).in_file(path));
+            }
         }
         Ok(())
     }
+}
+
+/// The tensors that a file of PyTorch has under a key.
+#[cfg(feature = "convert")]
+fn open_under(path: &Path, key: &str) -> Result<Checkpoint> {
+    use weighbridge::Names;
+    use weighbridge_convert::{Aliases, Options, open_any_with};
+
+    let names = Names::prefix(format!("{key}."));
+    let options = Options::new().aliases(Aliases::Each).raw_names(true).only(names);
+    let ckpt = open_any_with(path, &options)?.checkpoint().clone();
+    if ckpt.is_empty() {
+        let message = format!("it has no tensors under the key {key:?}");
+        return Err(Error::new(ErrorKind::NotFound, message).in_file(path));
+    }
+    Ok(ckpt)
+}
+
+fn in_a_file(path: &Path) -> Error {
+    let message = "the store is in a file; only a store made by `from_bytes` has its bytes in memory";
+    Error::new(ErrorKind::Unsupported, message).in_file(path)
 }
 
 /// Writes a file only if there is none when it is complete, as burn-store does.
