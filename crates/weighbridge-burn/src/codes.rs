@@ -35,7 +35,8 @@ impl<'c> Codes<'c> {
         codes
     }
 
-    /// The module whose codes `stored` holds or, if nothing is stored under `name`, whose weight would have that name.
+    /// The module whose codes `stored` holds or, if nothing is stored under `name`, whose weight would have
+    /// that name.
     pub(crate) fn module(&self, name: &str, stored: Option<&TensorRef<'_>>) -> Option<QuantizedModule<'c>> {
         if self.weights.is_empty() {
             return None;

@@ -23,11 +23,12 @@ pub enum Convention {
     /// | `BiLstm`, `BiGru`, `BiRnn` | `forward`, `reverse` | the same, the reverse with `_reverse` at the end |
     /// | variants of an enum | a name | none |
     ///
-    /// Layers are recognised by the names of their types, whoever defines them: a `Linear` of your own must have Burn's
-    /// layout, or be [excepted](crate::Mapping::as_in_burn).
+    /// Layers are recognised by the names of their types, whoever defines them: a `Linear` of your own must
+    /// have Burn's layout, or be [excepted](crate::Mapping::as_in_burn).
     ///
-    /// Embeddings, convolutions and running statistics are the same in both. If a file has no `in_proj_weight`, the four
-    /// layers of the attention are looked for under their own names; if it has no `weight`, so are `gamma` and `beta`.
+    /// Embeddings, convolutions and running statistics are the same in both. If a file has no
+    /// `in_proj_weight`, the four layers of the attention are looked for under their own names; if it has no
+    /// `weight`, so are `gamma` and `beta`.
     PyTorch,
 }
 
@@ -60,7 +61,8 @@ pub(crate) struct Fusing {
 }
 
 impl Convention {
-    /// Where a file may hold a parameter, the usual tensor first. `variants`: names have the variants of enums.
+    /// Where a file may hold a parameter, the usual tensor first. `variants`: names have the variants of
+    /// enums.
     pub(crate) fn candidates(self, site: &Site, variants: bool, fusing: Fusing) -> Vec<Candidate> {
         // The outputs of a weight `[in, out]` are its second dimension.
         let is_row = site.is_linear_weight() && !site.is_column;

@@ -13,16 +13,17 @@
 //! |---|---|---|
 //! | `I8` to `I64`, `U8` to `U64` | the same | any integer that holds the values |
 //!
-//! A boolean parameter takes `BOOL` and `U8` with the values 0 and 1, and gets the form of booleans that its device has. A
-//! tensor of one kind is never loaded into a parameter of another. A dtype that the device does not compute with is refused
-//! before anything is read. For quantised tensors a device only says whether it computes with their packed values, so if it
-//! cannot hold them, the load fails when they are put there; the module is still as it was.
+//! A boolean parameter takes `BOOL` and `U8` with the values 0 and 1, and gets the form of booleans that its
+//! device has. A tensor of one kind is never loaded into a parameter of another. A dtype that the device does
+//! not compute with is refused before anything is read. For quantised tensors a device only says whether it
+//! computes with their packed values, so if it cannot hold them, the load fails when they are put there; the
+//! module is still as it was.
 //!
-//! The codes of quantised modules, such as 8-bit floats with scales in other tensors, are an error unless they are asked for
-//! [raw](crate::Loader::quantized).
+//! The codes of quantised modules, such as 8-bit floats with scales in other tensors, are an error unless
+//! they are asked for [raw](crate::Loader::quantized).
 //!
-//! Each dtype is saved as it is, except that `Flex32` becomes `F32`, booleans become `BOOL`, and a quantised tensor becomes
-//! its bytes, with its scheme in the metadata.
+//! Each dtype is saved as it is, except that `Flex32` becomes `F32`, booleans become `BOOL`, and a quantised
+//! tensor becomes its bytes, with its scheme in the metadata.
 
 use burn::tensor::{BoolDType, DType, Device};
 use weighbridge::plan::Cast;
@@ -152,8 +153,8 @@ pub(crate) fn from_stored(dtype: Dtype) -> Option<DType> {
     })
 }
 
-/// The dtype that one of Burn's is stored as. `None` for booleans of four bytes and quantised values, for which safetensors
-/// has no dtype.
+/// The dtype that one of Burn's is stored as. `None` for booleans of four bytes and quantised values, for
+/// which safetensors has no dtype.
 pub fn to_stored(dtype: DType) -> Option<Dtype> {
     use burn::tensor::BoolStore;
     Some(match dtype {

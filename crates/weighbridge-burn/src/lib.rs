@@ -1,5 +1,5 @@
-//! Weights for [Burn](burn): loads any Hugging Face checkpoint into a module, with a report, and saves modules and training
-//! state in files that Python reads.
+//! Weights for [Burn](burn): loads any Hugging Face checkpoint into a module, with a report, and saves
+//! modules and training state in files that Python reads.
 //!
 //! ```
 //! use weighbridge_burn::weighbridge::Checkpoint;
@@ -22,17 +22,18 @@
 //! # }
 //! ```
 //!
-//! [`load`] finds a tensor for every parameter before it reads any, and changes the module only when all have been read.
-//! [`Mapping`] says where files differ from the module in names and layouts, and [`save`] goes the other way. [`dtype`] says
-//! what each stored dtype becomes. [`open`] opens checkpoints of any format.
+//! [`load`] finds a tensor for every parameter before it reads any, and changes the module only when all have
+//! been read. [`Mapping`] says where files differ from the module in names and layouts, and [`save`] goes the
+//! other way. [`dtype`] says what each stored dtype becomes. [`open`] opens checkpoints of any format.
 //!
 //! # Features
 //!
 //! - `convert`: [`open`] reads PyTorch's `.bin`, `.pt`, `.pth` and `.ckpt`, GGUF, ONNX, NumPy, HDF5 and Flax.
-//! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which converts Burn's
-//!   own `.bpk` files.
+//! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which
+//!   converts Burn's own `.bpk` files.
 //! - `train`: `Checkpoints`, for the `Learner` of burn-train.
-//! - `store`: `SafetensorsStore`, and with `convert` `PytorchStore`, for code that was written for burn-store.
+//! - `store`: `SafetensorsStore`, and with `convert` `PytorchStore`, for code that was written for
+//!   burn-store.
 //! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs; others are features of `burn` itself.
 
 #[cfg(feature = "train")]

@@ -25,14 +25,15 @@ use crate::walk::{self, Filled, Site};
 
 /// Loads the tensors of a checkpoint into a module.
 ///
-/// Loading has two phases. First everything that can be wrong is checked: names, shapes, dtypes, and whether the devices
-/// support these dtypes. Then all tensors are read, and the module is changed at the very end, in a step that cannot fail.
-/// So whatever the error, the module is as it was. While a module that already has values is loaded, both the old and the
-/// new ones are in memory. The running statistics of a `BatchNorm` are shared by all clones of a module in Burn, so they
-/// change in all of them.
+/// Loading has two phases. First everything that can be wrong is checked: names, shapes, dtypes, and whether
+/// the devices support these dtypes. Then all tensors are read, and the module is changed at the very end, in
+/// a step that cannot fail. So whatever the error, the module is as it was. While a module that already has
+/// values is loaded, both the old and the new ones are in memory. The running statistics of a `BatchNorm` are
+/// shared by all clones of a module in Burn, so they change in all of them.
 ///
-/// On the CPU (`flex`) the memory that tensors are read into becomes Burn's own, without a copy. From a checkpoint that is
-/// [mapped](weighbridge::OpenOptions::map) or in memory, tensors share the checkpoint's bytes wherever these are aligned.
+/// On the CPU (`flex`) the memory that tensors are read into becomes Burn's own, without a copy. From a
+/// checkpoint that is [mapped](weighbridge::OpenOptions::map) or in memory, tensors share the checkpoint's
+/// bytes wherever these are aligned.
 #[must_use = "nothing is loaded until `into` is called"]
 pub struct Loader {
     request: Request,
@@ -61,7 +62,8 @@ pub struct Loader {
 /// let mut linear = LinearConfig::new(3, 2).init(&device);
 /// let report = weighbridge_burn::load(&ckpt).pytorch().into(&mut linear)?;
 /// assert_eq!(report.to_string(), "2 loaded (0 cast), 0 missing, 0 unused");
-/// # assert_eq!(linear.weight.val().into_data().try_to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+/// # let weight = linear.weight.val().into_data();
+/// # assert_eq!(weight.try_to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
 /// # Ok(())
 /// # }
 /// ```
@@ -84,7 +86,8 @@ impl Loader {
         }
     }
 
-    /// Loads by the names and layouts of [PyTorch](crate::Convention::PyTorch): short for `mapping(Mapping::pytorch())`.
+    /// Loads by the names and layouts of [PyTorch](crate::Convention::PyTorch): short for
+    /// `mapping(Mapping::pytorch())`.
     pub fn pytorch(self) -> Self {
         self.mapping(Mapping::pytorch())
     }
@@ -95,7 +98,8 @@ impl Loader {
         self
     }
 
-    /// Renames the stored tensors before parameters look for them. Two tensors that get one name are an error.
+    /// Renames the stored tensors before parameters look for them. Two tensors that get one name are an
+    /// error.
     ///
     /// ```no_run
     /// # use weighbridge_burn::weighbridge::{Checkpoint, Renames};
@@ -115,11 +119,12 @@ impl Loader {
         self
     }
 
-    /// Makes the indices in names contiguous: `fc.0.weight`, `fc.2.weight`, `fc.4.weight` are looked for as `fc.0.weight`,
-    /// `fc.1.weight`, `fc.2.weight`.
+    /// Makes the indices in names contiguous: `fc.0.weight`, `fc.2.weight`, `fc.4.weight` are looked for as
+    /// `fc.0.weight`, `fc.1.weight`, `fc.2.weight`.
     ///
-    /// This fits the modules of an `nn.Sequential` of which only some have parameters to a `Vec` of those that have. It is
-    /// done after [renaming](Self::rename), for every list of the checkpoint by itself, whichever parameters are loaded.
+    /// This fits the modules of an `nn.Sequential` of which only some have parameters to a `Vec` of those
+    /// that have. It is done after [renaming](Self::rename), for every list of the checkpoint by itself,
+    /// whichever parameters are loaded.
     ///
     /// ```
     /// # use weighbridge_burn::burn::module::Module;
@@ -134,9 +139,10 @@ impl Loader {
     /// # fn main() -> weighbridge_burn::weighbridge::Result<()> {
     /// # let device = Device::default();
     /// # let names = ["fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"];
-    /// # let one = |name| Ok((name, Values::new(if name.ends_with('s') { &[1] } else { &[1, 1] }, &[1.0_f32])?));
-    /// # let tensors: weighbridge_burn::weighbridge::Result<Vec<_>> = names.into_iter().map(one).collect();
-    /// # let ckpt = Checkpoint::from_bytes(Save::new().bytes(tensors?)?)?; // Linear, ReLU, Linear
+    /// # let shape = |name: &str| if name.ends_with(".bias") { &[1][..] } else { &[1, 1] };
+    /// # let tensors = names.map(|name| (name, Values::new(shape(name), &[1.0_f32]).unwrap()));
+    /// # let ckpt = Checkpoint::from_bytes(Save::new().bytes(tensors)?)?;
+    /// // The checkpoint is that of Linear, ReLU, Linear.
     /// let mut model = Model { fc: (0..2).map(|_| LinearConfig::new(1, 1).init(&device)).collect() };
     /// let report = weighbridge_burn::load(&ckpt).pytorch().map_indices_contiguous().into(&mut model)?;
     /// assert_eq!(report.loaded.len(), 4); // fc.0 from fc.0, fc.1 from fc.2
@@ -148,16 +154,17 @@ impl Loader {
         self
     }
 
-    /// [`map_indices_contiguous`](Self::map_indices_contiguous), but for the lists in the set, which keep their indices.
-    /// Lists are given by the names before the index, after renaming: `flows` for `flows.2.weight`. Further calls add
-    /// lists.
+    /// [`map_indices_contiguous`](Self::map_indices_contiguous), but for the lists in the set, which keep
+    /// their indices. Lists are given by the names before the index, after renaming: `flows` for
+    /// `flows.2.weight`. Further calls add lists.
     pub fn map_indices_contiguous_except(mut self, lists: Names) -> Self {
         self.request.naming.keep_indices(lists);
         self.map_indices_contiguous()
     }
 
-    /// Loads only the parameters whose paths in the module, such as `encoder.layers.0.linear.weight`, are in the set; the
-    /// others stay as they are. Each further call narrows the selection. A selection without any parameter is an error.
+    /// Loads only the parameters whose paths in the module, such as `encoder.layers.0.linear.weight`, are in
+    /// the set; the others stay as they are. Each further call narrows the selection. A selection without any
+    /// parameter is an error.
     pub fn only(mut self, paths: Names) -> Self {
         self.request.only = true;
         self.keep(move |site| paths.contains(&site.path()))
@@ -187,8 +194,8 @@ impl Loader {
         self
     }
 
-    /// Sets the dtype of float parameters, if `dtype` is a float, or of integer parameters; call it twice to set both. A
-    /// `FloatDType` or an `IntDType` will do. Without it parameters get the stored dtypes.
+    /// Sets the dtype of float parameters, if `dtype` is a float, or of integer parameters; call it twice to
+    /// set both. A `FloatDType` or an `IntDType` will do. Without it parameters get the stored dtypes.
     pub fn dtype(mut self, dtype: impl Into<DType>) -> Self {
         let dtype = dtype.into();
         match dtype {
@@ -200,8 +207,8 @@ impl Loader {
     }
 
     /// Sets what to do with the weights of quantised modules: FP8 with scales, GPTQ, AWQ, bitsandbytes and
-    /// [others](weighbridge::QuantMethod). Tensors that Burn itself quantised are not meant: they are loaded as they were
-    /// saved.
+    /// [others](weighbridge::QuantMethod). Tensors that Burn itself quantised are not meant: they are loaded
+    /// as they were saved.
     ///
     /// By default they are refused, because their values are codes, which mean nothing without their scales.
     pub fn quantized(mut self, quantized: Quantized) -> Self {
@@ -214,7 +221,8 @@ impl Loader {
         self.quantized(Quantized::Raw)
     }
 
-    /// Sets what casts do with values that are too large. By default floats become infinity, and integers are an error.
+    /// Sets what casts do with values that are too large. By default floats become infinity, and integers are
+    /// an error.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.request.overflow = overflow;
         self
@@ -238,7 +246,8 @@ impl Loader {
         self
     }
 
-    /// Sets whether files are fetched into the page cache ahead of being read: by default where they are not in it yet.
+    /// Sets whether files are fetched into the page cache ahead of being read: by default where they are not
+    /// in it yet.
     pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
         self.prefetch = prefetch;
         self
@@ -251,7 +260,8 @@ impl Loader {
         self
     }
 
-    /// Says what [`into`](Self::into) would do, without reading a tensor: what would make it fail is listed in the report.
+    /// Says what [`into`](Self::into) would do, without reading a tensor: what would make it fail is listed
+    /// in the report.
     ///
     /// # Errors
     ///
@@ -262,14 +272,14 @@ impl Loader {
 
     /// Loads into `module`.
     ///
-    /// Parameters are put on the devices that they are on, or would be initialised on, and stay trainable or frozen as they
-    /// are. Their ids become those of the checkpoint, if it has any.
+    /// Parameters are put on the devices that they are on, or would be initialised on, and stay trainable or
+    /// frozen as they are. Their ids become those of the checkpoint, if it has any.
     ///
     /// # Errors
     ///
-    /// Fails with [`MissingTensor`], [`Shape`] or [`Dtype`] when parameters and tensors do not fit or a tensor is
-    /// [quantised](Self::quantized), with [`Device`] when a device does not support a dtype or cannot hold a tensor, and
-    /// when reading fails. The module is then as it was.
+    /// Fails with [`MissingTensor`], [`Shape`] or [`Dtype`] when parameters and tensors do not fit or a
+    /// tensor is [quantised](Self::quantized), with [`Device`] when a device does not support a dtype or
+    /// cannot hold a tensor, and when reading fails. The module is then as it was.
     ///
     /// [`MissingTensor`]: weighbridge::ErrorKind::MissingTensor
     /// [`Shape`]: weighbridge::ErrorKind::Shape

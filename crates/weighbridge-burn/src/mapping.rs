@@ -13,11 +13,11 @@ use weighbridge::{Error, ErrorKind, Names, Result};
 use crate::convention::{Candidate, Convention, Fusing, Portion};
 use crate::walk::Site;
 
-/// How files name and lay out the parameters of a module: a [`Convention`], and what departs from it. The same mapping
-/// serves to load and to save.
+/// How files name and lay out the parameters of a module: a [`Convention`], and what departs from it. The
+/// same mapping serves to load and to save.
 ///
-/// Names given here are those in the files, as the convention has them, except where a method says that it takes paths of
-/// parameters.
+/// Names given here are those in the files, as the convention has them, except where a method says that it
+/// takes paths of parameters.
 ///
 /// ```
 /// use weighbridge_burn::Mapping;
@@ -92,9 +92,9 @@ impl Mapping {
         self
     }
 
-    /// Saves the query, key and value of a `MultiHeadAttention` as layers of their own names, as the models of Hugging Face
-    /// have them. By default PyTorch's convention saves one `in_proj_weight`, as `torch.nn.MultiheadAttention` has it.
-    /// Either form is loaded.
+    /// Saves the query, key and value of a `MultiHeadAttention` as layers of their own names, as the models
+    /// of Hugging Face have them. By default PyTorch's convention saves one `in_proj_weight`, as
+    /// `torch.nn.MultiheadAttention` has it. Either form is loaded.
     #[must_use]
     pub fn attention_unfused(mut self) -> Self {
         self.fusing.attention = false;
@@ -113,9 +113,9 @@ impl Mapping {
         self.convention
     }
 
-    /// Says that files may hold several layers of the module as one tensor, `one`: query, key and value. The parts are
-    /// joined along the dimension of the layers' outputs, in the order given, each as large as its layer. Names are parts
-    /// of tensor names between dots: `qkv_proj` of `layers.0.qkv_proj.weight`.
+    /// Says that files may hold several layers of the module as one tensor, `one`: query, key and value. The
+    /// parts are joined along the dimension of the layers' outputs, in the order given, each as large as its
+    /// layer. Names are parts of tensor names between dots: `qkv_proj` of `layers.0.qkv_proj.weight`.
     ///
     /// When loading, tensors with the layers' own names are preferred; when saving, `one` is written.
     #[must_use]
@@ -128,9 +128,9 @@ impl Mapping {
         self
     }
 
-    /// Says that files may hold one layer of the module, `one`, as several tensors: gate and up projections. They are
-    /// joined along the dimension of the layer's outputs, in the order given. When saved they are of equal size; for other
-    /// sizes see [`separate_sized`](Self::separate_sized).
+    /// Says that files may hold one layer of the module, `one`, as several tensors: gate and up projections.
+    /// They are joined along the dimension of the layer's outputs, in the order given. When saved they are of
+    /// equal size; for other sizes see [`separate_sized`](Self::separate_sized).
     #[must_use]
     pub fn separate<P: Into<String>>(
         mut self,
@@ -153,34 +153,36 @@ impl Mapping {
         self
     }
 
-    /// Says that files without a tensor `name` mean `other`: tied weights. When saving, `name` is left out if `other` is
-    /// written, once both were found to have the same values.
+    /// Says that files without a tensor `name` mean `other`: tied weights. When saving, `name` is left out if
+    /// `other` is written, once both were found to have the same values.
     #[must_use]
     pub fn tied(mut self, name: impl Into<String>, other: impl Into<String>) -> Self {
         self.tied.push((name.into(), other.into()));
         self
     }
 
-    /// Says that files hold the weights of these `Linear` layers as `[in, out]`, as Burn does, whatever the convention:
-    /// such as those of GPT-2. Layers are recognised by the name of their type, so a type of your own that is named
-    /// `Linear` counts, and so does Burn's in a wrapper.
+    /// Says that files hold the weights of these `Linear` layers as `[in, out]`, as Burn does, whatever the
+    /// convention: such as those of GPT-2. Layers are recognised by the name of their type, so a type of your
+    /// own that is named `Linear` counts, and so does Burn's in a wrapper.
     #[must_use]
     pub fn as_in_burn(mut self, names: Names) -> Self {
         self.as_in_burn.push(names);
         self
     }
 
-    /// Loads one parameter through an operation, such as a slice, a [`Transpose`](weighbridge::plan::Transpose) or one of
-    /// your own. `path` is the parameter's path in the module.
+    /// Loads one parameter through an operation, such as a slice, a
+    /// [`Transpose`](weighbridge::plan::Transpose) or one of your own. `path` is the parameter's path in the
+    /// module.
     ///
-    /// The operation is given the stored tensors that hold the parameter, whole: usually one, and several where
-    /// [`separate`](Self::separate) says so. Its result counts as what the file holds: it must have the shape that the
-    /// convention has in files, is cast if another dtype was asked for, and the weight of a `Linear` is transposed
-    /// afterwards if the convention says so.
+    /// The operation is given the stored tensors that hold the parameter, whole: usually one, and several
+    /// where [`separate`](Self::separate) says so. Its result counts as what the file holds: it must have the
+    /// shape that the convention has in files, is cast if another dtype was asked for, and the weight of a
+    /// `Linear` is transposed afterwards if the convention says so.
     ///
-    /// A path that no parameter has is an error, so that a misspelt one is not overlooked. If several operations are set
-    /// for a path, the first one counts. An operation has no inverse: a parameter that has one cannot be saved by this
-    /// mapping. Save with a mapping without the operation, which writes the values as they are in the module.
+    /// A path that no parameter has is an error, so that a misspelt one is not overlooked. If several
+    /// operations are set for a path, the first one counts. An operation has no inverse: a parameter that has
+    /// one cannot be saved by this mapping. Save with a mapping without the operation, which writes the
+    /// values as they are in the module.
     ///
     /// ```
     /// use weighbridge_burn::Mapping;
@@ -264,8 +266,8 @@ impl Mapping {
         self.candidates(site).first().is_some_and(|usual| usual.transposed)
     }
 
-    /// Where the values of a parameter are, `None` if they are nowhere. `size` gives the size of a stored tensor along a
-    /// dimension.
+    /// Where the values of a parameter are, `None` if they are nowhere. `size` gives the size of a stored
+    /// tensor along a dimension.
     pub(crate) fn origin(
         &self,
         site: &Site,
@@ -342,7 +344,8 @@ pub(crate) fn stored_shape_of(site: &Site, transposed: bool) -> Vec<usize> {
     shape
 }
 
-/// The name with one of its parts between dots, or several in a row, replaced; the last ones, if they occur more than once.
+/// The name with one of its parts between dots, or several in a row, replaced; the last ones, if they occur
+/// more than once.
 fn swapped(name: &str, from: &str, to: &str) -> Option<String> {
     let dotted = format!(".{name}.");
     let at = dotted.rfind(&format!(".{from}."))?;

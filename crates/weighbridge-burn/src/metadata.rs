@@ -6,12 +6,12 @@ use burn::tensor::DType;
 use serde_json::{Map, Value, json};
 use weighbridge::{Checkpoint, Error, ErrorKind, Result, Shard};
 
-/// The ids of parameters: a JSON object from names to ids, which are strings of decimal digits, because JSON's numbers are
-/// not exact above 2^53.
+/// The ids of parameters: a JSON object from names to ids, which are strings of decimal digits, because
+/// JSON's numbers are not exact above 2^53.
 pub(crate) const IDS: &str = "weighbridge.burn.ids";
 
-/// The quantised tensors: a JSON object from names to shapes and Burn's schemes. Their bytes are stored as `U8` of one
-/// dimension.
+/// The quantised tensors: a JSON object from names to shapes and Burn's schemes. Their bytes are stored as
+/// `U8` of one dimension.
 pub(crate) const QUANTISED: &str = "weighbridge.burn.quantised";
 
 /// A quantised tensor's shape and dtype.

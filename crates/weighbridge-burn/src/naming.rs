@@ -6,7 +6,8 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Names, Renames, Result, TensorRe
 
 use crate::metadata::in_shard;
 
-/// How stored names become the names that a module asks for: renamed first, then renumbered if that was asked for.
+/// How stored names become the names that a module asks for: renamed first, then renumbered if that was asked
+/// for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Naming {
     pub(crate) renames: Renames,
@@ -93,8 +94,8 @@ impl Indices {
         Self(lists)
     }
 
-    /// The name with each index replaced by its rank among those of its list. Lists go by the indices that the names came
-    /// with, so an inner list is numbered by itself.
+    /// The name with each index replaced by its rank among those of its list. Lists go by the indices that
+    /// the names came with, so an inner list is numbered by itself.
     fn apply(&self, name: &str) -> String {
         let mut renumbered = String::with_capacity(name.len());
         let mut rest = 0;

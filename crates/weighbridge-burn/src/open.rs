@@ -4,9 +4,9 @@ use std::path::Path;
 
 use weighbridge::{Checkpoint, Result};
 
-/// Opens what [`Checkpoint::open`] opens and, with feature `convert`, files of other formats by the same call: PyTorch's
-/// `.bin`, `.pt`, `.pth` and `.ckpt`, `.gguf`, `.onnx`, `.npz`, `.h5`, Flax's `.msgpack` and the others that
-/// `weighbridge-convert` reads. Nothing in a pickle is executed.
+/// Opens what [`Checkpoint::open`] opens and, with feature `convert`, files of other formats by the same
+/// call: PyTorch's `.bin`, `.pt`, `.pth` and `.ckpt`, `.gguf`, `.onnx`, `.npz`, `.h5`, Flax's `.msgpack` and
+/// the others that `weighbridge-convert` reads. Nothing in a pickle is executed.
 ///
 /// A directory may hold either; its safetensors files come first.
 ///
@@ -21,9 +21,10 @@ use weighbridge::{Checkpoint, Result};
 ///
 /// # Errors
 ///
-/// As [`Checkpoint::open`]. A file of another format is an error that names the feature if it is off, and otherwise if it
-/// breaks the rules of its format or holds what safetensors cannot. A pickle that asks for anything to be called that is
-/// not known to be harmless is refused with [`ErrorKind::Unsafe`](weighbridge::ErrorKind::Unsafe).
+/// As [`Checkpoint::open`]. A file of another format is an error that names the feature if it is off, and
+/// otherwise if it breaks the rules of its format or holds what safetensors cannot. A pickle that asks for
+/// anything to be called that is not known to be harmless is refused with
+/// [`ErrorKind::Unsafe`](weighbridge::ErrorKind::Unsafe).
 pub fn open(location: impl AsRef<Path>) -> Result<Checkpoint> {
     #[cfg(feature = "convert")]
     return weighbridge_convert::open_any(location);

@@ -1,7 +1,7 @@
 //! Burn's own containers (burnpack, `.bpk`) as safetensors, and back.
 //!
-//! A burnpack holds tensors, typed scalars and metadata. The tensors of an optimizer are named by the random ids of the
-//! parameters that they belong to. In safetensors they are named by the parameters' paths instead,
+//! A burnpack holds tensors, typed scalars and metadata. The tensors of an optimizer are named by the random
+//! ids of the parameters that they belong to. In safetensors they are named by the parameters' paths instead,
 //! `encoder.layers.0.weight.momentum.moment_1`, and the ids are in the metadata:
 //!
 //! | entry of `__metadata__` | holds |
@@ -45,8 +45,8 @@ const BY_ID: &str = "by id";
 ///
 /// # Errors
 ///
-/// Fails when the file is not a burnpack or is beyond burnpack's limits (10 GiB per tensor, 100,000 tensors, 100 GiB), and
-/// when the result cannot be written.
+/// Fails when the file is not a burnpack or is beyond burnpack's limits (10 GiB per tensor, 100,000 tensors,
+/// 100 GiB), and when the result cannot be written.
 pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> Result<()> {
     let pack = pack.as_ref();
     let reader = Reader::from_file_exact(pack).map_err(|error| refused(error).in_file(pack))?;
@@ -57,7 +57,8 @@ pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> 
 ///
 /// # Errors
 ///
-/// Fails when the file does not hold a record, when it is beyond burnpack's limits, and when the result cannot be written.
+/// Fails when the file does not hold a record, when it is beyond burnpack's limits, and when the result
+/// cannot be written.
 pub fn from_safetensors(safetensors: impl AsRef<Path>, pack: impl AsRef<Path>) -> Result<()> {
     let (ckpt, pack) = (Checkpoint::open(safetensors)?, pack.as_ref());
     if ckpt.byte_len() > MAX_FILE_SIZE {
@@ -74,7 +75,8 @@ pub(crate) fn container(ckpt: &Checkpoint) -> Result<Bytes> {
     in_memory(writer(ckpt, lazy)?).map_err(|error| in_file_of(ckpt, error))
 }
 
-/// The same with one element instead of each tensor's values: which tensors a record has, without what they hold.
+/// The same with one element instead of each tensor's values: which tensors a record has, without what they
+/// hold.
 pub(crate) fn outline(ckpt: &Checkpoint) -> Result<Bytes> {
     let one = |_: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside| {
         let shape = vec![1_usize; tensor.shape().len()];

@@ -39,7 +39,8 @@ pub(crate) fn fail(report: &LoadReport, tolerant: bool, partial: bool, all_used:
     Ok(())
 }
 
-/// The error about a parameter with the file, and with the stored names of its tensors where they differ from its path.
+/// The error about a parameter with the file, and with the stored names of its tensors where they differ from
+/// its path.
 pub(crate) fn located(error: Error, path: &str, tensors: &[TensorRef<'_>]) -> Error {
     let others: Vec<_> = tensors.iter().map(|tensor| format!("{:?}", tensor.name())).collect();
     let error = match tensors {
@@ -71,7 +72,8 @@ pub(crate) fn no_such_path(names: &Names, first: &Site) -> Error {
 pub(crate) struct Hints<'l> {
     checkpoint: &'l Checkpoint,
     named: &'l Named<'l>,
-    /// All names, renamed and stored, in the order of the checkpoint. Collected when the first one is asked for.
+    /// All names, renamed and stored, in the order of the checkpoint. Collected when the first one is asked
+    /// for.
     names: Vec<(String, &'l str)>,
     left: usize,
 }

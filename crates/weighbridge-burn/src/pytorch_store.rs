@@ -8,8 +8,8 @@ use weighbridge::{Error, ErrorKind, Result};
 
 use crate::store::SafetensorsStore;
 
-/// A drop-in for burn-store's `PytorchStore`, which loads the files of `torch.save`: only the `use` line changes. It reads
-/// whatever [`open`](crate::open) opens, without executing anything.
+/// A drop-in for burn-store's `PytorchStore`, which loads the files of `torch.save`: only the `use` line
+/// changes. It reads whatever [`open`](crate::open) opens, without executing anything.
 ///
 /// ```no_run
 /// use weighbridge_burn::burn_store::ModuleSnapshot;
@@ -17,14 +17,15 @@ use crate::store::SafetensorsStore;
 /// # use weighbridge_burn::burn::nn::Linear;
 ///
 /// # fn load(model: &mut Linear) -> weighbridge_burn::weighbridge::Result<()> {
-/// let mut store = PytorchStore::from_file("resnet18.pth").with_key_remapping("downsample\\.0", "downsample.conv");
+/// let store = PytorchStore::from_file("resnet18.pth");
+/// let mut store = store.with_key_remapping("downsample\\.0", "downsample.conv");
 /// let result = model.load_from(&mut store)?;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// It is a [`SafetensorsStore`] that loads by PyTorch's convention, without the variants of enums in names, and with
-/// contiguous indices. Each option does what it does there.
+/// It is a [`SafetensorsStore`] that loads by PyTorch's convention, without the variants of enums in names,
+/// and with contiguous indices. Each option does what it does there.
 #[must_use]
 pub struct PytorchStore(SafetensorsStore);
 

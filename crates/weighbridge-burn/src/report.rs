@@ -15,8 +15,8 @@ pub struct LoadReport {
     pub cast: Vec<Conversion>,
     /// Parameters for which there is no tensor.
     pub missing: Vec<Missing>,
-    /// Parameters whose tensors do not fit, and whatever else is wrong: [`into`](crate::Loader::into) fails if there is
-    /// anything.
+    /// Parameters whose tensors do not fit, and whatever else is wrong: [`into`](crate::Loader::into) fails
+    /// if there is anything.
     pub problems: Vec<Error>,
     /// Parameters that were [left out](crate::Loader::only).
     pub skipped: Vec<String>,

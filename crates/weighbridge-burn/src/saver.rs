@@ -18,12 +18,12 @@ use crate::panics::caught;
 use crate::problems::selects_none;
 use crate::walk::{self, Site};
 
-/// Writes a module's parameters into one file or a sharded directory. They are streamed: a few megabytes of one tensor are
-/// in memory at a time.
+/// Writes a module's parameters into one file or a sharded directory. They are streamed: a few megabytes of
+/// one tensor are in memory at a time.
 ///
-/// A [`Save`] says how files are written, and its promises in the case of a failure hold here, too. The same values give
-/// the same bytes every time: the ids of parameters, which are random, are left out unless they are
-/// [asked for](Self::ids).
+/// A [`Save`] says how files are written, and its promises in the case of a failure hold here, too. The same
+/// values give the same bytes every time: the ids of parameters, which are random, are left out unless they
+/// are [asked for](Self::ids).
 #[must_use = "nothing is saved until `file`, `directory` or `bytes` is called"]
 pub struct Saver {
     sites: Vec<Site>,
@@ -72,7 +72,8 @@ impl Saver {
         }
     }
 
-    /// Saves by the names and layouts of [PyTorch](crate::Convention::PyTorch): short for `mapping(Mapping::pytorch())`.
+    /// Saves by the names and layouts of [PyTorch](crate::Convention::PyTorch): short for
+    /// `mapping(Mapping::pytorch())`.
     pub fn pytorch(self) -> Self {
         self.mapping(Mapping::pytorch())
     }
@@ -89,8 +90,8 @@ impl Saver {
         self
     }
 
-    /// Saves only the parameters whose paths in the module are in the set. Each further call narrows the selection. A
-    /// selection without any parameter is an error.
+    /// Saves only the parameters whose paths in the module are in the set. Each further call narrows the
+    /// selection. A selection without any parameter is an error.
     pub fn only(mut self, paths: Names) -> Self {
         let is_kept = |site: &Site| paths.contains(&site.path());
         if let Some(first) = self.sites.first()
@@ -113,8 +114,8 @@ impl Saver {
         self
     }
 
-    /// Sets how files are written: metadata, the size of shards. Unless the metadata has a `format`, it gets `format: pt`,
-    /// which readers in Python ask for.
+    /// Sets how files are written: metadata, the size of shards. Unless the metadata has a `format`, it gets
+    /// `format: pt`, which readers in Python ask for.
     pub fn with(mut self, save: Save) -> Self {
         self.save = save;
         self
@@ -130,8 +131,8 @@ impl Saver {
     ///
     /// # Errors
     ///
-    /// As [`Save::file`]; and when two tensors would have one name, when tied weights differ, when a parameter is loaded
-    /// through an [operation](Mapping::operation), and when a device fails.
+    /// As [`Save::file`]; and when two tensors would have one name, when tied weights differ, when a
+    /// parameter is loaded through an [operation](Mapping::operation), and when a device fails.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<()> {
         let (save, tensors) = self.prepare()?;
         save.file(path, tensors)

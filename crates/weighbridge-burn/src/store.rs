@@ -193,7 +193,8 @@ impl SafetensorsStore {
         self
     }
 
-    /// Adds parameters for which `predicate` holds. It is given the path, and the types on the way to the parameter.
+    /// Adds parameters for which `predicate` holds. It is given the path, and the types on the way to the
+    /// parameter.
     pub fn with_predicate(mut self, predicate: fn(&str, &str) -> bool) -> Self {
         self.filter = self.filter.with_predicate(predicate);
         self
@@ -211,8 +212,8 @@ impl SafetensorsStore {
         self
     }
 
-    /// Renames tensors by regular expressions, one after another: stored tensors before parameters look for them, saved
-    /// ones at the end.
+    /// Renames tensors by regular expressions, one after another: stored tensors before parameters look for
+    /// them, saved ones at the end.
     pub fn remap(mut self, remapper: KeyRemapper) -> Self {
         let pairs = remapper.to_regex_pairs().into_iter();
         self.renames = pairs.map(|(pattern, to)| (pattern.as_str().to_owned(), to)).collect();
@@ -235,8 +236,8 @@ impl SafetensorsStore {
         self
     }
 
-    /// Has lists keep their indices if the regular expression matches the name before the index: `^flows$` for
-    /// `flows.2.weight`. If it is invalid, loading fails.
+    /// Has lists keep their indices if the regular expression matches the name before the index: `^flows$`
+    /// for `flows.2.weight`. If it is invalid, loading fails.
     pub fn map_indices_contiguous_except<S: AsRef<str>>(mut self, pattern: S) -> Self {
         self.kept_indices.push(pattern.as_ref().to_owned());
         self.stored = None;

@@ -23,11 +23,11 @@ pub(crate) fn data(bytes: HostBytes, shape: &[usize], dtype: DType, device: &Dev
         .map_err(|error| Error::new(ErrorKind::Internal, format!("Burn refused its bytes: {error}")))
 }
 
-/// The bytes as Burn keeps them: a vector's own memory, or that of the checkpoint, which is kept as long as the tensor
-/// needs it.
+/// The bytes as Burn keeps them: a vector's own memory, or that of the checkpoint, which is kept as long as
+/// the tensor needs it.
 ///
-/// Burn's `flex` takes these bytes for elements in place, so bytes that are not aligned to the size of the elements are
-/// copied. So are those of quantised tensors, which have elements of several sizes.
+/// Burn's `flex` takes these bytes for elements in place, so bytes that are not aligned to the size of the
+/// elements are copied. So are those of quantised tensors, which have elements of several sizes.
 pub(crate) fn into_bytes(bytes: HostBytes, dtype: DType) -> Bytes {
     let quantised = matches!(dtype, DType::QFloat(_));
     match bytes {

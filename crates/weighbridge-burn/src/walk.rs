@@ -37,10 +37,11 @@ pub(crate) struct Site {
     pub(crate) id: ParamId,
     pub(crate) kind: Kind,
     pub(crate) device: Device,
-    /// The shape that it has in records: before the parameter's own mapping for loads, after the one for saves.
+    /// The shape that it has in records: before the parameter's own mapping for loads, after the one for
+    /// saves.
     pub(crate) shape: Vec<usize>,
-    /// Whether it is the weight of a `Linear` whose layout is `Col`, which transposes what is loaded into it, and back when
-    /// it is saved.
+    /// Whether it is the weight of a `Linear` whose layout is `Col`, which transposes what is loaded into it,
+    /// and back when it is saved.
     pub(crate) is_column: bool,
     pub(crate) slot: Box<dyn Slot>,
 }
@@ -111,8 +112,8 @@ pub(crate) fn install<M: Module>(module: &mut M, ready: HashMap<String, Box<dyn 
     Ok(())
 }
 
-/// Has running statistics, in all clones of the module, take in their last updates, which they defer until they are asked.
-/// Parameters that are not initialised stay so.
+/// Has running statistics, in all clones of the module, take in their last updates, which they defer until
+/// they are asked. Parameters that are not initialised stay so.
 pub(crate) fn settle<M: Module>(module: &M) {
     // `valid` asks all of them. It would also initialise parameters, so these are replaced by small tensors.
     module.clone().map(&mut StandIns).valid();
@@ -200,9 +201,11 @@ where
     }
 }
 
-/// A tensor on a device, in memory that its allocator does not cut up for others, as Burn does it for parameters.
+/// A tensor on a device, in memory that its allocator does not cut up for others, as Burn does it for
+/// parameters.
 fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: &Device) -> Tensor<D, K> {
-    /// From this size on CUDA copies out of pageable memory, which is slow, unless it is asked to lock pages for the data.
+    /// From this size on CUDA copies out of pageable memory, which is slow, unless it is asked to lock pages
+    /// for the data.
     const LARGE: usize = 100_000_000;
     if data.as_bytes().len() >= LARGE {
         device.staging(std::iter::once(&mut data));
@@ -210,8 +213,8 @@ fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: 
     device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
 }
 
-/// Whether a parameter transposes what is loaded into it. It does not say so, but what it does to a row tells what it does
-/// to any matrix.
+/// Whether a parameter transposes what is loaded into it. It does not say so, but what it does to a row tells
+/// what it does to any matrix.
 fn transposes<const D: usize, K: Basic>(param: &Param<Tensor<D, K>>, device: &Device) -> bool
 where
     Tensor<D, K>: Parameter,

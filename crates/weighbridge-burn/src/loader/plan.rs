@@ -88,7 +88,8 @@ impl Request {
                 planned.report.skipped.push(path);
                 continue;
             }
-            // The first quantised tensor that the parameter's values may come from: no later one is used instead.
+            // The first quantised tensor that the parameter's values may come from: no later one is used
+            // instead.
             let quantised = Cell::new(None);
             let size = |name: &str, axis: usize| {
                 let tensor = stored.get(name);

@@ -40,15 +40,17 @@ impl Share {
 }
 
 impl Mapping {
-    /// What a module's files have, in the order of its parameters; tied tensors that have to be written come last.
+    /// What a module's files have, in the order of its parameters; tied tensors that have to be written come
+    /// last.
     ///
     /// # Errors
     ///
-    /// Fails when a parameter is loaded through an operation, when shares of a tensor are missing or laid out differently,
-    /// and when a layer cannot be divided as it should be.
+    /// Fails when a parameter is loaded through an operation, when shares of a tensor are missing or laid out
+    /// differently, and when a layer cannot be divided as it should be.
     pub(crate) fn targets(&self, sites: &[Site]) -> Result<Vec<Target>> {
         let mut targets: Vec<Target> = Vec::new();
-        // The tensors that are put together: by name, the index of each in `targets`, and its shares by their number.
+        // The tensors that are put together: by name, the index of each in `targets`, and its shares by their
+        // number.
         let mut together: HashMap<String, (usize, Vec<Option<Share>>)> = HashMap::new();
         let mut tied = Vec::new();
         for (number, site) in sites.iter().enumerate() {

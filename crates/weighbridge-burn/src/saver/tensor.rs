@@ -22,7 +22,8 @@ pub(crate) struct Stored<'s> {
     pub(super) quantised: Option<Quantised>,
 }
 
-/// The bytes that are read from a device at a time: few enough for the allocator to reuse its memory from one to the next.
+/// The bytes that are read from a device at a time: few enough for the allocator to reuse its memory from one
+/// to the next.
 const CHUNK: usize = 2 << 20;
 
 impl<'s> Stored<'s> {

@@ -1,4 +1,5 @@
-//! Loading and saving through an adapter of burn-store, whatever it does: tensors are read and adapted one at a time.
+//! Loading and saving through an adapter of burn-store, whatever it does: tensors are read and adapted one at
+//! a time.
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
@@ -49,8 +50,8 @@ struct Fill {
 }
 
 impl Load<'_> {
-    /// Loads the parameters that `keeps` holds for. If `strict`, tensors that do not fit are an error; if not `partial`,
-    /// missing ones are.
+    /// Loads the parameters that `keeps` holds for. If `strict`, tensors that do not fit are an error; if not
+    /// `partial`, missing ones are.
     pub(super) fn run<M: Module>(
         &self,
         module: &mut M,
