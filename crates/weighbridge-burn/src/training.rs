@@ -13,8 +13,8 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 use crate::epochs::{Epochs, Part, io};
 use crate::loader::load;
 use crate::pack;
-use crate::place::caught;
-use crate::report::Report;
+use crate::panics::caught;
+use crate::report::LoadReport;
 use crate::saver::save;
 
 /// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops, what is there
@@ -86,7 +86,7 @@ pub fn load_training<M: Module>(
     model: &mut M,
     optimizer: &mut ModuleOptimizer,
     scheduler: &mut ModuleLrScheduler,
-) -> Result<Report> {
+) -> Result<LoadReport> {
     let directory = directory.as_ref();
     let epochs = Epochs::new(directory, None);
     let Some(epoch) = epochs.epochs()?.last().copied() else {

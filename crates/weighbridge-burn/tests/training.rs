@@ -177,7 +177,7 @@ fn burns_own_files_convert_both_ways() {
     assert!(error.to_string().contains("model.safetensors"), "{error}");
     save(&run.model).file(path("plain.safetensors")).unwrap();
     let error = pack::from_safetensors(path("plain.safetensors"), path("x.bpk")).unwrap_err();
-    assert!(error.to_string().contains("no training record"), "{error}");
+    assert!(error.to_string().contains("not a training record"), "{error}");
     assert!(error.to_string().contains("plain.safetensors"), "{error}");
     // What burnpack would not read again is not written.
     let header = br#"{"__metadata__":{"weighbridge.burn.record":"named"},"a":{"dtype":"U8","shape":[11000000000],"data_offsets":[0,11000000000]}}"#;

@@ -47,6 +47,11 @@ impl Part {
         let whole = (0..dim).fold(Slice::new(), |slice, _| slice.range(..));
         Ok(Self { slice: whole.range(bound(rank)..bound(rank + 1)) })
     }
+
+    /// Which part it is.
+    pub fn slice(&self) -> &Slice {
+        &self.slice
+    }
 }
 
 /// Which bytes are read for a part, how many are left out again, and whether that is worth it.
