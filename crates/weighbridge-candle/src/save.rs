@@ -17,9 +17,10 @@ use crate::staging::Staging;
 
 /// Writes Candle tensors: one file or a sharded checkpoint, streamed, without a second copy of the model.
 ///
-/// How it is written, with which metadata and in shards of which size, a [`Save`] says; what it promises when something
-/// fails holds here too. Tensors are taken in the order of their names, so that a `HashMap` gives the same bytes every
-/// time. Views and transposed tensors are written as they are seen, element by element if need be.
+/// How it is written, with which metadata and in shards of which size, a [`Save`] says; what it promises when
+/// something fails holds here too. Tensors are taken in the order of their names, so that a `HashMap` gives
+/// the same bytes every time. Views and transposed tensors are written as they are seen, element by element
+/// if need be.
 ///
 /// ```
 /// use weighbridge_candle::candle_core::{DType, Device, Tensor};
@@ -72,7 +73,8 @@ impl Saver {
         self
     }
 
-    /// Sets through which memory tensors come from a GPU; otherwise each save has some of its own. See [`Staging`].
+    /// Sets through which memory tensors come from a GPU; otherwise each save has some of its own. See
+    /// [`Staging`].
     #[must_use]
     pub fn staging(mut self, staging: &Staging) -> Self {
         self.staging = staging.clone();

@@ -29,8 +29,8 @@ impl Opened {
 ///
 /// - a file of any format; its content says which, not its name. A file named `*.safetensors` or
 ///   `*.safetensors.index.json` is never taken for anything else;
-/// - a directory, or a repository in the local Hugging Face cache: its safetensors checkpoint, even if that is broken;
-///   if there is none, `pytorch_model.bin`, else the shards of `pytorch_model.bin.index.json`.
+/// - a directory, or a repository in the local Hugging Face cache: its safetensors checkpoint, even if that
+///   is broken; if there is none, `pytorch_model.bin`, else the shards of `pytorch_model.bin.index.json`.
 ///
 /// Each name of a tensor that has several, such as tied embeddings, is there ([`Aliases::Each`]). The
 /// [directory](Checkpoint::directory) is that of the file, so that `config.json` can be found.

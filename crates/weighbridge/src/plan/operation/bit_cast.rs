@@ -7,10 +7,11 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Input;
 
-/// What another operation makes, its bits taken for elements of another dtype of the same size: `-1` of `I32` becomes
-/// `4294967295` of `U32`. No value is checked or changed.
+/// What another operation makes, its bits taken for elements of another dtype of the same size: `-1` of `I32`
+/// becomes `4294967295` of `U32`. No value is checked or changed.
 ///
-/// Both dtypes must have the same number of bits an element; `C64`, whose elements are two numbers, has no other.
+/// Both dtypes must have the same number of bits an element; `C64`, whose elements are two numbers, has no
+/// other.
 #[derive(Clone, Debug)]
 pub struct BitCast {
     dtype: Dtype,
