@@ -74,10 +74,11 @@ pub use backend::Backend;
 pub use load::{Conversion, Loaded, Skipped};
 pub use loader::Loader;
 pub use open::open;
-pub use save::{Aliases, Saver, vars};
+pub use save::{Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
 pub use staging::Staging;
 pub use var_map::Filled;
+pub use weighbridge::write::Aliases;
 
 /// The README's example, compiled and not run.
 #[doc = include_str!("../../../README.md")]

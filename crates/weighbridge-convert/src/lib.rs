@@ -65,9 +65,10 @@ use weighbridge::{Checkpoint, Result};
 pub use any::{Opened, open_any, open_any_with};
 pub use format::Format;
 pub use note::{Note, NoteKind};
-pub use options::{Aliases, Options};
+pub use options::Options;
 pub use pickle::Verdict;
 pub use scan::{Scan, scan};
+pub use weighbridge::write::Aliases;
 
 /// A foreign file as a checkpoint.
 #[derive(Clone, Debug)]

@@ -99,7 +99,7 @@ fn open_under(path: &Path, key: &str) -> Result<Checkpoint> {
     use weighbridge_convert::{Aliases, Options, open_any_with};
 
     let names = Names::prefix(format!("{key}."));
-    let options = Options::new().aliases(Aliases::Each).raw_names(true).only(names);
+    let options = Options::new().aliases(Aliases::Each).raw_names().only(names);
     let ckpt = open_any_with(path, &options)?.checkpoint().clone();
     if ckpt.is_empty() {
         let message = format!("it has no tensors under the key {key:?}");

@@ -168,8 +168,13 @@ impl Convert {
             OnAlias::Once => Aliases::Once,
             OnAlias::Each => Aliases::Each,
         };
-        let options =
-            Options::new().aliases(aliases).raw_names(self.raw_names).skip_unsupported(self.skip_unsupported);
+        let mut options = Options::new().aliases(aliases);
+        if self.raw_names {
+            options = options.raw_names();
+        }
+        if self.skip_unsupported {
+            options = options.skip_unsupported();
+        }
         let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
         Ok(self.allow_global.iter().fold(options, Options::allow_global))
     }
