@@ -39,7 +39,7 @@ fn every_policy_shows_the_same_bytes() {
             for (name, stored) in &tensors {
                 let tensor = ckpt.tensor(name).unwrap();
                 assert!(tensor.view().unwrap().bytes() == stored.bytes());
-                let lent = ckpt.lend(&Entry::of(&tensor, None).unwrap()).unwrap();
+                let lent = Entry::of(&tensor, None).unwrap().lend().unwrap();
                 assert!(lent.is_none_or(|lent| lent.as_bytes() == stored.bytes()));
             }
             // Copies come out of a mapping, too.
@@ -109,7 +109,7 @@ fn a_file_that_became_shorter_is_an_error() {
     let ckpt = Checkpoint::options().map(mapping()).open(&path).unwrap();
     // The promise is broken; nothing touches what is gone.
     std::fs::File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
-    let error = ckpt.lend(&Entry::of(&ckpt.tensor("a").unwrap(), None).unwrap()).unwrap_err();
+    let error = Entry::of(&ckpt.tensor("a").unwrap(), None).unwrap().lend().unwrap_err();
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Io, Some("a")), "{error}");
     assert!(error.to_string().contains("model.safetensors"), "{error}");
 }

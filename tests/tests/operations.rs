@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use safetensors::Dtype as St;
-use weighbridge::plan::{Cast, Entry, Input, Join, Operation, Part, Piece, Read, Transpose};
+use weighbridge::plan::{Bound, Cast, Entry, Input, Join, Operation, Part, Piece, Read, Tiles, Transpose};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Hints, HostBuffer, Plan, Result, Slice, Source};
 use weighbridge_tests::{Stored, file, in_file_order};
 
@@ -54,8 +54,7 @@ fn make(
 ) -> (Vec<usize>, HostBuffer) {
     let inputs = names.iter().map(|name| Input::of(&ckpt.tensor(name).unwrap())).collect();
     let entry = Entry::new("made", inputs, operation).unwrap();
-    let plan = Plan::of(ckpt).filter(|_| false).build().unwrap().with(entry);
-    let session = plan.session().threads(threads).start().unwrap();
+    let session = Plan::new([entry]).session().threads(threads).start().unwrap();
     let (entry, values) = session.take("made", None).unwrap();
     (entry.shape().to_vec(), values)
 }
@@ -293,31 +292,28 @@ fn what_does_not_fit_is_refused_by_the_plan() {
 struct Scaled;
 
 impl Operation for Scaled {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        Ok((Dtype::F32, inputs[0].shape().to_vec()))
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        Ok(Bound::new(Dtype::F32, inputs[0].shape(), Self))
     }
+}
 
-    fn gather(&self, _: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        vec![Piece { input: 0, bytes: tile.start / 4..tile.end / 4 }]
-    }
-
-    fn is_direct(&self, _: &[Input]) -> bool {
-        false
+impl Tiles for Scaled {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        pieces.push(Piece { input: 0, bytes: tile.start / 4..tile.end / 4 });
     }
 
     fn compute<'t>(
         &self,
-        _: &[Input],
         _: Range<u64>,
         gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
+        out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
         let made: Vec<u8> = gathered.iter().flat_map(|&byte| (f32::from(byte) / 2.0).to_le_bytes()).collect();
-        Ok(tile.write_copy_of_slice(&made))
+        Ok(out.write_copy_of_slice(&made))
     }
 
     /// As a whole, however large.
-    fn step(&self, _: &[Input]) -> u64 {
+    fn step(&self) -> u64 {
         u64::MAX
     }
 }
@@ -328,12 +324,8 @@ fn a_cast_takes_what_an_operation_makes_whatever_it_is_made_of() {
     let ckpt = Checkpoint::from_bytes(file(&[("w", stored.clone())])).unwrap();
     let input = || vec![Input::of(&ckpt.tensor("w").unwrap())];
     let twice = Cast::of(Arc::new(Cast::to(Dtype::I16)), Dtype::F32);
-    let plan = Plan::of(&ckpt)
-        .filter(|_| false)
-        .build()
-        .unwrap()
-        .with(Entry::new("scaled", input(), Arc::new(Scaled)).unwrap())
-        .with(Entry::new("twice", input(), Arc::new(twice)).unwrap());
+    let scaled = Entry::new("scaled", input(), Arc::new(Scaled)).unwrap();
+    let plan = Plan::new([scaled, Entry::new("twice", input(), Arc::new(twice)).unwrap()]);
     let session = plan.session().start().unwrap();
     for (name, divisor) in [("scaled", 2.0), ("twice", 1.0)] {
         let expected = |byte: &u8| f64::from(*byte) / divisor;
@@ -353,15 +345,17 @@ fn a_cast_takes_what_an_operation_makes_whatever_it_is_made_of() {
 struct Broken;
 
 impl Operation for Broken {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        Ok((inputs[0].dtype(), inputs[0].shape().to_vec()))
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        Ok(Bound::new(inputs[0].dtype(), inputs[0].shape(), Self))
     }
+}
 
-    fn gather(&self, _: &[Input], _: Range<u64>) -> Vec<Piece> {
+impl Tiles for Broken {
+    fn gather(&self, _: Range<u64>, _: &mut Vec<Piece>) {
         panic!("a bug in an operation")
     }
 
-    fn is_direct(&self, _: &[Input]) -> bool {
+    fn is_direct(&self) -> bool {
         true
     }
 }

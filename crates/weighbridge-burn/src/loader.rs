@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, ParamId};
 use burn::tensor::DType;
-use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
+use weighbridge::engine::{IntoFlow, LoadOptions, Prefetch, ReadOrder};
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
 use weighbridge::{
     Checkpoint, Error, ErrorKind, Names, Plan, Progress, Quantized, Renames, Result, Slice, TensorRef,
@@ -91,7 +91,7 @@ pub fn load(checkpoint: &Checkpoint) -> Loader {
         quantized: Quantized::default(),
         overflow: Overflow::default(),
         threads: None,
-        read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
+        read_ahead: LoadOptions::DEFAULT_READ_AHEAD,
         prefetch: Prefetch::Auto,
         progress: None,
     }
@@ -214,8 +214,8 @@ impl Loader {
 
     /// Has `handler` called as bytes arrive; where it returns [`ControlFlow::Break`], loading ends with
     /// [`ErrorKind::Cancelled`]. See [`SessionBuilder::progress`].
-    pub fn progress<V: Verdict>(mut self, mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
-        self.progress = Some(Box::new(move |progress| handler(progress).flow()));
+    pub fn progress<F: IntoFlow>(mut self, mut handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
+        self.progress = Some(Box::new(move |progress| handler(progress).into_flow()));
         self
     }
 
@@ -243,10 +243,9 @@ impl Loader {
         let Planned { fills, report } = planned;
         let failed = fail(&report, self.tolerant, self.partial, self.all_used);
         failed.map_err(|error| self.in_checkpoint(error))?;
-        let plan = Plan::of(&self.checkpoint).filter(|_| false).build()?;
-        let plan = fills.iter().fold(plan, |plan, fill| plan.with(fill.entry.clone()));
+        let plan = Plan::new(fills.iter().map(|fill| fill.entry.clone()));
         let mut session =
-            plan.session().order(Order::File).read_ahead(self.read_ahead).prefetch(self.prefetch);
+            plan.session().order(ReadOrder::File).read_ahead(self.read_ahead).prefetch(self.prefetch);
         if let Some(threads) = self.threads {
             session = session.threads(threads);
         }
@@ -262,9 +261,8 @@ impl Loader {
                 let data = data(bytes, &shape, dtype, &site.device)?;
                 site.slot.filled(data, dtype, Filled { device: &site.device, exchanged, id })
             });
-            let shard = entry.inputs().first().and_then(|input| self.checkpoint.shards().get(input.shard()));
-            let located = |error: Error| match shard {
-                Some(shard) => in_shard(error.in_tensor(entry.name()), shard),
+            let located = |error: Error| match entry.inputs().first() {
+                Some(input) => in_shard(error.in_tensor(entry.name()), input.shard()),
                 None => error.in_tensor(entry.name()),
             };
             ready.insert(site.path(), filled.map_err(located)?);
@@ -358,9 +356,7 @@ impl Loader {
             .map(str::to_owned)
             .collect();
         // In the order of the files, as they are read.
-        planned.fills.sort_by_key(|fill| {
-            fill.entry.inputs().first().map(|input| (input.shard(), input.range().start))
-        });
+        planned.fills.sort_by(|a, b| a.entry.inputs().first().cmp(&b.entry.inputs().first()));
         Ok(planned)
     }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
+use weighbridge::engine::{IntoFlow, LoadOptions, Prefetch, ReadOrder, SessionBuilder};
 use weighbridge::plan::Overflow;
 use weighbridge::{
     Checkpoint, Dtype, Error, ErrorKind, Names, Plan, Progress, Quantized, Report, Result, TensorRef,
@@ -55,7 +55,7 @@ impl Loader {
             complex_pairs: false,
             quantized: Quantized::default(),
             threads: None,
-            read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
+            read_ahead: LoadOptions::DEFAULT_READ_AHEAD,
             prefetch: Prefetch::Auto,
             progress: None,
         }
@@ -180,8 +180,8 @@ impl Loader {
     /// Has `handler` called as bytes arrive: from the threads that read, by one at a time, with figures that
     /// never fall. It should return at once, and must not touch what it reports on. Where it returns
     /// [`ControlFlow::Break`], loading ends with [`ErrorKind::Cancelled`].
-    pub fn progress<V: Verdict>(mut self, mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
-        self.progress = Some(Box::new(move |progress| handler(progress).flow()));
+    pub fn progress<F: IntoFlow>(mut self, mut handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
+        self.progress = Some(Box::new(move |progress| handler(progress).into_flow()));
         self
     }
 
@@ -211,7 +211,7 @@ impl Loader {
         }
         let route = self.devices.route();
         let read_ahead = if route.ends_there() { u64::MAX } else { self.read_ahead };
-        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::File);
+        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(ReadOrder::File);
         let session = Tensors::start(session, &self.devices, &self.staging)?;
         let mut tensors = HashMap::with_capacity(arrivals.len());
         let mut converted = Vec::new();
@@ -264,7 +264,7 @@ impl Loader {
         };
         let arrivals = self.tensors().filter_map(fitting).collect();
         let read_ahead = self.read_ahead;
-        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(Order::Natural);
+        let session = self.session(&arrivals)?.read_ahead(read_ahead).order(ReadOrder::Natural);
         let session = Tensors::start(session, &self.devices, &self.staging)?;
         let Self { checkpoint, filter, devices, complex_pairs, quantized, overflow, .. } = self;
         Ok(Backend { checkpoint, session, filter, devices, complex_pairs, quantized, overflow })

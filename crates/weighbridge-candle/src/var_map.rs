@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Var};
 use candle_nn::VarMap;
-use weighbridge::engine::Order;
+use weighbridge::engine::ReadOrder;
 use weighbridge::{Error, ErrorKind, Names, Result};
 
 use crate::Loader;
@@ -83,8 +83,8 @@ impl Loader {
         let route = self.devices.route();
         let session = self.session(&arrivals)?;
         let session = match in_place {
-            true => session.order(Order::Natural),
-            false => session.read_ahead(u64::MAX).order(Order::File),
+            true => session.order(ReadOrder::Natural),
+            false => session.read_ahead(u64::MAX).order(ReadOrder::File),
         };
         let session = Tensors::start(session, &self.devices, &self.staging)?;
         let set = |var: &Var, tensor: &candle_core::Tensor| var.set(tensor).map_err(|error| refused(&error));

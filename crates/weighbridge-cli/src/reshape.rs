@@ -44,7 +44,7 @@ impl Reshape {
 
 /// Writes what the plans make into one checkpoint, with the metadata of them all.
 pub(crate) fn write(plans: &[Plan], destination: &Destination, term: &Term) -> Result<Outcome> {
-    let checkpoints: Vec<_> = plans.iter().map(Plan::checkpoint).collect();
+    let checkpoints: Vec<_> = plans.iter().flat_map(Plan::checkpoints).collect();
     let save = metadata::with(Save::new(), metadata::union(&checkpoints, term));
     let tensors = plans.iter().flat_map(Plan::tensors).collect();
     destination.save(save, tensors, term).map_err(casts::in_options)

@@ -7,6 +7,7 @@ mod quantized;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pub use quantized::{QuantMethod, Quantized, QuantizedModule};
 pub struct Checkpoint(Arc<Inner>);
 
 struct Inner {
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
     by_name: HashTable<Place>,
     hasher: RandomState,
     directory: Option<PathBuf>,
@@ -60,7 +61,11 @@ pub struct Shard {
     source: Arc<dyn Source>,
     header: Header,
     hints: Hints,
+    number: u64,
 }
+
+/// Numbers shards in the order in which they are opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 /// Where a tensor is: which shard, and which of its tensors.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -217,7 +222,13 @@ impl OpenOptions {
 
     fn shard_of(&self, path: Option<&Path>, source: impl Source + 'static) -> Result<Shard> {
         let header = self.decode.read(&source)?;
-        Ok(Shard { path: path.map(Path::to_owned), hints: source.hints(), header, source: Arc::new(source) })
+        Ok(Shard {
+            path: path.map(Path::to_owned),
+            hints: source.hints(),
+            header,
+            source: Arc::new(source),
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
+        })
     }
 }
 
@@ -267,7 +278,7 @@ impl Checkpoint {
 
     fn new(shards: Vec<Shard>, directory: Option<PathBuf>, index: Option<(&Path, &Index)>) -> Result<Self> {
         let mut inner = Inner {
-            shards,
+            shards: shards.into_iter().map(Arc::new).collect(),
             by_name: HashTable::new(),
             hasher: RandomState::new(),
             directory,
@@ -319,7 +330,7 @@ impl Checkpoint {
     }
 
     /// The files, in the order of their names.
-    pub fn shards(&self) -> &[Shard] {
+    pub fn shards(&self) -> &[Arc<Shard>] {
         &self.0.shards
     }
 
@@ -436,6 +447,11 @@ impl Shard {
         &self.source
     }
 
+    /// Tells it from every other shard of the program; ascends in the order in which shards were opened.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// How its source likes to be read.
     pub(crate) fn hints(&self) -> Hints {
         self.hints
@@ -450,11 +466,17 @@ impl Shard {
     }
 }
 
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").field("name", &self.name()).field("tensors", &self.header.len()).finish()
+    }
+}
+
 /// One tensor of a checkpoint.
 #[derive(Clone, Copy)]
 pub struct TensorRef<'a> {
     info: TensorInfo<'a>,
-    shard: &'a Shard,
+    shard: &'a Arc<Shard>,
     number: usize,
 }
 
@@ -495,7 +517,7 @@ impl<'a> TensorRef<'a> {
     }
 
     /// The file that holds it.
-    pub fn shard(&self) -> &'a Shard {
+    pub fn shard(&self) -> &'a Arc<Shard> {
         self.shard
     }
 

@@ -54,8 +54,8 @@ mod file_names;
 pub mod header;
 pub mod index;
 mod journal;
-mod lent;
 mod names;
+mod panics;
 mod pattern;
 pub mod plan;
 mod progress;
@@ -73,10 +73,9 @@ pub use checkpoint::{
     hub_snapshot,
 };
 pub use dtype::{Dtype, UnknownDtype};
-pub use engine::{HostBytes, Progress, Report, Session};
+pub use engine::{HostBytes, Lent, LoadOptions, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
 pub use header::{Header, Profile};
-pub use lent::Lent;
 pub use names::{natural_order, nearest_name};
 pub use pattern::Names;
 pub use plan::{Entry, Plan};

@@ -79,7 +79,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::index::Index;
-use crate::progress::{Handler, Progress, Verdict};
+use crate::progress::{Handler, IntoFlow, Progress};
 use copy::worth_a_call;
 use layout::check_names;
 use set::SetWriter;
@@ -201,7 +201,7 @@ impl Save {
     /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are bytes of tensors;
     /// after the last one, the file has yet to reach the disk.
     #[must_use]
-    pub fn progress<V: Verdict>(mut self, handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+    pub fn progress<F: IntoFlow>(mut self, handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
         self.progress = Some(Handler::new(handler));
         self
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use weighbridge::Checkpoint;
 use weighbridge::write::{MetadataEdit, Order, Save};
-use weighbridge::{Checkpoint, Shard};
 
 use crate::destination::Destination;
 use crate::interrupt;
@@ -195,7 +195,7 @@ impl Change {
 
     /// Changes the files themselves.
     fn change(&self, checkpoint: &Checkpoint, edit: &Edit<'_>, term: &Term) -> Result<Outcome> {
-        let files: Vec<_> = checkpoint.shards().iter().filter_map(Shard::path).collect();
+        let files: Vec<_> = checkpoint.shards().iter().filter_map(|shard| shard.path()).collect();
         if let (Some(link), false) = (files.iter().find(|file| file.is_symlink()), self.force) {
             bail!(
                 "{}: it is a link, perhaps into a cache that knows the file by its content; -o writes a copy, --force \

@@ -1,21 +1,19 @@
-//! Writing what a plan makes, without having it in memory.
+//! Writing what a plan makes, without holding it in memory.
 
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use super::{Entry, Plan};
+use super::tile::TileMaker;
 use crate::cast::swap_bytes;
-use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
-use crate::engine::tile::TileMaker;
+use crate::plan::{Entry, Plan};
 use crate::write::{Stored, TensorData};
 
 /// A tensor of a plan as something to write: it is made tile by tile while it is written, and bytes that stay as they
 /// are go from file to file.
 #[derive(Clone, Debug)]
 pub struct Streamed {
-    checkpoint: Checkpoint,
     entry: Arc<Entry>,
 }
 
@@ -33,10 +31,7 @@ impl Plan {
     /// # }
     /// ```
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (String, Streamed)> {
-        self.entries().iter().map(|entry| {
-            let tensor = Streamed { checkpoint: self.checkpoint().clone(), entry: Arc::clone(entry) };
-            (entry.name().to_owned(), tensor)
-        })
+        self.entries().iter().map(|entry| (entry.name().to_owned(), Streamed { entry: Arc::clone(entry) }))
     }
 }
 
@@ -60,7 +55,7 @@ impl TensorData for Streamed {
         /// A multiple of every element's size, those of 6 bits included.
         const TILE: u64 = (1 << 20) / 48 * 48;
         let entry = &*self.entry;
-        let mut maker = TileMaker::new(self.checkpoint.clone(), 0);
+        let mut maker = TileMaker::new(None);
         let mut memory = vec![MaybeUninit::uninit(); entry.byte_len().min(TILE) as usize];
         let mut start = 0;
         while start < entry.byte_len() {
@@ -77,21 +72,10 @@ impl TensorData for Streamed {
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
-        let [input] = self.entry.inputs() else { return None };
-        let (operation, inputs, len) = (self.entry.operation(), self.entry.inputs(), self.entry.byte_len());
-        if len == 0 || !operation.is_direct(inputs) || operation.step(inputs) < len {
+        if self.entry.byte_len() == 0 {
             return None;
         }
-        // One run of bytes, whatever the operation: a stored tensor, or rows of one.
-        let pieces = operation.gather(inputs, 0..len);
-        let [piece] = &*pieces else { return None };
-        let shard = self.checkpoint.shards().get(input.shard())?;
-        let start = input.range().start;
-        let range = start.checked_add(piece.bytes.start)?..start.checked_add(piece.bytes.end)?;
-        let whole = range.end.checked_sub(range.start) == Some(len) && range.end <= input.range().end;
-        if !whole {
-            return None;
-        }
-        Stored::of(shard, range)
+        let (shard, bytes) = self.entry.stored_run()?;
+        Stored::of(shard, bytes)
     }
 }
