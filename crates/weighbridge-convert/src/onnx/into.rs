@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use weighbridge::plan::{self, Entry, Streamed};
+use weighbridge::engine::Streamed;
+use weighbridge::plan::{self, Entry};
 use weighbridge::write::{OutputFile, TensorData};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, QuantizedModule, Result, Source};
 
