@@ -148,8 +148,8 @@ impl Look<'_> {
         weights
     }
 
-    /// Which shard each tensor is read from. Of two that hold it, it is the one that the index names; if none is named,
-    /// readers refuse the set.
+    /// Which shard each tensor is read from. Of two that hold it, it is the one that the index names; if none
+    /// is named, readers refuse the set.
     fn owners<'s>(
         &mut self,
         shards: &'s Shards,
