@@ -54,48 +54,37 @@
 
 mod copy;
 mod data;
+mod directory;
 mod flush;
 mod layout;
 mod metadata;
 mod output;
+mod recover;
 mod set;
 mod split;
+mod tensors;
 mod watch;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use data::{Stored, TensorData, Values};
-pub use layout::{Layout, Planned};
+pub use directory::Directory;
+pub use layout::{Layout, Order, Planned};
 pub use metadata::MetadataEdit;
 pub use output::OutputFile;
-pub use set::recover;
+pub use recover::recover;
+pub use set::Saved;
 pub use split::{Split, parse_size};
 pub use writer::{TensorWriter, Writer};
 
 use crate::dtype::Dtype;
-use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
-use crate::names;
+use crate::error::Result;
 use crate::progress::{Handler, Progress, Verdict};
-use copy::worth_a_call;
-use layout::check_names;
-use set::SetWriter;
-use watch::Watch;
-
-/// The order of the tensors in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Order {
-    /// That of the official writer: the widest dtypes first, so that every tensor is aligned to its elements, then
-    /// by name.
-    #[default]
-    Official,
-    /// As they are given.
-    Given,
-}
+use layout::{Form, check_names};
+use set::SetOptions;
+use tensors::{described, named, watch, write_file, write_into};
 
 /// Writes tensors, and says how.
 ///
@@ -111,9 +100,7 @@ pub enum Order {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Save {
-    metadata: BTreeMap<String, String>,
-    order: Order,
-    align: Option<u64>,
+    form: Form,
     max_shard_size: u64,
     variant: Option<String>,
     unprotected: bool,
@@ -123,9 +110,7 @@ pub struct Save {
 impl Default for Save {
     fn default() -> Self {
         Self {
-            metadata: BTreeMap::new(),
-            order: Order::default(),
-            align: None,
+            form: Form::default(),
             max_shard_size: Split::DEFAULT_SIZE,
             variant: None,
             unprotected: false,
@@ -144,19 +129,19 @@ impl Save {
     /// sharded checkpoint every shard has them.
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.insert(key.into(), value.into());
+        self.form.metadata.insert(key.into(), value.into());
         self
     }
 
     /// What was set for a key of the metadata.
     pub fn metadata_value(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).map(String::as_str)
+        self.form.metadata.get(key).map(String::as_str)
     }
 
     /// Sets the order of the tensors in a file.
     #[must_use]
     pub fn order(mut self, order: Order) -> Self {
-        self.order = order;
+        self.form.order = order;
         self
     }
 
@@ -166,7 +151,7 @@ impl Save {
     /// length, which is as far as a format without holes lets it go; the order within is the official one.
     #[must_use]
     pub fn align(mut self, bytes: u64) -> Self {
-        self.align = Some(bytes.clamp(8, 1 << 20).next_power_of_two());
+        self.form.align = Some(bytes.clamp(8, 1 << 20).next_power_of_two());
         self
     }
 
@@ -222,7 +207,7 @@ impl Save {
         let tensors: Vec<_> =
             tensors.into_iter().map(|(name, dtype, shape)| (name.into(), dtype, shape)).collect();
         check_names(tensors.iter().map(|tensor| &*tensor.0))?;
-        Layout::new(&self.metadata, self.order, self.align, tensors)
+        Layout::new(&self.form, tensors)
     }
 
     /// Writes one file.
@@ -247,8 +232,8 @@ impl Save {
         output
             .and_then(|mut output| {
                 output.expect(layout.size())?;
-                let mut watch = self.watch([&layout]);
-                write_file(layout, output, |place| &tensors[place].1, &mut watch)?.commit()
+                let mut watch = watch(self.progress.clone(), [&layout]);
+                write_file(layout, output, |given| &tensors[given].1, &mut watch)?.commit()
             })
             .map_err(|error| error.in_file(path))
     }
@@ -280,59 +265,15 @@ impl Save {
         tensors: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Saved> {
         let directory = directory.as_ref();
-        let tensors = named(tensors);
-        self.set(directory, name, &tensors).map_err(|error| error.in_file(directory))
-    }
-
-    fn set<T: TensorData>(&self, directory: &Path, name: &str, tensors: &[(String, T)]) -> Result<Saved> {
-        check_names(tensors.iter().map(|tensor| &*tensor.0))?;
-        let sizes = tensors.iter().map(|(tensor, data)| {
-            let bytes = data.dtype().size_of(data.shape()).map_err(|error| error.in_tensor(tensor))?;
-            Ok((bytes, data.storage()))
-        });
-        let sizes = sizes.collect::<Result<Vec<_>>>()?;
-        let split = Split::new(sizes, self.max_shard_size);
-        let variant = self.variant.as_deref();
-        let stem = variant.map_or_else(|| name.to_owned(), |variant| format!("{name}.{variant}"));
-        let index = names::index(name, variant);
-        let own = [names::single(&stem), index.clone()];
-        let recognised = own.iter().all(|file| names::stem(file).as_deref() == Some(&*stem));
-        if !names::is_plain(&stem) || !recognised {
-            let message = format!("{stem:?} cannot be the name of a checkpoint");
-            return Err(Error::new(ErrorKind::ShardName, message));
-        }
-        let files = split.file_names(&stem);
-        let layouts = split.shards().iter().map(|shard| {
-            let tensors = shard.iter().map(|&place| described(&tensors[place]));
-            Layout::new(&self.metadata, self.order, self.align, tensors.collect())
-        });
-        let layouts = layouts.collect::<Result<Vec<_>>>()?;
-        let weights = files.iter().zip(split.shards()).flat_map(|(file, shard)| {
-            shard.iter().map(move |&place| (tensors[place].0.as_str(), file.as_str()))
-        });
-        let index = match files.len() {
-            1 => None,
-            _ => Some((index, Index::new(weights, split.total_size())?)),
+        let options = SetOptions {
+            name,
+            variant: self.variant.as_deref(),
+            form: &self.form,
+            max_shard_size: self.max_shard_size,
+            unprotected: self.unprotected,
+            progress: self.progress.clone(),
         };
-
-        let mut watch = self.watch(&layouts);
-        let mut set = SetWriter::begin(directory, &stem, self.unprotected)?;
-        for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
-            let mut output = set.create(file)?;
-            output.expect(layout.size())?;
-            write_file(layout, output, |place| &tensors[shard[place]].1, &mut watch)
-                .and_then(OutputFile::commit)
-                .map_err(|error| error.in_file(&directory.join(file)))?;
-        }
-        if let Some((file, index)) = &index {
-            set.create(file)?.write_and_commit(index.to_json().as_bytes())?;
-        }
-        set.commit()?;
-        Ok(Saved {
-            shards: files.iter().map(|file| directory.join(file)).collect(),
-            index: index.map(|(file, _)| directory.join(file)),
-            total_size: split.total_size(),
-        })
+        set::save(directory, options, &named(tensors)).map_err(|error| error.in_file(directory))
     }
 
     /// Writes to any sink: a socket, a compressor. Bytes that it took before something fails cannot be taken
@@ -348,8 +289,8 @@ impl Save {
     ) -> Result<W> {
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described))?;
-        let mut watch = self.watch([&layout]);
-        write_into(layout, sink, |place| &tensors[place].1, &mut watch)
+        let mut watch = watch(self.progress.clone(), [&layout]);
+        write_into(layout, sink, |given| &tensors[given].1, &mut watch)
     }
 
     /// Writes to memory.
@@ -363,64 +304,7 @@ impl Save {
     ) -> Result<Vec<u8>> {
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described))?;
-        let (bytes, mut watch) = (layout.room()?, self.watch([&layout]));
-        write_into(layout, bytes, |place| &tensors[place].1, &mut watch)
+        let (bytes, mut watch) = (layout.room()?, watch(self.progress.clone(), [&layout]));
+        write_into(layout, bytes, |given| &tensors[given].1, &mut watch)
     }
-
-    fn watch<'l>(&self, layouts: impl IntoIterator<Item = &'l Layout>) -> Watch {
-        let planned = layouts.into_iter().flat_map(Layout::tensors);
-        Watch::new(self.progress.clone(), planned.map(Planned::byte_len).sum())
-    }
-}
-
-/// What [`Save::directory`] wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Saved {
-    /// The safetensors files.
-    pub shards: Vec<PathBuf>,
-    /// The index, where there is more than one shard.
-    pub index: Option<PathBuf>,
-    /// The bytes of all tensors, shared storage counted once: the index's `total_size`.
-    pub total_size: u64,
-}
-
-fn named<N: Into<String>, T>(tensors: impl IntoIterator<Item = (N, T)>) -> Vec<(String, T)> {
-    tensors.into_iter().map(|(name, data)| (name.into(), data)).collect()
-}
-
-fn described<T: TensorData>((name, data): &(String, T)) -> (String, Dtype, Vec<usize>) {
-    (name.clone(), data.dtype(), data.shape().to_vec())
-}
-
-/// Writes what was laid out; `tensor` gives the tensor of a place in the order in which they were given.
-fn write_into<'t, T: TensorData + 't, W: io::Write>(
-    layout: Layout,
-    sink: W,
-    tensor: impl Fn(usize) -> &'t T,
-    watch: &mut Watch,
-) -> Result<W> {
-    let mut writer = layout.writer(sink)?;
-    while let Some(given) = writer.given() {
-        writer.write(tensor(given), watch)?;
-    }
-    writer.finish()
-}
-
-/// The same into a file, which the kernel copies to what lies in other files.
-fn write_file<'t, T: TensorData + 't>(
-    layout: Layout,
-    output: OutputFile,
-    tensor: impl Fn(usize) -> &'t T,
-    watch: &mut Watch,
-) -> Result<OutputFile> {
-    let mut writer = layout.writer(output)?;
-    while let Some(given) = writer.given() {
-        let data = tensor(given);
-        match data.stored() {
-            Some(stored) if worth_a_call(&stored) && writer.copy(&stored, watch)? => {}
-            _ => writer.write(data, watch)?,
-        }
-    }
-    writer.finish()
 }

@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::OutputFile;
 use super::layout::{check_length, encode, entries, pad};
-use super::set::complete_pending;
+use super::output::OutputFile;
+use super::recover::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header};
 use crate::names::directory_of;
