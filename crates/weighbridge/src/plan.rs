@@ -268,8 +268,18 @@ impl Entry {
         let named = |error: Error| error.in_tensor(&self.name);
         let stored = self.base.output(&self.inputs).map_err(named)?.0;
         let operation = self.conversion(stored, dtype);
-        let made = Self::new(&self.name, self.inputs.clone(), Arc::clone(&operation))?;
-        Ok(Self { operation, dtype: made.dtype, shape: made.shape, byte_len: made.byte_len, ..self.clone() })
+        let (dtype, shape) = operation.output(&self.inputs).map_err(named)?;
+        let byte_len = dtype.size_of(&shape).map_err(named)?;
+        Ok(Self {
+            name: self.name.clone(),
+            inputs: self.inputs.clone(),
+            base: Arc::clone(&self.base),
+            operation,
+            dtype,
+            shape,
+            byte_len,
+            ..*self
+        })
     }
 
     /// The same tensor, with another rule for values that are too large: in the cast that was asked for when the entry
