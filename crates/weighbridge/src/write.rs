@@ -1,8 +1,8 @@
 //! Writing checkpoints: streamed, the same bytes every time, and nothing visible until it is whole.
 //!
 //! [`Save`] writes tensors to a file, a directory of shards, or memory. It takes anything that is
-//! [`TensorData`] and asks each tensor for its bytes only when they are due, so a model never has to be in memory
-//! as a whole.
+//! [`TensorData`] and asks each tensor for its bytes only when they are due, so a model never has to be in
+//! memory as a whole.
 //!
 //! ```
 //! use weighbridge::write::{Save, Values};
@@ -48,9 +48,9 @@
 //! | [`Save::unprotected`] | nothing: for file systems that cannot rename, and devices |
 //! | a tensor with too few or too many bytes | is an error, and nothing becomes visible |
 //!
-//! A full disk is an error like any other. A limit on the size of files (`ulimit -f`) is one only if the program ignores
-//! `SIGXFSZ`, which ends it otherwise; that is the program's to decide, and a temporary file may be left then, which the next
-//! save to the same destination removes.
+//! A full disk is an error like any other. A limit on the size of files (`ulimit -f`) is one only if the
+//! program ignores `SIGXFSZ`, which ends it otherwise; that is the program's to decide, and a temporary file
+//! may be left then, which the next save to the same destination removes.
 
 mod copy;
 mod data;
@@ -125,8 +125,8 @@ impl Save {
         Self::default()
     }
 
-    /// Adds an entry to `__metadata__`; a later one of the same key replaces it. Entries are written sorted. Of a
-    /// sharded checkpoint every shard has them.
+    /// Adds an entry to `__metadata__`; a later one of the same key replaces it. Entries are written sorted.
+    /// Of a sharded checkpoint every shard has them.
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.form.metadata.insert(key.into(), value.into());
@@ -145,26 +145,27 @@ impl Save {
         self
     }
 
-    /// Aligns the data to a power of two: `bytes` rounded up to one, from 8 bytes to 1 MiB. The header is padded so
-    /// that the data starts at a multiple of it. In the [official order](Order::Official) tensors are sorted so
-    /// that each one starts at a multiple of the largest power of two, up to this one, that divides its
-    /// length, which is as far as a format without holes lets it go; the order within is the official one.
+    /// Aligns the data to a power of two: `bytes` rounded up to one, from 8 bytes to 1 MiB. The header is
+    /// padded so that the data starts at a multiple of it. In the [official order](Order::Official) tensors
+    /// are then sorted by alignment first: each starts at a multiple of the largest power of two, up to this
+    /// one, that divides its length. More is not possible without holes between tensors, which the format
+    /// forbids.
     #[must_use]
     pub fn align(mut self, bytes: u64) -> Self {
         self.form.align = Some(bytes.clamp(8, 1 << 20).next_power_of_two());
         self
     }
 
-    /// Sets the bytes of tensors that a shard has at the most, unless one tensor alone has more; 5 GB otherwise, as
-    /// in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
+    /// Sets the bytes of tensors that a shard has at the most, unless one tensor alone has more; 5 GB
+    /// otherwise, as in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
     #[must_use]
     pub fn max_shard_size(mut self, bytes: u64) -> Self {
         self.max_shard_size = bytes;
         self
     }
 
-    /// Makes what [`directory`](Self::directory) writes a variant, such as `fp16`: `model.fp16.safetensors`. It
-    /// lies beside the checkpoint that is none, and replaces the one of the same variant only.
+    /// Makes [`directory`](Self::directory) write a variant, such as `fp16`: `model.fp16.safetensors`. It
+    /// lies next to other variants and the checkpoint without one, and replaces only the same variant.
     #[must_use]
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
@@ -173,8 +174,8 @@ impl Save {
 
     /// Writes over the destination itself instead of renaming a finished file to it. **Not atomic**: when it
     /// fails, or the machine does, what was there is gone and what is there is no checkpoint. It is for file
-    /// systems that cannot rename, for pipes and for devices. A file whose own tensors are to be written to it is
-    /// emptied before they are read.
+    /// systems that cannot rename, for pipes and for devices. A file whose own tensors are to be written to
+    /// it is emptied before they are read.
     #[must_use]
     pub fn unprotected(mut self) -> Self {
         self.unprotected = true;
@@ -183,8 +184,8 @@ impl Save {
 
     /// Has `handler` called as bytes are written, with figures that never fall. Where it returns
     /// [`ControlFlow::Break`](std::ops::ControlFlow::Break), the save fails with
-    /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are bytes of tensors;
-    /// after the last one, the file has yet to reach the disk.
+    /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are
+    /// bytes of tensors; after the last one, the file has yet to reach the disk.
     #[must_use]
     pub fn progress<V: Verdict>(mut self, handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
         self.progress = Some(Handler::new(handler));
@@ -197,9 +198,9 @@ impl Save {
     ///
     /// Fails with [`DuplicateTensor`](crate::ErrorKind::DuplicateTensor) for two tensors of one name, with
     /// [`TensorName`](crate::ErrorKind::TensorName) for `__metadata__` and names that hold a NUL, with
-    /// [`SubByte`](crate::ErrorKind::SubByte) or [`Overflow`](crate::ErrorKind::Overflow) for shapes that the format
-    /// cannot hold, and with [`HeaderTooLarge`](crate::ErrorKind::HeaderTooLarge) when the header would be longer
-    /// than the 100 MB that readers accept.
+    /// [`SubByte`](crate::ErrorKind::SubByte) or [`Overflow`](crate::ErrorKind::Overflow) for shapes that the
+    /// format cannot hold, and with [`HeaderTooLarge`](crate::ErrorKind::HeaderTooLarge) when the header
+    /// would be longer than the 100 MB that readers accept.
     pub fn layout<N: Into<String>>(
         &self,
         tensors: impl IntoIterator<Item = (N, Dtype, Vec<usize>)>,
@@ -212,14 +213,14 @@ impl Save {
 
     /// Writes one file.
     ///
-    /// It is written beside the destination, synced, and renamed to it. It has the permissions of the file that
-    /// it replaces, or those that the umask leaves to a new file. A link is followed: the file that it leads to
-    /// is replaced.
+    /// It is written beside the destination, synced, and renamed to it. It has the permissions of the file
+    /// that it replaces, or those that the umask leaves to a new file. A link is followed: the file that it
+    /// leads to is replaced.
     ///
     /// # Errors
     ///
-    /// As [`layout`](Self::layout); fails, too, when a tensor cannot be read or does not have the bytes that its
-    /// shape needs, and when the file cannot be written. The destination is as it was then.
+    /// As [`layout`](Self::layout); fails, too, when a tensor cannot be read or does not have the bytes that
+    /// its shape needs, and when the file cannot be written. The destination is as it was then.
     pub fn file<N: Into<String>, T: TensorData>(
         &self,
         path: impl AsRef<Path>,
@@ -238,26 +239,27 @@ impl Save {
             .map_err(|error| error.in_file(path))
     }
 
-    /// Writes a checkpoint into a directory, which is made if it is not there: `name.safetensors`, or, where that
-    /// would have more than [`max_shard_size`](Self::max_shard_size), `name-00001-of-00002.safetensors` and so on
-    /// with their index. What lay there under that name is replaced as a whole: shards of the old set that the new
-    /// one does not have are removed. Other files stay as they are.
+    /// Writes a checkpoint into a directory, which is made if it is not there: `name.safetensors`, or, where
+    /// that would have more than [`max_shard_size`](Self::max_shard_size), `name-00001-of-00002.safetensors`
+    /// and so on with their index. What lay there under that name is replaced as a whole: shards of the old
+    /// set that the new one does not have are removed. Other files stay as they are.
     ///
     /// Tensors are distributed as `huggingface_hub` does, in the order given.
     ///
-    /// All new files are written to a subdirectory and synced before the first one is renamed. A journal beside
-    /// them makes the switch: from the moment it is there, [`Checkpoint::open`](crate::Checkpoint::open) reads the
-    /// new set, however far the renaming got, and the next save or [`recover`] completes what an interrupted
-    /// one left. A program that does not know the journal may see old and new shards mixed during the renaming,
-    /// for as long as a few system calls a shard take.
+    /// All new files are written to a subdirectory and synced before the first one is renamed. A journal
+    /// beside them makes the switch: from the moment it is there,
+    /// [`Checkpoint::open`](crate::Checkpoint::open) reads the new set, however far the renaming got, and the
+    /// next save or [`recover`] completes what an interrupted one left. A program that does not know the
+    /// journal may see old and new shards mixed during the renaming, for as long as a few system calls a
+    /// shard take.
     ///
-    /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards are written
-    /// in the places of the old ones.
+    /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards
+    /// are written over the old ones. The directory is [locked](Directory) while it is written.
     ///
     /// # Errors
     ///
-    /// As [`file`](Self::file), and with [`Busy`](crate::ErrorKind::Busy) when another process writes there. Until
-    /// the switch the old set is as it was.
+    /// As [`file`](Self::file), and with [`Busy`](crate::ErrorKind::Busy) while another process is saving
+    /// there. Until the switch the old set is as it was.
     pub fn directory<N: Into<String>, T: TensorData>(
         &self,
         directory: impl AsRef<Path>,

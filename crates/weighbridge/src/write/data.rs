@@ -13,8 +13,8 @@ use crate::view::{Element, TensorView};
 
 /// A tensor that can be written.
 ///
-/// It is asked for dtype and shape first, and for its bytes once, when they are due. So a tensor may be anything
-/// that can get at its bytes: memory, a device, a place in another file, a computation.
+/// It is asked for dtype and shape first, and for its bytes once, when they are due. So a tensor may be
+/// anything that can get at its bytes: memory, a device, a place in another file, a computation.
 ///
 /// ```
 /// use std::io::{self, Write};
@@ -53,8 +53,8 @@ pub trait TensorData {
     /// wrapped by [`io::Error::other`]; it comes out again as it was.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 
-    /// Where its bytes lie in a file just as they are to be written, if they do: the kernel may then copy them from
-    /// there, and [`write_to`](Self::write_to) is not called.
+    /// Where its bytes lie in a file just as they are to be written, if they do: the kernel may then copy
+    /// them from there, and [`write_to`](Self::write_to) is not called.
     fn stored(&self) -> Option<Stored<'_>> {
         None
     }

@@ -1,7 +1,8 @@
 //! Directories that files are written to: locks, temporary files, syncs, and what killed writers left behind.
 //!
-//! Whatever is being written lies in a temporary file or a staging directory next to its destination, locked for as
-//! long as its writer lives. So one that nobody has locked was left by a writer that died, and is removed.
+//! Whatever is being written lies in a temporary file or a staging directory next to its destination, locked
+//! for as long as its writer lives. So one that nobody has locked was left by a writer that died, and is
+//! removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -17,9 +18,9 @@ use crate::names;
 /// A directory that is locked for writing: for programs that keep several files in step, as
 /// [`Save::directory`](super::Save::directory) does, which takes the same lock.
 ///
-/// The lock is advisory and belongs to this value: a second `Directory` of the same path is refused, in this process
-/// or another, until the first is dropped or its process ends, however it ends. Readers need no lock. Nobody is refused
-/// on file systems without locks, and where directories cannot be locked, as on Windows.
+/// The lock is advisory and belongs to this value: a second `Directory` of the same path is refused, in this
+/// process or another, until the first is dropped or its process ends, however it ends. Readers need no lock.
+/// Nobody is refused on file systems without locks, and where directories cannot be locked, as on Windows.
 ///
 /// ```
 /// use weighbridge::{ErrorKind, write::Directory};
@@ -59,8 +60,8 @@ impl Directory {
         Ok(Self { path: canonical, _created: None, _lock: lock })
     }
 
-    /// Locks a directory, which is created with its parents if it does not exist. A created directory is removed
-    /// again if it is still empty when this value is dropped.
+    /// Locks a directory, which is created with its parents if it does not exist. A created directory is
+    /// removed again if it is still empty when this value is dropped.
     ///
     /// # Errors
     ///
@@ -93,15 +94,15 @@ impl Directory {
         &self.path
     }
 
-    /// Writes a small file in the directory: synced, renamed over the file of that name, if there is one, and the
-    /// directory synced. Readers see the old file or the new one, whenever the process or the machine stops. What
-    /// killed writers of the same file left is removed.
+    /// Writes a small file in the directory: synced, renamed over the file of that name, if there is one, and
+    /// the directory synced. Readers see the old file or the new one, whenever the process or the machine
+    /// stops. What killed writers of the same file left is removed.
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::Value`] unless `name` is a plain file name, and for the names of checkpoint files, which
-    /// [`Save`](super::Save) writes; fails, too, when the file cannot be written. Unless it is the last sync that fails,
-    /// the old file is unchanged then.
+    /// Fails with [`ErrorKind::Value`] unless `name` is a plain file name, and for the names of checkpoint
+    /// files, which [`Save`](super::Save) writes; fails, too, when the file cannot be written. Unless it is
+    /// the last sync that fails, the old file is unchanged then.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
         let refuse =
@@ -121,7 +122,8 @@ impl Directory {
         write().map_err(|error| cannot_write(error).in_file(&path))
     }
 
-    /// Waits until the names of the directory's files and subdirectories are on the disk. Windows cannot do that.
+    /// Waits until the names of the directory's files and subdirectories are on the disk. Windows cannot do
+    /// that.
     ///
     /// # Errors
     ///
@@ -130,8 +132,8 @@ impl Directory {
         sync_directory(&self.path).map_err(|error| cannot_write(error).in_file(&self.path))
     }
 
-    /// A new subdirectory for files that will replace others, the first of them `name`. What killed writers of `name`
-    /// left is removed, so a journal must not name any of it.
+    /// A new subdirectory for files that will replace others, the first of them `name`. What killed writers
+    /// of `name` left is removed, so a journal must not name any of it.
     pub(super) fn staging(&self, name: &OsStr) -> io::Result<Staging> {
         sweep(&self.path, name, TEMPORARY);
         sweep(&self.path, name, STAGING);
@@ -186,8 +188,8 @@ pub(super) struct Temporary {
 }
 
 impl Temporary {
-    /// A temporary file for `target`, which is not a link, with the permissions of the old file, or those that the
-    /// umask leaves to a new one.
+    /// A temporary file for `target`, which is not a link, with the permissions of the old file, or those
+    /// that the umask leaves to a new one.
     pub(super) fn beside(target: PathBuf) -> io::Result<Self> {
         let (directory, name) = parts(&target)?;
         let old = replaced(&target)?;
@@ -318,7 +320,8 @@ fn is_linked(file: &File) -> io::Result<bool> {
     Ok(linked)
 }
 
-/// Removes what killed writers of a file left next to it: temporary files, or stagings, which no journal may name.
+/// Removes what killed writers of a file left next to it: temporary files, or stagings, which no journal may
+/// name.
 pub(super) fn sweep(directory: &Path, name: &OsStr, suffix: &str) {
     let prefix = prefix(name);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -378,5 +381,27 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
         // Some network file systems refuse to sync directories.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_before_it_was_locked_is_recognised() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        fs::create_dir(&path).unwrap();
+        let handle = open_directory(&path).unwrap();
+        assert!(is_linked(&handle).unwrap());
+        fs::remove_dir(&path).unwrap();
+        assert!(try_lock(&handle).unwrap() && !is_linked(&handle).unwrap());
+
+        let file = tempfile::NamedTempFile::new_in(parent.path()).unwrap();
+        let handle = file.reopen().unwrap();
+        assert!(lock_temporary(&handle).unwrap());
+        drop(file);
+        assert!(!lock_temporary(&handle).unwrap());
     }
 }

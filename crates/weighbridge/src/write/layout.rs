@@ -12,8 +12,8 @@ use crate::header::{Decode, Header, MOST_IN_SCHEMA};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// That of the official writer: the widest dtypes first, so that every tensor is aligned to its elements, then
-    /// by name.
+    /// That of the official writer: the widest dtypes first, so that every tensor is aligned to its elements,
+    /// then by name.
     #[default]
     Official,
     /// As they are given.
@@ -191,8 +191,8 @@ pub(super) fn entries(header: &Header) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-/// Eight bytes for the length, still zero, and the JSON: as the official writer has it, but for metadata, which
-/// that one leaves unsorted.
+/// Eight bytes for the length, still zero, and the JSON: as the official writer has it, but for metadata,
+/// which that one leaves unsorted.
 pub(super) fn encode<'e>(
     metadata: &BTreeMap<String, String>,
     entries: impl Iterator<Item = Entry<'e>>,

@@ -12,9 +12,9 @@ use crate::journal::TEMPORARY;
 
 /// A file to write, which takes its place when it is [committed](Self::commit).
 ///
-/// An [atomic](Self::atomic) one is a temporary file in the directory of its destination until then. Dropped before,
-/// it is removed and the destination is as it was. What a process leaves that is killed, the next one that writes
-/// the same destination removes: temporary files are locked while they are in use. An
+/// An [atomic](Self::atomic) one is a temporary file in the directory of its destination until then. Dropped
+/// before, it is removed and the destination is as it was. What a process leaves that is killed, the next one
+/// that writes the same destination removes: temporary files are locked while they are in use. An
 /// [unprotected](Self::unprotected) one is what it is from the start.
 #[derive(Debug)]
 pub struct OutputFile {
@@ -61,8 +61,9 @@ impl OutputFile {
         make().map_err(|error| cannot_write(error).in_file(path))
     }
 
-    /// Removes the temporary files that killed writers of `path` left next to it; those of living writers are locked,
-    /// and stay. [`atomic`](Self::atomic) does so by itself: this is for a file that will not be written again.
+    /// Removes the temporary files that killed writers of `path` left next to it; those of living writers are
+    /// locked, and stay. [`atomic`](Self::atomic) does so by itself: this is for a file that will not be
+    /// written again.
     pub fn sweep(path: impl AsRef<Path>) {
         if let Ok((directory, name)) = parts(path.as_ref()) {
             sweep(directory, name, TEMPORARY);
@@ -97,8 +98,9 @@ impl OutputFile {
         Self { file: BufWriter::with_capacity(BUFFER, output), path: path.to_owned() }
     }
 
-    /// Says how many bytes will be written. Room for them is made on the disk at once, so that one that is full is
-    /// found out before anything is written, and a large file is sent to the disk while it is written.
+    /// Says how many bytes will be written. Room for them is made on the disk at once, so that one that is
+    /// full is found out before anything is written, and a large file is sent to the disk while it is
+    /// written.
     ///
     /// The file has as many bytes as are written, whether these are fewer or more.
     ///

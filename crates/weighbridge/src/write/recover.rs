@@ -10,15 +10,16 @@ use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::names;
 
-/// Completes what an interrupted [`Save::directory`](super::Save::directory) left in a directory, for programs that
-/// do not know the journal; returns whether there was something to complete.
+/// Completes what an interrupted [`Save::directory`](super::Save::directory) left in a directory, for
+/// programs that do not know the journal; returns whether there was something to complete.
 ///
 /// [`Checkpoint::open`](crate::Checkpoint::open) and the next save need no recovery.
 ///
 /// # Errors
 ///
-/// Fails when files cannot be renamed or removed, with [`Busy`](crate::ErrorKind::Busy) while somebody is saving
-/// there, and with [`Journal`](crate::ErrorKind::Journal) when there is a journal that cannot be followed.
+/// Fails when files cannot be renamed or removed, with [`Busy`](crate::ErrorKind::Busy) while somebody is
+/// saving there, and with [`Journal`](crate::ErrorKind::Journal) when there is a journal that cannot be
+/// followed.
 pub fn recover(directory: impl AsRef<Path>) -> Result<bool> {
     let directory = directory.as_ref();
     let complete_all = || {
@@ -45,7 +46,8 @@ pub(super) fn complete_pending(directory: &Path, file: &OsStr) -> Result<()> {
     Ok(())
 }
 
-/// Completes the switch that a journal of this checkpoint describes, if there is one. The directory is locked.
+/// Completes the switch that a journal of this checkpoint describes, if there is one. The directory is
+/// locked.
 pub(super) fn complete(directory: &Path, stem: &str) -> Result<bool> {
     let Some(journal) = Journal::read(directory, stem)? else {
         return Ok(false);

@@ -159,8 +159,8 @@ impl SetWriter {
             Journal { stem: std::mem::take(stem), staging: name, files: std::mem::take(files), remove };
         let file = Journal::file_name(&journal.stem);
         if let Err(error) = directory.write(&file, journal.to_json().as_bytes()) {
-            // The journal may have been renamed before the error. If it cannot be removed it counts, and the files
-            // that it names must stay.
+            // The journal may have been renamed before the error. If it cannot be removed it counts, and the
+            // files that it names must stay.
             match fs::remove_file(path.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => drop(staging.keep()),
                 _ => {}

@@ -10,7 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Takes the tensors of a [`Layout`] in its order and writes them; nothing is held back.
 ///
-/// After an error in the middle of a tensor the writer refuses everything: what its sink has is no checkpoint.
+/// After an error in the middle of a tensor the writer refuses everything: what its sink has is no
+/// checkpoint.
 #[derive(Debug)]
 pub struct Writer<W> {
     layout: Layout,
@@ -76,8 +77,8 @@ impl<W: io::Write> Writer<W> {
     ///
     /// # Errors
     ///
-    /// As [`tensor`](Self::tensor); fails, too, when the bytes are not as many as the layout says or cannot be
-    /// written.
+    /// As [`tensor`](Self::tensor); fails, too, when the bytes are not as many as the layout says or cannot
+    /// be written.
     pub fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut tensor = self.tensor(name)?;
         let written = io::Write::write_all(&mut tensor, bytes);
@@ -118,7 +119,8 @@ impl<W: io::Write> Writer<W> {
 }
 
 impl Writer<OutputFile> {
-    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is still to come.
+    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is
+    /// still to come.
     pub(super) fn copy(&mut self, stored: &Stored<'_>, watch: &mut Watch) -> Result<bool> {
         let name = self.next_name()?;
         let mut tensor = self.tensor(&name)?;
