@@ -383,3 +383,25 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
         other => other,
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_before_it_was_locked_is_recognised() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        fs::create_dir(&path).unwrap();
+        let handle = open_directory(&path).unwrap();
+        assert!(is_linked(&handle).unwrap());
+        fs::remove_dir(&path).unwrap();
+        assert!(try_lock(&handle).unwrap() && !is_linked(&handle).unwrap());
+
+        let file = tempfile::NamedTempFile::new_in(parent.path()).unwrap();
+        let handle = file.reopen().unwrap();
+        assert!(lock_temporary(&handle).unwrap());
+        drop(file);
+        assert!(!lock_temporary(&handle).unwrap());
+    }
+}
