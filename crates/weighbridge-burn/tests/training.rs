@@ -332,7 +332,8 @@ mod two_processes {
         run.step(0);
         model.save(1, run.model.clone().into_record()).unwrap();
         // Not by `println!`, which the test harness captures.
-        writeln!(std::io::stdout(), "\n{MODEL_IS_WRITTEN}").unwrap();
+        let mut out = std::io::stdout();
+        writeln!(out, "\n{MODEL_IS_WRITTEN}").unwrap();
         std::io::stdin().read_line(&mut String::new()).unwrap();
         optimizer.save(1, run.optimizer.to_record()).unwrap();
         scheduler.save(1, run.scheduler.to_record()).unwrap();
