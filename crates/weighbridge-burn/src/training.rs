@@ -118,8 +118,10 @@ fn restored(ckpt: &Checkpoint, optimizer: &ModuleOptimizer) -> Result<ModuleOpti
     if taken.len() < ckpt.len() {
         let taken = pack::names(taken.into_bytes().map_err(pack::refused)?)?;
         let lost = ckpt.tensors().find(|tensor| !taken.contains(tensor.name()));
-        let error =
-            Error::new(ErrorKind::Value, "the optimizer has no place for it: it is another one's state");
+        let error = Error::new(
+            ErrorKind::Value,
+            "the optimizer does not take it: it is the state of another optimizer",
+        );
         return Err(lost.map_or(error.clone(), |lost| error.in_tensor(lost.name())));
     }
     with(pack::container(ckpt)?)

@@ -118,7 +118,7 @@ impl Backend {
         self.catalog.checkpoint()
     }
 
-    /// Name, shape and dtype of every tensor that can be had, as a request without a shard or a slice, in the
+    /// Name, shape and dtype of every tensor that is available, as a request without a shard or a slice, in the
     /// backend's dtype, gives it: after filters, [`rename`](Loader::rename), [`part_for`](Loader::part_for)
     /// and [`dtype_for`](Loader::dtype_for), in the checkpoint's order.
     ///

@@ -175,7 +175,7 @@ impl<'a> SliceView<'a> {
         &self.region
     }
 
-    /// The pieces of the tensor's bytes which, one behind the other, are the part.
+    /// The pieces of the tensor's bytes which, one after the other, are the part.
     pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]> {
         let bytes = self.bytes;
         // A region of the tensor's own shape lies inside its bytes.

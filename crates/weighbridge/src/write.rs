@@ -158,7 +158,7 @@ impl Save {
         self
     }
 
-    /// Sets the bytes of tensors that a shard has at the most, unless one tensor alone has more; 5 GB
+    /// Sets the bytes of tensors that a shard has at most, unless one tensor alone has more; 5 GB
     /// otherwise, as in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
     #[must_use]
     pub fn max_shard_size(mut self, bytes: u64) -> Self {

@@ -49,7 +49,7 @@ pub trait TensorData {
     ///
     /// # Errors
     ///
-    /// Passes on what `out` says, and fails when the bytes cannot be had. An [`Error`] of this crate may be
+    /// Passes on what `out` says, and fails when the bytes cannot be read or made. An [`Error`] of this crate may be
     /// wrapped by [`io::Error::other`]; it comes out again as it was.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 

@@ -22,7 +22,7 @@ const STEP: usize = 64 << 20;
 pub(super) const WORTH: u64 = 2 * STEP as u64;
 
 impl Flusher {
-    /// `None` where the file cannot be had twice, or no thread.
+    /// `None` where the file cannot be opened twice, or no thread started.
     pub(super) fn start(file: &File) -> Option<Self> {
         let file = file.try_clone().ok()?;
         let (wake, woken) = mpsc::sync_channel(1);

@@ -143,7 +143,7 @@ impl Layout {
         let mut bytes = Vec::new();
         let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(size).map_err(|error| {
-            let message = format!("{} bytes of memory could not be had", self.size());
+            let message = format!("{} bytes of memory cannot be allocated", self.size());
             Error::new(ErrorKind::Memory, message).with_source(error)
         })?;
         Ok(bytes)

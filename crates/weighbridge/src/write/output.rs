@@ -106,7 +106,7 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// Fails when there is no room for so many bytes.
+    /// Fails when there is no room for them.
     pub fn expect(&mut self, bytes: u64) -> Result<()> {
         let output = self.file.get_mut();
         let file = output.target.as_file();

@@ -99,7 +99,7 @@ impl Split {
 pub fn parse_size(text: &str) -> Result<u64> {
     let wrong = || {
         let shown: String = text.chars().take(32).collect();
-        let message = format!("{shown:?} is no number of bytes; write 5GB, 5GiB or 5000000000");
+        let message = format!("{shown:?} is not a number of bytes; write 5GB, 5GiB or 5000000000");
         Error::new(ErrorKind::Size, message)
     };
     let text = text.trim();

@@ -1,4 +1,4 @@
-//! Tensors into a sink, one behind the other, every length checked.
+//! Tensors into a sink, one after the other, every length checked.
 
 use std::io;
 

@@ -141,7 +141,7 @@ impl Look<'_> {
         let mut weights = BTreeMap::new();
         for (tensor, shard) in &listed.weight_map.0 {
             if weights.insert(&**tensor, &**shard).is_some() {
-                let message = "it stands twice in the index".to_owned();
+                let message = "it appears twice in the index".to_owned();
                 self.findings.add("duplicate-tensor", severity, Some(path), Some(tensor), message);
             }
         }

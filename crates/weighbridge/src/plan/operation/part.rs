@@ -19,7 +19,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Gaps of so many bytes cost about as much to read as another call of the system does.
+    /// Gaps of this many bytes cost about as much to read as another call of the system does.
     pub const READ_THROUGH: u64 = 2 << 10;
 
     /// The part that `slice` says.
