@@ -127,9 +127,9 @@ impl fmt::Display for Format {
     }
 }
 
-/// Reads what is there, whatever it is.
-pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)> {
-    let input = Input::open(&locate(path)?)?;
+/// Reads a file, whatever it is.
+pub(crate) fn read(file: &Path, options: &Options) -> Result<(Format, Contents)> {
+    let input = Input::open(file)?;
     let format = Format::of(&input)?;
     let contents = match format {
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
@@ -147,8 +147,8 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)>
     Ok((format, contents))
 }
 
-/// What is to be read of a directory: as transformers has it, a whole file before an index.
-fn locate(path: &Path) -> Result<PathBuf> {
+/// The file to read: in a directory, as transformers has it, a whole file before an index.
+pub(crate) fn locate(path: &Path) -> Result<PathBuf> {
     const NAMES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
     // What is not there may be a repository of the cache.
     let path = &if path.exists() { path.to_owned() } else { hub_snapshot(path)? };

@@ -86,7 +86,8 @@ pub struct Foreign {
 /// which is not known to be harmless.
 pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let path = path.as_ref();
-    let (format, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
+    let file = format::locate(path).map_err(|error| error.in_file(path))?;
+    let (format, mut contents) = format::read(&file, options).map_err(|error| error.in_file(&file))?;
     let all = contents.tensors.len();
     contents.tensors.retain(|tensor| options.wants(&tensor.name));
     let unchosen = contents.unchosen + all - contents.tensors.len();
@@ -96,7 +97,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
     let checkpoint =
-        assembled::checkpoint(path, &save, contents.tensors).map_err(|error| error.in_file(path))?;
+        assembled::checkpoint(&file, &save, contents.tensors).map_err(|error| error.in_file(&file))?;
     Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }
 
