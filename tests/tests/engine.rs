@@ -338,6 +338,18 @@ fn an_operation_that_panics_when_it_is_bound_is_an_error() {
 }
 
 #[test]
+fn one_tensor_is_read_by_its_name() {
+    let stored = Stored::filled(St::F32, &[3, 2], 5);
+    let (ckpt, read) =
+        odd(&[("layers.1.w", stored.clone()), ("x", Stored::filled(St::U8, &[99], 1))], |_| Ok(()));
+    assert!(in_file_order(&ckpt.read("layers.1.w").unwrap()) == stored.bytes());
+    assert_eq!(read.load(Ordering::SeqCst), 24);
+    let error = ckpt.read("layers.2.w").unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::MissingTensor, Some("layers.2.w")));
+    assert!(error.to_string().ends_with("did you mean \"layers.1.w\"?"), "{error}");
+}
+
+#[test]
 fn names_that_collide_are_found_before_anything_is_read() {
     let (ckpt, read) = odd(
         &[("a.w", Stored::filled(St::U8, &[1], 1)), ("b.w", Stored::filled(St::U8, &[1], 2))],

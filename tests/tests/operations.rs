@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use safetensors::Dtype as St;
-use weighbridge::plan::{Bound, Cast, Entry, Input, Join, Operation, Part, Piece, Read, Tiles, Transpose};
+use weighbridge::plan::{
+    BitCast, Bound, Cast, Entry, Input, Join, Operation, Overflow, Part, Piece, Read, Tiles, Transpose,
+};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Hints, HostBuffer, Plan, Result, Slice, Source};
 use weighbridge_tests::{Stored, file, in_file_order};
 
@@ -379,4 +381,49 @@ fn an_operation_that_panics_harms_no_other() {
         assert_eq!(fill.take("broken", None).unwrap_err().kind(), ErrorKind::Internal);
         assert_eq!(lend.take("broken", None).unwrap_err().kind(), ErrorKind::Internal);
     }
+}
+
+#[test]
+fn bits_are_kept_under_another_dtype() {
+    let stored: Vec<u8> = [-1_i32, 7, i32::MIN, 5].into_iter().flat_map(i32::to_le_bytes).collect();
+    let (ckpt, _) = counted(&[("a", Stored::new(St::I32, &[2, 2], stored))], 4 << 20);
+    let column = Arc::new(Part::of(Slice::new().range(..).select(0)));
+    let (shape, values) = make(&ckpt, &["a"], Arc::new(BitCast::of(column, Dtype::U32)), 1);
+    assert_eq!((shape, values), (vec![2], HostBuffer::U32(vec![u32::MAX, 1 << 31])));
+
+    let tensor = ckpt.tensor("a").unwrap();
+    let refused = |dtype| {
+        let entry = Entry::new("a", vec![Input::of(&tensor)], Arc::new(BitCast::to(dtype)));
+        entry.unwrap_err().kind() == ErrorKind::Dtype
+    };
+    assert!(refused(Dtype::U64) && refused(Dtype::U16) && !BitCast::exists(Dtype::U64, Dtype::C64));
+
+    // A rule of the entry, which holds for what a session is asked for, and in whichever order it was given.
+    let entry = Entry::of(&tensor, Some(Dtype::U32)).unwrap();
+    let entry = entry.bit_casts(|from, to| (from, to) == (Dtype::I32, Dtype::U32)).overflow(Overflow::Error);
+    let take = |entry: &Entry, dtype| {
+        Plan::new([entry.clone()]).session().start().unwrap().take("a", dtype).map(|(_, values)| values)
+    };
+    let bits = HostBuffer::U32(vec![u32::MAX, 7, 1 << 31, 5]);
+    assert_eq!(take(&entry, None).unwrap(), bits);
+    let floats = entry.recast(Dtype::F64).unwrap();
+    assert_eq!(take(&floats, Some(Dtype::U32)).unwrap(), bits);
+    // Casts are of the stored values, whatever the entry has become.
+    assert_eq!(take(&entry, Some(Dtype::I64)).unwrap(), HostBuffer::I64(vec![-1, 7, i32::MIN.into(), 5]));
+    assert_eq!(take(&entry, Some(Dtype::U64)).unwrap_err().kind(), ErrorKind::Value);
+}
+
+#[test]
+fn deferred_entries_are_read_when_they_are_taken() {
+    let tensors = ["a", "b", "c"].map(|name| (name, Stored::filled(St::U8, &[100_000], 1)));
+    let (ckpt, read) = counted(&tensors, 4 << 20);
+    let entries = ckpt.tensors().map(|tensor| Entry::of(&tensor, None).unwrap());
+    let entries = entries.map(|entry| if entry.name() == "b" { entry } else { entry.deferred() });
+    let session = Plan::new(entries).session().threads(2).start().unwrap();
+    session.take("b", None).unwrap();
+    session.take("a", None).unwrap();
+    assert_eq!(read.load(Ordering::SeqCst), 200_000);
+    assert_eq!(session.report().unused(), ["c"]);
+    session.take("c", None).unwrap();
+    assert_eq!(read.load(Ordering::SeqCst), 300_000);
 }

@@ -229,7 +229,7 @@ impl Device for Simulated {
         self.0.in_place.then(place)
     }
 
-    fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<Self::Fence> {
+    unsafe fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<Self::Fence> {
         self.0.step(Step::Copy)?;
         let done = Arc::new((Mutex::new(false), Condvar::new()));
         let staged = |t: &Transfer<'_, Memory>| Staged(t.bytes.as_ptr(), t.bytes.len());

@@ -1,4 +1,4 @@
-//! What Burn knows of tensors and the format does not: entries of `__metadata__`.
+//! What Burn knows about tensors and the format does not: entries of `__metadata__`.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use burn::tensor::DType;
 use serde_json::{Map, Value, json};
 use weighbridge::{Checkpoint, Error, ErrorKind, Result, Shard};
 
-/// The ids of parameters: a JSON object of names and ids, these as strings of decimal digits, because JSON's numbers are
-/// not exact above 2^53.
+/// The ids of parameters: a JSON object from names to ids, which are strings of decimal digits, because
+/// JSON's numbers are not exact above 2^53.
 pub(crate) const IDS: &str = "weighbridge.burn.ids";
 
-/// The quantised tensors: a JSON object of names, each with its shape and Burn's scheme. Their bytes are stored as `U8`
-/// of one dimension.
+/// The quantised tensors: a JSON object from names to shapes and Burn's schemes. Their bytes are stored as
+/// `U8` of one dimension.
 pub(crate) const QUANTISED: &str = "weighbridge.burn.quantised";
 
 /// A quantised tensor's shape and dtype.
@@ -64,7 +64,7 @@ pub(crate) fn in_shard(error: Error, shard: &Shard) -> Error {
 pub(crate) fn object(text: Option<&str>, key: &str) -> Result<Map<String, Value>> {
     let Some(text) = text else { return Ok(Map::new()) };
     serde_json::from_str(text).map_err(|error| {
-        let message = format!("the metadata entry {key:?} is not what Burn's was saved as: {error}");
+        let message = format!("the metadata entry {key:?} is not the JSON object that was saved: {error}");
         Error::new(ErrorKind::Value, message)
     })
 }

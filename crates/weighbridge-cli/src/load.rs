@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use weighbridge::{Checkpoint, natural_order};
-use weighbridge_convert::{Foreign, Format, Options};
+use weighbridge_convert::{Foreign, Format, Opened, Options, open_any_with};
 
 use crate::show::{bytes, plural, safe};
 use crate::term::Term;
 
-/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be safetensors.
+/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be
+/// safetensors.
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
         Ok(Some(format)) => {
@@ -34,16 +35,10 @@ pub(crate) fn look(location: &Path, term: &Term) -> Result<Checkpoint> {
 
 /// Opens safetensors, or what else is read.
 pub(crate) fn any(location: &Path, options: &Options) -> Result<(Checkpoint, Option<Foreign>)> {
-    let error = match Checkpoint::open(location) {
-        Ok(checkpoint) => return Ok((checkpoint, None)),
-        Err(error) => error,
-    };
-    // A foreign file that is broken is told of by who reads it.
-    if matches!(foreign(location), Ok(None)) {
-        return Err(error.into());
-    }
-    let foreign = weighbridge_convert::open(location, options)?;
-    Ok((foreign.checkpoint().clone(), Some(foreign)))
+    Ok(match open_any_with(location, options)? {
+        Opened::Safetensors(checkpoint) => (checkpoint, None),
+        Opened::Foreign(foreign) => (foreign.checkpoint().clone(), Some(foreign)),
+    })
 }
 
 /// The format of a file that is not meant to be safetensors.

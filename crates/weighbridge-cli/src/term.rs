@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use weighbridge::Progress;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// How much to say, and where.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,8 @@ impl Term {
         Self { quiet: global.quiet, verbose: global.verbose, bars }
     }
 
-    /// Standard output for text: styles are removed where nobody would see them. Flush it, and pass on its errors.
+    /// Standard output for text: styles are removed where nobody would see them. Flush it, and pass on its
+    /// errors.
     pub(crate) fn text(self) -> impl Write {
         BufWriter::with_capacity(64 << 10, anstream::stdout().lock())
     }

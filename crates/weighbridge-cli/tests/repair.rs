@@ -176,8 +176,8 @@ fn departures_from_the_specification_are_mended() {
 the header does not begin with '{' (leading-space): written anew
 tensor "a": its entry is an array instead of an object (tensor-as-array): written anew
 tensor "a": its dtype is an object instead of a string (dtype-as-object): written anew
-tensor "b": its entry has a field besides dtype, shape and data_offsets (unknown-field): written anew
-the header is padded with something else than spaces (padding): written anew
+tensor "b": its entry has a field other than dtype, shape and data_offsets (unknown-field): written anew
+the header is padded with characters other than spaces (padding): written anew
 5 changes would make it valid; -o FILE writes a repaired file
 [dir]/m.safetensors: tensor "e": its data_offsets [6, 6], which hold nothing, get their place in the order
 [dir]/out.safetensors: 3 tensors, 8 B

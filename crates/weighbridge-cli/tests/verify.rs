@@ -195,8 +195,8 @@ fn the_strict_profile_makes_errors_of_notes() {
     let (compat, strict) = (verify(&path, &[]), verify(&path, &["--profile", "strict"]));
     assert_eq!((compat.status, strict.status), (0, 1));
     assert_snapshot!(compat.without(dir.path()), @r#"
-note[unknown-field]: [dir]/m.safetensors: tensor "a": its entry has a field besides dtype, shape and data_offsets
-note[padding]: [dir]/m.safetensors: the header is padded with something else than spaces
+note[unknown-field]: [dir]/m.safetensors: tensor "a": its entry has a field other than dtype, shape and data_offsets
+note[padding]: [dir]/m.safetensors: the header is padded with characters other than spaces
 [dir]/m.safetensors: clean: 1 tensor in 1 shard, 1 B
 "#);
     assert_snapshot!(verify(&path, &["--profile", "strict", "--format", "json"]).without(dir.path()), @r#"
@@ -216,14 +216,14 @@ note[padding]: [dir]/m.safetensors: the header is padded with something else tha
           "rule": "unknown-field",
           "file": "[dir]/m.safetensors",
           "tensor": "a",
-          "message": "[dir]/m.safetensors: tensor \"a\": its entry has a field besides dtype, shape and data_offsets"
+          "message": "[dir]/m.safetensors: tensor \"a\": its entry has a field other than dtype, shape and data_offsets"
         },
         {
           "severity": "error",
           "rule": "padding",
           "file": "[dir]/m.safetensors",
           "tensor": null,
-          "message": "[dir]/m.safetensors: the header is padded with something else than spaces"
+          "message": "[dir]/m.safetensors: the header is padded with characters other than spaces"
         }
       ],
       "rules": {

@@ -1,14 +1,15 @@
 //! Zip archives, read strictly: what is ambiguous in them, or meant to mislead, is refused.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
+use flate2::CrcWriter;
 use flate2::read::DeflateDecoder;
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-use crate::input::{FilePart, Input, Sequential, failed};
+use crate::input::{FilePart, Head, Sequential, unread};
+use crate::spool::Spool;
 
 /// Members of an archive.
 const MOST_MEMBERS: u64 = 4 << 20;
@@ -27,14 +28,8 @@ pub(crate) struct Archive {
     members: Vec<Member>,
     /// Places in `members` by name.
     places: HashMap<String, usize>,
-    /// What was decompressed, one member behind another.
-    spool: Mutex<Option<Spool>>,
-}
-
-/// A temporary file that has no name.
-struct Spool {
-    file: Arc<File>,
-    len: u64,
+    /// What was decompressed, one member after another.
+    spool: Mutex<Spool>,
 }
 
 /// A file in an archive.
@@ -107,7 +102,7 @@ impl Archive {
             let bytes = self.bytes_of(member)?;
             // PyTorch can be told not to compute checksums; it writes 0 then.
             if member.method == 0 && member.crc != 0 && member.size <= most {
-                let crc = checksum(&bytes).map_err(|error| failed("it cannot be read", error))?;
+                let crc = checksum(&bytes).map_err(unread)?;
                 if crc != member.crc {
                     return Err(malformed("its checksum is another: the file was damaged, fetch it again"));
                 }
@@ -145,7 +140,7 @@ impl Archive {
         }
         let start = member.header + 30 + u64::from(name) + u64::from(extra);
         let end = start.checked_add(member.compressed);
-        let stored = end.and_then(|end| self.file.part(start..end));
+        let stored = end.and_then(|end| self.file.narrow(start..end));
         let stored = stored.ok_or_else(|| malformed("it ends behind the end of the file"))?;
         match member.method {
             0 if member.compressed != member.size => Err(malformed("it is stored, but has two sizes")),
@@ -162,39 +157,31 @@ impl Archive {
     fn inflate(&self, stored: &FilePart, member: &Member) -> Result<FilePart> {
         let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = self.file.size().saturating_mul(MOST_RATIO).saturating_add(1 << 30);
-        let before = spool.as_ref().map_or(0, |spool| spool.len);
-        if before.saturating_add(member.size) > limit {
+        if spool.size().saturating_add(member.size) > limit {
             let message = format!("its {} bytes become {}: it is a zip bomb", member.compressed, member.size);
             return Err(Error::new(ErrorKind::Unsafe, message));
         }
         let compressed = Sequential::new(stored);
         let mut read = DeflateDecoder::new(compressed).take(member.size.saturating_add(1));
-        let mut write = || {
-            let spool = match &mut *spool {
-                Some(spool) => spool,
-                none => none.insert(Spool { file: Arc::new(tempfile::tempfile()?), len: 0 }),
-            };
-            let start = spool.len;
-            let (mut crc, mut memory) = (flate2::Crc::new(), vec![0; 256 << 10]);
+        let (part, crc) = spool.grow(|output| {
+            let (mut output, mut memory) = (CrcWriter::new(output), vec![0; 256 << 10]);
             loop {
-                let len = read.read(&mut memory)?;
-                if len == 0 {
-                    let input = Input::unnamed(Arc::clone(&spool.file), spool.len);
-                    return Ok((crc.sum(), input.part(start..spool.len)));
+                match read.read(&mut memory)? {
+                    0 => return Ok(output.crc().sum()),
+                    len => output.write_all(&memory[..len])?,
                 }
-                crc.update(&memory[..len]);
-                (&*spool.file).write_all(&memory[..len])?;
-                spool.len += len as u64;
             }
-        };
-        let (crc, part) = write().map_err(|error: io::Error| match error.kind() {
+        })?;
+        let crc = crc.map_err(|error: io::Error| match error.kind() {
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
                 malformed(&format!("it cannot be decompressed: {error}"))
             }
-            _ => failed("it cannot be decompressed", error),
+            _ => Error::io("it cannot be decompressed", error),
         })?;
-        let whole = part.filter(|part| part.size() == member.size && crc == member.crc);
-        whole.ok_or_else(|| malformed("it is not what was compressed: its size or its checksum is another"))
+        if part.size() != member.size || crc != member.crc {
+            return Err(malformed("it is not what was compressed: its size or its checksum is another"));
+        }
+        Ok(part)
     }
 }
 

@@ -1,121 +1,101 @@
-//! A safetensors file that is nowhere: its header is in memory, its tensors are where they are.
+//! A safetensors file that exists nowhere as a whole: its header is in memory, its tensors are where they are.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use weighbridge::source::{Concat, MemorySource, Source};
 use weighbridge::write::{Order, Save};
-use weighbridge::{Checkpoint, Error, ErrorKind, Result, Source};
+use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
 use crate::contents::Tensor;
 
-/// Lays the tensors of a foreign file out, in the order given; errors name the file.
-pub(crate) fn checkpoint(file: &Path, save: &Save, tensors: Vec<Tensor>) -> Result<Checkpoint> {
+/// Lays the tensors of a foreign file out, in the order given; errors name the file, and the checkpoint has its directory.
+pub(crate) fn checkpoint(
+    file: &Path,
+    directory: Option<&Path>,
+    save: &Save,
+    tensors: Vec<Tensor>,
+) -> Result<Checkpoint> {
     let described = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()));
     let layout = save.clone().order(Order::Given).layout(described)?;
     let mut data: HashMap<String, Arc<dyn Source>> =
         tensors.into_iter().map(|tensor| (tensor.name, tensor.data)).collect();
-    let header = layout.header().to_vec();
-    let mut parts = Vec::with_capacity(data.len());
+    let mut parts: Vec<Arc<dyn Source>> = Vec::with_capacity(1 + data.len());
+    parts.push(Arc::new(MemorySource(layout.header().to_vec())));
+    let mut end = 0;
     for planned in layout.tensors() {
         let fail = |message| Error::new(ErrorKind::Internal, message).in_tensor(planned.name());
-        let Some(data) = data.remove(planned.name()) else { return Err(fail("it has no data".to_owned())) };
-        if data.size() != planned.byte_len() {
+        let data = data.remove(planned.name()).ok_or_else(|| fail("it has no data".to_owned()))?;
+        if data.size() != planned.byte_len() || planned.data_offsets().start != end {
             let (size, len) = (data.size(), planned.byte_len());
-            return Err(fail(format!("its data has {size} bytes, its shape needs {len}")));
+            return Err(fail(format!("its data has {size} bytes at {end}, its shape needs {len}")));
         }
-        // An empty one would hide the next at the same place.
-        if data.size() > 0 {
-            parts.push(Part { start: header.len() as u64 + planned.data_offsets().start, data });
-        }
+        end = planned.data_offsets().end;
+        parts.push(data);
     }
-    Checkpoint::options().label(file).from_source(Assembled { size: layout.size(), header, parts })
+    let whole = Concat::new(parts);
+    let whole = whole
+        .ok_or_else(|| Error::new(ErrorKind::Overflow, "its tensors are more bytes than a file can have"))?;
+    let options = Checkpoint::options().label(file);
+    let options = match directory {
+        Some(directory) => options.directory(directory),
+        None => options,
+    };
+    options.from_source(whole)
 }
 
-struct Assembled {
-    header: Vec<u8>,
-    /// By `start`; each begins where the one before it ends.
-    parts: Vec<Part>,
-    size: u64,
-}
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
 
-/// A tensor's bytes and where in the file they are.
-struct Part {
-    start: u64,
-    data: Arc<dyn Source>,
-}
+    use weighbridge::Dtype;
+    use weighbridge::source::Window;
 
-impl Assembled {
-    /// The part that holds a position behind the header, and the position in it.
-    fn part_at(&self, offset: u64) -> Option<(&Part, u64)> {
-        let after = self.parts.partition_point(|part| part.start <= offset);
-        let part = self.parts.get(after.checked_sub(1)?)?;
-        Some((part, offset - part.start))
+    use super::*;
+    use crate::probe::{Asked, Probe};
+
+    /// Tensors `a` and `b` of 8 bytes each, behind 4 others, in one storage, and the source of the whole.
+    fn assembled(probe: &Probe) -> Arc<dyn Source> {
+        let tensor = |name: &str, start: u64| Tensor {
+            name: name.to_owned(),
+            dtype: Dtype::F32,
+            shape: vec![2],
+            data: Arc::new(Window::new(probe.clone(), start..start + 8).unwrap()),
+        };
+        let tensors = vec![tensor("b", 4), tensor("a", 12)];
+        let checkpoint = checkpoint(Path::new("a.pt"), None, &Save::new(), tensors).unwrap();
+        // The header is not read alone.
+        probe.asked();
+        Arc::clone(checkpoint.shards()[0].source())
     }
 
-    /// Calls `each` with what of every part lies in a range.
-    fn for_parts(&self, range: Range<u64>, mut each: impl FnMut(&dyn Source, Range<u64>)) {
-        let mut at = range.start.max(self.header.len() as u64);
-        while at < range.end {
-            let Some((part, start)) = self.part_at(at) else { return };
-            let end = part.data.size().min(start + (range.end - at));
-            if start >= end {
-                return;
-            }
-            each(&*part.data, start..end);
-            at += end - start;
-        }
-    }
-}
-
-impl Source for Assembled {
-    fn size(&self) -> u64 {
-        self.size
+    #[test]
+    fn tensors_are_read_where_they_are_into_memory_that_holds_nothing() {
+        let probe = Probe::new((0..20).collect());
+        let whole = assembled(&probe);
+        let mut memory = [MaybeUninit::uninit(); 16];
+        let bytes = whole.read_uninit_at(whole.size() - 16, &mut memory).unwrap();
+        assert_eq!(bytes, (4..20).collect::<Vec<u8>>());
+        // Nothing was zeroed first: that would be followed by a usual read.
+        assert_eq!(probe.asked(), [Asked::ReadUninit(4..12), Asked::ReadUninit(12..20)]);
     }
 
-    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
-        if let Some(rest) = usize::try_from(offset).ok().and_then(|start| self.header.get(start..)) {
-            let len = rest.len().min(buf.len());
-            let (start, behind) = buf.split_at_mut(len);
-            start.copy_from_slice(&rest[..len]);
-            (offset, buf) = (offset + len as u64, behind);
-        }
-        while !buf.is_empty() {
-            let end = || io::Error::from(io::ErrorKind::UnexpectedEof);
-            let (part, start) = self.part_at(offset).ok_or_else(end)?;
-            let left = part.data.size().checked_sub(start).filter(|&left| left > 0).ok_or_else(end)?;
-            let len = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
-            let (now, behind) = buf.split_at_mut(len);
-            part.data.read_at(start, now)?;
-            (offset, buf) = (offset + len as u64, behind);
-        }
-        Ok(())
-    }
-
-    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
-        let (part, start) = self.part_at(range.start)?;
-        let end = start.checked_add(range.end.checked_sub(range.start)?)?;
-        if end > part.data.size() {
-            return None;
-        }
-        part.data.in_file(start..end)
-    }
-
-    fn prefetch(&self, range: Range<u64>) {
-        self.for_parts(range, |data, range| data.prefetch(range));
-    }
-
-    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
-        let mut cached = Some(true);
-        self.for_parts(range, |data, range| {
-            cached = match (cached, data.is_cached(range)) {
-                (Some(all), Some(this)) => Some(all && this),
-                _ => None,
-            };
-        });
-        cached
+    #[test]
+    fn what_is_known_of_the_file_is_known_of_the_whole() {
+        let probe = Probe::new(vec![0; 20]);
+        let whole = assembled(&probe);
+        assert_eq!(whole.is_cached(0..whole.size()), Some(true));
+        whole.prefetch(whole.size() - 10..whole.size() - 2);
+        let asked = [
+            Asked::IsCached(4..12),
+            Asked::IsCached(12..20),
+            Asked::Prefetch(10..12),
+            Asked::Prefetch(12..18),
+        ];
+        assert_eq!(probe.asked(), asked);
+        let cold = assembled(&probe.cached_to(12));
+        assert_eq!(cold.is_cached(0..cold.size() - 8), Some(true));
+        assert_eq!(cold.is_cached(0..cold.size()), Some(false));
     }
 }

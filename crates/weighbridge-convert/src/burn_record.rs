@@ -9,7 +9,7 @@ use weighbridge::{Dtype, Result, Source};
 use crate::contents::Contents;
 use crate::cursor::{Cursor, malformed, unsupported};
 use crate::gzip;
-use crate::input::Input;
+use crate::input::{FilePart, Head, Input};
 use crate::keys::{Key, Keys};
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
@@ -71,16 +71,10 @@ pub(crate) fn is_compressed_record(input: &Input) -> bool {
 
 /// Reads a file that was recognised.
 pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
-    let unpacked;
-    let head = input.head(0, HEAD as usize)?;
-    let (input, head) = if gzip::is_compressed(&head) {
-        unpacked = gzip::unpack(input)?;
-        (&unpacked, unpacked.head(0, HEAD as usize)?)
-    } else {
-        (input, head)
-    };
+    let is_compressed = gzip::is_compressed(&input.head(0, HEAD as usize)?);
+    let file = if is_compressed { gzip::unpack(input)? } else { input.whole() };
     const INSTEAD: &str = "load it in Burn into the module that it was saved from, and save that with weighbridge-burn, or with NamedMpkFileRecorder (.mpk)";
-    match Encoding::of(&head) {
+    match Encoding::of(&file.head(0, HEAD as usize)?) {
         Some(Encoding::MessagePack) => {}
         Some(Encoding::Bincode) => {
             return Err(unsupported(format!(
@@ -92,12 +86,12 @@ pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
         }
         None => return Err(malformed("it is not a record of Burn's")),
     }
-    let mut cursor = Cursor::new(input, 0, input.size());
+    let mut cursor = Cursor::new(&file, 0, file.size());
     let top = tree::read(&mut cursor)?;
     if cursor.left() > 0 {
         return Err(malformed(format!("{} bytes stand behind its end", cursor.left())));
     }
-    let mut reader = Reader::new(input, options);
+    let mut reader = Reader::new(&file, options);
     let (mut metadata, mut item) = (None, None);
     for (key, node) in top.entries() {
         match &*key.text {
@@ -117,7 +111,7 @@ pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
 }
 
 struct Reader<'i> {
-    input: &'i Input,
+    file: &'i FilePart,
     options: &'i Options,
     contents: Contents,
     keys: Keys,
@@ -132,9 +126,9 @@ struct Reader<'i> {
 }
 
 impl<'i> Reader<'i> {
-    fn new(input: &'i Input, options: &'i Options) -> Self {
+    fn new(file: &'i FilePart, options: &'i Options) -> Self {
         Self {
-            input,
+            file,
             options,
             contents: Contents::default(),
             keys: Keys::default(),
@@ -191,7 +185,7 @@ impl<'i> Reader<'i> {
             Node::Nil => self.nothing += 1,
             Node::Value(text) | Node::Text(text) => self.keep(text.clone()),
             Node::Numbers(numbers) if numbers.count <= LONGEST_LIST => {
-                let text = numbers.text(self.input)?;
+                let text = numbers.text(self.file)?;
                 self.keep(text);
             }
             Node::Numbers(numbers) => {

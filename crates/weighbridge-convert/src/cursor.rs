@@ -2,7 +2,7 @@
 
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-use crate::input::failed;
+use crate::input::unread;
 
 /// A position in a source, and the end of what may be read there.
 pub(crate) struct Cursor<'s> {
@@ -45,6 +45,9 @@ impl<'s> Cursor<'s> {
     /// The next bytes, at most as many as fit a window.
     pub(crate) fn take(&mut self, len: usize) -> Result<&[u8]> {
         self.has(len as u64)?;
+        if len == 0 {
+            return Ok(&[]);
+        }
         if len > WINDOW {
             return Err(malformed(format!("{len} bytes stand where a few belong")));
         }
@@ -56,7 +59,7 @@ impl<'s> Cursor<'s> {
                 self.window.resize((WINDOW as u64).min(self.left()) as usize, 0);
                 self.start = self.at;
                 let read = self.source.read_at(self.at, &mut self.window);
-                read.map_err(|error| failed("it cannot be read", error))?;
+                read.map_err(unread)?;
                 0
             }
         };

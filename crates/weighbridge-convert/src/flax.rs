@@ -1,10 +1,10 @@
 //! Flax's msgpack files: a tree of dicts whose leaves are arrays. Names are the keys on the way, with dots between them.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use weighbridge::{Dtype, Result, Source};
+use weighbridge::source::{Concat, Source};
+use weighbridge::{Dtype, Result};
 
 use crate::arranged::{Order, arranged};
 use crate::contents::{Contents, Tensor};
@@ -40,7 +40,7 @@ pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let mut reader = Reader {
         input,
         options,
-        cursor: Cursor::new(input, 0, input.size()),
+        cursor: Cursor::new(input.file(), 0, input.size()),
         contents: Contents::default(),
         keys: Keys::default(),
         values: 0,
@@ -250,7 +250,7 @@ impl Reader<'_> {
             return self.push(Err(what));
         }
         let (Some(shape), Some(dtype)) = (shape, dtype) else { return Err(not_chunked()) };
-        let data = Joined::new(parts);
+        let data = Concat::new(parts).ok_or_else(not_chunked)?;
         let (need, given) = (dtype.size_of(&shape)?, data.size());
         if need != given {
             return Err(malformed(format!(
@@ -304,47 +304,4 @@ impl Reader<'_> {
 
 fn not_chunked() -> weighbridge::Error {
     malformed("it is cut into pieces that are not put together as flax does")
-}
-
-/// Pieces one behind the other.
-struct Joined {
-    /// Each with where it begins.
-    parts: Vec<(u64, Arc<dyn Source>)>,
-    size: u64,
-}
-
-impl Joined {
-    fn new(parts: Vec<Arc<dyn Source>>) -> Self {
-        let mut size = 0;
-        let mut begun = Vec::with_capacity(parts.len());
-        for part in parts.into_iter().filter(|part| part.size() > 0) {
-            let start = size;
-            size += part.size();
-            begun.push((start, part));
-        }
-        Self { parts: begun, size }
-    }
-}
-
-impl Source for Joined {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
-        while !buf.is_empty() {
-            let after = self.parts.partition_point(|part| part.0 <= offset);
-            let part = after.checked_sub(1).and_then(|place| self.parts.get(place));
-            let (start, part) = part.ok_or(io::ErrorKind::UnexpectedEof)?;
-            let left = part.size().saturating_sub(offset - start);
-            let len = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
-            if len == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let (now, behind) = buf.split_at_mut(len);
-            part.read_at(offset - start, now)?;
-            (offset, buf) = (offset + len as u64, behind);
-        }
-        Ok(())
-    }
 }

@@ -87,7 +87,7 @@ impl Format {
             [0x80, 2..=5, ..] => Self::Pickle,
             head if head.starts_with(numpy::MAGIC) => Self::Npy,
             head if head.starts_with(gguf::MAGIC) => Self::Gguf,
-            _ if hdf5::start(input).is_some() => Self::Hdf5,
+            _ if hdf5::start(input.file()).is_some() => Self::Hdf5,
             head if onnx::is_model(head) => Self::Onnx,
             head if burn_record::is_record(head) => Self::BurnRecord,
             head if gzip::is_compressed(head) && burn_record::is_compressed_record(input) => Self::BurnRecord,
@@ -98,7 +98,9 @@ impl Format {
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
             // Protocols 0 and 1 do not say what they are.
-            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.clone())) => Self::Pickle,
+            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.file().clone())) => {
+                Self::Pickle
+            }
             _ => {
                 let message = "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
@@ -127,9 +129,10 @@ impl fmt::Display for Format {
     }
 }
 
-/// Reads a file, whatever it is.
-pub(crate) fn read(file: &Path, options: &Options) -> Result<(Format, Contents)> {
-    let input = Input::open(file)?;
+/// Reads what is there, whatever it is, and says in which file it was found.
+pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, Contents)> {
+    let file = locate(path)?;
+    let input = Input::open(&file)?;
     let format = Format::of(&input)?;
     let contents = match format {
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
@@ -144,11 +147,11 @@ pub(crate) fn read(file: &Path, options: &Options) -> Result<(Format, Contents)>
         Format::Flax => flax::read(&input, options)?,
         Format::BurnRecord => burn_record::read(&input, options)?,
     };
-    Ok((format, contents))
+    Ok((format, file, contents))
 }
 
-/// The file to read: in a directory, as transformers has it, a whole file before an index.
-pub(crate) fn locate(path: &Path) -> Result<PathBuf> {
+/// What is to be read of a directory: as transformers has it, a whole file before an index.
+fn locate(path: &Path) -> Result<PathBuf> {
     const NAMES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
     // What is not there may be a repository of the cache.
     let path = &if path.exists() { path.to_owned() } else { hub_snapshot(path)? };

@@ -1,15 +1,13 @@
 //! Files that are compressed as a whole with gzip.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::sync::Arc;
+use std::io::{self, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
-use weighbridge::{Error, ErrorKind, Result, Source};
+use weighbridge::{Error, ErrorKind, Result};
 
 use crate::cursor::malformed;
-use crate::input::{Input, Sequential, failed};
-use crate::spool::unwritten;
+use crate::input::{FilePart, Input, Sequential, unread};
+use crate::spool::{Spool, unwritten};
 
 /// As with archives: so many times as long as the file, and a gibibyte more.
 const MOST_RATIO: u64 = 16;
@@ -29,37 +27,35 @@ pub(crate) fn head(input: &Input, len: u64) -> Vec<u8> {
 }
 
 /// Decompresses into a temporary file that has no name.
-pub(crate) fn unpack(input: &Input) -> Result<Input> {
+pub(crate) fn unpack(input: &Input) -> Result<FilePart> {
     let limit = input.size().saturating_mul(MOST_RATIO).saturating_add(MOST_MORE);
     let whole = input.whole();
     let mut read = GzDecoder::new(BufReader::new(Sequential::new(&whole)));
-    let file = tempfile::tempfile().map_err(|error| failed("a temporary file cannot be made", error))?;
-    let (mut size, mut memory) = (0_u64, vec![0; 256 << 10]);
-    loop {
-        let len = read.read(&mut memory).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                malformed(format!("it cannot be decompressed: {error}"))
+    let (part, copied) = Spool::default().grow(|output| {
+        let (mut size, mut memory) = (0_u64, vec![0; 256 << 10]);
+        loop {
+            let len = read.read(&mut memory).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                    malformed(format!("it cannot be decompressed: {error}"))
+                }
+                _ => unread(error),
+            })?;
+            if len == 0 {
+                return Ok(());
             }
-            _ => failed("it cannot be read", error),
-        })?;
-        if len == 0 {
-            break;
+            size += len as u64;
+            if size > limit {
+                let message = format!("its {} bytes become more than {limit}: it is a bomb", input.size());
+                return Err(Error::new(ErrorKind::Unsafe, message));
+            }
+            output.write_all(&memory[..len]).map_err(unwritten)?;
         }
-        size += len as u64;
-        if size > limit {
-            let message = format!("its {} bytes become more than {limit}: it is a bomb", input.size());
-            return Err(Error::new(ErrorKind::Unsafe, message));
-        }
-        write(&file, &memory[..len])?;
-    }
+    })?;
+    copied?;
     let mut rest = read.into_inner();
     match rest.read(&mut [0]) {
-        Ok(0) => Ok(Input::unnamed(Arc::new(file), size)),
+        Ok(0) => Ok(part),
         Ok(_) => Err(malformed("there is more behind the end of what is compressed")),
-        Err(error) => Err(failed("it cannot be read", error)),
+        Err(error) => Err(unread(error)),
     }
-}
-
-fn write(mut file: &File, bytes: &[u8]) -> Result<()> {
-    file.write_all(bytes).map_err(unwritten)
 }

@@ -73,7 +73,7 @@ pub(crate) fn start(file: &dyn Source) -> Option<u64> {
 fn read_part(file: FilePart, options: &Options) -> Result<Contents> {
     // Positions in the file are counted from there.
     let start = start(&file).ok_or_else(|| malformed("it is not an HDF5 file"))?;
-    let file = file.part(start..file.size()).ok_or_else(|| malformed("it has no bytes"))?;
+    let file = file.narrow(start..file.size()).ok_or_else(|| malformed("it has no bytes"))?;
     let settings = OpenOptions::default()
         .with_chunk_cache_bytes(0)
         .with_max_chunk_bytes(LARGEST_CHUNK)

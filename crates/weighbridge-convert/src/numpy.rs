@@ -10,7 +10,7 @@ use crate::archive::Archive;
 use crate::arranged::{Order, arranged};
 use crate::contents::{Contents, Tensor};
 use crate::cursor::malformed;
-use crate::input::{FilePart, Input};
+use crate::input::{FilePart, Head, Input};
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
 use header::{Found, Header};
@@ -75,7 +75,7 @@ fn tensor(name: &str, header: &Header, file: &FilePart) -> Result<(Tensor, Optio
     let &Header { dtype, big, fortran, ref shape, data } = header;
     let len = dtype.size_of(shape)?;
     let left = file.size().saturating_sub(data);
-    let part = data.checked_add(len).and_then(|end| file.part(data..end)).ok_or_else(|| {
+    let part = data.checked_add(len).and_then(|end| file.narrow(data..end)).ok_or_else(|| {
         malformed(format!("{dtype} of shape {shape:?} needs {len} bytes, the file has {left}"))
     })?;
     // NumPy reads past them without a word.

@@ -34,7 +34,7 @@ pub(crate) fn is_model(head: &[u8]) -> bool {
 
 /// Reads a file that was recognised.
 pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
-    let model = Model::read(input)?;
+    let model = Model::read(input.file())?;
     let mut contents = Contents { metadata: model.properties, ..Contents::default() };
     let mut reader = Reader::new(input);
     for initializer in &model.initializers {
@@ -113,7 +113,7 @@ struct Reader<'i> {
 
 impl<'i> Reader<'i> {
     fn new(input: &'i Input) -> Self {
-        let cursor = Cursor::new(input, 0, input.size());
+        let cursor = Cursor::new(input.file(), 0, input.size());
         Self { input, cursor, beside: Beside::new(input.path()), spool: Spool::default() }
     }
 

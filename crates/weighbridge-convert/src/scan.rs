@@ -7,6 +7,7 @@
 //! A verdict is a proof: [`Verdict::Harmless`] is said only where every byte belongs to a format that is understood, and
 //! every pickle imports only what is known to make data. Everything else is [`Verdict::Incomplete`] at least.
 
+mod budget;
 mod compressed;
 mod dtype;
 mod follow;
@@ -20,7 +21,7 @@ mod zip;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use weighbridge::{Result, Source};
+use weighbridge::Result;
 
 use crate::input::Input;
 use crate::pickle::Verdict;

@@ -1,17 +1,16 @@
 //! Elements that lie in any order, as strides say: transposed, expanded, cut out.
 
+mod gathered;
+
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gathered::{Dim, Gathered};
 use weighbridge::Source;
 
 /// Bytes of the result that are made at a time and kept.
 const BLOCK: usize = 16 << 20;
-/// A region of the storage up to this many bytes is read as a whole.
-const REGION: u64 = 64 << 20;
-/// Gaps are read through while no more than this many bytes are read for one that is wanted.
-const THROUGH: u64 = 16;
 
 /// A tensor whose elements are gathered from a storage, row by row.
 pub(crate) struct Strided {
@@ -25,13 +24,6 @@ pub(crate) struct Strided {
     dims: Vec<Dim>,
     /// The block that was made last: readers go through a tensor front to back.
     last: Mutex<Option<Block>>,
-}
-
-/// A dimension: so many elements, so many bytes apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Dim {
-    len: u64,
-    stride: u64,
 }
 
 struct Block {
@@ -71,17 +63,17 @@ impl Strided {
     }
 
     /// The block of the result that holds the byte `at`: one index of the outer dimensions, a range of one, all of the inner.
-    fn block(&self, at: u64) -> io::Result<(Range<u64>, Vec<u8>)> {
+    fn block_at(&self, at: u64) -> Gathered {
         let mut inner = self.width as u64;
         let mut cut = self.dims.len();
-        while let Some(dim) = cut.checked_sub(1).map(|place| self.dims[place]) {
+        while let Some(dim) = cut.checked_sub(1).map(|index| self.dims[index]) {
             if inner.saturating_mul(dim.len) > BLOCK as u64 {
                 break;
             }
             inner *= dim.len;
             cut -= 1;
         }
-        let mut box_dims = self.dims[cut..].to_vec();
+        let mut dims = self.dims[cut..].to_vec();
         let (mut index, mut start) = (at / inner, self.start);
         let mut range = 0..inner;
         if let Some(outer) = cut.checked_sub(1) {
@@ -91,7 +83,7 @@ impl Strided {
             let (rows, row) = (index / dim.len, index % dim.len);
             let first = row / most * most;
             let len = most.min(dim.len - first);
-            box_dims.insert(0, Dim { len, stride: dim.stride });
+            dims.insert(0, Dim { len, stride: dim.stride });
             start += first * dim.stride;
             let begin = (rows * dim.len + first) * inner;
             range = begin..begin + len * inner;
@@ -101,70 +93,27 @@ impl Strided {
                 index /= dim.len;
             }
         }
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.gather(start, &box_dims, &mut bytes)?;
+        Gathered { range, start, dims, width: self.width }
+    }
+
+    fn make(&self, block: &Gathered) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; (block.range.end - block.range.start) as usize];
+        block.read(&*self.storage, &mut bytes)?;
         if self.swap > 1 {
             bytes.chunks_exact_mut(self.swap).for_each(<[u8]>::reverse);
         }
-        Ok((range, bytes))
+        Ok(bytes)
     }
 
-    /// Fills `out` with the elements of a box of indices whose first is at `start`.
-    fn gather(&self, start: u64, dims: &[Dim], out: &mut [u8]) -> io::Result<()> {
-        let width = self.width as u64;
-        let reach: u64 = dims.iter().map(|dim| (dim.len - 1) * dim.stride).sum::<u64>() + width;
-        if reach <= REGION.min(THROUGH.saturating_mul(out.len() as u64).max(64 << 10)) {
-            let mut region = vec![0; reach as usize];
-            self.storage.read_at(start, &mut region)?;
-            let places = Places { dims, width: self.width };
-            places.for_rows(|from, to, dim| {
-                spread(
-                    self.width,
-                    &region[from as usize..],
-                    dim.stride as usize,
-                    &mut out[to..],
-                    self.width,
-                    dim.len,
-                );
-            });
-            return Ok(());
-        }
-        // Too far apart: along the dimension whose elements are nearest to each other, run by run.
-        let nearest =
-            (0..dims.len()).filter(|&place| dims[place].stride > 0).min_by_key(|&place| dims[place].stride);
-        let Some(nearest) = nearest else { return Ok(()) };
-        let run = dims[nearest];
-        let step: usize =
-            dims[nearest + 1..].iter().map(|dim| dim.len as usize).product::<usize>() * self.width;
-        let len = (run.len - 1) * run.stride + width;
-        let whole = len <= THROUGH * run.len * width && len <= REGION;
-        let mut memory = vec![0; if whole { len as usize } else { self.width }];
-        let others: Vec<Dim> = dims
-            .iter()
-            .enumerate()
-            .map(|(place, dim)| match place == nearest {
-                true => Dim { len: 1, stride: 0 },
-                false => *dim,
-            })
-            .collect();
-        let mut failed = Ok(());
-        let strides = out_strides(dims, self.width);
-        for_indices(&others, &strides, |from, to| {
-            if failed.is_err() {
-                return;
-            }
-            failed = if whole {
-                self.storage.read_at(start + from, &mut memory).map(|()| {
-                    spread(self.width, &memory, run.stride as usize, &mut out[to..], step, run.len);
-                })
-            } else {
-                (0..run.len).try_for_each(|place| {
-                    let to = to + place as usize * step;
-                    self.storage.read_at(start + from + place * run.stride, &mut out[to..to + self.width])
-                })
-            };
-        });
-        failed
+    /// The blocks that hold bytes of a range.
+    fn blocks(&self, range: Range<u64>) -> impl Iterator<Item = Gathered> {
+        let mut at = range.start;
+        let end = range.end.min(self.size());
+        std::iter::from_fn(move || {
+            let block = (at < end).then(|| self.block_at(at))?;
+            at = block.range.end;
+            Some(block)
+        })
     }
 }
 
@@ -183,8 +132,8 @@ impl Source for Strided {
                 None => {
                     // Freed before the next is made: one block at a time is in memory.
                     self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let (range, bytes) = self.block(offset)?;
-                    let bytes = Arc::new(bytes);
+                    let block = self.block_at(offset);
+                    let (range, bytes) = (block.range.clone(), Arc::new(self.make(&block)?));
                     let block = Block { range: range.clone(), bytes: Arc::clone(&bytes) };
                     *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(block);
                     (range, bytes)
@@ -202,91 +151,31 @@ impl Source for Strided {
         }
         Ok(())
     }
-}
 
-/// The rows of a box: its last dimension, for each index of the others.
-struct Places<'d> {
-    dims: &'d [Dim],
-    width: usize,
-}
-
-impl Places<'_> {
-    /// Calls `row` with where a row starts, where in the result it goes, and the dimension along it.
-    fn for_rows(&self, mut row: impl FnMut(u64, usize, Dim)) {
-        let one = Dim { len: 1, stride: 0 };
-        let (last, others) =
-            self.dims.split_last().map_or((one, self.dims), |(last, others)| (*last, others));
-        let strides = out_strides(self.dims, self.width);
-        for_indices(others, &strides, |from, to| row(from, to, last));
+    /// What the blocks of the range are gathered from.
+    fn prefetch(&self, range: Range<u64>) {
+        self.blocks(range).for_each(|block| block.prefetch(&*self.storage));
     }
-}
 
-/// Bytes in the result from one index of each dimension to the next.
-fn out_strides(dims: &[Dim], width: usize) -> Vec<usize> {
-    let mut strides = vec![0; dims.len()];
-    let mut step = width;
-    for (stride, dim) in strides.iter_mut().zip(dims).rev() {
-        *stride = step;
-        step *= dim.len as usize;
-    }
-    strides
-}
-
-/// Calls `each` with the position in the storage and in the result of every index.
-fn for_indices(dims: &[Dim], out: &[usize], mut each: impl FnMut(u64, usize)) {
-    let mut index = vec![0; dims.len()];
-    let (mut from, mut to) = (0, 0);
-    loop {
-        each(from, to);
-        let mut place = dims.len();
-        loop {
-            let Some(at) = place.checked_sub(1) else { return };
-            place = at;
-            index[at] += 1;
-            from += dims[at].stride;
-            to += out[at];
-            if index[at] < dims[at].len {
-                break;
-            }
-            from -= dims[at].stride * dims[at].len;
-            to -= out[at] * dims[at].len as usize;
-            index[at] = 0;
-        }
-    }
-}
-
-/// Copies so many elements, `from_step` bytes apart, to places that are `to_step` bytes apart.
-fn spread(width: usize, from: &[u8], from_step: usize, to: &mut [u8], to_step: usize, count: u64) {
-    if from_step == width && to_step == width {
-        let len = count as usize * width;
-        return to[..len].copy_from_slice(&from[..len]);
-    }
-    match width {
-        1 => spread_of::<1>(from, from_step, to, to_step, count),
-        2 => spread_of::<2>(from, from_step, to, to_step, count),
-        4 => spread_of::<4>(from, from_step, to, to_step, count),
-        8 => spread_of::<8>(from, from_step, to, to_step, count),
-        _ => {
-            for place in 0..count as usize {
-                let (from, to) = (&from[place * from_step..], &mut to[place * to_step..]);
-                to[..width].copy_from_slice(&from[..width]);
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        let mut all = Some(true);
+        for block in self.blocks(range) {
+            match self.storage.is_cached(block.reach()) {
+                Some(true) => {}
+                Some(false) => return Some(false),
+                None => all = None,
             }
         }
-    }
-}
-
-fn spread_of<const N: usize>(from: &[u8], from_step: usize, to: &mut [u8], to_step: usize, count: u64) {
-    for place in 0..count as usize {
-        let (from, to) = (&from[place * from_step..], &mut to[place * to_step..]);
-        to[..N].copy_from_slice(&from[..N]);
+        all
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Memory;
+    use crate::probe::{Asked, Probe};
     use proptest::prelude::*;
+    use weighbridge::source::MemorySource;
 
     /// Element by element, by the definition.
     fn slowly(storage: &[u8], width: usize, start: u64, shape: &[usize], strides: &[u64]) -> Vec<u8> {
@@ -310,7 +199,7 @@ mod tests {
             + 1;
         let storage: Vec<u8> = (0..reach as usize * width).map(|place| (place * 31 / 7) as u8).collect();
         let expected = slowly(&storage, width, start, shape, strides);
-        let strided = Strided::new(Arc::new(Memory(storage)), (width, 1), start, shape, strides);
+        let strided = Strided::new(Arc::new(MemorySource(storage)), (width, 1), start, shape, strides);
         assert_eq!(strided.size(), expected.len() as u64);
         let (offset, len) = (offset.min(strided.size()), len.min(expected.len()));
         let len = len.min(expected.len() - offset as usize);
@@ -344,8 +233,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gathered_is_fetched_ahead() {
+        let strided = |probe: &Probe, start, shape: &[usize], strides: &[u64]| {
+            Strided::new(Arc::new(probe.clone()), (4, 1), start, shape, strides)
+        };
+        // A transposed matrix behind ten others: all of it, for any of its bytes.
+        let probe = Probe::new(vec![0; 4 * 1010]);
+        let transposed = strided(&probe, 10, &[40, 25], &[1, 40]);
+        transposed.prefetch(400..401);
+        assert_eq!(transposed.is_cached(0..4000), Some(true));
+        assert_eq!(probe.asked(), [Asked::Prefetch(40..4040), Asked::IsCached(40..4040)]);
+        transposed.prefetch(4000..4001);
+        transposed.prefetch(5..5);
+        assert_eq!(probe.asked(), []);
+        let cold = strided(&probe.clone().cached_to(4000), 10, &[40, 25], &[1, 40]);
+        assert_eq!(cold.is_cached(0..1), Some(false));
+        probe.asked();
+
+        // Two columns of three rows that are far apart: a run each.
+        let far = 1 << 20;
+        let probe = Probe::new(vec![0; 4 * (2 * far + 2)]);
+        let columns = strided(&probe, 0, &[2, 3], &[1, far as u64]);
+        columns.prefetch(0..24);
+        let row = |row: u64| row * 4 * far as u64..row * 4 * far as u64 + 8;
+        assert_eq!(probe.asked(), [0, 1, 2].map(|number| Asked::Prefetch(row(number))));
+
+        // Elements that are all far apart are left to the reads.
+        let probe = Probe::new(vec![0; 4 * (2 * far + 1)]);
+        let apart = strided(&probe, 0, &[3], &[far as u64]);
+        apart.prefetch(0..12);
+        assert_eq!(probe.asked(), []);
+        assert_eq!(apart.is_cached(0..12), Some(true));
+    }
+
+    #[test]
     fn words_are_turned_around() {
-        let storage = Arc::new(Memory((0..12).collect::<Vec<u8>>()));
+        let storage = Arc::new(MemorySource((0..12).collect::<Vec<u8>>()));
         let strided = Strided::new(storage, (4, 2), 1, &[2], &[1]);
         let mut buf = [0; 8];
         strided.read_at(0, &mut buf).unwrap();

@@ -77,7 +77,7 @@ fn odd_types_are_refused_by_name() {
     }
     let error = weighbridge_convert::open(&path, &Options::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    let foreign = weighbridge_convert::open(&path, &Options::new().skip_unsupported(true)).unwrap();
+    let foreign = weighbridge_convert::open(&path, &Options::new().skip_unsupported()).unwrap();
     assert_eq!(foreign.checkpoint().len(), 1);
     let dropped: BTreeSet<_> = notes(&foreign, NoteKind::Dropped).into_iter().map(|note| note.0).collect();
     assert_eq!(dropped, odd.map(|odd| odd.0).into());

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
+mod support;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use support::zip::{Member, archive, member};
 use tempfile::TempDir;
 use weighbridge::{Error, ErrorKind};
 use weighbridge_convert::{Options, Scan, Verdict, open, scan};
@@ -44,58 +47,6 @@ fn found(scan: &Scan) -> Vec<(String, Verdict)> {
     scan.globals().map(|global| (format!("{}.{}", global.module, global.name), global.verdict)).collect()
 }
 
-/// An entry of an archive as it is to be written, right or wrong.
-struct Entry<'a> {
-    name: &'a str,
-    data: &'a [u8],
-    method: u16,
-    flags: u16,
-    size: u32,
-    mode: u32,
-}
-
-fn stored<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
-    Entry { name, data, method: 0, flags: 0, size: data.len() as u32, mode: 0o100_644 }
-}
-
-fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
-    let (mut out, mut directory) = (Vec::new(), Vec::new());
-    for entry in entries {
-        let header = out.len() as u32;
-        let common = |bytes: &mut Vec<u8>| {
-            bytes.extend(20_u16.to_le_bytes());
-            bytes.extend(entry.flags.to_le_bytes());
-            bytes.extend(entry.method.to_le_bytes());
-            bytes.extend([0; 4]);
-            bytes.extend(0_u32.to_le_bytes());
-            bytes.extend((entry.data.len() as u32).to_le_bytes());
-            bytes.extend(entry.size.to_le_bytes());
-            bytes.extend((entry.name.len() as u16).to_le_bytes());
-            bytes.extend(0_u16.to_le_bytes());
-        };
-        out.extend(b"PK\x03\x04");
-        common(&mut out);
-        out.extend(entry.name.bytes());
-        out.extend(entry.data);
-        directory.extend(b"PK\x01\x02\x14\x03");
-        common(&mut directory);
-        directory.extend([0; 6]);
-        directory.extend((entry.mode << 16).to_le_bytes());
-        directory.extend(header.to_le_bytes());
-        directory.extend(entry.name.bytes());
-    }
-    let start = out.len() as u32;
-    let count = (entries.len() as u16).to_le_bytes();
-    out.extend(&directory);
-    out.extend(b"PK\x05\x06\0\0\0\0");
-    out.extend(count);
-    out.extend(count);
-    out.extend((directory.len() as u32).to_le_bytes());
-    out.extend(start.to_le_bytes());
-    out.extend([0, 0]);
-    out
-}
-
 fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
@@ -110,7 +61,7 @@ const TENSOR: &[u8] =
 #[test]
 fn the_archives_made_here_are_good() {
     let data = [7; 16];
-    let file = Made::new(&archive(&[stored("a/data.pkl", TENSOR), stored("a/data/0", &data)]));
+    let file = Made::new(&archive(&[member("a/data.pkl", TENSOR), member("a/data/0", &data)]));
     let foreign = open(file.path(), &Options::new()).unwrap();
     let tensor = foreign.checkpoint().tensor("tensor").unwrap();
     assert_eq!((tensor.shape(), tensor.byte_len()), (&[4][..], 16));
@@ -187,8 +138,8 @@ fn scan_sees_what_breaks_hides_or_follows() {
     assert!(registry.refused().to_string().contains("extension 5"));
     // In any member, and in archives in archives, compressed or not.
     let evil = pickle(b"cos\nsystem\n");
-    let inner = archive(&[stored("x/deep.bin", &evil)]);
-    let file = Made::new(&archive(&[stored("a/data.pkl", TENSOR), stored("a/inner.zip", &inner)]));
+    let inner = archive(&[member("x/deep.bin", &evil)]);
+    let file = Made::new(&archive(&[member("a/data.pkl", TENSOR), member("a/inner.zip", &inner)]));
     let scan = file.scan();
     assert_eq!(scan.pickles[1].member.as_deref(), Some("a/inner.zip!x/deep.bin"));
     assert_eq!(scan.verdict(), Verdict::Dangerous);
@@ -284,30 +235,30 @@ fn copies_are_counted() {
 #[test]
 fn archives_that_lie_are_refused() {
     let data = [7; 16];
-    let good = || vec![stored("a/data.pkl", TENSOR), stored("a/data/0", &data)];
+    let good = || vec![member("a/data.pkl", TENSOR), member("a/data/0", &data)];
     let small = deflated(&data);
     let bomb = deflated(&vec![0; 4 << 20]);
-    let with = |entry: Entry<'static>| -> Vec<u8> { archive(&[stored("a/data.pkl", TENSOR), entry]) };
+    let with = |odd: Member<'static>| -> Vec<u8> { archive(&[member("a/data.pkl", TENSOR), odd]) };
     let leak = |bytes: &[u8]| -> &'static [u8] { bytes.to_vec().leak() };
     let (data, small, bomb) = (leak(&data), leak(&small), leak(&bomb));
     let cases = [
-        (with(stored("a/data/1", data)), "a/data/0\" is not in the archive"),
-        (with(stored("a/data/0", &data[..15])), "its storage has 15 bytes, the pickle says 16"),
-        (with(Entry { mode: 0o120_777, ..stored("a/data/0", data) }), "symbolic link"),
-        (with(Entry { flags: 1, ..stored("a/data/0", data) }), "encrypted"),
-        (with(Entry { size: 17, ..stored("a/data/0", data) }), "two sizes"),
-        (with(Entry { method: 99, ..stored("a/data/0", data) }), "method 99"),
-        (with(Entry { method: 8, size: 16, ..stored("a/data/0", small) }), "its checksum"),
-        (with(Entry { method: 8, size: 15, ..stored("a/data/0", small) }), "its size"),
-        (with(Entry { method: 8, size: 16, ..stored("a/data/0", bomb) }), "its size"),
-        (with(Entry { method: 8, size: u32::MAX - 1, ..stored("a/data/0", bomb) }), "zip bomb"),
-        (with(Entry { method: 8, size: 16, ..stored("a/data/0", &data[..4]) }), "cannot be decompressed"),
-        (archive(&[stored("a/data.pkl", TENSOR), stored("a/data.pkl", TENSOR)]), "two members"),
+        (with(member("a/data/1", data)), "a/data/0\" is not in the archive"),
+        (with(member("a/data/0", &data[..15])), "its storage has 15 bytes, the pickle says 16"),
+        (with(Member { mode: 0o120_777, ..member("a/data/0", data) }), "symbolic link"),
+        (with(Member { flags: 1, ..member("a/data/0", data) }), "encrypted"),
+        (with(Member { size: 17, ..member("a/data/0", data) }), "two sizes"),
+        (with(Member { method: 99, ..member("a/data/0", data) }), "method 99"),
+        (with(Member { method: 8, size: 16, ..member("a/data/0", small) }), "its checksum"),
+        (with(Member { method: 8, size: 15, ..member("a/data/0", small) }), "its size"),
+        (with(Member { method: 8, size: 16, ..member("a/data/0", bomb) }), "its size"),
+        (with(Member { method: 8, size: u32::MAX - 1, ..member("a/data/0", bomb) }), "zip bomb"),
+        (with(Member { method: 8, size: 16, ..member("a/data/0", &data[..4]) }), "cannot be decompressed"),
+        (archive(&[member("a/data.pkl", TENSOR), member("a/data.pkl", TENSOR)]), "two members"),
         (archive(&good())[..200].to_vec(), "no directory"),
         ([b"PK\x03\x04 before".to_vec(), archive(&good())].concat(), "stand before the archive"),
-        (archive(&[stored("../data.pkl", TENSOR)]), "leads out"),
-        (archive(&[stored("/data.pkl", TENSOR)]), "leads out"),
-        (archive(&[stored("readme", data)]), "an unknown kind"),
+        (archive(&[member("../data.pkl", TENSOR)]), "leads out"),
+        (archive(&[member("/data.pkl", TENSOR)]), "leads out"),
+        (archive(&[member("readme", data)]), "an unknown kind"),
     ];
     for (bytes, message) in cases {
         let error = Made::new(&bytes).refused();
@@ -319,7 +270,7 @@ fn archives_that_lie_are_refused() {
 #[test]
 fn storages_that_are_missing_matter_where_they_are_wanted() {
     let none = || Options::new().only(weighbridge::Names::exact("other"));
-    let file = Made::new(&archive(&[stored("a/data.pkl", TENSOR)]));
+    let file = Made::new(&archive(&[member("a/data.pkl", TENSOR)]));
     assert!(file.refused().to_string().contains("is not in the archive"));
     let foreign = open(file.path(), &none()).unwrap();
     assert_eq!((foreign.checkpoint().len(), foreign.unchosen()), (0, 1));
@@ -347,7 +298,7 @@ fn tensors_that_reach_too_far_are_refused() {
     let with = |args: &[u8]| {
         let start = TENSOR.len() - b"K\0K\x04\x85K\x01\x85\x89NtR.".len();
         let body = [&TENSOR[..start], args, b"\x89NtR."].concat();
-        Made::new(&archive(&[stored("a/data.pkl", &body), stored("a/data/0", &data)]))
+        Made::new(&archive(&[member("a/data.pkl", &body), member("a/data/0", &data)]))
     };
     let cases: [(&[u8], &str); 6] = [
         (b"K\x01K\x04\x85K\x01\x85", "reaches to byte 20 of a storage of 16 bytes"),

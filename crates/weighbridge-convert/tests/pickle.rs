@@ -124,7 +124,7 @@ fn tied_tensors_can_be_kept_under_each_name() {
 
 #[test]
 fn prefixes_can_be_kept() {
-    let foreign = open(fixture("training.pth"), &Options::new().raw_names(true)).unwrap();
+    let foreign = open(fixture("training.pth"), &Options::new().raw_names()).unwrap();
     assert!(foreign.checkpoint().tensor("model.module.0.weight").is_some());
     let renamed: Vec<_> = read("training.pth").notes().iter().map(ToString::to_string).collect();
     assert!(
@@ -142,7 +142,7 @@ fn what_safetensors_cannot_hold_is_refused_or_left_out() {
     let error = open(fixture("sparse.pt"), &Options::new()).unwrap_err();
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some("w")));
     assert!(error.to_string().contains("sparse.pt: tensor \"w\": it is a sparse tensor"), "{error}");
-    let foreign = open(fixture("sparse.pt"), &Options::new().skip_unsupported(true)).unwrap();
+    let foreign = open(fixture("sparse.pt"), &Options::new().skip_unsupported()).unwrap();
     assert_eq!(foreign.checkpoint().len(), 1);
     assert_eq!(foreign.notes()[0].kind(), NoteKind::Dropped);
     let error = open(fixture("conjugate.pt"), &Options::new()).unwrap_err();
@@ -171,7 +171,7 @@ fn dtypes_that_are_not_read_are_refused_by_name() {
     for (file, names) in [("bits.pt", &["b"][..]), ("jagged.pt", &["j", "m"])] {
         let error = open(fixture(file), &Options::new()).unwrap_err();
         assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some(names[0])));
-        let foreign = open(fixture(file), &Options::new().skip_unsupported(true)).unwrap();
+        let foreign = open(fixture(file), &Options::new().skip_unsupported()).unwrap();
         assert_eq!(foreign.checkpoint().len(), 1);
         assert_eq!(foreign.notes().iter().map(Note::name).collect::<Vec<_>>(), names);
         let foreign = open(fixture(file), &Options::new().only(Names::exact("ok"))).unwrap();
@@ -209,7 +209,7 @@ fn of_shards_what_is_left_out_is_not_missed() {
     let index = dir.path().join("pytorch_model.bin.index.json");
     std::fs::write(&index, r#"{"weight_map": {"w": "a.bin", "v": "a.bin"}}"#).unwrap();
     assert_eq!(open(&index, &Options::new()).unwrap_err().kind(), ErrorKind::Unsupported);
-    for options in [Options::new().skip_unsupported(true), Options::new().only(Names::exact("v"))] {
+    for options in [Options::new().skip_unsupported(), Options::new().only(Names::exact("v"))] {
         assert_eq!(open(&index, &options).unwrap().checkpoint().len(), 1);
     }
 }

@@ -3,61 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod support;
+
+use support::code::{Code, dict, float, global, int, list, object, of, sparse, tensor, text, tuple};
 use weighbridge::{Error, ErrorKind, Names, Result};
 use weighbridge_convert::{Foreign, Format, Options};
-
-/// The opcodes of a value.
-type Code = Vec<u8>;
-
-fn text(text: &str) -> Code {
-    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
-}
-
-fn int(value: u8) -> Code {
-    vec![b'K', value]
-}
-
-fn float(value: f64) -> Code {
-    [b"G", &value.to_be_bytes()[..]].concat()
-}
-
-fn of(open: &[u8], items: &[Code], close: &[u8]) -> Code {
-    [open, &items.concat(), close].concat()
-}
-
-fn tuple(items: &[Code]) -> Code {
-    of(b"(", items, b"t")
-}
-
-fn list(items: &[Code]) -> Code {
-    of(b"](", items, b"e")
-}
-
-fn dict(pairs: &[(Code, Code)]) -> Code {
-    let pairs: Vec<Code> = pairs.iter().map(|(key, value)| [&key[..], value].concat()).collect();
-    of(b"}(", &pairs, b"u")
-}
-
-fn global(module: &str, name: &str) -> Code {
-    format!("c{module}\n{name}\n").into_bytes()
-}
-
-/// An array of one byte, which names it.
-fn tensor(value: u8) -> Code {
-    let dtype = [global("numpy", "dtype"), text("u1"), b"\x85R".to_vec()].concat();
-    let args = tuple(&[vec![b'C', 1, value], dtype, [int(1), vec![0x85]].concat(), text("C")]);
-    [global("numpy._core.numeric", "_frombuffer"), args, b"R".to_vec()].concat()
-}
-
-/// A tensor that cannot be converted.
-fn sparse() -> Code {
-    [global("torch._utils", "_rebuild_sparse_tensor"), b")R".to_vec()].concat()
-}
-
-/// An object, by `NEWOBJ`, and what is done to it then.
-fn object(class: &str, args: &[Code], then: &[Code]) -> Code {
-    [global("my.module", class), tuple(args), vec![0x81], then.concat()].concat()
-}
 
 fn open(value: &[u8], options: &Options) -> Result<Foreign> {
     let dir = tempfile::tempdir().unwrap();
@@ -150,7 +100,7 @@ fn keys_that_are_no_names_lose_nothing_silently() {
         let options = Options::new().allow_global(allowed);
         let error = refused(&pairs, &options);
         assert!(error.to_string().contains("a key that cannot be a name"), "{error}");
-        let foreign = open(&pairs, &options.clone().skip_unsupported(true)).unwrap();
+        let foreign = open(&pairs, &options.clone().skip_unsupported()).unwrap();
         assert_eq!(tensors(&foreign), named(&[("a", 1)]));
         assert!(notes(&foreign).iter().any(|note| note.contains("cannot be a name")));
         assert_eq!(tensors(&open(&pairs, &options.only(Names::exact("a"))).unwrap()), named(&[("a", 1)]));
@@ -401,14 +351,14 @@ fn unknown_classes_matter_only_where_something_is_wanted() {
     let thrown = [object("Effect", &[], &[]), b"0".to_vec(), pairs.clone()].concat();
     assert!(refused(&thrown, &only("w")).to_string().contains("Effect"));
     let evil = [global("os", "system"), text("true"), b"\x85R0".to_vec(), pairs].concat();
-    assert!(refused(&evil, &only("w").skip_unsupported(true)).to_string().contains("os.system"));
+    assert!(refused(&evil, &only("w").skip_unsupported()).to_string().contains("os.system"));
     // The class of a tensor that is left out.
     let wrapper =
         [global("torch._utils", "_rebuild_wrapper_subclass"), tuple(&[global("my", "T")]), b"R".to_vec()];
     let pairs = dict(&[(text("w"), tensor(1)), (text("x"), wrapper.concat())]);
     let error = refused(&pairs, &Options::new());
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some("x")));
-    let foreign = open(&pairs, &Options::new().skip_unsupported(true)).unwrap();
+    let foreign = open(&pairs, &Options::new().skip_unsupported()).unwrap();
     assert_eq!(tensors(&foreign), named(&[("w", 1)]));
 }
 

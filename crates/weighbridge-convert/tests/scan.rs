@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
+mod support;
+
 use std::io::Write;
 
+use support::zip::{Member, archive, member};
 use weighbridge_convert::scan::Scan;
 use weighbridge_convert::{Verdict, scan};
 
@@ -139,68 +142,14 @@ fn pickles_behind_one_another_are_all_followed() {
     assert_eq!(scanned("many.pkl", &b"\x80\x02N.".repeat(200_000)).verdict(), Verdict::Incomplete);
 }
 
-/// A member of a zip archive as it is to be written, right or wrong.
-struct Member<'a> {
-    name: &'a str,
-    /// In the header of its own.
-    own_name: &'a str,
-    data: &'a [u8],
-    method: u16,
-    flags: u16,
-    size: u32,
-    crc: u32,
-}
-
-fn member<'a>(name: &'a str, data: &'a [u8]) -> Member<'a> {
-    let mut crc = flate2::Crc::new();
-    crc.update(data);
-    Member { name, own_name: name, data, method: 0, flags: 0, size: data.len() as u32, crc: crc.sum() }
-}
-
-fn zip(members: &[Member<'_>]) -> Vec<u8> {
-    let (mut out, mut directory) = (Vec::new(), Vec::new());
-    for member in members {
-        let header = out.len() as u32;
-        let common = |bytes: &mut Vec<u8>, name: &str| {
-            bytes.extend(20_u16.to_le_bytes());
-            bytes.extend(member.flags.to_le_bytes());
-            bytes.extend(member.method.to_le_bytes());
-            bytes.extend([0; 4]);
-            bytes.extend(member.crc.to_le_bytes());
-            bytes.extend((member.data.len() as u32).to_le_bytes());
-            bytes.extend(member.size.to_le_bytes());
-            bytes.extend((name.len() as u16).to_le_bytes());
-            bytes.extend([0; 2]);
-        };
-        out.extend(b"PK\x03\x04");
-        common(&mut out, member.own_name);
-        out.extend(member.own_name.bytes());
-        out.extend(member.data);
-        directory.extend(b"PK\x01\x02\x14\x03");
-        common(&mut directory, member.name);
-        directory.extend([0; 10]);
-        directory.extend(header.to_le_bytes());
-        directory.extend(member.name.bytes());
-    }
-    let (start, count) = (out.len() as u32, (members.len() as u16).to_le_bytes());
-    out.extend(&directory);
-    out.extend(b"PK\x05\x06\0\0\0\0");
-    out.extend(count);
-    out.extend(count);
-    out.extend((directory.len() as u32).to_le_bytes());
-    out.extend(start.to_le_bytes());
-    out.extend([0, 0]);
-    out
-}
-
 #[test]
 fn zip_archives_are_looked_into_whatever_is_wrong_with_them() {
-    let good = zip(&[member("a/x", b"words\n"), member("a/data.pkl", b"\x80\x02N.")]);
+    let good = archive(&[member("a/x", b"words\n"), member("a/data.pkl", b"\x80\x02N.")]);
     harmless("good.zip", &good);
-    let evil = zip(&[member("a/x", b"words\n"), member("a/data.pkl", EVIL)]);
+    let evil = archive(&[member("a/x", b"words\n"), member("a/data.pkl", EVIL)]);
     let cases = [
         evil.clone(),
-        zip(&[member("outer/inner.bin", &evil)]),
+        archive(&[member("outer/inner.bin", &evil)]),
         // Bytes in front, and behind.
         [b"\x80\x02N.", &evil[..]].concat(),
         [EVIL, &good[..]].concat(),
@@ -208,12 +157,12 @@ fn zip_archives_are_looked_into_whatever_is_wrong_with_them() {
         // Archives one behind another, as distributed checkpoints have them.
         [&evil[..], &good[..]].concat(),
         [&good[..], &evil[..]].concat(),
-        zip(&[Member { flags: 1, ..member("a/data.pkl", EVIL) }]),
-        zip(&[Member { crc: 5, ..member("a/data.pkl", EVIL) }]),
-        zip(&[Member { own_name: "b/data.pkl", ..member("a/data.pkl", EVIL) }]),
-        zip(&[member("a/data.pkl", EVIL), member("a/data.pkl", b"\x80\x02N.")]),
-        zip(&[member("../data.pkl", EVIL)]),
-        zip(&[member("a/.hidden", EVIL), member("a/data.pkl", b"\x80\x02N.")]),
+        archive(&[Member { flags: 1, ..member("a/data.pkl", EVIL) }]),
+        archive(&[Member { crc: 5, ..member("a/data.pkl", EVIL) }]),
+        archive(&[Member { own_name: "b/data.pkl", ..member("a/data.pkl", EVIL) }]),
+        archive(&[member("a/data.pkl", EVIL), member("a/data.pkl", b"\x80\x02N.")]),
+        archive(&[member("../data.pkl", EVIL)]),
+        archive(&[member("a/.hidden", EVIL), member("a/data.pkl", b"\x80\x02N.")]),
     ];
     for (number, case) in cases.iter().enumerate() {
         dangerous(&format!("{number}.bin"), case);
@@ -222,14 +171,14 @@ fn zip_archives_are_looked_into_whatever_is_wrong_with_them() {
     incomplete(&[b"front", &good[..]].concat(), "5 bytes before the archive");
     incomplete(&[&good[..], b"behind"].concat(), "6 bytes behind the archive");
     incomplete(&good[..good.len() - 30], "no directory");
-    incomplete(&zip(&[Member { flags: 1, ..member("a/x", b"words") }]), "encrypted");
-    incomplete(&zip(&[Member { method: 99, ..member("a/x", b"words") }]), "compression method 99");
-    incomplete(&zip(&[member("a/x", b"1"), member("a/x", b"1")]), "two members");
-    incomplete(&zip(&[member("a/x", b"\0\x01\x02")]), "no format that is understood");
-    incomplete(&zip(&[Member { crc: 5, ..member("a/x", b"words") }]), "checksum");
+    incomplete(&archive(&[Member { flags: 1, ..member("a/x", b"words") }]), "encrypted");
+    incomplete(&archive(&[Member { method: 99, ..member("a/x", b"words") }]), "compression method 99");
+    incomplete(&archive(&[member("a/x", b"1"), member("a/x", b"1")]), "two members");
+    incomplete(&archive(&[member("a/x", b"\0\x01\x02")]), "no format that is understood");
+    incomplete(&archive(&[Member { crc: 5, ..member("a/x", b"words") }]), "checksum");
     // A member that the directory does not name.
-    let mut hidden = zip(&[member("a/x", b"words")]);
-    let mut local = zip(&[member("b/data.pkl", EVIL)]);
+    let mut hidden = archive(&[member("a/x", b"words")]);
+    let mut local = archive(&[member("b/data.pkl", EVIL)]);
     local.truncate(30 + 10 + EVIL.len());
     let directory = hidden.len() - 22 - 46 - 3;
     hidden.splice(directory..directory, local.iter().copied());
@@ -241,11 +190,11 @@ fn zip_archives_are_looked_into_whatever_is_wrong_with_them() {
 #[test]
 fn storages_of_torch_are_accounted_for() {
     let pickle = b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ.";
-    let with = |data: &[u8]| zip(&[member("a/data.pkl", pickle), member("a/data/0", data)]);
+    let with = |data: &[u8]| archive(&[member("a/data.pkl", pickle), member("a/data/0", data)]);
     harmless("model.pt", &with(&[0xfe; 16]));
     incomplete(&with(&[0xfe; 17]), "no format that is understood");
     let other =
-        zip(&[member("a/data.pkl", pickle), member("a/data/0", &[0; 16]), member("a/data/1", &[0; 16])]);
+        archive(&[member("a/data.pkl", pickle), member("a/data/0", &[0; 16]), member("a/data/1", &[0; 16])]);
     incomplete(&other, "no format that is understood");
     // Numbers to PyTorch, a pickle to whoever unpacks the archive.
     dangerous("model.pt", &with(&[EVIL, b"\0\0"].concat()));
@@ -347,7 +296,7 @@ fn what_is_compressed_is_looked_into() {
     assert!(dangerous("twice.gz", &[&gzip[..], &gzip].concat()).pickles.len() == 2);
     incomplete(&[&gzip[..], b"behind"].concat(), "behind");
     incomplete(&gzip[..gzip.len() - 4], "cannot be decompressed");
-    dangerous("deep.gz", &zip(&[member("x.gz", &gzip)]));
+    dangerous("deep.gz", &archive(&[member("x.gz", &gzip)]));
     incomplete(b"7z\xbc\xaf\x27\x1c\0\x04more", "7z");
     incomplete(b"Rar!\x1a\x07\x01\0more", "RAR");
     incomplete(b"\x04\x22\x4d\x18more", "LZ4");
@@ -378,7 +327,7 @@ fn arrays_of_numpy_are_numbers_only_if_they_say_so() {
         ["'|O'", "'O'", "'=O'", "'object'", "[('a', 'O')]", "[('a', [('b', '|O')])]", "'\\x4f'", "'<f4' 'x'"]
     {
         dangerous("a.npy", &array(descr, EVIL));
-        dangerous("a.npz", &zip(&[member("a.npy", &array(descr, EVIL))]));
+        dangerous("a.npz", &archive(&[member("a.npy", &array(descr, EVIL))]));
     }
     // A header of megabytes.
     let header =
@@ -409,10 +358,10 @@ fn other_formats_are_accounted_for_to_the_last_byte() {
     let png = b"\x89PNG\r\n\x1a\n\0\0\0\x02IHDRab\0\0\0\0\0\0\0\0IEND\0\0\0\0";
     harmless("a.png", png);
     incomplete(&[&png[..], b"x"].concat(), "PNG");
-    dangerous("a.png", &[&png[..], &zip(&[member("a/data.pkl", EVIL)])].concat());
+    dangerous("a.png", &[&png[..], &archive(&[member("a/data.pkl", EVIL)])].concat());
     incomplete(&[0xfe; 100], "no format that is understood");
     // What Keras would run.
-    let keras = zip(&[member("config.json", b"{\"class_name\": \"Lambda\", \"config\": {}}")]);
+    let keras = archive(&[member("config.json", b"{\"class_name\": \"Lambda\", \"config\": {}}")]);
     assert_eq!(scanned("m.keras", &keras).verdict(), Verdict::Dangerous);
 }
 
@@ -497,7 +446,7 @@ fn bombs_and_depths_are_bounded() {
     incomplete(&gzip.finish().unwrap(), "it expands too far");
     let mut nested = EVIL.to_vec();
     for _ in 0..20 {
-        nested = zip(&[member("x", &nested)]);
+        nested = archive(&[member("x", &nested)]);
     }
     incomplete(&nested, "too deeply");
     incomplete(&[b"\x80\x02".to_vec(), vec![b'('; 42 << 20]].concat(), "too much memory");

@@ -1,8 +1,9 @@
-//! Uninitialised host memory: filled without being zeroed first, by several threads, and handed out as a `Vec`.
+//! Uninitialised host memory: filled without being zeroed first, by several threads, and handed out as a
+//! `Vec`.
 //!
 //! - [`fill`] initialises a slice step by step, with each step's initialised part as the proof;
-//! - [`Allocation`] is memory for one tensor, handed out as disjoint [`Chunk`]s that several threads fill, and turned into
-//!   a [`HostBuffer`] once every byte is there;
+//! - [`Allocation`] is memory for one tensor, handed out as disjoint [`Chunk`]s that several threads fill,
+//!   and turned into a [`HostBuffer`] once every byte is there;
 //! - [`transpose`] fills a slice with the transpose of a matrix;
 //! - `pages` asks the kernel for huge pages behind large allocations.
 //!

@@ -1,14 +1,16 @@
 //! Casts between dtypes: one or two loops a pair, chosen once a tile.
 //!
-//! A value passes through one of five dtypes that holds it exactly: `F32` (for all floats but `F64`), `F64`, `I32`,
-//! `I64` or `U64`. Each source says which one that is, each target how it is made of all five, so that nothing is
-//! rounded twice. The first loop makes a block of that dtype, which stays in the first-level cache, the second the
-//! target's elements of it; where source or target is that dtype itself, one loop is enough. Of values of 4 bits, which
-//! share bytes, both of a byte are cast together.
+//! A value passes through one of five dtypes that holds it exactly: `F32` (for all floats but `F64`), `F64`,
+//! `I32`, `I64` or `U64`. Each source says which one that is, each target how it is made of all five, so that
+//! nothing is rounded twice. The first loop makes a block of that dtype, which stays in the first-level
+//! cache, the second the target's elements of it; where source or target is that dtype itself, one loop is
+//! enough. Of values of 4 bits, which share bytes, both of a byte are cast together.
 
 mod e8m0;
+mod element;
 mod loops;
 mod number;
+mod out_of_range;
 mod overflow;
 mod packed;
 mod simd;
@@ -23,6 +25,7 @@ use bytemuck::Pod;
 use crate::buffer;
 use crate::dtype::Dtype;
 use loops::{How, Step, fused, narrow, widen};
+pub use out_of_range::OutOfRange;
 pub use overflow::Overflow;
 use simd::{Convert, Instructions};
 
@@ -62,7 +65,7 @@ impl Kernel {
         &self,
         stored: &[u8],
         tile: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8], Refused> {
+    ) -> Result<&'t mut [u8], OutOfRange> {
         let made = match self.looks_up(stored.len()) {
             true => self.look_up(stored, tile),
             false => self.steps(stored, tile),
@@ -87,8 +90,8 @@ impl Kernel {
         .ok()
     }
 
-    /// Whether it is faster to cast each value that a byte can have, and to look the results up. Integers become
-    /// integers of whatever size faster than that.
+    /// Whether it is faster to cast each value that a byte can have, and to look the results up. Integers
+    /// become integers of whatever size faster than that.
     fn looks_up(&self, count: usize) -> bool {
         let has_bytes = bytes(self.from, group(self.from)) == 1;
         let takes_long = self.from == Dtype::F4
@@ -125,14 +128,14 @@ impl Kernel {
     }
 
     /// The first value that is refused, and what would take it.
-    fn blame(&self, stored: &[u8]) -> Refused {
+    fn blame(&self, stored: &[u8]) -> OutOfRange {
         let group = group(self.from);
         let mut room = [MaybeUninit::uninit(); MOST_BYTES];
         let mut is_taken =
             |kernel: &Self, some: &[u8]| kernel.steps(some, &mut room[..bytes(self.to, group)]).is_some();
         let mut groups = stored.chunks_exact(bytes(self.from, group));
         let Some(element) = groups.find(|some| !is_taken(self, some)) else {
-            return Refused { value: "a value".to_owned(), remedies: Vec::new() };
+            return self.out_of_range("a value".to_owned(), Vec::new());
         };
         // Of two in a byte, one alone is looked at: a byte that has it twice.
         let twice = |code: u8| [code << 4 | code];
@@ -148,7 +151,11 @@ impl Kernel {
         let remedies = [Overflow::Saturate, Overflow::Infinity].into_iter().filter(|&overflow| {
             Self::of(self.from, self.to, overflow).is_some_and(|kernel| is_taken(&kernel, element))
         });
-        Refused { value: display(self.from, element), remedies: remedies.collect() }
+        self.out_of_range(display(self.from, element), remedies.collect())
+    }
+
+    fn out_of_range(&self, value: String, remedies: Vec<Overflow>) -> OutOfRange {
+        OutOfRange { value, from: self.from, to: self.to, remedies }
     }
 }
 
@@ -163,14 +170,6 @@ impl<T: Pod> Convert for LookUp<'_, T> {
     fn convert(self, code: u8) -> (T, bool) {
         (self.0[usize::from(code)], false)
     }
-}
-
-/// A value that has no place in the target's dtype.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Refused {
-    pub(crate) value: String,
-    /// The rules under which it would have one.
-    pub(crate) remedies: Vec<Overflow>,
 }
 
 /// A block was not made.

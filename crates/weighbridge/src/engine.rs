@@ -5,9 +5,12 @@ mod fetch;
 mod job;
 mod options;
 mod placement;
+mod planned;
 mod report;
 mod schedule;
 mod session;
+#[cfg(all(test, shuttle))]
+mod shuttled;
 mod stream;
 mod sync;
 mod tile;

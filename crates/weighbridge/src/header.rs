@@ -227,7 +227,7 @@ impl Header {
     }
 
     /// Where the header departs from the specification. Always empty under [`Profile::Strict`], which makes
-    /// the first of them an error; at most [`Finding::MOST`] are kept.
+    /// the first of them an error; at most 64 are kept.
     pub fn findings(&self) -> &[Finding] {
         self.parsed.findings.as_slice()
     }

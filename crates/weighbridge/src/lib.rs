@@ -27,7 +27,7 @@
 //!
 //! In a straight line, each step once:
 //!
-//! 1. a [`Source`] is where bytes are: a file, memory, anything that can be read at a position;
+//! 1. a [`Source`] is where bytes are: a file, memory, anything that can be read at an offset; [`source`] has some;
 //! 2. a [`Checkpoint`] is one file or the shards of an index, every [`Header`] decoded and proven;
 //! 3. a [`Plan`] says what to load, under which name, as which dtype; what can be wrong is found there;
 //! 4. a [`Session`] carries the plan out: several threads read tile by tile, straight into the memory of the
@@ -62,7 +62,7 @@ mod progress;
 mod renames;
 mod rule;
 pub mod slice;
-mod source;
+pub mod source;
 mod text;
 mod view;
 pub mod write;

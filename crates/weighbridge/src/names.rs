@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 /// Compares two names with the numbers in them by value, so that `layers.2` comes before `layers.10`.
 ///
-/// Runs of ASCII digits are numbers of any length, everything else is compared byte by byte. The order is total: names
-/// that differ in leading zeros only are ordered as text.
+/// Runs of ASCII digits are numbers of any length, everything else is compared byte by byte. The order is
+/// total: names that differ in leading zeros only are ordered as text.
 ///
 /// ```
 /// let mut names = ["h.10.w", "norm", "h.2.w", "h.2.b"];

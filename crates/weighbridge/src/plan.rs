@@ -10,10 +10,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use crate::cast::Overflow;
-pub use crate::engine::Streamed;
+pub use crate::cast::{OutOfRange, Overflow};
 pub use memory::cast_into;
-pub use operation::{Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
+pub use operation::{BitCast, Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
 
 use crate::checkpoint::{Checkpoint, Shard, TensorRef};
 use crate::dtype::Dtype;
@@ -50,8 +49,7 @@ impl Plan {
     pub fn of(checkpoint: &Checkpoint) -> PlanBuilder<'_> {
         PlanBuilder {
             checkpoint,
-            filter: None,
-            only: None,
+            filters: Vec::new(),
             rename: None,
             part: None,
             dtype: None,
@@ -109,8 +107,8 @@ type ToDtype<'a> = dyn Fn(&TensorRef<'_>) -> Option<Dtype> + 'a;
 /// Chooses, renames and casts.
 pub struct PlanBuilder<'a> {
     checkpoint: &'a Checkpoint,
-    filter: Option<Box<Filter<'a>>>,
-    only: Option<Names>,
+    /// All of them must keep a tensor.
+    filters: Vec<Box<Filter<'a>>>,
     rename: Option<Box<Rename<'a>>>,
     part: Option<Box<ToPart<'a>>>,
     dtype: Option<Box<ToDtype<'a>>>,
@@ -118,18 +116,36 @@ pub struct PlanBuilder<'a> {
 }
 
 impl<'a> PlanBuilder<'a> {
-    /// Keeps only the tensors for which `keep` holds.
+    /// Keeps only the tensors for which `keep` holds. Each further call, and each [`only`](Self::only), narrows the
+    /// selection: a tensor must pass all of them.
+    ///
+    /// ```
+    /// # use weighbridge::{Checkpoint, Names, Plan};
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+    /// # let ckpt = Checkpoint::open(dir)?;
+    /// let plan = Plan::of(&ckpt)
+    ///     .only(Names::prefix("model.layers.0."))
+    ///     .only(Names::glob("*.weight")?)
+    ///     .filter(|tensor| tensor.shape().len() == 2)
+    ///     .filter(|tensor| !tensor.name().contains("mlp"))
+    ///     .build()?;
+    /// assert_eq!(plan.entries().len(), 4); // q, k, v and o of the first layer
+    /// # assert!(plan.entries().iter().all(|entry| entry.name().starts_with("model.layers.0.self_attn.")));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'a) -> Self {
-        self.filter = Some(Box::new(keep));
+        self.filters.push(Box::new(keep));
         self
     }
 
-    /// Keeps only the tensors whose stored names are in the set; a [`filter`](Self::filter) must keep them, too.
+    /// Keeps only the tensors whose stored names are in the set: a [`filter`](Self::filter) by name, which narrows the
+    /// selection as any other.
     #[must_use]
-    pub fn only(mut self, names: Names) -> Self {
-        self.only = Some(names);
-        self
+    pub fn only(self, names: Names) -> Self {
+        self.filter(move |tensor| names.contains(tensor.name()))
     }
 
     /// Gives each tensor the name that `rename` makes of its stored one.
@@ -188,9 +204,7 @@ impl<'a> PlanBuilder<'a> {
         let mut entries = Vec::new();
         let mut origins = HashMap::new();
         for tensor in self.checkpoint.tensors() {
-            if self.filter.as_ref().is_some_and(|keep| !keep(&tensor))
-                || self.only.as_ref().is_some_and(|names| !names.contains(tensor.name()))
-            {
+            if !self.filters.iter().all(|keep| keep(&tensor)) {
                 continue;
             }
             let blame = |error: Error| tensor.shard().blame(error.in_tensor(tensor.name()));
@@ -233,12 +247,28 @@ pub struct Entry {
     base: Made,
     /// The same after the cast, if there is one.
     made: Made,
-    /// Of the cast, or of one to come.
-    overflow: Overflow,
+    /// Of casts.
+    rules: Rules,
+    /// Whether it is read only when it is taken.
+    is_deferred: bool,
     shape: Vec<usize>,
     byte_len: u64,
     /// All bytes that it needs, if they are one run of the only input's shard.
     run: Option<Range<u64>>,
+}
+
+/// How values become those of another dtype, in the cast that was asked for and in those to come.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    overflow: Overflow,
+    /// Whether bits are kept between two dtypes, and not values.
+    keeps_bits: fn(Dtype, Dtype) -> bool,
+}
+
+impl Rules {
+    fn new(overflow: Overflow) -> Self {
+        Self { overflow, keeps_bits: |_, _| false }
+    }
 }
 
 /// How the tiles of an entry are made, and of which dtype.
@@ -285,16 +315,18 @@ impl Entry {
         dtype: Option<Dtype>,
         overflow: Overflow,
     ) -> Result<Self> {
+        let rules = Rules::new(overflow);
         let bind = || {
             let Bound { dtype: stored, shape, tiles } = operation.bind(&inputs)?;
             let base = Made { dtype: stored, tiles };
-            let made = base.cast(dtype.unwrap_or(stored), overflow)?;
+            let made = base.cast(dtype.unwrap_or(stored), rules)?;
             let byte_len = made.dtype.size_of(&shape)?;
             Ok((base, made, shape, byte_len))
         };
         let bound = caught("it was planned", bind).map_err(|error| error.in_tensor(name))?;
         let (base, made, shape, byte_len) = bound;
-        let entry = Self { name: name.to_owned(), inputs, base, made, overflow, shape, byte_len, run: None };
+        let (name, is_deferred, run) = (name.to_owned(), false, None);
+        let entry = Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run };
         let run = entry.run_of(&(0..byte_len)).map(|(_, bytes)| bytes);
         Ok(Self { run, ..entry })
     }
@@ -307,7 +339,7 @@ impl Entry {
     /// Fails when the cast does not exist.
     pub fn recast(&self, dtype: Dtype) -> Result<Self> {
         let cast = || {
-            let made = self.base.cast(dtype, self.overflow)?;
+            let made = self.base.cast(dtype, self.rules)?;
             Ok((dtype.size_of(&self.shape)?, made))
         };
         let (byte_len, made) = cast().map_err(|error: Error| error.in_tensor(&self.name))?;
@@ -320,12 +352,37 @@ impl Entry {
     /// [`new`](Self::new) keeps its own.
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        // The same cast exists under every rule.
-        if let Ok(made) = self.base.cast(self.made.dtype, overflow) {
+        self.rules.overflow = overflow;
+        self.cast_anew()
+    }
+
+    /// The same tensor, with bits kept instead of values ([`BitCast`]) wherever `keeps(from, to)` holds for its stored
+    /// dtype and another one of the same size: in its own dtype, and in those that [`recast`](Self::recast), or taking
+    /// it from a session, asks for. Otherwise values are kept.
+    #[must_use]
+    pub fn bit_casts(mut self, keeps: fn(Dtype, Dtype) -> bool) -> Self {
+        self.rules.keeps_bits = keeps;
+        self.cast_anew()
+    }
+
+    fn cast_anew(mut self) -> Self {
+        // Under other rules the same casts exist.
+        if let Ok(made) = self.base.cast(self.made.dtype, self.rules) {
             self.made = made;
         }
-        self.overflow = overflow;
         self
+    }
+
+    /// The same tensor, which a session does not read ahead: it is read when it is taken.
+    #[must_use]
+    pub fn deferred(mut self) -> Self {
+        self.is_deferred = true;
+        self
+    }
+
+    /// Whether it is read only when it is taken.
+    pub fn is_deferred(&self) -> bool {
+        self.is_deferred
     }
 
     /// The name that it gets.
@@ -400,11 +457,12 @@ impl Entry {
 }
 
 impl Made {
-    fn cast(&self, dtype: Dtype, overflow: Overflow) -> Result<Self> {
-        if self.dtype == dtype {
-            return Ok(self.clone());
+    fn cast(&self, dtype: Dtype, rules: Rules) -> Result<Self> {
+        let keeps_bits = (rules.keeps_bits)(self.dtype, dtype) && BitCast::exists(self.dtype, dtype);
+        if self.dtype == dtype || keeps_bits {
+            return Ok(Self { dtype, ..self.clone() });
         }
-        let tiles = Cast::tiles(&self.tiles, self.dtype, dtype, overflow)?;
+        let tiles = Cast::tiles(&self.tiles, self.dtype, dtype, rules.overflow)?;
         Ok(Self { dtype, tiles: Arc::new(tiles) })
     }
 }

@@ -9,23 +9,24 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {
-    /// "The header data MUST begin with a `{` character": white space stands before it.
+    /// "The header data MUST begin with a `{` character": there is white space before it.
     LeadingSpace,
-    /// "The header data MAY be trailing padded with whitespace (0x20)": tabs or line ends stand there.
+    /// "The header data MAY be trailing padded with whitespace (0x20)": there are tabs or line ends.
     Padding,
-    /// "Duplicate keys are disallowed": two tensors have one name.
+    /// "Duplicate keys are disallowed": two tensors have the same name.
     DuplicateTensor,
-    /// "Duplicate keys are disallowed": a metadata key stands twice.
+    /// "Duplicate keys are disallowed": a metadata key appears twice.
     DuplicateMetadata,
-    /// The schema knows `dtype`, `shape` and `data_offsets` only.
+    /// The schema has no fields other than `dtype`, `shape` and `data_offsets`.
     UnknownField,
-    /// The specification shows an object for each tensor; an array stands there.
+    /// The specification has an object for each tensor; this one is an array.
     TensorAsArray,
-    /// The specification has dtypes as strings; an object stands there.
+    /// The specification has dtypes as strings; this one is an object.
     DtypeAsObject,
     /// "Special key `__metadata__` is allowed to contain a free form string-to-string map": it is `null`.
     NullMetadata,
-    /// The key `__metadata__` is spelled with escapes, which readers that compare bytes take for a tensor.
+    /// The key `__metadata__` is spelled with escapes, so that readers that compare bytes take it for a
+    /// tensor.
     EscapedMetadataKey,
     /// The schema bounds the numbers of a shape and of `data_offsets` by 2^48-1.
     LargeNumber,
@@ -51,14 +52,14 @@ impl Rule {
         }
     }
 
-    /// What is said of a place that breaks it.
+    /// The message for a header that breaks it.
     pub fn message(self) -> &'static str {
         match self {
             Self::LeadingSpace => "the header does not begin with '{'",
-            Self::Padding => "the header is padded with something else than spaces",
-            Self::DuplicateTensor => "the name stands twice in the header",
-            Self::DuplicateMetadata => "a metadata key stands twice",
-            Self::UnknownField => "its entry has a field besides dtype, shape and data_offsets",
+            Self::Padding => "the header is padded with characters other than spaces",
+            Self::DuplicateTensor => "the name appears twice in the header",
+            Self::DuplicateMetadata => "a metadata key appears twice",
+            Self::UnknownField => "its entry has a field other than dtype, shape and data_offsets",
             Self::TensorAsArray => "its entry is an array instead of an object",
             Self::DtypeAsObject => "its dtype is an object instead of a string",
             Self::NullMetadata => "__metadata__ is null",

@@ -47,6 +47,24 @@ impl Slice {
         Self::default()
     }
 
+    /// A range of one dimension, and all others whole: the rows from an offset on, the columns of a rank.
+    ///
+    /// ```
+    /// use weighbridge::{Dtype, slice::Slice};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// let (dim, offset, len) = (1, 2, 3);
+    /// let region = Slice::along(dim, offset..offset + len).of(Dtype::F32, &[4, 8])?;
+    /// assert_eq!(region.shape(), [4, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn along(dim: usize, range: Range<usize>) -> Self {
+        let bound = |bound: usize| i64::try_from(bound).unwrap_or(i64::MAX);
+        let before = (0..dim).fold(Self::new(), |slice, _| slice.range(..));
+        before.range(bound(range.start)..bound(range.end))
+    }
+
     /// Takes one place of the next dimension, and drops the dimension.
     #[must_use]
     pub fn select(mut self, place: i64) -> Self {

@@ -1,9 +1,16 @@
-//! Where bytes are: files, memory, and whatever else can be read at a position.
+//! Where bytes are: files, memory, and whatever else can be read at an offset.
+//!
+//! [`Source`] is the trait. Ready-made are [`FileSource`], [`MemorySource`], [`Window`], a range of another source, and
+//! [`Concat`], several sources laid end to end. With [`Mapping`] a checkpoint maps its files.
 
+mod concat;
 mod file;
 mod mapping;
+mod memory;
+#[cfg(test)]
+mod probe;
+mod window;
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,33 +19,62 @@ use std::sync::Arc;
 
 use crate::buffer;
 
-pub(crate) use file::{FileSource, open_regular};
+pub use concat::Concat;
+pub use file::FileSource;
+pub(crate) use file::open_regular;
 pub use mapping::{Access, Mapping, Populate};
+pub use memory::MemorySource;
+pub use window::Window;
 
-/// Bytes that can be read at any position, from several threads at a time.
+/// Bytes that can be read at any offset, from several threads at a time.
 ///
-/// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults.
+/// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults. A source that wraps
+/// another should forward [`prefetch`](Source::prefetch) and [`is_cached`](Source::is_cached) too: without them nothing
+/// is read ahead from a cold disk, and every file is taken for cold.
 ///
 /// ```
 /// use std::io;
-/// use weighbridge::Source;
+/// use std::ops::Range;
+/// use weighbridge::source::{MemorySource, Source};
+/// use weighbridge::Checkpoint;
 ///
-/// /// A shard that lies inside a larger file.
-/// struct Part<S> {
-///     whole: S,
-///     start: u64,
-///     size: u64,
+/// /// Decrypts what it reads, in place. (Use a real cipher that can start at any offset, such as AES in counter mode.)
+/// struct Decrypted<S> {
+///     inner: S,
+///     key: [u8; 32],
 /// }
 ///
-/// impl<S: Source> Source for Part<S> {
+/// impl<S: Source> Source for Decrypted<S> {
 ///     fn size(&self) -> u64 {
-///         self.size
+///         self.inner.size()
 ///     }
 ///
 ///     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-///         self.whole.read_at(self.start + offset, buf)
+///         self.inner.read_at(offset, buf)?;
+///         for (byte, at) in buf.iter_mut().zip(offset..) {
+///             *byte ^= self.key[(at % 32) as usize];
+///         }
+///         Ok(())
+///     }
+///
+///     fn prefetch(&self, range: Range<u64>) {
+///         self.inner.prefetch(range);
+///     }
+///
+///     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+///         self.inner.is_cached(range)
 ///     }
 /// }
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder/model-00001-of-00004.safetensors");
+/// # let mut bytes = std::fs::read(path).unwrap();
+/// # bytes.iter_mut().for_each(|byte| *byte ^= 0x5A);
+/// let encrypted = MemorySource(bytes);
+/// let ckpt = Checkpoint::from_source(Decrypted { inner: encrypted, key: [0x5A; 32] })?;
+/// assert!(!ckpt.is_empty());
+/// # Ok(())
+/// # }
 /// ```
 pub trait Source: Send + Sync {
     /// The number of bytes there are.
@@ -179,39 +215,8 @@ impl<S: Source + ?Sized> Source for Arc<S> {
     }
 }
 
-/// Bytes in memory: anything that gives a byte slice, such as `Vec<u8>`, `Arc<[u8]>` or a mapping.
-pub(crate) struct MemorySource<T>(pub(crate) T);
-
-impl<T: AsRef<[u8]> + Send + Sync> Source for MemorySource<T> {
-    fn size(&self) -> u64 {
-        self.0.as_ref().len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        buf.copy_from_slice(part(self.0.as_ref(), offset, buf.len())?);
-        Ok(())
-    }
-
-    fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        Ok(buf.write_copy_of_slice(part(self.0.as_ref(), offset, buf.len())?))
-    }
-
-    fn as_bytes(&self) -> Option<&[u8]> {
-        Some(self.0.as_ref())
-    }
-
-    fn is_cached(&self, _: Range<u64>) -> Option<bool> {
-        Some(true)
-    }
-}
-
-impl<T> fmt::Debug for MemorySource<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MemorySource")
-    }
-}
-
-fn part(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
+/// `len` bytes from `offset` on.
+fn slice_of(bytes: &[u8], offset: u64, len: usize) -> io::Result<&[u8]> {
     usize::try_from(offset)
         .ok()
         .and_then(|start| bytes.get(start..start.checked_add(len)?))

@@ -10,8 +10,8 @@ use weighbridge::{Error, ErrorKind, Result};
 
 use super::memory::{Arriving, Copier, View};
 use super::{context, failed, own_context};
-use crate::loader::refused;
 use crate::staging::Staging;
+use crate::tensor::refused;
 
 /// The ways from the GPUs of a save.
 pub(crate) struct Downloads<'s> {

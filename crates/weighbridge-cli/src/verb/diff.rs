@@ -11,10 +11,11 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::load;
+use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 use structure::Structure;
 use values::{Moved, Tolerance};
 

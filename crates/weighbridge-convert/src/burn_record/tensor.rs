@@ -130,7 +130,7 @@ impl Reader<'_> {
         match &data.values {
             Values::Bytes(range, node) if is_wide_bool(node) => {
                 let words = Dtype::U32.size_of(&shape)?;
-                let part = self.input.part(range.clone()).filter(|part| part.size() == words);
+                let part = self.file.narrow(range.clone()).filter(|part| part.size() == words);
                 let part = part
                     .ok_or_else(|| malformed(format!("Bool(U32) of shape {shape:?} needs {words} bytes")))?;
                 let data = self.spool.append(words / 4, |out| {
@@ -153,7 +153,7 @@ impl Reader<'_> {
                     let message = format!("{dtype} of shape {shape:?} needs {need} bytes, it has {given}");
                     return Err(malformed(message));
                 }
-                let part = self.input.part(range.clone());
+                let part = self.file.narrow(range.clone());
                 let part = part.ok_or_else(|| malformed("its bytes are not in the file"))?;
                 Ok(Ok((dtype, shape, Arc::new(part))))
             }
@@ -167,10 +167,10 @@ impl Reader<'_> {
                         format!("{dtype} of shape {shape:?} has {} numbers, not {given}", need / width);
                     return Err(malformed(message));
                 }
-                let input = self.input;
+                let file = self.file;
                 let part = self.spool.append(need, |out| match numbers {
                     None => Ok(()),
-                    Some(numbers) => numbers.for_each(input, |number| {
+                    Some(numbers) => numbers.for_each(file, |number| {
                         let (bytes, len) = encoded(number, dtype)?;
                         out.write_all(&bytes[..len]).map_err(unwritten)
                     }),
@@ -186,7 +186,7 @@ impl Reader<'_> {
             if dims.count > MOST_DIMS {
                 return Err(malformed(format!("it has more than {MOST_DIMS} dimensions")));
             }
-            dims.for_each(self.input, |dim| {
+            dims.for_each(self.file, |dim| {
                 let dim = match dim {
                     Number::Int(dim) => usize::try_from(dim).ok(),
                     _ => None,

@@ -1,6 +1,7 @@
 //! Numbers that are computed from blocks when they are read.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
@@ -41,6 +42,14 @@ impl Dequantised {
     fn made(&self) -> usize {
         self.quant.values * self.dtype.bits() as usize / 8
     }
+
+    /// The blocks that a range of values is made of.
+    fn stored(&self, range: Range<u64>) -> Range<u64> {
+        let (stored, made) = (self.quant.bytes as u64, self.made() as u64);
+        let end = range.end.min(self.size());
+        let start = range.start.min(end) / made * stored;
+        start..(end.div_ceil(made) * stored).max(start)
+    }
 }
 
 impl Source for Dequantised {
@@ -76,6 +85,14 @@ impl Source for Dequantised {
         }
         Ok(())
     }
+
+    fn prefetch(&self, range: Range<u64>) {
+        self.blocks.prefetch(self.stored(range));
+    }
+
+    fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        self.blocks.is_cached(self.stored(range))
+    }
 }
 
 /// Writes values as a file has them, rounded to nearest where the dtype is narrower.
@@ -92,5 +109,35 @@ fn encode(dtype: Dtype, values: &[f32], out: &mut [u8]) {
         }
         Dtype::BF16 => put(values.iter().map(|&value| bf16::from_f32(value).to_le_bytes()), out),
         _ => put(values.iter().map(|value| value.to_le_bytes()), out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::Kind;
+    use super::*;
+    use crate::probe::{Asked, Probe};
+
+    #[test]
+    fn the_blocks_of_values_are_fetched_ahead() {
+        // Q8_0: 34 bytes for 32 values.
+        let Some(Kind::Quantised(quant)) = Kind::of(8) else { panic!("it is unknown") };
+        let probe = Probe::new(vec![0; 34 * 10]).cached_to(34 * 5);
+        let values = Dequantised::new(Arc::new(probe.clone()), quant, false, Dtype::F16).unwrap();
+        assert_eq!(values.size(), 640);
+        values.prefetch(64..129);
+        assert_eq!(values.is_cached(0..320), Some(true));
+        assert_eq!(values.is_cached(0..321), Some(false));
+        assert_eq!(values.is_cached(640..640), Some(false));
+        let asked = [
+            Asked::Prefetch(34..102),
+            Asked::IsCached(0..170),
+            Asked::IsCached(0..204),
+            Asked::IsCached(340..340),
+        ];
+        assert_eq!(probe.asked(), asked);
+        // Beyond the end there is nothing to fetch.
+        values.prefetch(1000..2000);
+        assert_eq!(probe.asked(), [Asked::Prefetch(340..340)]);
     }
 }

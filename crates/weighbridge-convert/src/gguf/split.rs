@@ -31,7 +31,7 @@ pub(super) fn is_own(key: &str) -> bool {
 
 /// The parts of the model that a file belongs to, in order: often the file alone.
 pub(super) fn parts(input: &Input) -> Result<Vec<Part>> {
-    let first = Part { input: input.clone(), header: Header::read(input)? };
+    let first = Part { input: input.clone(), header: Header::read(input.file())? };
     let count = first.header.number("split.count")?.unwrap_or(1);
     if count <= 1 {
         return Ok(vec![first]);
@@ -73,7 +73,7 @@ fn open(path: &Path, number: u64, count: u64, total: Option<u64>) -> Result<Opti
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let header = Header::read(&input)?;
+    let header = Header::read(input.file())?;
     for (key, expected) in KEYS.into_iter().zip([Some(number), Some(count), total]) {
         let found = header.number(key)?;
         if found != expected {

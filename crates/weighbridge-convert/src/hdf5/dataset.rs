@@ -92,7 +92,7 @@ impl Datasets {
             return Ok(None);
         }
         let start = address.checked_add(self.reader.superblock().base_address);
-        let part = start.and_then(|start| self.file.part(start..start.checked_add(bytes)?));
+        let part = start.and_then(|start| self.file.narrow(start..start.checked_add(bytes)?));
         part.map(Some)
             .ok_or_else(|| malformed(format!("its {bytes} bytes at {address} are not within the file")))
     }

@@ -9,7 +9,6 @@ use weighbridge::{Dtype, Error, ErrorKind, Result};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::{EXTENSION, MOST_DIMS};
-use crate::input::failed;
 use crate::note::{Note, NoteKind};
 
 /// Before NumPy 2.
@@ -198,7 +197,7 @@ fn descr(dtype: Dtype) -> Result<&'static str> {
 }
 
 fn unwritten(error: io::Error) -> Error {
-    failed("it cannot be written", error)
+    Error::io("it cannot be written", error)
 }
 
 fn unzipped(error: zip::result::ZipError) -> Error {

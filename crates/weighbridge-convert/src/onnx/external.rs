@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use weighbridge::{Error, ErrorKind, Result, Source};
+use weighbridge::{Error, ErrorKind, Result};
 
 use super::tensor::External;
 use crate::cursor::malformed;
-use crate::input::{FilePart, Input, failed};
+use crate::input::{FilePart, Input};
 
 /// The files beside a model, opened once each.
 pub(super) struct Beside {
@@ -67,7 +67,7 @@ impl Beside {
         if location.is_empty() || backwards || location.contains('\0') || !relative.components().all(within) {
             return Err(outside());
         }
-        let unread = |error| failed(&format!("its external data {location:?} cannot be opened"), error);
+        let unread = |error| Error::io(&format!("its external data {location:?} cannot be opened"), error);
         let directory = fs::canonicalize(&self.directory).map_err(unread)?;
         let path = fs::canonicalize(directory.join(relative)).map_err(unread)?;
         let model = fs::canonicalize(&self.model).map_err(unread)?;

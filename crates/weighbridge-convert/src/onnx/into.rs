@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use weighbridge::plan::{self, Entry, Streamed};
+use weighbridge::engine::Streamed;
+use weighbridge::plan::{self, Entry};
 use weighbridge::write::{OutputFile, TensorData};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, QuantizedModule, Result, Source};
 
@@ -15,7 +16,7 @@ use super::graph::Model;
 use super::tensor::{DATA, Data, External, Kind, Proto};
 use super::wire::{message, put_varint};
 use crate::cursor::{Cursor, unsupported};
-use crate::input::{FilePart, Input, failed};
+use crate::input::{FilePart, Input, unread};
 use crate::note::{Note, NoteKind};
 
 /// A model whose initialisers can be replaced.
@@ -71,9 +72,9 @@ impl Graph {
     }
 
     fn read(input: Input) -> Result<Self> {
-        let model = Model::read(&input)?;
+        let model = Model::read(input.file())?;
         let mut slots = Vec::with_capacity(model.initializers.len());
-        let mut cursor = Cursor::new(&input, 0, input.size());
+        let mut cursor = Cursor::new(input.file(), 0, input.size());
         let mut names = HashSet::new();
         for found in &model.initializers {
             let read = || {
@@ -227,7 +228,7 @@ impl Graph {
 
     /// Constants whose data lies outside would be left behind.
     fn no_external_constants(&self) -> Result<()> {
-        let mut cursor = Cursor::new(&self.input, 0, self.input.size());
+        let mut cursor = Cursor::new(self.input.file(), 0, self.input.size());
         for constant in &self.model.constants {
             if let Data::External(external) = Proto::read(&mut cursor, constant.clone())?.data {
                 let message = format!(
@@ -308,7 +309,7 @@ impl Graph {
 
     /// The message of an initialiser with other data, which stands where the old began.
     fn body<'t>(&self, slot: &Slot, data: Vec<Piece<'t>>) -> Result<Vec<Piece<'t>>> {
-        let mut cursor = Cursor::new(&self.input, 0, self.input.size());
+        let mut cursor = Cursor::new(self.input.file(), 0, self.input.size());
         let (mut body, mut data) = (Vec::new(), Some(data));
         message(&mut cursor, slot.proto.body.clone(), &mut |_, field| {
             match DATA.contains(&field.number) {
@@ -395,7 +396,8 @@ fn free_name(model: &Path) -> Result<PathBuf> {
 fn write_tensor(tensor: &Streamed, len: u64, out: &mut dyn Write) -> Result<()> {
     let mut counted = Counted { out, left: len };
     let written = tensor.write_to(&mut counted);
-    written.map_err(|error| failed("a tensor cannot be written", error).in_tensor(tensor.entry().name()))?;
+    written
+        .map_err(|error| Error::io("a tensor cannot be written", error).in_tensor(tensor.entry().name()))?;
     match counted.left {
         0 => Ok(()),
         left => {
@@ -430,7 +432,7 @@ fn copy(part: &FilePart, out: &mut dyn Write) -> Result<()> {
     let mut at = 0;
     while at < part.size() {
         let buf = &mut buf[..(part.size() - at).min(STEP) as usize];
-        part.read_at(at, buf).map_err(|error| failed("it cannot be read", error))?;
+        part.read_at(at, buf).map_err(unread)?;
         out.write_all(buf).map_err(unwritten)?;
         at += buf.len() as u64;
     }
@@ -438,5 +440,5 @@ fn copy(part: &FilePart, out: &mut dyn Write) -> Result<()> {
 }
 
 fn unwritten(error: io::Error) -> Error {
-    failed("it cannot be written", error)
+    Error::io("it cannot be written", error)
 }

@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use weighbridge::{Dtype, Result, Source};
+use weighbridge::source::{MemorySource, Source};
+use weighbridge::{Dtype, Result};
 
 use super::tensor::{Kind, Proto};
 use super::wire::{self, Value, message};
 use crate::cursor::{Cursor, malformed};
-use crate::input::{Input, Memory};
+use crate::input::Input;
 use crate::spool::{Spool, unwritten};
 
 /// Unpacked numbers of more bytes are put into a temporary file.
@@ -54,7 +55,7 @@ pub(super) fn unpack(
     let data = |out: &mut dyn Write| {
         let six = six.then_some(Sixes { values, bits: 0, pending: 0 });
         let mut unpacker = Unpacker { out, dtype, field, left: bytes, six };
-        let mut cursor = Cursor::new(input, proto.body.start, proto.body.end);
+        let mut cursor = Cursor::new(input.file(), proto.body.start, proto.body.end);
         message(&mut cursor, proto.body.clone(), &mut |cursor, part| match part.number == field {
             true => unpacker.field(cursor, part.value),
             false => Ok(()),
@@ -72,7 +73,7 @@ pub(super) fn unpack(
     if bytes <= IN_MEMORY {
         let mut memory = Vec::new();
         data(&mut memory)?;
-        return Ok(Arc::new(Memory(memory)));
+        return Ok(Arc::new(MemorySource(memory)));
     }
     Ok(Arc::new(spool.append(bytes, |out| data(out))?))
 }

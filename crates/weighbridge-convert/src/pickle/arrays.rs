@@ -83,7 +83,7 @@ impl Machine {
             Place::Range(range) if range.end - range.start <= SMALL => {
                 let mut bytes = vec![0; (range.end - range.start) as usize];
                 let read = self.source.read_at(range.start, &mut bytes);
-                read.map_err(|error| crate::input::failed("it cannot be read", error))?;
+                read.map_err(crate::input::unread)?;
                 Ok(bytes)
             }
             _ => Err(Error::new(ErrorKind::Malformed, "a scalar that is too long")),

@@ -1,10 +1,11 @@
 //! The bytes of a pickle, read as CPython reads them: through frames, and through a small window of our own.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use weighbridge::{Error, ErrorKind, Result, Source};
+
+use crate::input::unread;
 
 /// As much is read at a time, at first and later.
 const FIRST: usize = 4 << 10;
@@ -207,10 +208,6 @@ impl Bytes {
     pub(super) fn malformed(&self, what: &str) -> Error {
         malformed(self.at(), what)
     }
-}
-
-fn unread(error: io::Error) -> Error {
-    crate::input::failed("it cannot be read", error)
 }
 
 /// An error that says where in the pickle it is.

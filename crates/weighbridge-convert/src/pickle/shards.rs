@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use weighbridge::index::Index;
-use weighbridge::{Error, ErrorKind, Result, Source};
+use weighbridge::{Error, ErrorKind, Result};
 
 use crate::contents::Contents;
 use crate::input::Input;

@@ -1,11 +1,9 @@
 //! The bytes of a view of a storage.
 
-use std::fs::File;
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
-use weighbridge::Source;
+use weighbridge::source::{Source, Window};
+use weighbridge::{Error, ErrorKind, Result};
 
 use super::value::View;
 use crate::strided::Strided;
@@ -30,16 +28,18 @@ pub(crate) fn elements(view: &View) -> Option<u64> {
     view.shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64))
 }
 
-/// The bytes, row by row and little-endian. `swap` says that the storage is big-endian.
-pub(crate) fn bytes(view: &View, storage: Arc<dyn Source>, swap: bool) -> Arc<dyn Source> {
+/// The bytes, row by row and little-endian. `swap` says that the storage is big-endian; it is as large as the pickle says.
+pub(crate) fn bytes(view: &View, storage: Arc<dyn Source>, swap: bool) -> Result<Arc<dyn Source>> {
     let width = view.element.bytes();
     let word = if swap != view.swap { view.element.word() } else { 1 };
     if word == 1 && is_contiguous(view) {
         let len = elements(view).unwrap_or(0).saturating_mul(width as u64);
         let start = if len == 0 { 0 } else { view.offset.saturating_mul(width as u64) };
-        return Arc::new(Part::new(storage, start..start + len));
+        let window = Window::new(storage, start..start.saturating_add(len));
+        let too_long = || Error::new(ErrorKind::Internal, "it ends beyond its storage");
+        return Ok(Arc::new(window.ok_or_else(too_long)?));
     }
-    Arc::new(Strided::new(storage, (width, word), view.offset, &view.shape, &view.strides))
+    Ok(Arc::new(Strided::new(storage, (width, word), view.offset, &view.shape, &view.strides)))
 }
 
 fn is_contiguous(view: &View) -> bool {
@@ -52,30 +52,4 @@ fn is_contiguous(view: &View) -> bool {
         expected = expected.saturating_mul(dim as u64);
         follows
     })
-}
-
-/// A run of bytes of another source.
-pub(super) struct Part {
-    whole: Arc<dyn Source>,
-    range: Range<u64>,
-}
-
-impl Part {
-    pub(super) fn new(whole: Arc<dyn Source>, range: Range<u64>) -> Self {
-        Self { whole, range }
-    }
-}
-
-impl Source for Part {
-    fn size(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.whole.read_at(self.range.start + offset, buf)
-    }
-
-    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
-        self.whole.in_file(self.range.start + range.start..self.range.start + range.end)
-    }
 }

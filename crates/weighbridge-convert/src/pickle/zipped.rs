@@ -11,7 +11,7 @@ use super::tensors::{Storages, contents};
 use super::value::{Place, Storage};
 use crate::archive::{Archive, Member};
 use crate::contents::Contents;
-use crate::input::Input;
+use crate::input::{Input, unread};
 use crate::options::Options;
 
 /// The pickle of an archive that PyTorch wrote.
@@ -33,7 +33,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         Some(member) => {
             let part = archive.bytes(member)?;
             let mut order = vec![0; part.size().min(8) as usize];
-            part.read_at(0, &mut order).map_err(|error| input.unread(error))?;
+            part.read_at(0, &mut order).map_err(unread)?;
             match &*order {
                 b"little" => false,
                 b"big" => true,

@@ -7,6 +7,7 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
 
+use super::budget::Left;
 use super::search::{Place, Search};
 use crate::input::{FilePart, Sequential};
 
@@ -69,9 +70,9 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>, how: 
         return name;
     }
     let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
-    let mut left = search.streams;
+    let mut left = search.budget.streams;
     let (inner, problem) = search.expand(|output| streams(how, &mut reader, output, &mut left));
-    search.streams = left;
+    search.budget.streams = left;
     let left = reader.get_ref().left() + reader.buffer().len() as u64;
     match problem {
         Some(problem) => search.problem(place, format!("{name}: {problem}")),
@@ -90,10 +91,12 @@ fn streams(
     how: How,
     reader: &mut BufReader<Sequential<'_>>,
     output: &mut dyn io::Write,
-    left: &mut u64,
+    left: &mut Left,
 ) -> io::Result<()> {
     loop {
-        *left = left.checked_sub(1).ok_or_else(|| io::Error::other("it has too many streams"))?;
+        if !left.take(1) {
+            return Err(io::Error::other("it has too many streams"));
+        }
         let mut limited = |read: &mut dyn Read| io::copy(read, output).map(drop);
         match how {
             How::Gzip => limited(&mut GzDecoder::new(&mut *reader))?,
@@ -155,7 +158,7 @@ pub(super) fn member(
     size: u64,
     part: &FilePart,
     output: &mut dyn io::Write,
-    left: &mut u64,
+    left: &mut Left,
 ) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64 << 10, Sequential::new(part));
     let how = match method {
@@ -198,12 +201,10 @@ impl Search {
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> (Option<FilePart>, Option<String>) {
         let mut is_full = false;
-        let mut result = Ok(());
-        let room = &mut self.room;
-        let part =
-            self.spool.grow(|output| result = write(&mut Limited { output, room, is_full: &mut is_full }));
-        let part = match part {
-            Ok(part) => part,
+        let room = &mut self.budget.decompressed;
+        let grown = self.spool.grow(|output| write(&mut Limited { output, room, is_full: &mut is_full }));
+        let (part, result) = match grown {
+            Ok(grown) => grown,
             Err(error) => return (None, Some(error.to_string())),
         };
         let problem = match result {
@@ -218,23 +219,18 @@ impl Search {
 /// Writes as long as there is room.
 struct Limited<'w> {
     output: &'w mut dyn io::Write,
-    room: &'w mut u64,
+    room: &'w mut Left,
     is_full: &'w mut bool,
 }
 
 impl io::Write for Limited<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self.room.checked_sub(buf.len() as u64) {
-            Some(room) => {
-                *self.room = room;
-                self.output.write_all(buf)?;
-                Ok(buf.len())
-            }
-            None => {
-                *self.is_full = true;
-                Err(io::ErrorKind::StorageFull.into())
-            }
+        if !self.room.take(buf.len() as u64) {
+            *self.is_full = true;
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        self.output.write_all(buf)?;
+        Ok(buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -377,12 +377,12 @@ fn broken(at: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Memory;
+    use weighbridge::source::MemorySource;
 
     #[test]
     fn globals_count_for_many_opcodes() {
         let lines: String = (0..100).map(|number| format!("cm{number}\nx\n")).collect();
-        let source: Arc<dyn Source> = Arc::new(Memory(format!("{lines}.").into_bytes()));
+        let source: Arc<dyn Source> = Arc::new(MemorySource(format!("{lines}.").into_bytes()));
         let follow = |mut opcodes| {
             let followed = follow(&source, 0, Rules { arrays: false, depth: 0, opcodes: &mut opcodes });
             (followed.globals.len(), followed.problem, opcodes)

@@ -5,7 +5,7 @@ use weighbridge::{Checkpoint, Result, Source};
 use super::Global;
 use super::search::global;
 use crate::cursor::Cursor;
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 use crate::msgpack::{self, Token};
 use crate::{burn_record, flax, gguf, hdf5};
 
@@ -98,7 +98,7 @@ pub(super) fn of(part: &FilePart, head: &[u8]) -> Option<Known> {
         return Some(Known { format: "safetensors", problem, globals: Vec::new() });
     }
     if let Some(start) = hdf5::start(part) {
-        let body = part.part(start..part.size())?;
+        let body = part.narrow(start..part.size())?;
         let is_whole = body.head(0, 64).ok().and_then(|head| hdf5_end(&head)).map(|end| end == body.size());
         let problem = if start > 0 { Some("a block of its user's before it") } else { cut(is_whole) };
         let lambda = holds_lambda(part).then(|| global("keras.layers", "Lambda"));

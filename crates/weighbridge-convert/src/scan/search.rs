@@ -6,35 +6,22 @@ use std::sync::Arc;
 
 use weighbridge::{Error, Source};
 
+use super::budget::Budget;
 use super::follow::{Followed, Root, Rules, Storage, follow};
 use super::known::{self, Known};
 use super::{Global, Pickle, Problem, compressed, tar, torch, zip};
 use crate::cursor::Cursor;
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 use crate::numpy;
 use crate::pickle::Verdict;
 use crate::spool::Spool;
 
 /// Archives within archives.
 const DEEPEST: usize = 6;
-/// Members that are looked into, of all archives of a file together.
-const MOST_MEMBERS: usize = 1 << 20;
 /// Pickles in a file.
 const MOST_PICKLES: usize = 1 << 17;
 /// Problems that are told.
 const MOST_PROBLEMS: usize = 1000;
-/// Opcodes that are followed: more than a checkpoint of a million tensors has.
-const MOST_OPCODES: u64 = 150_000_000;
-/// What is compressed may become so many times as long as the file, and 256 MiB more.
-const MOST_RATIO: u64 = 16;
-const MOST_MORE: u64 = 256 << 20;
-/// Streams of what is compressed, and one more for each kibibyte of the file: bzip2 takes a while for each, however short.
-const MOST_STREAMS: u64 = 20_000;
-/// What is stored may be read so often, and a gibibyte more: members may overlap, each as long as the file.
-const MOST_READ: u64 = 32;
-const MOST_MORE_READ: u64 = 1 << 30;
-/// Bytes of what is told.
-const MOST_TOLD: usize = 64 << 20;
 /// Of the name of a global that is told of nevertheless.
 const LONGEST_TOLD: usize = 4 << 10;
 
@@ -67,25 +54,13 @@ pub(super) struct Search {
     pub(super) storages: HashMap<Arc<str>, Storage>,
     /// The file could not be read.
     pub(super) unread: Option<Error>,
-    /// What was decompressed, and how many bytes more may be.
+    /// What was decompressed.
     pub(super) spool: Spool,
-    pub(super) room: u64,
-    /// Streams that may still be decompressed.
-    pub(super) streams: u64,
-    /// Bytes of stored members that may still be looked at.
-    stored: u64,
-    /// Bytes that may still be told.
-    told: usize,
+    pub(super) budget: Budget,
     /// Whether it was told that this is not all.
     is_overfull: bool,
     told_of_danger: bool,
-    /// Bytes of the directories of the archives that are open.
-    pub(super) directories: u64,
-    /// Archives that stood before others.
-    pub(super) archives_before: usize,
     file_name: String,
-    members: usize,
-    opcodes: u64,
 }
 
 impl Search {
@@ -96,17 +71,10 @@ impl Search {
             storages: HashMap::new(),
             unread: None,
             spool: Spool::default(),
-            room: size.saturating_mul(MOST_RATIO).saturating_add(MOST_MORE),
-            streams: MOST_STREAMS + size / 1024,
-            stored: size.saturating_mul(MOST_READ).saturating_add(MOST_MORE_READ),
-            told: MOST_TOLD,
+            budget: Budget::of_file(size),
             is_overfull: false,
             told_of_danger: false,
-            directories: 0,
-            archives_before: 0,
             file_name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            members: 0,
-            opcodes: MOST_OPCODES,
         }
     }
 
@@ -142,21 +110,20 @@ impl Search {
 
     /// Counts a member; `false` where there were too many.
     pub(super) fn counts_member(&mut self, place: Place<'_>) -> bool {
-        self.members += 1;
-        if self.members == MOST_MEMBERS {
+        let counts = self.budget.members.take(1);
+        if !counts {
             self.problem(place, "the archive has too many members");
         }
-        self.members < MOST_MEMBERS
+        counts
     }
 
     /// Counts bytes of a member that is stored; `false` where there were too many.
     pub(super) fn counts_stored(&mut self, len: u64, place: Place<'_>) -> bool {
-        let left = self.stored.checked_sub(len);
-        if left.is_none() {
+        let counts = self.budget.stored.take(len);
+        if !counts {
             self.problem(place, "members of the archive overlap, and are too long together to look into");
         }
-        self.stored = left.unwrap_or(self.stored);
-        left.is_some()
+        counts
     }
 
     /// Looks at what is no archive.
@@ -297,7 +264,8 @@ impl Search {
     /// Follows the pickle at an offset.
     pub(super) fn follow(&mut self, part: &FilePart, at: u64) -> Followed {
         let source: Arc<dyn Source> = Arc::new(part.clone());
-        let mut follow = |arrays| follow(&source, at, Rules { arrays, depth: 0, opcodes: &mut self.opcodes });
+        let mut follow =
+            |arrays| follow(&source, at, Rules { arrays, depth: 0, opcodes: &mut self.budget.opcodes });
         let mut followed = follow(true);
         if followed.has_arrays {
             // Other loaders than joblib's go on within the bytes of its arrays.
@@ -344,14 +312,13 @@ impl Search {
 
     /// Counts bytes of what is to be told; `false` where there is too much, which is a problem by itself.
     fn tells(&mut self, len: usize) -> bool {
-        let left = self.told.checked_sub(len);
-        if left.is_none() && !self.is_overfull {
+        let tells = self.budget.told.take(len as u64);
+        if !tells && !self.is_overfull {
             self.is_overfull = true;
             let what = "there is more in it than can be told".to_owned();
             self.problems.push(Problem { member: None, what });
         }
-        self.told = left.unwrap_or(self.told);
-        left.is_some()
+        tells
     }
 }
 

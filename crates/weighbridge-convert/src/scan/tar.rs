@@ -4,7 +4,7 @@ use weighbridge::Source;
 
 use super::search::{Place, Search};
 use super::torch;
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 
 const BLOCK: u64 = 512;
 /// The longest name or table of attributes.
@@ -109,7 +109,7 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
             None => header.size,
         };
         let end = data.checked_add(size).filter(|&end| end <= part.size());
-        let inner = end.and_then(|end| part.part(data..end));
+        let inner = end.and_then(|end| part.narrow(data..end));
         let Some((inner, end)) = inner.zip(end) else {
             search.problem(place, format!("{:?} ends behind the end of the archive", header.name));
             return "tar archive";

@@ -8,7 +8,7 @@ use weighbridge::Source;
 use super::follow::{Followed, Root, Storage};
 use super::search::{Place, Search, count, global};
 use super::{Global, Pickle, known};
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 use crate::pickle::{self, Verdict};
 
 /// A file before 1.6: pickles of a magic number, a version, the system, the object and the keys, then the storages.

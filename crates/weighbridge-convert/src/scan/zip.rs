@@ -4,18 +4,16 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use flate2::CrcWriter;
 use weighbridge::Source;
 
+use super::budget::Left;
 use super::follow::Storage;
 use super::search::{Place, Search, is_marked};
 use super::{compressed, torch};
-use crate::input::FilePart;
+use crate::input::{FilePart, Head};
 use crate::numpy;
 
-/// The longest directory, or of archives within each other those of all together.
-const LONGEST_DIRECTORY: u64 = 64 << 20;
-/// Archives that stand before others.
-const MOST_BEFORE: usize = 1000;
 /// The record at the end, and the longest comment behind it.
 const END: u64 = 22;
 const LONGEST_COMMENT: u64 = 0xffff;
@@ -44,12 +42,11 @@ fn end_record(part: &FilePart, end: u64) -> Option<u64> {
 pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'static str {
     let mut end = part.size();
     while end > 0 {
-        let start = match Directory::read(part, end, LONGEST_DIRECTORY.saturating_sub(search.directories)) {
+        let start = match Directory::read(part, end, &mut search.budget.directories) {
             Ok(directory) => {
                 let (start, len) = (directory.start, directory.len);
-                search.directories += len;
                 archive(search, part, place, directory);
-                search.directories -= len;
+                search.budget.directories.give_back(len);
                 start
             }
             Err(problem) => {
@@ -63,14 +60,13 @@ pub(super) fn look(search: &mut Search, part: &FilePart, place: Place<'_>) -> &'
         }
         end = start;
         // Each takes time, however small it is.
-        search.archives_before += 1;
-        if search.archives_before > MOST_BEFORE {
+        if !search.budget.archives_before.take(1) {
             search.problem(place, "too many archives stand one behind another");
             break;
         }
         if end_record(part, end).is_none() {
             search.problem(place, format!("{end} bytes before the archive, which readers see differently"));
-            if let Some(before) = part.part(0..end) {
+            if let Some(before) = part.narrow(0..end) {
                 let name = place.name("(before the archive)");
                 search.look(&before, place.inner(&name));
             }
@@ -104,7 +100,8 @@ struct Member {
 }
 
 impl Directory {
-    fn read(part: &FilePart, end: u64, longest: u64) -> Result<Self, String> {
+    /// Reads the one that ends at `end`. Its bytes are taken from `room`, to be given back when it is dropped.
+    fn read(part: &FilePart, end: u64, room: &mut Left) -> Result<Self, String> {
         let at =
             end_record(part, end).ok_or("it has no directory: it was cut off, or is still being written")?;
         let record = part.head(at, END as usize).map_err(|error| error.to_string())?;
@@ -148,7 +145,7 @@ impl Directory {
         let directory = directory_end.checked_sub(len).ok_or("its directory is longer than the file")?;
         // What stands before the archive moves all positions, to readers that allow for it.
         let start = directory.checked_sub(offset).ok_or("its directory is not where its end says")?;
-        if len > longest {
+        if !room.take(len) {
             return Err("its directory is too long".to_owned());
         }
         let bytes = part.head(directory, len as usize).map_err(|error| error.to_string())?;
@@ -300,7 +297,7 @@ fn archive(search: &mut Search, part: &FilePart, place: Place<'_>, directory: Di
         if member.name.ends_with('/') && data.is_empty() {
             continue;
         }
-        let Some(stored) = part.part(data) else { continue };
+        let Some(stored) = part.narrow(data) else { continue };
         let is_storage = storages.get(&member.name).is_some_and(|storage| {
             torch::width(&storage.class).and_then(|width| width.checked_mul(storage.elements))
                 == Some(member.size)
@@ -378,15 +375,17 @@ fn bytes(search: &mut Search, member: &Member, stored: &FilePart, place: Place<'
         }
         return Some(stored.clone());
     }
-    let (mut crc, mut left) = (flate2::Crc::new(), search.streams);
+    let (mut crc, mut left) = (0, search.budget.streams);
     let (inner, problem) = search.expand(|output| {
-        let mut output = Checked { output, crc: &mut crc };
-        compressed::member(member.method, member.size, stored, &mut output, &mut left)
+        let mut output = CrcWriter::new(output);
+        let written = compressed::member(member.method, member.size, stored, &mut output, &mut left);
+        crc = output.crc().sum();
+        written
     });
-    search.streams = left;
+    search.budget.streams = left;
     match (&inner, problem) {
         (_, Some(problem)) => search.problem(place, problem),
-        (Some(inner), None) if inner.size() != member.size || crc.sum() != member.crc => {
+        (Some(inner), None) if inner.size() != member.size || crc != member.crc => {
             search.problem(place, "its size or its checksum is another");
         }
         _ => {}
@@ -403,24 +402,6 @@ fn checksum(part: &FilePart) -> Option<u32> {
         at += bytes.len() as u64;
     }
     Some(crc.sum())
-}
-
-/// Counts the checksum of what is written.
-struct Checked<'w> {
-    output: &'w mut dyn std::io::Write,
-    crc: &'w mut flate2::Crc,
-}
-
-impl std::io::Write for Checked<'_> {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        let written = self.output.write(buf)?;
-        self.crc.update(&buf[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.output.flush()
-    }
 }
 
 /// Fields of records whose length was checked.

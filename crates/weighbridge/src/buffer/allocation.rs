@@ -29,8 +29,8 @@ pub(crate) struct Allocation {
 
 // SAFETY: an `Allocation` owns its memory as the `Vec` in it does, and `start` only says where that is.
 unsafe impl Send for Allocation {}
-// SAFETY: through a shared reference `start` and `bytes` are read, which nothing changes, and the counter is atomic. The
-// memory behind `start` is written through `Chunk`s only, which are disjoint.
+// SAFETY: through a shared reference `start` and `bytes` are read, which nothing changes, and the counter is
+// atomic. The memory behind `start` is written through `Chunk`s only, which are disjoint.
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
@@ -52,9 +52,9 @@ impl Allocation {
 
     /// Cuts the memory into chunks of about `size` bytes, which is not 0.
     ///
-    /// Where the memory has huge pages and `whole_pages` is asked for, no two chunks share one: threads that touch a
-    /// fresh page at the same time both clear it. Cuts are at multiples of 16 bytes, and so between elements of whole
-    /// bytes.
+    /// Where the memory has huge pages and `whole_pages` is asked for, no two chunks share one: threads that
+    /// touch a fresh page at the same time both clear it. Cuts are at multiples of 16 bytes, and so between
+    /// elements of whole bytes.
     ///
     /// It takes the allocation by value so that it happens once: chunks stay disjoint.
     pub(crate) fn into_chunks(self, size: usize, whole_pages: bool) -> (Filling, Vec<Chunk>) {
@@ -92,8 +92,8 @@ impl Filling {
             return None;
         }
         let mut buffer = allocation.buffer;
-        // SAFETY: `new` allocated `bytes` bytes. Chunks are disjoint, cover them all, and each adds its length to `filled`
-        // once, after it was initialised; so all bytes are.
+        // SAFETY: `new` allocated `bytes` bytes. Chunks are disjoint, cover them all, and each adds its
+        // length to `filled` once, after it was initialised; so all bytes are.
         unsafe { buffer.set_byte_len(allocation.bytes) };
         Some(buffer)
     }
@@ -153,8 +153,8 @@ impl Chunk {
 
 /// The huge pages that lie inside of what chunks of small allocations cover, made one after the other.
 ///
-/// Memory of small allocations comes in pages that the allocator has touched here and there, so that they cannot
-/// become huge by a first touch; see [`HugePage::make`].
+/// Memory of small allocations comes in pages that the allocator has touched here and there, so that they
+/// cannot become huge by a first touch; see [`HugePage::make`].
 pub(crate) fn huge_pages<'c>(chunks: impl Iterator<Item = &'c Chunk>) -> HashSet<HugePage> {
     // Large ones were advised as a whole.
     let small = chunks.filter(|chunk| chunk.memory.bytes < HUGE_PAGES_FROM);

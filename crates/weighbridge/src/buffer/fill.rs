@@ -38,8 +38,8 @@ pub(crate) fn fill<E: From<std::io::Error>>(
         filled += part.len();
     }
     // SAFETY: each step returned an initialised slice that starts where the last one ended (the argument of
-    // module `buffer`; a shared slice of that address is as good a proof as an exclusive one, since the step's
-    // exclusive borrow left no other path to the memory), and together they cover `buf`.
+    // module `buffer`; a shared slice of that address is as good a proof as an exclusive one, since the
+    // step's exclusive borrow left no other path to the memory), and together they cover `buf`.
     Ok(unsafe { buf.assume_init_mut() })
 }
 

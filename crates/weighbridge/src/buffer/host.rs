@@ -46,8 +46,9 @@ macro_rules! host_buffer {
             pub(super) unsafe fn set_byte_len(&mut self, bytes: usize) {
                 match self {
                     $(Self::$variant(values) => {
-                        // SAFETY: by the caller's promise, `bytes` bytes are within the capacity and initialised, so
-                        // at least `bytes / size` elements are; every bit pattern is a value of their type.
+                        // SAFETY: by the caller's promise, `bytes` bytes are within the capacity and
+                        // initialised, so at least `bytes / size` elements are; every bit pattern is a value
+                        // of their type.
                         unsafe { values.set_len(bytes / size_of::<$type>()) }
                     }),*
                 }

@@ -1,7 +1,8 @@
-//! Pages of memory, and what the kernel is told about them: hints that change how fast memory is, never what it holds.
+//! Pages of memory, and what the kernel is told about them: hints that change how fast memory is, never what
+//! it holds.
 //!
-//! Most of the time of a fresh copy is the kernel's, which clears a page before it is written for the first time. Huge pages
-//! make that cheap.
+//! Most of the time of a fresh copy is the kernel's, which clears a page before it is written for the first
+//! time. Huge pages make that cheap.
 
 #![allow(unsafe_code)]
 
@@ -19,9 +20,10 @@ pub(super) fn capacity_for(bytes: usize) -> usize {
     capacity(bytes, cfg!(target_os = "linux"))
 }
 
-/// On Linux, so much that the mapping behind a large allocation is a whole number of huge pages, because Linux (from 6.7
-/// on) then starts it at the boundary of a huge page. What is more than `bytes` is never touched and costs address space
-/// only. Elsewhere it would be in vain, and on Windows it would take memory, so it is `bytes`.
+/// On Linux, so much that the mapping behind a large allocation is a whole number of huge pages, because
+/// Linux (from 6.7 on) then starts it at the boundary of a huge page. What is more than `bytes` is never
+/// touched and costs address space only. Elsewhere it would be in vain, and on Windows it would take memory,
+/// so it is `bytes`.
 fn capacity(bytes: usize, on_linux: bool) -> usize {
     /// What an allocator keeps of a mapping for itself; glibc 16 bytes.
     const KEPT: usize = 64;
@@ -32,8 +34,8 @@ fn capacity(bytes: usize, on_linux: bool) -> usize {
     }
 }
 
-/// Asks for huge pages behind a large allocation, before it is touched. The last huge page is left out unless it is needed
-/// whole, so that no memory is taken in vain.
+/// Asks for huge pages behind a large allocation, before it is touched. The last huge page is left out unless
+/// it is needed whole, so that no memory is taken in vain.
 pub(super) fn advise_huge(address: usize, bytes: usize) {
     if let Some(pages) = huge_part(address, bytes, kernel::page_size()) {
         kernel::advise(pages, Advice::Huge);
@@ -130,8 +132,8 @@ mod kernel {
             Advice::Populate => libc::MADV_POPULATE_WRITE,
             Advice::Collapse => libc::MADV_COLLAPSE,
         };
-        // SAFETY: these three change how the kernel backs pages, never what they hold, so they may be given about any
-        // memory; of addresses at which there is none, the kernel says so.
+        // SAFETY: these three change how the kernel backs pages, never what they hold, so they may be given
+        // about any memory; of addresses at which there is none, the kernel says so.
         let _ = unsafe { libc::madvise(start, pages.len(), advice) };
     }
 }

@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 
 use super::fill::{fill, zeroed};
 
-/// Transposes `from`, a matrix of `rows` rows of `columns` units of `unit` bytes, and fills `to` with what the result has
-/// from byte `skipped` on. `None` if the lengths do not fit.
+/// Transposes `from`, a matrix of `rows` rows of `columns` units of `unit` bytes, and fills `to` with what
+/// the result has from byte `skipped` on. `None` if the lengths do not fit.
 pub(crate) fn transpose<'t>(
     from: &[u8],
     rows: usize,
@@ -42,8 +42,8 @@ pub(crate) fn transpose<'t>(
     }
 }
 
-/// The same for units of `U` bytes, of which `skipped` and the length of `to` are multiples; `to` is not empty and ends
-/// within the result.
+/// The same for units of `U` bytes, of which `skipped` and the length of `to` are multiples; `to` is not
+/// empty and ends within the result.
 fn transpose_units<'t, const U: usize>(
     from: &[u8],
     rows: usize,
@@ -72,10 +72,10 @@ fn transpose_units<'t, const U: usize>(
             }
         }
     }
-    // SAFETY: `units` are all of `to` (`rest` is empty); they are the units `first..end` of the result, and unit `number`
-    // is in its row `number / rows`, one of the `columns`, because `end <= rows * columns` (checked by the caller) and
-    // `rows > 0` (`to` is not empty). So the loops over blocks, columns and rows come to every number in `first..end` and
-    // write it.
+    // SAFETY: `units` are all of `to` (`rest` is empty); they are the units `first..end` of the result, and
+    // unit `number` is in its row `number / rows`, one of the `columns`, because `end <= rows * columns`
+    // (checked by the caller) and `rows > 0` (`to` is not empty). So the loops over blocks, columns and rows
+    // come to every number in `first..end` and write it.
     Some(unsafe { to.assume_init_mut() })
 }
 

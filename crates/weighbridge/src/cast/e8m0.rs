@@ -1,15 +1,15 @@
 //! Powers of two without a sign.
 
-use super::loops::{Made, Stored};
-use super::number::Wide;
+use super::element::{Made, Stored, Wide};
 use super::overflow::Overflow;
 
-/// The scales of the Open Compute Project's microscaling (MX) formats: an exponent alone, `2^(b - 127)`, and NaN for
+/// The scales of the Open Compute Project's microscaling (MX) formats: an exponent alone, `2^(b - 127)`, and
+/// NaN for
 /// 255. There is neither zero nor infinity, and nothing is negative.
 ///
-/// A value becomes the power of two that is nearest to it; halfway between two the larger one, as in PyTorch, and
-/// what is below the least the least. (PyTorch 2.15 rounds up everything above the least.) Zero and negative values are
-/// refused.
+/// A value becomes the power of two that is nearest to it; halfway between two the larger one, as in PyTorch,
+/// and what is below the least the least. (PyTorch 2.15 rounds up everything above the least.) Zero and
+/// negative values are refused.
 pub(super) struct E8M0;
 
 const NAN: u32 = 255;

@@ -6,7 +6,8 @@ use std::mem::MaybeUninit;
 use bytemuck::Pod;
 
 use super::e8m0::E8M0;
-use super::number::{Real, Unlimited, Wide};
+use super::element::{Made, Stored, Wide};
+use super::number::{Real, Unlimited};
 use super::overflow::Overflow;
 use super::packed::Unpack;
 use super::simd::{Convert, Instructions};
@@ -21,29 +22,6 @@ pub(super) type Step = for<'t> fn(How, &[u8], &'t mut [MaybeUninit<u8>]) -> Opti
 pub(super) struct How {
     pub(super) overflow: Overflow,
     pub(super) instructions: Instructions,
-}
-
-/// A dtype that can be cast.
-pub(super) trait Stored {
-    /// An element, in the byte order of the file.
-    type Bits: Pod;
-    /// What holds its values exactly.
-    type Wide: Wide;
-
-    fn widen(stored: Self::Bits) -> Self::Wide;
-}
-
-/// A dtype to which values of `W` can be cast.
-pub(super) trait Made<W> {
-    /// An element, in the byte order of the machine.
-    type Bits: Pod;
-    /// What becomes of values that are too large, in a form that needs no branches.
-    type Limits: Copy;
-
-    fn limits(overflow: Overflow) -> Self::Limits;
-
-    /// The element, and whether the value is refused.
-    fn make(value: W, limits: Self::Limits) -> (Self::Bits, bool);
 }
 
 /// How a dtype is read, and as what, to become `to`.

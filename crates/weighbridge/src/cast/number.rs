@@ -2,9 +2,7 @@
 
 use std::marker::PhantomData;
 
-use bytemuck::Pod;
-
-use super::loops::{Made, Stored};
+use super::element::{Integer, Made, Stored, Wide};
 use super::overflow::Overflow;
 use crate::dtype::Dtype;
 
@@ -42,28 +40,6 @@ stored! {
     Real<i16>, i16, f32, f32::from;
     Real<u32>, u32, f64, f64::from;
     Real<i32>, i32, f64, f64::from;
-}
-
-/// What a value passes through.
-pub(super) trait Wide: Pod {
-    const DTYPE: Dtype;
-
-    /// Rounded to nearest.
-    fn to_f32(self) -> f32;
-
-    /// Rounded to nearest.
-    fn to_f64(self) -> f64;
-
-    /// Cut off, with the last bit set if anything but zeros was lost, so that rounding again comes out right. What is
-    /// finite stays so.
-    fn to_odd(self) -> f32;
-
-    /// Without its fraction, clamped, and whether that changed more than the fraction.
-    fn to_integer<I: Integer>(self) -> (I, bool);
-
-    fn is_nan(self) -> bool;
-
-    fn is_finite(self) -> bool;
 }
 
 macro_rules! wide {
@@ -188,15 +164,6 @@ macro_rules! float {
 float! {
     f32, to_f32;
     f64, to_f64;
-}
-
-/// Made of every wide type: clamped, and whether it had to be.
-pub(super) trait Integer: Sized {
-    fn of_f32(value: f32) -> (Self, bool);
-    fn of_f64(value: f64) -> (Self, bool);
-    fn of_i32(value: i32) -> (Self, bool);
-    fn of_i64(value: i64) -> (Self, bool);
-    fn of_u64(value: u64) -> (Self, bool);
 }
 
 macro_rules! of_float {

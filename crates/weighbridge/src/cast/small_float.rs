@@ -1,15 +1,15 @@
 //! Floats of 16 and of 8 bits with a sign, an exponent and a mantissa: one algorithm for all of them.
 //!
-//! IEEE 754 has `F16`; `BF16` is the upper half of an `F32`. Of the floats of 8 bits, `F8_E4M3` and `F8_E5M2` are
-//! those of the Open Compute Project's OFP8 specification, and the FNUZ variants those of arXiv:2206.02915, which
-//! ONNX has, too.
+//! IEEE 754 has `F16`; `BF16` is the upper half of an `F32`. Of the floats of 8 bits, `F8_E4M3` and `F8_E5M2`
+//! are those of the Open Compute Project's OFP8 specification, and the FNUZ variants those of
+//! arXiv:2206.02915, which ONNX has, too.
 //!
-//! Everything is done with the bits of an `f32`, and without branches, so that the compiler can make vector code of it.
+//! Everything is done with the bits of an `f32`, and without branches, so that the compiler can make vector
+//! code of it.
 
 use bytemuck::Pod;
 
-use super::loops::{Made, Stored};
-use super::number::Wide;
+use super::element::{Made, Stored, Wide};
 use super::overflow::Overflow;
 
 /// What the exponent of all ones means.
@@ -115,12 +115,12 @@ impl<F: SmallFloat> Derived<F> {
     const REBIAS: u32 = (127 - F::BIAS) << SINGLE;
     /// The least normal value, as an `f32`.
     const NORMAL: u32 = Self::REBIAS + ONE;
-    /// The first value beyond the largest after rounding: half a step behind it, or just behind that if half a step
-    /// is rounded down to it, being even.
+    /// The first value beyond the largest after rounding: half a step behind it, or just behind that if half
+    /// a step is rounded down to it, being even.
     const BEYOND: u32 =
         (Self::LARGEST << Self::SHIFT) + Self::REBIAS + (1 << (Self::SHIFT - 1)) + (Self::LARGEST + 1) % 2;
-    /// Added to what is below the least normal value, this leaves its steps in the lower bits of the sum, rounded to
-    /// nearest, ties to even: the last bit of this `f32` is one step.
+    /// Added to what is below the least normal value, this leaves its steps in the lower bits of the sum,
+    /// rounded to nearest, ties to even: the last bit of this `f32` is one step.
     const STEPS: u32 = Self::NORMAL + (Self::SHIFT << SINGLE);
 }
 

@@ -431,7 +431,8 @@ fn both_values_of_a_byte_are_cast_the_first_from_the_low_bits() {
     assert_eq!(blame(Dtype::F8_E8M0, &[0x21, 0x02]), ("0".to_owned(), Vec::new()));
 }
 
-/// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones what is special and at random.
+/// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones what is special and at
+/// random.
 fn patterns(dtype: Dtype) -> Vec<u8> {
     let size = bytes(dtype, group(dtype));
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
@@ -478,4 +479,20 @@ fn both_twins_do_the_same() {
             }
         }
     }
+}
+
+#[test]
+fn elements_are_turned_one_by_one() {
+    let swapped = |dtype| {
+        let mut bytes = [1, 2, 3, 4, 5, 6, 7, 8];
+        swap_bytes(dtype, &mut bytes);
+        bytes
+    };
+    for dtype in [Dtype::F4, Dtype::F6_E2M3, Dtype::Bool, Dtype::U8, Dtype::F8_E4M3] {
+        assert_eq!(swapped(dtype), [1, 2, 3, 4, 5, 6, 7, 8], "{dtype}");
+    }
+    assert_eq!(swapped(Dtype::BF16), [2, 1, 4, 3, 6, 5, 8, 7]);
+    assert_eq!(swapped(Dtype::F32), [4, 3, 2, 1, 8, 7, 6, 5]);
+    assert_eq!(swapped(Dtype::C64), [4, 3, 2, 1, 8, 7, 6, 5], "real and imaginary part");
+    assert_eq!(swapped(Dtype::I64), [8, 7, 6, 5, 4, 3, 2, 1]);
 }

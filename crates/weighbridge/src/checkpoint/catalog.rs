@@ -8,7 +8,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::prefixed::PrefixedNames;
-use super::{Shard, TensorRef};
+use super::shard::Shard;
+use super::tensor::TensorRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::OpenOptions;
 use super::locate::{Files, locate};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::header::Diagnosis;
 use crate::source::FileSource;
 
@@ -46,8 +46,7 @@ impl OpenOptions {
     /// Fails when the file cannot be read.
     pub fn diagnose(&self, file: impl AsRef<Path>) -> Result<Diagnosis> {
         let path = file.as_ref();
-        let source = FileSource::open(path).map_err(|error| Error::io("it cannot be opened", error));
-        let diagnosis = source.and_then(|source| self.decode.diagnose(&source));
+        let diagnosis = FileSource::open(path).and_then(|source| self.decode.diagnose(&source));
         let mut diagnosis = diagnosis.map_err(|error| error.in_file(path))?;
         for error in &mut diagnosis.errors {
             *error = error.clone().in_file(path);

@@ -32,6 +32,7 @@ pub struct OpenOptions {
     pub(super) variant: Option<String>,
     mapping: Option<Mapping>,
     label: Option<PathBuf>,
+    directory: Option<PathBuf>,
 }
 
 /// How often a checkpoint that is being replaced is opened anew, and the pause in between.
@@ -83,6 +84,14 @@ impl OpenOptions {
     #[must_use]
     pub fn label(mut self, label: impl Into<PathBuf>) -> Self {
         self.label = Some(label.into());
+        self
+    }
+
+    /// Sets the [directory](Checkpoint::directory) of a checkpoint that is opened from [bytes](Self::from_bytes) or a
+    /// [source](Self::from_source). A checkpoint that is opened by its path has its own.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
         self
     }
 
@@ -191,7 +200,7 @@ impl OpenOptions {
         })?;
         let shard = Shard::labelled(label, header, source);
         let catalog = Catalog::of(vec![shard], &Duplicates::Refuse(""))?;
-        Ok(Checkpoint::with_header_warnings(catalog, None, Vec::new()))
+        Ok(Checkpoint::with_header_warnings(catalog, self.directory.clone(), Vec::new()))
     }
 
     /// Opens one file; errors name it.
@@ -199,7 +208,7 @@ impl OpenOptions {
         let unopened = |error| Error::io("it cannot be opened", error);
         let shard = match &self.mapping {
             Some(mapping) => mapping.open(path).map_err(unopened).and_then(|source| self.shard(path, source)),
-            None => FileSource::open(path).map_err(unopened).and_then(|source| self.shard(path, source)),
+            None => FileSource::open(path).and_then(|source| self.shard(path, source)),
         };
         shard.map_err(|error| error.in_file(path))
     }

@@ -11,8 +11,8 @@ use super::fetch::Fetcher;
 use super::job::{Job, Run, Tile};
 use super::options::Settings;
 use super::placement::{Allocated, Placement, TileStats, Watch};
+use super::planned::Planned;
 use super::schedule::{ANNOUNCED_BYTES, Announced, Ask, Begun, Finished, Next, Schedule};
-use super::session::Planned;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 use super::tile::{TileMaker, read_size};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,7 +47,8 @@ type Tiles<P> = Vec<Tile<<P as Placement>::Chunk>>;
 
 impl<P: Placement> Crew<P> {
     pub(super) fn new(plan: Arc<Planned>, settings: Settings, placement: P) -> Self {
-        let sizes = plan.entries.iter().map(|entry| placement.ahead(entry)).collect();
+        let size = |entry: &Arc<Entry>| (!entry.is_deferred()).then(|| placement.ahead(entry)).flatten();
+        let sizes = plan.entries.iter().map(size).collect();
         let order = settings.order.of(&plan.entries);
         Self {
             schedule: Mutex::new(Schedule::new(order, sizes, settings.read_ahead)),

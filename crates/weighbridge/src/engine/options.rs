@@ -153,12 +153,13 @@ pub(super) struct Settings {
 }
 
 impl ReadOrder {
-    /// The indices of entries in this order.
+    /// The indices of entries in this order, but of those that are [deferred](Entry::deferred).
     pub(super) fn of(self, entries: &[Arc<Entry>]) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..entries.len()).collect();
+        let is_ahead = |&index: &usize| !entries[index].is_deferred();
+        let mut order: Vec<usize> = (0..entries.len()).filter(is_ahead).collect();
         match self {
             Self::File => {
-                order.sort_by(|&a, &b| entries[a].inputs().first().cmp(&entries[b].inputs().first()))
+                order.sort_by(|&a, &b| entries[a].inputs().first().cmp(&entries[b].inputs().first()));
             }
             Self::Natural => order.sort_by(|&a, &b| natural_order(entries[a].name(), entries[b].name())),
         }

@@ -464,3 +464,6 @@ impl<M, T> Slot<M, T> {
         Self { state: State::Idle, held: 0, waiting: 0, abandoned: false }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,15 +2,16 @@
 //!
 //! This is what its user has in hand; [`Crew`] is what its threads do.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use super::crew::Crew;
 use super::options::Settings;
 use super::placement::Placement;
+use super::planned::Planned;
 use super::report::Report;
 use crate::buffer::HostBuffer;
+use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Entry, Plan};
@@ -50,28 +51,6 @@ trait Work<T>: Stop {
 
 trait Stop: Send + Sync {
     fn stop(&self, is_cancelled: bool);
-}
-
-/// The entries of a session's plan.
-pub(super) struct Planned {
-    pub(super) entries: Vec<Arc<Entry>>,
-    by_name: HashMap<String, usize>,
-    pub(super) report: Report,
-}
-
-impl Planned {
-    fn new(plan: &Plan) -> Result<Self> {
-        let entries = plan.entries().to_vec();
-        let mut by_name = HashMap::with_capacity(entries.len());
-        for (index, entry) in entries.iter().enumerate() {
-            if by_name.insert(entry.name().to_owned(), index).is_some() {
-                let error = Error::new(ErrorKind::DuplicateTensor, "the plan has two entries of this name");
-                return Err(error.in_tensor(entry.name()));
-            }
-        }
-        let report = Report::new(&entries);
-        Ok(Self { entries, by_name, report })
-    }
 }
 
 impl<T: Send + 'static> Session<T> {
@@ -161,6 +140,37 @@ impl<T: Send + 'static> Session<T> {
     pub fn stop_handle(&self) -> StopHandle {
         let stop: Arc<dyn Stop> = Arc::clone(&self.work) as _;
         StopHandle(Arc::downgrade(&stop))
+    }
+}
+
+impl Checkpoint {
+    /// Reads one tensor, in its stored dtype.
+    ///
+    /// To read several, a [`Session`] is faster: it reads ahead, with all cores.
+    ///
+    /// ```
+    /// use weighbridge::{Checkpoint, HostBuffer};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let bytes = b"\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}xy".to_vec();
+    /// let ckpt = Checkpoint::from_bytes(bytes)?;
+    /// assert_eq!(ckpt.read("a")?, HostBuffer::U8(b"xy".to_vec()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::MissingTensor`] when there is no tensor of this name, and when reading fails.
+    pub fn read(&self, name: &str) -> Result<HostBuffer> {
+        let Some(tensor) = self.tensor(name) else {
+            let near = self.nearest_name(name);
+            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let message = format!("the checkpoint has no tensor of this name{near}");
+            return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(name));
+        };
+        let plan = Plan::new([Entry::of(&tensor, None)?]);
+        Ok(plan.session().start()?.take(name, None)?.1)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What threads share: the standard library's, or, in tests that try many schedules, shuttle's.
+//! What threads share: the standard library's, or, in the tests that try many schedules (`shuttled.rs`), shuttle's.
 
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicBool};
 
-#[cfg(shuttle)]
+#[cfg(all(test, shuttle))]
 pub(super) use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic::AtomicBool};

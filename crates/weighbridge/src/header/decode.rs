@@ -99,7 +99,7 @@ impl Decode {
 pub struct Diagnosis {
     /// Departures from the specification that the profile lets pass.
     pub findings: Vec<Finding>,
-    /// Why it is refused; at most [`Finding::MOST`] errors.
+    /// Why it is refused; at most 64 errors.
     pub errors: Vec<Error>,
 }
 

@@ -33,7 +33,7 @@ pub struct Finding {
 
 impl Finding {
     /// So many findings are kept for a file; a hostile header could have millions.
-    pub const MOST: usize = 64;
+    pub(super) const MOST: usize = 64;
 }
 
 impl fmt::Display for Finding {

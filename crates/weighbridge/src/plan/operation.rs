@@ -1,8 +1,10 @@
 //! How an output is made of stored tensors, tile by tile.
 //!
 //! [`Read`] gives a stored tensor as it is, [`Part`] a slice of one, [`Join`] several concatenated along a
-//! dimension, [`Transpose`] one with two adjacent dimensions swapped; [`Cast`] gives what any of them makes in another dtype.
+//! dimension, [`Transpose`] one with two adjacent dimensions swapped; [`Cast`] gives what any of them makes in another dtype,
+//! [`BitCast`] its bits under another dtype.
 
+mod bit_cast;
 mod cast;
 mod join;
 mod part;
@@ -13,6 +15,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use bit_cast::BitCast;
 pub use cast::Cast;
 pub use join::Join;
 pub use part::Part;

@@ -1,4 +1,4 @@
-//! An open file, read with positional reads.
+//! An open file, read at offsets: where the system can, without moving the file's cursor.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,35 +6,76 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Source;
 #[cfg(unix)]
 use crate::buffer;
+use crate::error::{Error, Result};
 
-/// A file and the size it had when it was opened.
-#[derive(Debug)]
-pub(crate) struct FileSource {
-    file: File,
+/// An open file and its size. Cloning is cheap; clones share the open file.
+///
+/// ```
+/// use weighbridge::Checkpoint;
+/// use weighbridge::source::{FileSource, Source, Window};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+/// # let (path, start) = (format!("{dir}/model-00001-of-00004.safetensors"), 0);
+/// // A safetensors file that begins somewhere inside another file.
+/// let file = FileSource::open(path)?;
+/// let size = file.size();
+/// if let Some(inner) = Window::new(file, start..size) {
+///     println!("{} tensors", Checkpoint::from_source(inner)?.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileSource {
+    file: Arc<File>,
     size: u64,
 }
 
 impl FileSource {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = open_regular(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
+    /// Opens a file for reading. Its size is what it is now; what is appended later is not read.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such file, when it cannot be opened, and when it is not a regular file: opening a pipe
+    /// would wait until somebody writes to it. The error names the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::opened(path, open_regular(path))
     }
 
     /// The same, to be written to as well.
-    pub(crate) fn open_to_write(path: &Path) -> io::Result<Self> {
-        open_regular(path)?;
-        let file = File::options().read(true).write(true).open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
+    pub(crate) fn open_to_write(path: &Path) -> Result<Self> {
+        let file = open_regular(path).and_then(|_| File::options().read(true).write(true).open(path));
+        Self::opened(path, file)
     }
 
-    pub(crate) fn into_file(self) -> File {
-        self.file
+    fn opened(path: &Path, file: io::Result<File>) -> Result<Self> {
+        let sized = file.and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, file) = sized.map_err(|error| Error::io("it cannot be opened", error).in_file(path))?;
+        Ok(Self::new(file, size))
+    }
+
+    /// The first `size` bytes of a file that is open, such as a temporary file without a name.
+    pub fn new(file: impl Into<Arc<File>>, size: u64) -> Self {
+        Self { file: file.into(), size }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether `len` bytes are there from `offset` on.
+    fn check(&self, offset: u64, len: usize) -> io::Result<()> {
+        match offset.checked_add(len as u64) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 }
 
@@ -48,21 +89,19 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
-#[cfg(unix)]
 impl Source for FileSource {
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
-        Some((&self.file, range.start))
-    }
-
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
+        self.check(offset, buf.len())?;
+        read_exact_at(&self.file, offset, buf)
     }
 
+    #[cfg(unix)]
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
+        self.check(offset, buf.len())?;
         buffer::fill(buf, |filled, rest| match rustix::io::pread(&self.file, rest, offset + filled as u64) {
             Ok((read, _)) => Ok(Some(read)),
             Err(rustix::io::Errno::INTR) => Ok(None),
@@ -70,23 +109,31 @@ impl Source for FileSource {
         })
     }
 
+    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
+        (range.end <= self.size).then_some((&*self.file, range.start))
+    }
+
     /// Reads a byte here and there, in order, so that the kernel reads ahead as for any program that reads a file from
     /// front to back: with growing windows and large pages. (What `posix_fadvise` fetches comes in small pages, which cost
     /// more to make and to copy from than the disk saves.)
+    #[cfg(unix)]
     fn prefetch(&self, range: Range<u64>) {
         /// The smallest piece in which the kernel reads ahead.
         const STEP: usize = 16 << 10;
-        for offset in range.step_by(STEP) {
+        for offset in (range.start..range.end.min(self.size)).step_by(STEP) {
             // A failure is met again by whoever reads.
             let _ = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
         }
     }
 
-    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large pieces.
+    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large pieces. Of a range
+    /// that fits a page the first byte is enough.
     #[cfg(target_os = "linux")]
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
         let (first, last) = (range.start, range.end.saturating_sub(1));
-        for offset in [first, last, first / 2 + last / 2] {
+        let offsets = [first, last, first / 2 + last / 2];
+        let fits_a_page = last.saturating_sub(first) < 4096;
+        for &offset in if fits_a_page { &offsets[..1] } else { &offsets } {
             let mut byte = [0];
             let mut buffers = [io::IoSliceMut::new(&mut byte)];
             let flags = rustix::io::ReadWriteFlags::NOWAIT;
@@ -101,6 +148,40 @@ impl Source for FileSource {
     }
 }
 
+#[cfg(unix)]
+fn read_exact_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buf.is_empty() {
+        match file.seek_read(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                offset += read as u64;
+                buf = &mut buf[read..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Other systems have files with a cursor only, if they have any. One read at a time may move it, whatever the file:
+/// several sources may share one.
+#[cfg(not(any(unix, windows)))]
+fn read_exact_at(mut file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    use std::sync::{Mutex, PoisonError};
+    static CURSOR: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = CURSOR.lock().unwrap_or_else(PoisonError::into_inner);
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(buf)
+}
+
 /// Whether a file is on a file system that is in memory.
 #[cfg(target_os = "linux")]
 fn is_in_memory(file: &File) -> bool {
@@ -109,43 +190,48 @@ fn is_in_memory(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u32)))
 }
 
-#[cfg(not(unix))]
-impl Source for FileSource {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
-        Some((&self.file, range.start))
-    }
-
-    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
-        use std::os::windows::fs::FileExt;
-        while !buf.is_empty() {
-            match self.file.seek_read(buf, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => {
-                    offset += read as u64;
-                    buf = &mut buf[read..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
+    use super::super::probe::read_uninit;
     use super::*;
 
     #[test]
+    fn a_file_is_read_up_to_the_size_given() {
+        let file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut &file, b"0123456789").unwrap();
+        let source = FileSource::new(file, 6);
+        let mut buf = [0; 4];
+        source.read_at(2, &mut buf).unwrap();
+        assert_eq!(&buf, b"2345");
+        assert_eq!(read_uninit(&source.clone(), 0, 6).unwrap(), b"012345");
+        assert_eq!(source.in_file(1..6).map(|found| found.1), Some(1));
+        for offset in [3, 6, u64::MAX] {
+            let error = source.read_at(offset, &mut buf).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "at {offset}");
+            assert!(read_uninit(&source, offset, 4).is_err(), "at {offset}");
+        }
+        assert!(source.in_file(1..7).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = FileSource::open(dir.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{}: it cannot be opened: it is a directory", dir.path().display())
+        );
+        let error = FileSource::open(dir.path().join("none")).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::NotFound);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
     fn a_file_in_memory_is_cached() {
         let path = format!("/dev/shm/weighbridge-cached-{}", std::process::id());
         // Not everywhere may one write there.
         if fs::write(&path, [1; 4096]).is_ok() {
-            let source = FileSource::open(Path::new(&path));
+            let source = FileSource::open(&path);
             fs::remove_file(&path).unwrap();
             assert_eq!(source.unwrap().is_cached(0..4096), Some(true));
         }

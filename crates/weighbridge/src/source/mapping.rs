@@ -16,7 +16,7 @@ use std::path::Path;
 use memmap2::{Mmap, MmapOptions};
 
 use super::file::open_regular;
-use super::{Source, part};
+use super::{Source, slice_of};
 
 /// The promise that files which are opened stay as they are, and how they are to be mapped; for
 /// [`OpenOptions::map`](crate::OpenOptions::map).
@@ -153,12 +153,12 @@ impl Source for MappedSource {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        buf.copy_from_slice(part(&self.map, offset, buf.len())?);
+        buf.copy_from_slice(slice_of(&self.map, offset, buf.len())?);
         Ok(())
     }
 
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        Ok(buf.write_copy_of_slice(part(&self.map, offset, buf.len())?))
+        Ok(buf.write_copy_of_slice(slice_of(&self.map, offset, buf.len())?))
     }
 
     fn as_bytes(&self) -> Option<&[u8]> {

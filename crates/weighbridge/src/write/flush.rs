@@ -5,8 +5,8 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 
-/// A thread that syncs a file again and again while it is being written, so that the disk is at work from the start
-/// and the last sync has little left to do. Dropped, it ends by itself.
+/// A thread that syncs a file again and again while it is being written, so that the disk is at work from the
+/// start and the last sync has little left to do. Dropped, it ends by itself.
 #[derive(Debug)]
 pub(super) struct Flusher {
     wake: SyncSender<()>,

@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::OutputFile;
 use super::layout::{check_length, encode, entries, pad};
-use super::set::complete_pending;
+use super::output::OutputFile;
+use super::recover::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names::directory_of;
 use crate::header::{Decode, Header};
@@ -15,9 +15,9 @@ use crate::source::FileSource;
 
 /// Changes entries of a file's `__metadata__`.
 ///
-/// The file is written anew beside the old one and renamed to it, as [`Save::file`](super::Save::file) does; the
-/// data is copied by the kernel, or shared where the file system can. Data that started at a multiple of a power of
-/// two, up to 4096, starts at one again.
+/// The file is written anew beside the old one and renamed to it, as [`Save::file`](super::Save::file) does;
+/// the data is copied by the kernel, or shared where the file system can. Data that started at a multiple of
+/// a power of two, up to 4096, starts at one again.
 ///
 /// ```no_run
 /// use weighbridge::write::MetadataEdit;
@@ -63,8 +63,8 @@ impl MetadataEdit {
     }
 
     /// Writes the new header over the old one, where it has room for it, instead of writing the file anew.
-    /// **Not atomic**: when the machine stops in the middle, the header is lost and with it the file. A program that
-    /// reads it meanwhile may see both headers mixed.
+    /// **Not atomic**: when the machine stops in the middle, the header is lost and with it the file. A
+    /// program that reads it meanwhile may see both headers mixed.
     #[must_use]
     pub fn in_place(mut self) -> Self {
         self.in_place = true;
@@ -82,9 +82,9 @@ impl MetadataEdit {
     ///
     /// # Errors
     ///
-    /// Fails when the file is not valid or cannot be written, and with [`ErrorKind::Busy`] when somebody else has
-    /// written it meanwhile; it is as it was then. With
-    /// [`in_place`](Self::in_place), fails with [`ErrorKind::NoRoom`] when the new header is longer than the old one.
+    /// Fails when the file is not valid or cannot be written, and with [`ErrorKind::Busy`] when somebody else
+    /// has written it meanwhile; it is as it was then. With [`in_place`](Self::in_place), fails with
+    /// [`ErrorKind::NoRoom`] when the new header is longer than the old one.
     pub fn apply(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let apply = || {
@@ -96,20 +96,20 @@ impl MetadataEdit {
                 true => FileSource::open_to_write(path),
                 false => FileSource::open(path),
             };
-            let source = source.map_err(cannot)?;
+            let source = source?;
             let header = self.decode.read(&source)?;
             let metadata = self.changed(&header);
             let mut new = encode(&metadata, entries(&header));
             if self.in_place {
-                return over(source.into_file(), &header, new);
+                return over(source.file(), &header, new);
             }
             pad(&mut new, alignment(header.data_start()));
             check_length(&new)?;
             let mut output = OutputFile::atomic(path)?;
-            let old = source.into_file();
-            copy_behind(&new, &old, &header, &mut output)
+            let old = source.file();
+            copy_behind(&new, old, &header, &mut output)
                 .map_err(|error| Error::io("it cannot be copied", error))?;
-            if !is_still(&old, path).map_err(cannot)? {
+            if !is_still(old, path).map_err(cannot)? {
                 return Err(Error::new(ErrorKind::Busy, "it was changed while it was copied"));
             }
             output.commit()
@@ -163,7 +163,7 @@ fn is_still(file: &File, path: &Path) -> io::Result<bool> {
     Ok((old.len(), old.modified()?) == (new.len(), new.modified()?))
 }
 
-fn over(mut file: File, header: &Header, mut new: Vec<u8>) -> Result<()> {
+fn over(mut file: &File, header: &Header, mut new: Vec<u8>) -> Result<()> {
     let room = usize::try_from(header.data_start()).unwrap_or(usize::MAX);
     if new.len() > room {
         let (needs, has) = (new.len() - 8, room - 8);

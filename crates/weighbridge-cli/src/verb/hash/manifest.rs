@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use weighbridge::TensorRef;
 
-use super::{Algorithm, Digest};
+use super::digest::{Algorithm, Digest};
 use crate::show::is_unsafe;
 
 /// The digests of a checkpoint's tensors, sorted by name.

@@ -1,7 +1,8 @@
-//! The tree of modules that the names make when they are split at dots, with equal numbered siblings folded into one.
+//! The tree of modules that the names make when they are split at dots, with equal numbered siblings folded
+//! into one.
 //!
-//! Sorted by path, the tensors of a module stand side by side, so a node is a range of them and children are found when
-//! somebody asks. Nothing is kept for a node, whatever names a file may have.
+//! Sorted by path, the tensors of a module stand side by side, so a node is a range of them and children are
+//! found when somebody asks. Nothing is kept for a node, whatever names a file may have.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

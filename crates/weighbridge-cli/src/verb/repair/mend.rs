@@ -198,8 +198,8 @@ fn data_start(
     Ok(start)
 }
 
-/// Bytes too many at the end could as well be padding before the data, if there is as much padding there, and it aligns the
-/// data: then nobody can tell.
+/// Bytes too many at the end could as well be padding before the data, if there is as much padding there, and
+/// it aligns the data: then nobody can tell.
 fn no_other_start(file: &File, data_start: u64, rest: Range<u64>, others: u64) -> Result<()> {
     let len = rest.end - rest.start;
     let alignment = 1_u64.checked_shl((data_start + len).trailing_zeros()).unwrap_or(0);

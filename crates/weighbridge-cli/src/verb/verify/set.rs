@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use weighbridge::index::stays_inside;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use super::finding::{Findings, Severity};
+use super::finding::{Findings, Severity, is_finding};
 use super::index::Listed;
-use super::is_finding;
 
 /// The files that are what they should be, each as a checkpoint of its own.
 #[derive(Default)]

@@ -213,7 +213,15 @@ impl<D: Device> Stage<D> {
             .iter()
             .map(|(_, target, bytes)| Transfer { bytes, memory: target.memory(), offset: target.offset() })
             .collect();
-        let sent = caught("a copy to the device was started", || self.device.copy(&transfers));
+        let copy = || {
+            // SAFETY: the slab and the memory go into a `Flight` below, which nobody touches before `wait` has returned; if
+            // that fails, or if nothing is known of the copy, both are forgotten.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.device.copy(&transfers)
+            }
+        };
+        let sent = caught("a copy to the device was started", copy);
         drop(transfers);
         let tiles = made.into_iter().map(|(stats, target, _)| (stats, target.into_memory())).collect();
         match sent {
@@ -275,7 +283,8 @@ impl<D: Device> Placement for Stage<D> {
         let one = |&(entry, size): &(&Entry, usize)| {
             let memory = caught("memory of the device was allocated", || self.device.allocate(entry))?;
             let size = (size.min(self.slab_bytes) / ALIGN * ALIGN).max(ALIGN) as u64;
-            let (memory, chunks) = Target::cut(memory, entry.byte_len(), size);
+            let (memory, targets) = Target::cut(memory, entry.byte_len(), size);
+            let chunks = targets.into_iter().map(|target| (target.range(), target)).collect();
             Ok(Allocated { memory, chunks })
         };
         entries.iter().map(one).collect()

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Bound, Operation, Piece, Read, Tiles};
-use crate::cast::{self, Kernel, Refused};
+use crate::cast::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Input, Overflow};
@@ -79,16 +79,6 @@ struct CastTiles {
 }
 
 impl CastTiles {
-    fn refusal(&self, refused: &Refused) -> Error {
-        let (value, from, to) = (&refused.value, self.from, self.to);
-        let remedies: Vec<_> = refused.remedies.iter().map(|rule| format!("`Overflow::{rule:?}`")).collect();
-        let message = match &*remedies.join(" or ") {
-            "" => format!("{value} of {from} has no place in {to}"),
-            remedies => format!("{value} of {from} does not fit {to}; {remedies} would take it"),
-        };
-        Error::new(ErrorKind::Value, message)
-    }
-
     /// The bytes before the cast of a tile after it.
     fn before(&self, tile: &Range<u64>) -> Range<u64> {
         let stored = |made: u64| made * 8 / u64::from(self.to.bits()) * u64::from(self.from.bits()) / 8;
@@ -127,7 +117,7 @@ impl Tiles for CastTiles {
         if !fits {
             return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
         }
-        self.kernel.run(stored, out).map_err(|refused| self.refusal(&refused))
+        Ok(self.kernel.run(stored, out)?)
     }
 
     fn step(&self) -> u64 {

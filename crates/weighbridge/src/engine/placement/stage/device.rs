@@ -10,10 +10,8 @@ use crate::plan::Entry;
 ///
 /// A session calls it from several threads at a time, without holding a lock.
 ///
-/// A copy may go on after [`copy`](Self::copy) has returned: the session neither touches nor frees a slab until
-/// [`wait`](Self::wait) has returned for the copy from it, and keeps the memory that is copied to. If `wait` fails, neither
-/// slab nor memory is used or freed again, since the device may still be at work on them; if `copy` fails, it must have
-/// seen to it that nothing is being read or written any more.
+/// A copy may go on after [`copy`](Self::copy) has returned. Two of the functions are `unsafe` to call for what their caller
+/// has to see to meanwhile; a session does.
 pub trait Device: Send + Sync + 'static {
     /// Staging memory. Its bytes stay where they are when it is moved.
     type Slab: AsMut<[MaybeUninit<u8>]> + Send;
@@ -46,6 +44,7 @@ pub trait Device: Send + Sync + 'static {
     /// No byte of a memory may be asked for again while what was returned for it is in use, and nothing that was returned
     /// may be used after the memory was given to [`finish`](Self::finish) or dropped.
     #[allow(unsafe_code)]
+    #[allow(clippy::mut_from_ref)] // No two of them overlap: its safety contract.
     unsafe fn in_place<'m>(
         &self,
         memory: &'m Self::Memory,
@@ -55,12 +54,21 @@ pub trait Device: Send + Sync + 'static {
         None
     }
 
-    /// Starts to copy, all from one slab.
+    /// Starts to copy, all from one slab. If it fails, nothing may be read or written any more when it returns.
     ///
     /// # Errors
     ///
-    /// Fails when it cannot be started; the tensors that have bytes in it fail then.
-    fn copy(&self, transfers: &[Transfer<'_, Self::Memory>]) -> Result<Self::Fence>;
+    /// Fails when the copy cannot be started; the tensors that have bytes in it fail then. An
+    /// [internal](crate::ErrorKind::Internal) error says that something may still be copied: slab and memory are then neither
+    /// used nor freed.
+    ///
+    /// # Safety
+    ///
+    /// Until [`wait`](Self::wait) has returned `Ok` for the fence, the slab that the bytes are in must be neither written to
+    /// nor freed, and the memory that they go to must be kept and not be given to [`finish`](Self::finish); if `wait` fails,
+    /// they must be left like that for good.
+    #[allow(unsafe_code)]
+    unsafe fn copy(&self, transfers: &[Transfer<'_, Self::Memory>]) -> Result<Self::Fence>;
 
     /// Waits until a copy is done.
     ///

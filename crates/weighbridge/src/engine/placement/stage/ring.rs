@@ -120,3 +120,110 @@ impl<S, F> Slabs<S, F> {
         self.in_flight.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What threads have in hand: slabs are numbers, and copies the numbers of their slabs.
+    #[derive(Default)]
+    struct Threads {
+        filling: Vec<u32>,
+        making: u32,
+        checking: Vec<u32>,
+        landing: Vec<u32>,
+        made: u32,
+    }
+
+    impl Threads {
+        /// A thread that has none asks for a slab; whether it came further.
+        fn ask(&mut self, slabs: &mut Slabs<u32, u32>) -> bool {
+            match slabs.next() {
+                Next::Fill(slab) => self.filling.push(slab),
+                Next::Make => self.making += 1,
+                Next::WaitFor(flight) => self.landing.push(flight),
+                Next::Check(flight) => self.checking.push(flight),
+                Next::Wait | Next::Lost => return false,
+            }
+            true
+        }
+
+        fn make(&mut self, slabs: &mut Slabs<u32, u32>, fails: bool) {
+            self.making -= 1;
+            if fails {
+                slabs.not_made();
+            } else {
+                self.made += 1;
+                self.filling.push(self.made);
+            }
+        }
+
+        fn land(&mut self, slabs: &mut Slabs<u32, u32>, index: usize, fails: bool) {
+            let slab = self.landing.swap_remove(index);
+            slabs.landed();
+            if fails { slabs.lose() } else { slabs.put(slab) }
+        }
+
+        fn check(&self, slabs: &Slabs<u32, u32>, most: usize) {
+            let everywhere = [&self.filling, &self.checking, &self.landing, &slabs.free];
+            let all: Vec<_> = everywhere.into_iter().flatten().chain(&slabs.in_flight).collect();
+            assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "a slab is in two places");
+            assert_eq!(all.len() + self.making as usize, slabs.count);
+            assert!(slabs.count <= slabs.most.max(slabs.count.min(most)) && slabs.count <= most);
+            assert_eq!(slabs.landing, self.landing.len() + self.checking.len());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever threads do and whatever fails, no slab is lost or in two places, there are never more than allowed, and
+        /// whoever waits gets one as long as there are any.
+        #[test]
+        fn the_ring_never_gets_stuck(
+            most in 1..6_usize,
+            busy in 1..6_usize,
+            steps in prop::collection::vec((0..7_u8, any::<prop::sample::Index>(), prop::bool::weighted(0.1)), 0..120),
+        ) {
+            let (mut slabs, mut threads) = (Slabs::new(most, busy), Threads::default());
+            for (step, which, fails) in steps {
+                let pick = |len: usize| (len > 0).then(|| which.index(len));
+                match step {
+                    0 | 1 => drop(threads.ask(&mut slabs)),
+                    2 if threads.making > 0 => threads.make(&mut slabs, fails),
+                    3 => drop(pick(threads.filling.len()).map(|index| {
+                        let slab = threads.filling.swap_remove(index);
+                        if fails { slabs.put(slab) } else { slabs.send(slab) }
+                    })),
+                    4 => drop(pick(threads.checking.len()).map(|index| {
+                        let flight = threads.checking.swap_remove(index);
+                        if fails {
+                            threads.landing.push(flight);
+                        } else if slabs.put_back(flight) {
+                            threads.making += 1;
+                        }
+                    })),
+                    5 => drop(pick(threads.landing.len()).map(|index| threads.land(&mut slabs, index, fails))),
+                    _ => drop(slabs.oldest().map(|flight| threads.landing.push(flight))),
+                }
+                threads.check(&slabs, most);
+            }
+            // All that is in hand is done with.
+            while threads.making > 0 {
+                threads.make(&mut slabs, false);
+            }
+            threads.filling.drain(..).for_each(|slab| slabs.send(slab));
+            threads.checking.drain(..).for_each(|flight| threads.landing.push(flight));
+            while !threads.landing.is_empty() {
+                threads.land(&mut slabs, 0, false);
+            }
+            threads.check(&slabs, most);
+            let is_lost = slabs.most == 0;
+            prop_assert_eq!(threads.ask(&mut slabs), !is_lost, "a thread waits for ever");
+        }
+    }
+}

@@ -1,6 +1,4 @@
-//! From bytes of a checkpoint to Burn's tensor data, without a copy where that can be.
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
+//! From the bytes of a checkpoint to Burn's tensor data, without a copy where that is possible.
 
 use burn::tensor::{BoolStore, Bytes, DType, Device, TensorData};
 use burn_std::AllocationProperty;
@@ -12,12 +10,12 @@ use crate::dtype::has_byte_bools;
 pub(crate) fn data(bytes: HostBytes, shape: &[usize], dtype: DType, device: &Device) -> Result<TensorData> {
     let mut dtype = dtype;
     if let DType::Bool(_) = dtype {
-        if let Some(at) = bytes.as_bytes().iter().position(|&byte| byte > 1) {
-            let message = format!("the boolean at place {at} is {}, not 0 or 1", bytes.as_bytes()[at]);
+        if let Some(index) = bytes.as_bytes().iter().position(|&byte| byte > 1) {
+            let message = format!("the boolean at index {index} is {}, not 0 or 1", bytes.as_bytes()[index]);
             return Err(Error::new(ErrorKind::Value, message));
         }
         if !has_byte_bools(device) {
-            // Burn makes of them what the device has.
+            // Burn converts them to the form that the device has.
             dtype = DType::Bool(BoolStore::U8);
         }
     }
@@ -25,11 +23,12 @@ pub(crate) fn data(bytes: HostBytes, shape: &[usize], dtype: DType, device: &Dev
         .map_err(|error| Error::new(ErrorKind::Internal, format!("Burn refused its bytes: {error}")))
 }
 
-/// The bytes as Burn keeps them: a vector's own memory, or the checkpoint's, which is kept as long as the tensor needs it.
+/// The bytes as Burn keeps them: a vector's own memory, or that of the checkpoint, which is kept as long as
+/// the tensor needs it.
 ///
-/// Burn's `flex` looks at these bytes as elements where they are, so those that are not aligned to the elements' size are
-/// copied; so are those of quantised tensors, which have elements of several sizes.
-fn into_bytes(bytes: HostBytes, dtype: DType) -> Bytes {
+/// Burn's `flex` takes these bytes for elements in place, so bytes that are not aligned to the size of the
+/// elements are copied. So are those of quantised tensors, which have elements of several sizes.
+pub(crate) fn into_bytes(bytes: HostBytes, dtype: DType) -> Bytes {
     let quantised = matches!(dtype, DType::QFloat(_));
     match bytes {
         HostBytes::Lent(lent) if !quantised && lent.is_aligned() => {
@@ -57,16 +56,6 @@ fn into_bytes(bytes: HostBytes, dtype: DType) -> Bytes {
 
 /// A copy that is aligned for every element.
 fn aligned(bytes: &[u8]) -> Bytes {
-    // Burn's own copies are.
+    // Burn aligns its own copies.
     Bytes::from_bytes_vec(bytes.to_vec())
-}
-
-/// What `act` gives; a panic of Burn or a device as an error.
-pub(crate) fn caught<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(|text| &**text));
-        let message = format!("Burn panicked while {what}: {}", text.unwrap_or("without a message"));
-        Err(Error::new(ErrorKind::Device, message))
-    })
 }
