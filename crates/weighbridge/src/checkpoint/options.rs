@@ -61,7 +61,7 @@ impl OpenOptions {
         self
     }
 
-    /// Maps the files instead of reading them: tensors can then be [lent](Checkpoint::lend) and
+    /// Maps the files instead of reading them: tensors can then be [lent](crate::Entry::lend) and
     /// [viewed](super::TensorRef::view) without a copy, and opening takes no longer for a large file than for
     /// a small one. It takes a promise that nobody changes the files; see [`Mapping::new`].
     #[must_use]
