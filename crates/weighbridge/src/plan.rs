@@ -321,14 +321,16 @@ impl Entry {
             let base = Made { dtype: stored, tiles };
             let made = base.cast(dtype.unwrap_or(stored), rules)?;
             let byte_len = made.dtype.size_of(&shape)?;
-            Ok((base, made, shape, byte_len))
+            let run = match &*inputs {
+                [input] => made.tiles.run(&(0..byte_len)).and_then(|bytes| input.bytes(&bytes)),
+                _ => None,
+            };
+            Ok((base, made, shape, byte_len, run))
         };
         let bound = caught("it was planned", bind).map_err(|error| error.in_tensor(name))?;
-        let (base, made, shape, byte_len) = bound;
-        let (name, is_deferred, run) = (name.to_owned(), false, None);
-        let entry = Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run };
-        let run = entry.run_of(&(0..byte_len)).map(|(_, bytes)| bytes);
-        Ok(Self { run, ..entry })
+        let (base, made, shape, byte_len, run) = bound;
+        let (name, is_deferred) = (name.to_owned(), false);
+        Ok(Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run })
     }
 
     /// The same tensor in another dtype, made from the stored values whatever dtype this entry has, and under its
@@ -422,25 +424,10 @@ impl Entry {
 
     /// The bytes of a shard that `tile` of the output needs, if they are one run.
     pub(crate) fn run_of(&self, tile: &Range<u64>) -> Option<(&Arc<Shard>, Range<u64>)> {
-        /// A look at the beginning saves a long list of pieces that would be of no use.
-        const BEGINNING: u64 = 16 << 10;
         let [input] = &*self.inputs else { return None };
-        let gather = || {
-            let (mut pieces, beginning) = (Vec::new(), tile.start + BEGINNING);
-            if beginning < tile.end {
-                self.tiles().gather(tile.start..beginning, &mut pieces);
-                if pieces.len() > 1 {
-                    return Ok(pieces);
-                }
-                pieces.clear();
-            }
-            self.tiles().gather(tile.clone(), &mut pieces);
-            Ok(pieces)
-        };
         // Tiles that panic do so again when they are made, and are reported then.
-        let pieces = caught("it was planned", gather).ok()?;
-        let [Piece { input: 0, bytes }] = &*pieces else { return None };
-        input.bytes(bytes).map(|bytes| (&input.shard, bytes))
+        let bytes = caught("it was planned", || Ok(self.tiles().run(tile))).ok()??;
+        input.bytes(&bytes).map(|bytes| (&input.shard, bytes))
     }
 
     /// The same for the whole output.

@@ -129,10 +129,7 @@ impl<P: Placement> Crew<P> {
 
     /// The tensor of a slot, which is one of the plan, or was [added](Self::make).
     pub(super) fn take(&self, slot: usize, entry: &Arc<Entry>) -> Result<P::Tensor> {
-        self.lock().enter(slot);
-        let taken = self.wait_for(slot, entry);
-        self.lock().leave(slot);
-        let tensor = taken?;
+        let tensor = self.wait_for(slot, entry)?;
         self.placement.hand_out(entry, &tensor)?;
         Ok(tensor)
     }
@@ -160,33 +157,49 @@ impl<P: Placement> Crew<P> {
 
     fn wait_for(&self, slot: usize, entry: &Arc<Entry>) -> Result<P::Tensor> {
         let mut maker = TileMaker::new(self.settings.chunk);
+        let mut schedule = self.lock();
+        schedule.enter(slot);
         loop {
-            let mut schedule = self.lock();
             if self.is_cancelled() {
+                schedule.leave(slot);
                 return Err(Error::new(ErrorKind::Cancelled, "loading was cancelled").in_tensor(entry.name()));
             }
             match schedule.ask(slot) {
                 Ask::Ready { tensor, has_room } => {
+                    schedule.leave(slot);
                     drop(schedule);
                     if has_room {
                         self.work.notify_one();
                     }
                     return Ok(tensor);
                 }
-                Ask::Failed(error) => return Err(error),
+                Ask::Failed(error) => {
+                    schedule.leave(slot);
+                    return Err(error);
+                }
                 Ask::Begin => {
                     drop(schedule);
-                    self.begin(slot, entry)?;
+                    let begun = self.begin(slot, entry);
+                    schedule = self.lock();
+                    if let Err(error) = begun {
+                        schedule.leave(slot);
+                        return Err(error);
+                    }
                 }
                 Ask::BeginBatch(slots) => {
                     drop(schedule);
                     self.begin_batch(&slots, false);
+                    schedule = self.lock();
                 }
                 Ask::Job(job) => {
                     drop(schedule);
                     self.placement.carry_out(job, &mut maker, self);
+                    schedule = self.lock();
                 }
-                Ask::Wait => self.help(slot, schedule, &mut maker),
+                Ask::Wait => {
+                    self.help(slot, schedule, &mut maker);
+                    schedule = self.lock();
+                }
             }
         }
     }

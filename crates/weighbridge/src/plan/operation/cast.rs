@@ -91,6 +91,10 @@ impl Tiles for CastTiles {
         self.of.gather(self.before(&tile), pieces);
     }
 
+    fn run(&self, tile: &Range<u64>) -> Option<Range<u64>> {
+        self.of.run(&self.before(tile))
+    }
+
     fn compute<'t>(
         &self,
         tile: Range<u64>,
