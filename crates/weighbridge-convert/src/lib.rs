@@ -100,8 +100,8 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (metadata, mut notes) = (contents.metadata, contents.notes);
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
-    let checkpoint = assembled::checkpoint(path, file.parent(), &save, contents.tensors);
-    let checkpoint = checkpoint.map_err(|error| error.in_file(path))?;
+    let checkpoint = assembled::checkpoint(&file, file.parent(), &save, contents.tensors);
+    let checkpoint = checkpoint.map_err(|error| error.in_file(&file))?;
     Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }
 

@@ -321,14 +321,11 @@ impl Entry {
             let base = Made { dtype: stored, tiles };
             let made = base.cast(dtype.unwrap_or(stored), rules)?;
             let byte_len = made.dtype.size_of(&shape)?;
-            let run = match &*inputs {
-                [input] => made.tiles.run(&(0..byte_len)).and_then(|bytes| input.bytes(&bytes)),
-                _ => None,
-            };
-            Ok((base, made, shape, byte_len, run))
+            Ok((base, made, shape, byte_len))
         };
         let bound = caught("it was planned", bind).map_err(|error| error.in_tensor(name))?;
-        let (base, made, shape, byte_len, run) = bound;
+        let (base, made, shape, byte_len) = bound;
+        let run = run_of(&*made.tiles, &inputs, &(0..byte_len));
         let (name, is_deferred) = (name.to_owned(), false);
         Ok(Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run })
     }
@@ -424,10 +421,8 @@ impl Entry {
 
     /// The bytes of a shard that `tile` of the output needs, if they are one run.
     pub(crate) fn run_of(&self, tile: &Range<u64>) -> Option<(&Arc<Shard>, Range<u64>)> {
-        let [input] = &*self.inputs else { return None };
-        // Tiles that panic do so again when they are made, and are reported then.
-        let bytes = caught("it was planned", || Ok(self.tiles().run(tile))).ok()??;
-        input.bytes(&bytes).map(|bytes| (&input.shard, bytes))
+        let bytes = run_of(self.tiles(), &self.inputs, tile)?;
+        self.inputs.first().map(|input| (&input.shard, bytes))
     }
 
     /// The same for the whole output.
@@ -441,6 +436,14 @@ impl Entry {
         let run = self.run().filter(|_| self.tiles().is_direct());
         run.filter(|(_, bytes)| bytes.end - bytes.start == self.byte_len)
     }
+}
+
+/// The bytes of the only input's shard that a tile needs, if they are one run.
+fn run_of(tiles: &dyn Tiles, inputs: &[Input], tile: &Range<u64>) -> Option<Range<u64>> {
+    let [input] = inputs else { return None };
+    // Tiles that panic do so again when they are made, and are reported then.
+    let bytes = caught("it was planned", || Ok(tiles.run(tile))).ok()??;
+    input.bytes(&bytes)
 }
 
 impl Made {

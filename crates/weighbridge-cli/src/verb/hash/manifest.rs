@@ -234,6 +234,6 @@ mod tests {
         assert!(error(&text.replace("U8", "I8")).contains("changed"));
         assert!(error(&text.replace("\"b\"", "\"a\"")).contains("twice"));
         assert!(error(&text.replace("\"b\"", "b")).contains("line 3"));
-        assert!(error("").contains("no manifest"));
+        assert!(error("").contains("not a manifest"));
     }
 }
