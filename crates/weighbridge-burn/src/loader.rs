@@ -15,6 +15,7 @@ use weighbridge::{Checkpoint, Error, LoadOptions, Names, Plan, Progress, Quantiz
 use self::plan::{Fill, Request};
 use crate::mapping::Mapping;
 use crate::metadata::in_shard;
+#[cfg(feature = "store")]
 use crate::naming::Naming;
 use crate::panics::caught;
 use crate::problems::fail;

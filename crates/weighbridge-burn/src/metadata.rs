@@ -94,3 +94,22 @@ pub(crate) fn quantised_entry(tensors: &BTreeMap<String, Quantised>) -> String {
     let entries: BTreeMap<_, _> = tensors.iter().map(|(name, quantised)| (name, entry(quantised))).collect();
     json!(entries).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use weighbridge::write::{Save, Values};
+
+    use super::*;
+
+    #[test]
+    fn names_in_metadata_are_those_of_the_file() -> Result<()> {
+        let part = || {
+            let save = Save::new().metadata(IDS, ids([("w", 7)]));
+            Checkpoint::from_bytes(save.bytes([("w", Values::new(&[1], &[1.0_f32])?)])?)
+        };
+        let union = Checkpoint::union([("a.", part()?), ("b.", part()?)])?;
+        let known = Known::of(&union)?.ids;
+        assert_eq!(known.into_iter().collect::<Vec<_>>(), [("a.w".to_owned(), 7), ("b.w".to_owned(), 7)]);
+        Ok(())
+    }
+}

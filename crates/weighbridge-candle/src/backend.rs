@@ -97,9 +97,7 @@ impl Loader {
             // What does not come in the builder's dtype may be asked for in another one.
             let target = item.target(rule, device).or_else(|_| item.target(None, device));
             let Ok(target) = target else { continue };
-            let entry = item.entry(item.part(), rule.is_some())?;
-            let is_empty = entry.byte_len() == 0;
-            let entry = entry.recast(route.read_as(item.tensor.dtype(), &target, is_empty))?;
+            let (entry, _) = item.planned(&target, rule.is_some(), route, device)?;
             let is_known = !catalog.has_codes(&item) && (wholes || item.part().is_some());
             entries.push(if is_known { entry } else { entry.deferred() });
         }
@@ -120,7 +118,7 @@ impl Backend {
         self.catalog.checkpoint()
     }
 
-    /// Name, shape and dtype of every tensor that can be had, as a request without a shard or a slice, in the
+    /// Name, shape and dtype of every tensor that is available, as a request without a shard or a slice, in the
     /// backend's dtype, gives it: after filters, [`rename`](Loader::rename), [`part_for`](Loader::part_for)
     /// and [`dtype_for`](Loader::dtype_for), in the checkpoint's order.
     ///
@@ -158,8 +156,8 @@ impl Backend {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
     /// let backend = Loader::new(&ckpt).backend()?;
-    /// let (offset, len) = (2, 3);
-    /// let rows = Slice::new().range(offset..offset + len);
+    /// let (dim, offset, len) = (0, 2, 3);
+    /// let rows = Slice::along(dim, offset..offset + len); // mistral.rs' `Shard::Offset`
     /// assert_eq!(backend.get_slice("model.embed_tokens.weight", &rows)?.dim(0)?, 3);
     /// # Ok(())
     /// # }

@@ -9,9 +9,9 @@
 //! | `F64` | kept only, and nothing else holds it: an error, unless another dtype is asked for |
 //! | `F4` `F6E2M3` `F6E3M2` | cannot be read back: an error |
 //!
-//! Whoever asks for a dtype that is kept only gets it. All casts are made by the threads that read: Candle's
-//! own on Metal exist among the first six only, and take memory from a pool that hands out powers of two, up
-//! to twice as much as is needed.
+//! A dtype that Metal only keeps is given to whoever asks for it. All casts are made by the reader threads:
+//! Candle's own exist on Metal among the first six only, and take memory from a pool that hands out powers of
+//! two, up to twice as much as is needed.
 
 use candle_core::DType;
 

@@ -15,7 +15,9 @@ use weighbridge::{
     TensorRef, nearest_name,
 };
 
+use crate::devices::Route;
 use crate::dtype::{Target, keeps_bits, target};
+use crate::session::Request;
 
 type Filter = dyn Fn(&TensorRef<'_>) -> bool + Send + Sync;
 
@@ -240,8 +242,23 @@ impl<'c> Item<'c> {
         target(self.tensor.dtype(), dtype, self.rules.complex_pairs, device)
     }
 
-    /// The entry of a plan for a part of it, or for all, in the stored dtype. Where it is `requested` in
-    /// another one, and not just given one that Candle has, bits may be kept.
+    /// The entry of a plan for what is taken of it, in the dtype in which it is read, and what it is to become.
+    pub(crate) fn planned<'d>(
+        &self,
+        target: &Target,
+        requested: bool,
+        route: Route,
+        device: &'d Device,
+    ) -> Result<(Entry, Request<'d>)> {
+        let entry = self.entry(self.part(), requested)?;
+        let read_as = route.read_as(entry.dtype(), target, entry.byte_len() == 0);
+        let shape = target.shape(entry.shape());
+        let entry = if entry.dtype() == read_as { entry } else { entry.recast(read_as)? };
+        Ok((entry, Request { read_as, dtype: target.dtype, shape, device }))
+    }
+
+    /// The entry of a plan for a part of it, or for all, in the stored dtype. Where another dtype is `requested`, and
+    /// not just given because Candle lacks the stored one, bits may be kept.
     pub(crate) fn entry(&self, slice: Option<&Slice>, requested: bool) -> Result<Entry> {
         let operation: Arc<dyn Operation> = match slice {
             Some(slice) => Arc::new(Part::of(slice.clone())),

@@ -7,7 +7,7 @@ use weighbridge::engine::ReadOrder;
 use weighbridge::{Dtype, Report, Result};
 
 use crate::Loader;
-use crate::session::{Request, Tensors};
+use crate::session::Tensors;
 
 /// What [`Loader::load`] gives.
 #[derive(Debug)]
@@ -77,11 +77,9 @@ impl Loader {
                     continue;
                 }
             };
-            let entry = item.entry(item.part(), dtype.is_some())?;
-            let read_as = route.read_as(stored, &target, entry.byte_len() == 0);
-            let shape = target.shape(entry.shape());
-            entries.push(entry.recast(read_as)?);
-            requests.push((name, Request { read_as, dtype: target.dtype, shape, device }));
+            let (entry, request) = item.planned(&target, dtype.is_some(), route, device)?;
+            entries.push(entry);
+            requests.push((name, request));
             if stored != target.read_as || target.pairs {
                 converted.push(Conversion { name: name.to_owned(), from: stored, to: target.dtype });
             }

@@ -192,7 +192,7 @@ impl Loader {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
     /// // Ten rows from the third on: parts need not be equal.
-    /// let rows = Slice::new().range(3..13);
+    /// let rows = Slice::along(0, 3..13);
     /// let vb = Loader::new(&ckpt).part_for(Names::exact("model.embed_tokens.weight"), rows).var_builder()?;
     /// assert_eq!(vb.get_unchecked("model.embed_tokens.weight")?.dim(0)?, 10);
     /// # Ok(())

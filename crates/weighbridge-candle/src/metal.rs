@@ -66,7 +66,10 @@ impl engine::Device for Metal {
         let room = usize::try_from(bytes.max(1))
             .map_err(|_| Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))?;
         let buffer = device.new_buffer(room, RESOURCE_OPTIONS).map_err(|error| {
-            Error::new(ErrorKind::Memory, format!("{bytes} bytes of shared memory could not be had: {error}"))
+            Error::new(
+                ErrorKind::Memory,
+                format!("{bytes} bytes of shared memory could not be allocated: {error}"),
+            )
         })?;
         Ok(Shared { buffer, bytes })
     }

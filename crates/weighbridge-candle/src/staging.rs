@@ -47,7 +47,7 @@ impl Staging {
         Self::default()
     }
 
-    /// Sets the number of buffers that a load or a save has at the most; at least one.
+    /// Sets the number of buffers that a load or a save has at most; at least one.
     pub fn buffers(self, buffers: usize) -> Self {
         Self::of(buffers.max(1), self.buffer_bytes)
     }

@@ -7,7 +7,7 @@ use weighbridge::{Error, ErrorKind, Names, Result};
 
 use crate::Loader;
 use crate::devices::Devices;
-use crate::session::{Request, Tensors};
+use crate::session::Tensors;
 use crate::tensor::refused;
 
 /// What [`Loader::fill`] did.
@@ -72,10 +72,9 @@ impl Loader {
                     format!("the variable has shape {:?}, the stored tensor {shape:?}", var.shape());
                 return fail(ErrorKind::Shape, message);
             }
-            let entry = item.entry(item.part(), true)?;
-            let read_as = route.read_as(item.tensor.dtype(), &target, entry.byte_len() == 0);
-            entries.push(entry.recast(read_as)?);
-            requests.push((name, var, Request { read_as, dtype: target.dtype, shape, device }));
+            let (entry, request) = item.planned(&target, true, route, device)?;
+            entries.push(entry);
+            requests.push((name, var, request));
         }
         let unused = catalog.items().map(|item| item.name().to_owned());
         let unused = unused.filter(|name| !data.contains_key(name)).collect();

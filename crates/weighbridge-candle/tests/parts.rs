@@ -71,7 +71,7 @@ fn slices_of_any_size_are_what_candle_cuts_out() {
     let mut expected = 0;
     // mistral.rs' `Shard::Offset`: uneven parts that together are all rows.
     for (offset, len) in [(0, 1), (1, 30), (31, 19)] {
-        let part = rows(offset as i64, (offset + len) as i64);
+        let part = Slice::along(0, offset..offset + len);
         for tensor in [backend.get_slice("a", &part).unwrap(), sharded.get_slice("a", &part).unwrap()] {
             assert_eq!(tensor.dims(), [len, COLUMNS]);
             assert_eq!(values(&tensor), narrowed(&whole, 0, offset, len));
@@ -80,7 +80,7 @@ fn slices_of_any_size_are_what_candle_cuts_out() {
     }
     // No more was read.
     assert_eq!(read.load(Ordering::SeqCst), expected);
-    let columns = Slice::new().range(..).range(5000..8001);
+    let columns = Slice::along(1, 5000..8001);
     let tensor = sharded.get_slice("a", &columns).unwrap();
     assert_eq!((tensor.dims(), values(&tensor)), (&[ROWS, 3001][..], narrowed(&whole, 1, 5000, 3001)));
     // As in Python, a range is cut to what is there, and an index drops its dimension.

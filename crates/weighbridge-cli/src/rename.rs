@@ -84,7 +84,7 @@ fn with_map(renames: Renames, file: &Path) -> Result<Renames> {
         let reader = BufReader::new(File::open(file)?);
         Ok(serde_json::from_reader(reader.take(LIMIT))?)
     };
-    let map = read().with_context(|| format!("{}: it is no JSON object of names", file.display()))?;
+    let map = read().with_context(|| format!("{}: it is not a JSON object of names", file.display()))?;
     let mut names = Vec::with_capacity(map.len());
     for (from, to) in map {
         let serde_json::Value::String(to) = to else {

@@ -41,7 +41,7 @@ impl Term {
         }
     }
 
-    /// What failed, where the rest goes on; it is said even to who wants quiet.
+    /// What failed, where the rest goes on; it is said even with --quiet.
     pub(crate) fn error(self, message: impl std::fmt::Display) {
         let style = anstyle::AnsiColor::Red.on_default().bold();
         let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
@@ -66,7 +66,7 @@ impl Term {
         self.verbose
     }
 
-    /// A bar for work on so many bytes; it is removed when it is dropped.
+    /// A bar for work on a number of bytes; it is removed when it is dropped.
     pub(crate) fn bar(self, doing: &'static str, bytes: u64) -> Bar {
         let bar = match self.bars {
             true => ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr()),

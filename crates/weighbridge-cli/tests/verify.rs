@@ -148,13 +148,23 @@ fn of_a_tensor_in_two_shards_the_index_decides() {
     index(r#","both":"m-2.safetensors""#);
     let ran = verify(dir.path(), &["--profile", "strict"]);
     assert_eq!(ran.status, 1);
-    assert_snapshot!(ran.without(dir.path()), @r#""#);
+    assert_snapshot!(ran.without(dir.path()), @r#"
+warning[duplicate-tensor]: [dir]/m-1.safetensors: tensor "both": it is not used, because the index says that "m-2.safetensors" holds this tensor
+[dir]: 0 errors, 1 warning; could be read: 4 tensors in 2 shards, 8 B
+"#);
     index(r#","both":"m-1.safetensors""#);
-    assert_snapshot!(verify(dir.path(), &[]).without(dir.path()), @r#""#);
+    assert_snapshot!(verify(dir.path(), &[]).without(dir.path()), @r#"
+warning[duplicate-tensor]: [dir]/m-2.safetensors: tensor "both": it is not used, because the index says that "m-1.safetensors" holds this tensor
+[dir]: 0 errors, 1 warning; could be read: 4 tensors in 2 shards, 8 B
+"#);
     index("");
     let ran = verify(dir.path(), &[]);
     assert_eq!(ran.status, 1);
-    assert_snapshot!(ran.without(dir.path()), @r#""#);
+    assert_snapshot!(ran.without(dir.path()), @r#"
+error[duplicate-tensor]: [dir]/m-2.safetensors: tensor "both": "m-1.safetensors" holds a tensor of this name, too
+warning[unlisted-tensor]: [dir]/model.safetensors.index.json: tensor "both": it is in m-1.safetensors, and the index does not list it
+[dir]: 1 error, 1 warning; could be read: 4 tensors in 2 shards, 8 B
+"#);
 }
 
 #[test]

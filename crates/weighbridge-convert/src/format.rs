@@ -1,4 +1,4 @@
-//! The formats: how each is recognised, and who reads it.
+//! The formats: how each is recognised, and what reads it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

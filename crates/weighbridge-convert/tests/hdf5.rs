@@ -27,7 +27,7 @@ fn what_is_not_read_is_noted() {
             ("dangling", "a link to \"/nothing\", which is not another dataset"),
             ("empty", "it is empty: it has neither elements nor a shape"),
             ("named_type", "it is neither dataset nor group"),
-            ("words", "it is text, for which safetensors has no place"),
+            ("words", "it is text, which safetensors cannot hold"),
         ];
         if name == "kinds_late.h5" {
             let why = "a link into the file \"other.h5\", which is not followed";

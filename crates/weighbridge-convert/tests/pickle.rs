@@ -233,6 +233,9 @@ fn of_a_tensor_in_two_shards_the_index_says_which_counts() {
     same(foreign.checkpoint(), "dtypes.safetensors");
     let unused = |note: &&Note| note.kind() == NoteKind::Dropped && note.why().contains("not used");
     assert_eq!(foreign.notes().iter().filter(unused).count(), names.len());
+    // Whatever was named, errors name the file that it was found to be.
+    let found = open(dir.path(), &Options::new()).unwrap();
+    assert_eq!(found.checkpoint().shards()[0].label(), Some(&*index));
     // One that is not listed is in both, and nothing decides.
     list(&names[..2], &names[3..]);
     let error = open(&index, &Options::new()).unwrap_err();

@@ -195,7 +195,7 @@ fn group(dtype: Dtype) -> usize {
     if dtype == Dtype::F4 { 2 } else { 1 }
 }
 
-/// The bytes of so many elements.
+/// The bytes of a number of elements.
 fn bytes(dtype: Dtype, elements: usize) -> usize {
     dtype.bits() as usize * elements / 8
 }
@@ -205,7 +205,7 @@ pub(crate) fn no_cast(from: Dtype, to: Dtype) -> String {
     let why = match (from, to) {
         (Dtype::F6_E2M3 | Dtype::F6_E3M2, _) => format!(": values of {from} have no agreed packing"),
         (_, Dtype::F6_E2M3 | Dtype::F6_E3M2) => format!(": values of {to} have no agreed packing"),
-        (Dtype::C64, _) => ": a complex number is no real one".to_owned(),
+        (Dtype::C64, _) => ": a complex number is not a real one".to_owned(),
         _ => String::new(),
     };
     format!("there is no cast from {from} to {to}{why}")

@@ -73,10 +73,10 @@ impl Checkpoint {
     /// # Errors
     ///
     /// Fails when there is nothing to load, when several checkpoints could be meant, when a header breaks a
-    /// rule of the format, when index and shards disagree (a shard that is not there or whose name leads out of the
-    /// directory, a tensor that its shard does not hold), and when two shards hold a tensor that no index lists. Of two
-    /// that the index does list, the one in the shard that it names counts, and the other is a
-    /// [warning](Self::warnings).
+    /// rule of the format, when index and shards disagree (a shard that is not there or whose name leads out
+    /// of the directory, a tensor that its shard does not hold), and when two shards hold a tensor that no
+    /// index lists. Of two that the index does list, the one in the shard that it names counts, and the other
+    /// is a [warning](Self::warnings).
     pub fn open(location: impl AsRef<Path>) -> Result<Self> {
         Self::options().open(location)
     }
@@ -104,10 +104,11 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the list is empty or a file is not there, with
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a path is that of a directory or an index, with
-    /// [`ErrorKind::DuplicateTensor`](crate::ErrorKind::DuplicateTensor) when two files hold a tensor of one name, which
-    /// names both, or when the list has one file twice, and when a header breaks a rule of the format.
+    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the list is empty or a file is not
+    /// there, with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a path is that of a
+    /// directory or an index, with [`ErrorKind::DuplicateTensor`](crate::ErrorKind::DuplicateTensor) when two
+    /// files hold a tensor of one name (the error names both) or the list has one file twice, and when a header
+    /// breaks a rule of the format.
     pub fn open_files(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
         Self::options().open_files(paths)
     }
@@ -176,14 +177,15 @@ impl Checkpoint {
     /// The files: in the order of their names, or of the list that they were opened by; those of a
     /// [union](Self::union) part by part.
     ///
-    /// Their headers have the tensors' own names, and also those tensors that an index passes over; what counts is in
-    /// [`tensors`](Self::tensors).
+    /// Their headers have the tensors' names without prefixes, and also the duplicates that an index passes
+    /// over: to see what the checkpoint holds, use [`tensors`](Self::tensors).
     pub fn shards(&self) -> &[Arc<Shard>] {
         self.0.catalog.shards()
     }
 
-    /// For each of the [`shards`](Self::shards), what its tensors' names begin with in this checkpoint and not in its
-    /// header; empty but for a [union](Self::union). Names in a header's metadata want it, too.
+    /// For each of the [`shards`](Self::shards), what its tensors' names begin with in this checkpoint and
+    /// not in its header; empty except in a [union](Self::union). Tensor names in a header's metadata need the
+    /// same prefix.
     pub fn prefixes(&self) -> impl ExactSizeIterator<Item = &str> {
         (0..self.shards().len()).map(|shard| self.0.catalog.prefix(shard))
     }
@@ -194,8 +196,8 @@ impl Checkpoint {
         self.0.directory.as_deref()
     }
 
-    /// What is not as it should be but did not stand in the way, one line each: departures from the specification,
-    /// tensors that an index does not list, and duplicates that it passes over.
+    /// What is not as it should be but did not stand in the way, one line each: departures from the
+    /// specification, tensors that an index does not list, and duplicates that it passes over.
     pub fn warnings(&self) -> &[String] {
         &self.0.lines
     }

@@ -5,6 +5,7 @@ mod fetch;
 mod job;
 mod options;
 mod placement;
+mod planned;
 mod report;
 mod schedule;
 mod session;

@@ -172,9 +172,10 @@ impl Error {
         }))
     }
 
-    /// An I/O error, as `{doing}: {error}`, of kind [`NotFound`](ErrorKind::NotFound) or [`Io`](ErrorKind::Io). An error
-    /// of this type that passed through [`io::Error`] is taken out again, unchanged.
-    pub fn io(doing: &str, error: io::Error) -> Self {
+    /// An error that the operating system reported: `what` says what failed, such as `"it cannot be read"`, and
+    /// the system's own words follow. The kind is [`NotFound`](ErrorKind::NotFound) or [`Io`](ErrorKind::Io). An
+    /// error of this crate that passed through [`io::Error`] is taken out again, and `what` ignored.
+    pub fn io(what: &str, error: io::Error) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return own,
             Err(error) => error,
@@ -183,7 +184,7 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, format!("{doing}: {error}")).with_source(error)
+        Self::new(kind, format!("{what}: {error}")).with_source(error)
     }
 
     /// Names the file, where none is named yet.

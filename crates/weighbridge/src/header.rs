@@ -68,7 +68,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Builds the index by name. Where a name stands twice the last in the text wins, as in `serde_json`.
+    /// Builds the index by name. Where a name appears twice the last in the text wins, as in `serde_json`.
     fn index(&mut self) -> Result<()> {
         let mut superseded = self.insert_names();
         if superseded.is_empty() {

@@ -11,7 +11,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use crate::cast::{OutOfRange, Overflow};
-pub use crate::engine::Streamed;
 pub use memory::cast_into;
 pub use operation::{BitCast, Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
 

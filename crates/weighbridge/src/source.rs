@@ -108,7 +108,7 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// The open file in which these bytes lie one behind the other, if they do, and the offset of the first: they can then
+    /// The open file in which these bytes lie one after the other, if they do, and the offset of the first: they can then
     /// be copied into another file by the kernel.
     fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
         let _ = range;
@@ -119,7 +119,7 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Fails when they are not to be had.
+    /// Fails when they cannot be brought in.
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         let _ = range;
         Ok(())

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_transformers::models::bert;
 use examples_support::Fields;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// How the vectors of a sentence's tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

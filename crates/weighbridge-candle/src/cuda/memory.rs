@@ -1,4 +1,4 @@
-//! Memory that a GPU reads and writes on its own: the crate's only module with `unsafe`.
+//! Memory that a GPU reads and writes on its own. All `unsafe` code for CUDA is in this module.
 //!
 //! What the driver is told to copy is copied some time later. For what goes to the device the session keeps buffers and
 //! memory until it has waited, as it promises to every [`Device`](weighbridge::engine::Device); what comes back is owned by

@@ -61,7 +61,7 @@ impl engine::Device for Cuda {
 
     fn slab(&self, _: usize) -> Result<Slab> {
         let first = self.gpus.first().ok_or_else(|| Error::new(ErrorKind::Internal, "there is no GPU"))?;
-        self.staging.slab(first.context()).map_err(failed("memory could not be locked"))
+        self.staging.slab(first.context()).map_err(failed("memory cannot be page-locked"))
     }
 
     fn allocate(&self, entry: &Entry) -> Result<OnGpu> {
@@ -69,7 +69,7 @@ impl engine::Device for Cuda {
         let (dtype, elements, _) = layout_of(entry)?;
         let memory = Memory::new(device, dtype, elements).map_err(|error| refused(&error))?;
         let ordered = self.gpus[gpu].after(&device.cuda_stream());
-        ordered.map_err(failed("copies could not be ordered"))?;
+        ordered.map_err(failed("copies cannot be ordered"))?;
         Ok(OnGpu { gpu, memory })
     }
 

@@ -184,7 +184,7 @@ impl Convert {
 fn report(notes: &[Note], term: &Term) {
     for notes in notes.chunk_by(|a, b| a.kind() == b.kind()) {
         let Some(kind) = notes.first().map(Note::kind) else { continue };
-        // Numbers and texts that now stand in the metadata are many and are no loss.
+        // Numbers and texts that are now in the metadata are many and are no loss.
         let shown = if kind == NoteKind::Metadata { 0 } else { SHOWN };
         for (number, note) in notes.iter().enumerate() {
             let line = safe(&note.to_string()).into_owned();

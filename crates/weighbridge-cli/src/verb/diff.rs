@@ -52,7 +52,7 @@ pub(crate) struct Diff {
     #[arg(long, value_name = "NUMBER", requires = "data", value_parser = tolerance)]
     atol: Option<f64>,
 
-    /// Show so many of the tensors that moved most
+    /// Show this many of the tensors that moved most
     #[arg(long, value_name = "N", default_value = "20", requires = "data")]
     top: usize,
 

@@ -47,7 +47,7 @@ pub(crate) struct Inspect {
     #[arg(long, conflicts_with = "depth")]
     flat: bool,
 
-    /// Show so many levels of the tree
+    /// Show this many levels of the tree
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     depth: Option<u16>,
 

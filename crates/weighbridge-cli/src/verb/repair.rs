@@ -146,6 +146,6 @@ impl TensorData for Data<'_> {
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
-        Some(Stored { file: self.file, path: Some(self.path), range: self.kept.bytes.clone() })
+        Some(Stored::new(self.file, self.kept.bytes.clone()).with_path(self.path))
     }
 }

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use weighbridge::plan::{self, Entry, Streamed};
+use weighbridge::engine::Streamed;
+use weighbridge::plan::{self, Entry};
 use weighbridge::write::{OutputFile, TensorData};
 use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, QuantizedModule, Result, Source};
 
@@ -335,7 +336,7 @@ enum Piece<'t> {
     /// Bytes of the old model.
     Stored(Range<u64>),
     Bytes(Vec<u8>),
-    /// A tensor of so many bytes.
+    /// A tensor of this many bytes.
     Tensor(&'t Streamed, u64),
 }
 
@@ -406,7 +407,7 @@ fn write_tensor(tensor: &Streamed, len: u64, out: &mut dyn Write) -> Result<()> 
     }
 }
 
-/// Takes so many bytes and no more.
+/// Takes a number of bytes and no more.
 struct Counted<'o> {
     out: &'o mut dyn Write,
     left: u64,

@@ -13,7 +13,7 @@ pub(crate) fn zeroed(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
 
 /// Initialises `buf` step by step. `step` is handed the number of bytes done and the rest of the slice; it
 /// initialises a part at the start of the rest and returns that part. An empty part means that there is no
-/// more to be had, `None` that it was interrupted and wants to be called again.
+/// more to read, `None` that it was interrupted and wants to be called again.
 ///
 /// # Errors
 ///

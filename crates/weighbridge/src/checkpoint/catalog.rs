@@ -8,7 +8,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::prefixed::PrefixedNames;
-use super::{Shard, TensorRef};
+use super::shard::Shard;
+use super::tensor::TensorRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 
@@ -21,7 +22,8 @@ pub(super) struct TensorIndex {
 
 pub(super) struct Catalog {
     shards: Vec<Arc<Shard>>,
-    /// One for each shard: its tensors' names, where these are not the header's. Empty where all are the header's.
+    /// One for each shard: its tensors' names, where these are not the header's. Empty where all are the
+    /// header's.
     names: Vec<Option<Arc<PrefixedNames>>>,
     /// Empty for one shard with the names of its header, which finds them itself.
     by_name: HashTable<TensorIndex>,

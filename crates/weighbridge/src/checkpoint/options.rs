@@ -61,9 +61,9 @@ impl OpenOptions {
         self
     }
 
-    /// Maps the files instead of reading them: tensors can then be [lent](Checkpoint::lend) and
-    /// [viewed](super::TensorRef::view) without a copy, and opening takes no longer for a large file than for a small
-    /// one. It takes a promise that nobody changes the files; see [`Mapping::new`].
+    /// Maps the files instead of reading them: tensors can then be [lent](crate::Entry::lend) and
+    /// [viewed](super::TensorRef::view) without a copy, and opening takes no longer for a large file than for
+    /// a small one. It takes a promise that nobody changes the files; see [`Mapping::new`].
     #[must_use]
     pub fn map(mut self, mapping: Mapping) -> Self {
         self.mapping = Some(mapping);
@@ -71,8 +71,8 @@ impl OpenOptions {
     }
 
     /// Sets what errors call a checkpoint that is opened [from bytes](Self::from_bytes) or from a
-    /// [source](Self::from_source), which have no path: where they came from. Files are called by their paths, whatever
-    /// the label.
+    /// [source](Self::from_source), which have no path: where they came from. Files are called by their
+    /// paths, whatever the label.
     ///
     /// ```
     /// use weighbridge::Checkpoint;
@@ -218,8 +218,8 @@ impl OpenOptions {
     }
 }
 
-/// Opens files that may be replaced meanwhile. What was opened belongs together if it is one file, or if its files, those
-/// of the checkpoint whose stem `open` gives, are the same as before.
+/// Opens files that may be replaced meanwhile. What was opened belongs together if it is one file, or if its
+/// files, those of the checkpoint whose stem `open` gives, are the same as before.
 fn unreplaced(
     paths: &[PathBuf],
     open: impl Fn() -> (Option<String>, Result<Checkpoint>),

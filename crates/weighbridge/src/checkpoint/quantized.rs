@@ -1,8 +1,8 @@
 //! Quantised modules: which tensors hold codes instead of weights, and by which method.
 //!
-//! Detection works module by module, from names, dtypes and shapes. `config.json` is not consulted: it is often wrong or
-//! incomplete. A module is quantised if its codes have the companions that they need, such as scales: an 8-bit float
-//! without a scale is an ordinary number.
+//! Detection works module by module, from names, dtypes and shapes. `config.json` is not consulted: it is
+//! often wrong or incomplete. A module is quantised if its codes have the companions that they need, such as
+//! scales: an 8-bit float without a scale is an ordinary number.
 
 mod evidence;
 mod find;
@@ -59,7 +59,8 @@ struct Module {
 impl Checkpoint {
     /// The quantised modules.
     ///
-    /// They are detected once, on first use, from the names, dtypes and shapes in all shards; `config.json` is not consulted.
+    /// They are detected once, on first use, from the names, dtypes and shapes in all shards; `config.json`
+    /// is not consulted.
     ///
     /// ```
     /// use weighbridge::{Checkpoint, Dtype, QuantMethod, TensorView, write::Save};
@@ -141,7 +142,8 @@ impl<'c> QuantizedModule<'c> {
         self.tensors_at(self.module.codes, self.module.end)
     }
 
-    /// The error for a request of `tensor` as a weight; `advice` is the end of the message: what to do instead.
+    /// The error for a request of `tensor` as a weight; `advice` is the end of the message: what to do
+    /// instead.
     pub fn refusal(&self, tensor: &str, advice: &str) -> Error {
         let mut message = format!("the module {:?} is quantised as {}", start_of(self.name()), self.method());
         let codes = self.codes().next();

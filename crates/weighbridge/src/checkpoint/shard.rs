@@ -90,7 +90,8 @@ impl Shard {
         }
     }
 
-    /// What to call this shard in an error about another one: the file name suffices if both are in one directory.
+    /// What to call this shard in an error about another one: the file name suffices if both are in one
+    /// directory.
     pub(super) fn name_beside(&self, other: &Self) -> Cow<'_, str> {
         let directory = |shard: &Self| shard.label.as_deref().and_then(Path::parent).map(Path::to_owned);
         match &self.label {

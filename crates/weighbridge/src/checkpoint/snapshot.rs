@@ -28,8 +28,8 @@ impl Snapshot {
     }
 }
 
-/// The directory of the files to watch, and the stem of their checkpoint; `None` of a directory that was named
-/// itself, where any of its checkpoints may be meant.
+/// The directory of the files to watch, and the stem of their checkpoint; `None` of a directory that was
+/// named itself, where any of its checkpoints may be meant.
 fn watched(path: &Path) -> (&Path, Option<String>) {
     match path.is_dir() {
         true => (path, None),

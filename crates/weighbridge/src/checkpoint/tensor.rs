@@ -21,7 +21,8 @@ impl<'a> TensorRef<'a> {
         Self { catalog, info, index }
     }
 
-    /// The name in this checkpoint: that of the header, behind the prefix of a [union](crate::Checkpoint::union).
+    /// The name in this checkpoint: that of the header, behind the prefix of a
+    /// [union](crate::Checkpoint::union).
     pub fn name(&self) -> &'a str {
         self.catalog.prefixed(self.index).unwrap_or_else(|| self.info.name())
     }
@@ -51,7 +52,8 @@ impl<'a> TensorRef<'a> {
         self.info
     }
 
-    /// Its bytes in memory, if the checkpoint is in memory: [`Checkpoint::from_bytes`](crate::Checkpoint::from_bytes),
+    /// Its bytes in memory, if the checkpoint is in memory:
+    /// [`Checkpoint::from_bytes`](crate::Checkpoint::from_bytes),
     /// [`OpenOptions::map`](crate::OpenOptions::map).
     pub fn view(&self) -> Option<TensorView<'a>> {
         TensorView::of(&self.info, self.shard().source().as_bytes()?)

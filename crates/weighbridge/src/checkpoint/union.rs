@@ -8,11 +8,13 @@ use crate::error::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 impl Checkpoint {
-    /// Puts opened checkpoints together into one, whatever each was opened from: files, bytes, sources, foreign files.
+    /// Puts opened checkpoints together into one, whatever each was opened from: files, bytes, sources,
+    /// foreign files.
     ///
-    /// Each part has a prefix, which is put before the names of its tensors as it is: a prefix of `"vae."` makes
-    /// `"vae.conv.weight"` of `"conv.weight"`. It may be empty, and a union may be a part of another one, whose prefix then
-    /// comes first. Nothing is read or copied but names that get a prefix, and the parts stay what they are.
+    /// Each part has a prefix, which is put before the names of its tensors as it is: a prefix of `"vae."`
+    /// makes `"vae.conv.weight"` of `"conv.weight"`. It may be empty, and a union may be a part of another
+    /// one, whose prefix then comes first. Nothing is read or copied but names that get a prefix, and the
+    /// parts stay what they are.
     ///
     /// [`directory`](Self::directory) is that of the parts, if they all have the same.
     ///
@@ -37,9 +39,9 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::NotFound`] when there are no parts, and with [`ErrorKind::DuplicateTensor`] when two tensors
-    /// get one name; the error names both files. A checkpoint opened from bytes or a source is named by its
-    /// [label](super::OpenOptions::label).
+    /// Fails with [`ErrorKind::NotFound`] when there are no parts, and with [`ErrorKind::DuplicateTensor`]
+    /// when two tensors get one name; the error names both files. A checkpoint opened from bytes or a source
+    /// is named by its [label](super::OpenOptions::label).
     pub fn union<P: Into<String>>(parts: impl IntoIterator<Item = (P, Self)>) -> Result<Self> {
         let parts: Vec<(String, Self)> =
             parts.into_iter().map(|(prefix, part)| (prefix.into(), part)).collect();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Shard;
+use super::shard::Shard;
 use crate::error::{Error, ErrorKind};
 use crate::text::start_of;
 

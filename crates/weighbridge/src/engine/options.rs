@@ -159,7 +159,7 @@ impl ReadOrder {
         let mut order: Vec<usize> = (0..entries.len()).filter(is_ahead).collect();
         match self {
             Self::File => {
-                order.sort_by(|&a, &b| entries[a].inputs().first().cmp(&entries[b].inputs().first()))
+                order.sort_by(|&a, &b| entries[a].inputs().first().cmp(&entries[b].inputs().first()));
             }
             Self::Natural => order.sort_by(|&a, &b| natural_order(entries[a].name(), entries[b].name())),
         }

@@ -30,7 +30,7 @@ pub(super) trait Placement: Send + Sync + 'static {
     /// Whether what is read ahead is begun as soon as there are fewer jobs than threads, and not when there are none left.
     const EARLY: bool = false;
 
-    /// Memory for entries, in their order, each cut into chunks of about so many bytes.
+    /// Memory for entries, in their order, each each with the size of the chunks to cut it into.
     fn allocate(&self, entries: &[(&Entry, usize)]) -> Vec<Result<Allocated<Self>>>;
 
     /// Puts tiles of several tensors, all of them small, or tiles of one, together into jobs.

@@ -139,7 +139,7 @@ pub(super) struct Announced<R> {
     pub(super) slots: Vec<usize>,
 }
 
-/// Small entries are read ahead so many bytes at a time. Larger ones are worth huge pages of their own.
+/// The number of bytes of small entries that are read ahead at a time. Larger ones are worth huge pages of their own.
 pub(super) const BATCH_BYTES: u64 = 32 << 20;
 
 /// The bytes that are announced before they are read: what a fast disk delivers in the time of some reads.

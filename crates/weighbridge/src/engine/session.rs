@@ -2,13 +2,13 @@
 //!
 //! This is what its user has in hand; [`Crew`] is what its threads do.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use super::crew::Crew;
 use super::options::Settings;
 use super::placement::Placement;
+use super::planned::Planned;
 use super::report::Report;
 use crate::buffer::HostBuffer;
 use crate::checkpoint::Checkpoint;
@@ -51,28 +51,6 @@ trait Work<T>: Stop {
 
 trait Stop: Send + Sync {
     fn stop(&self, is_cancelled: bool);
-}
-
-/// The entries of a session's plan.
-pub(super) struct Planned {
-    pub(super) entries: Vec<Arc<Entry>>,
-    by_name: HashMap<String, usize>,
-    pub(super) report: Report,
-}
-
-impl Planned {
-    pub(super) fn new(plan: &Plan) -> Result<Self> {
-        let entries = plan.entries().to_vec();
-        let mut by_name = HashMap::with_capacity(entries.len());
-        for (index, entry) in entries.iter().enumerate() {
-            if by_name.insert(entry.name().to_owned(), index).is_some() {
-                let error = Error::new(ErrorKind::DuplicateTensor, "the plan has two entries of this name");
-                return Err(error.in_tensor(entry.name()));
-            }
-        }
-        let report = Report::new(&entries);
-        Ok(Self { entries, by_name, report })
-    }
 }
 
 impl<T: Send + 'static> Session<T> {

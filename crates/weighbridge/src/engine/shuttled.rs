@@ -11,7 +11,7 @@ use shuttle::thread;
 use super::crew::Crew;
 use super::options::{LoadOptions, Prefetch};
 use super::placement::{Device, Fill, Placement, Ring, Stage, Transfer};
-use super::session::Planned;
+use super::planned::Planned;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Entry, Plan};

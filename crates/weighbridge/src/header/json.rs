@@ -27,7 +27,7 @@ pub(crate) struct Cursor<'a> {
     depth: u8,
 }
 
-/// A JSON string as it stands in the text, between its quotes; its escapes are known to be valid.
+/// A JSON string as it is in the text, between its quotes; its escapes are known to be valid.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawStr<'a> {
     pub(crate) raw: &'a str,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
-use weighbridge::plan::Streamed;
+use weighbridge::engine::Streamed;
 use weighbridge::write::TensorData;
 
 use crate::term::Bar;

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
-use weighbridge::plan::{Streamed, cast_into};
+use weighbridge::engine::Streamed;
+use weighbridge::plan::cast_into;
 use weighbridge::slice::Region;
 use weighbridge::{Dtype, Slice, TensorRef};
 

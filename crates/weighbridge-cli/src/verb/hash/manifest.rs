@@ -99,14 +99,14 @@ impl Manifest {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        const NONE: &str = "this is no manifest that `weighbridge hash` wrote";
+        const NONE: &str = "this is not a manifest that `weighbridge hash` wrote";
         let (first, rest) = text.split_once('\n').context(NONE)?;
         let (algorithm, digest) = first.split_once(' ').context(NONE)?;
         let algorithm = Algorithm::from_str(algorithm, false).ok().context(NONE)?;
         let digest = Digest::parse(digest.trim_end()).context(NONE)?;
         let mut lines = Vec::new();
         for (number, line) in rest.lines().enumerate() {
-            let wrong = || format!("line {} of the manifest is none of a tensor", number + 2);
+            let wrong = || format!("line {} of the manifest does not describe a tensor", number + 2);
             lines.push(Line::parse(line).with_context(wrong)?);
         }
         lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));

@@ -186,7 +186,7 @@ fn fold<'t, 'c>(nodes: Vec<Node<'t, 'c>>) -> Vec<Node<'t, 'c>> {
             folded.push(node);
             continue;
         };
-        // Texts one behind the other must not hash like one text: each part is hashed for itself.
+        // Texts one after the other must not hash like one text: each part is hashed for itself.
         let parts = node.structure().map(|part| hasher.hash_one(part));
         let alike = known.entry(parts.fold(0, |hash, part| hasher.hash_one((hash, part)))).or_default();
         let equal = alike.iter().copied().find(|&other| folded[other].structure().eq(node.structure()));

@@ -115,7 +115,7 @@ fn no_duplicates(entries: &[(String, Entry)]) -> Result<()> {
     let mut names: Vec<_> = entries.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => bail!("it cannot be repaired: tensor {:?}: the name stands twice", safe(pair[0])),
+        Some(pair) => bail!("it cannot be repaired: tensor {:?}: its name appears twice", safe(pair[0])),
         None => Ok(()),
     }
 }

@@ -141,15 +141,15 @@ impl Look<'_> {
         let mut weights = BTreeMap::new();
         for (tensor, shard) in &listed.weight_map.0 {
             if weights.insert(&**tensor, &**shard).is_some() {
-                let message = "it stands twice in the index".to_owned();
+                let message = "it appears twice in the index".to_owned();
                 self.findings.add("duplicate-tensor", severity, Some(path), Some(tensor), message);
             }
         }
         weights
     }
 
-    /// Which shard each tensor is read from. Of two that hold it, it is the one that the index names; if none is named,
-    /// readers refuse the set.
+    /// Which shard each tensor is read from. Of two that hold it, it is the one that the index names; if none
+    /// is named, readers refuse the set.
     fn owners<'s>(
         &mut self,
         shards: &'s Shards,

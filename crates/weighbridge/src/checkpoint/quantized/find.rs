@@ -126,8 +126,8 @@ impl<'i> Finder<'i> {
         self.catalog.find(&self.name)
     }
 
-    /// Modules that the metadata of a shard declares, under names without the prefix of its tensors; malformed entries
-    /// are ignored.
+    /// Modules that the metadata of a shard declares, under names without the prefix of its tensors;
+    /// malformed entries are ignored.
     fn metadata(&mut self, shard: &Shard, prefix: &str) {
         let mut told = |method, name: &str, ending| self.told(method, &format!("{prefix}{name}"), ending);
         for (key, value) in shard.header().metadata().into_iter().flatten() {

@@ -41,7 +41,7 @@ impl AsRef<[u8]> for HostBytes {
     }
 }
 
-/// A tensor's bytes where they are: in memory that the checkpoint was [opened from](Checkpoint::from_bytes), or in a
+/// A tensor's bytes where they are: in memory that the checkpoint was [opened from](crate::Checkpoint::from_bytes), or in a
 /// [mapped](crate::OpenOptions::map) file. They stay there as long as this lives; no copy was made.
 ///
 /// Nothing says that the bytes are aligned to the tensor's elements: [`is_aligned`](Self::is_aligned) does.

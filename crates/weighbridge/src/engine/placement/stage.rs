@@ -283,7 +283,8 @@ impl<D: Device> Placement for Stage<D> {
         let one = |&(entry, size): &(&Entry, usize)| {
             let memory = caught("memory of the device was allocated", || self.device.allocate(entry))?;
             let size = (size.min(self.slab_bytes) / ALIGN * ALIGN).max(ALIGN) as u64;
-            let (memory, chunks) = Target::cut(memory, entry.byte_len(), size);
+            let (memory, targets) = Target::cut(memory, entry.byte_len(), size);
+            let chunks = targets.into_iter().map(|target| (target.range(), target)).collect();
             Ok(Allocated { memory, chunks })
         };
         entries.iter().map(one).collect()

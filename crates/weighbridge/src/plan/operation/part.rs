@@ -19,7 +19,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Gaps of so many bytes cost about as much to read as another call of the system does.
+    /// Gaps of this many bytes cost about as much to read as another call of the system does.
     pub const READ_THROUGH: u64 = 2 << 10;
 
     /// The part that `slice` says.
@@ -43,9 +43,7 @@ impl Part {
             return fail(format!("dimension {dim} of {size} has no part {rank} of {world} equal ones"));
         }
         let share = size / world;
-        let bound = |rank: usize| i64::try_from(rank * share).unwrap_or(i64::MAX);
-        let whole = (0..dim).fold(Slice::new(), |slice, _| slice.range(..));
-        Ok(Self { slice: whole.range(bound(rank)..bound(rank + 1)) })
+        Ok(Self { slice: Slice::along(dim, rank * share..(rank + 1) * share) })
     }
 
     /// Which part it is.

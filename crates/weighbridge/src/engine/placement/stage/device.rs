@@ -44,6 +44,7 @@ pub trait Device: Send + Sync + 'static {
     /// No byte of a memory may be asked for again while what was returned for it is in use, and nothing that was returned
     /// may be used after the memory was given to [`finish`](Self::finish) or dropped.
     #[allow(unsafe_code)]
+    #[allow(clippy::mut_from_ref)] // No two of them overlap: its safety contract.
     unsafe fn in_place<'m>(
         &self,
         memory: &'m Self::Memory,

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Device;
+use super::device::Device;
 
 /// The exclusive right to make some bytes of a tensor's memory.
 pub(in crate::engine) struct Target<D: Device> {
@@ -16,11 +16,11 @@ pub(in crate::engine) struct Target<D: Device> {
 
 impl<D: Device> Target<D> {
     /// Targets of `size` bytes, the last one perhaps of fewer, that cover `len` bytes of a memory.
-    pub(super) fn cut(memory: D::Memory, len: u64, size: u64) -> (Arc<D::Memory>, Vec<(Range<u64>, Self)>) {
+    pub(super) fn cut(memory: D::Memory, len: u64, size: u64) -> (Arc<D::Memory>, Vec<Self>) {
         let memory = Arc::new(memory);
         let target = |number: u64| {
-            let bytes: Range<u64> = number * size..((number + 1) * size).min(len);
-            (bytes.clone(), Self { memory: Arc::clone(&memory), bytes })
+            let bytes = number * size..((number + 1) * size).min(len);
+            Self { memory: Arc::clone(&memory), bytes }
         };
         let targets = (0..len.div_ceil(size)).map(target).collect();
         (memory, targets)
@@ -32,6 +32,10 @@ impl<D: Device> Target<D> {
 
     pub(super) fn offset(&self) -> u64 {
         self.bytes.start
+    }
+
+    pub(super) fn range(&self) -> Range<u64> {
+        self.bytes.clone()
     }
 
     /// What keeps the memory, without the right to write to it.
