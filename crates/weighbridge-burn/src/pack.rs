@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 #[cfg(feature = "store")]
 use weighbridge::Dtype;
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Error, ErrorKind, HostBuffer, HostBytes, Plan, Result, TensorRef};
+use weighbridge::{Checkpoint, Error, ErrorKind, HostBytes, Result, TensorRef};
 
 use crate::dtype::from_stored;
 use crate::metadata::{IDS, Known, ids, in_shard, object};
@@ -245,7 +245,7 @@ fn lazy(ckpt: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside) -> Tensor {
     let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
     let (ckpt, stored) = (ckpt.clone(), tensor.name().to_owned());
     let provider = move || {
-        let values = values(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
+        let values = ckpt.read(&stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
         Ok(match wide {
             true => {
                 Bytes::from_elems(values.as_bytes().iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>())
@@ -254,12 +254,6 @@ fn lazy(ckpt: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside) -> Tensor {
         })
     };
     Tensor::deferred(name, dtype, shape, id, len, provider)
-}
-
-/// The values of a stored tensor.
-fn values(ckpt: &Checkpoint, name: &str) -> Result<HostBuffer> {
-    let plan = Plan::of(ckpt).only(weighbridge::Names::exact(name)).build()?;
-    Ok(plan.session().start()?.take(name, None)?.1)
 }
 
 fn entry(ckpt: &Checkpoint, key: &str) -> Result<Map<String, Value>> {

@@ -77,6 +77,8 @@ pub use engine::{HostBytes, Lent, LoadOptions, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
 pub use header::{Header, Profile};
 pub use names::{natural_order, nearest_name};
+#[doc(hidden)]
+pub use panics::caught_as;
 pub use pattern::Names;
 pub use plan::{Entry, Plan};
 pub use renames::Renames;
