@@ -30,7 +30,13 @@ pub fn file(bytes: &[u8]) -> PathBuf {
 
 /// Options that a byte chooses.
 pub fn options(choice: u8) -> Options {
-    let mut options = Options::new().skip_unsupported(choice & 1 != 0).raw_names(choice & 2 != 0);
+    let mut options = Options::new();
+    if choice & 1 != 0 {
+        options = options.skip_unsupported();
+    }
+    if choice & 2 != 0 {
+        options = options.raw_names();
+    }
     if choice & 4 != 0 {
         options = options.aliases(Aliases::Each);
     }

@@ -5,13 +5,14 @@
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype as St;
-use weighbridge::engine::{Order, Prefetch};
-use weighbridge::plan::{Input, Operation, Piece};
-use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Hints, Plan, Result, Source};
+use weighbridge::engine::{Prefetch, ReadOrder};
+use weighbridge::plan::{Bound, Input, Join, Operation, Piece, Tiles};
+use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Hints, Plan, Result, Session, Source};
 use weighbridge_tests::{Stored, file, in_file_order};
 
 /// A source that counts, and may wait, fail or panic.
@@ -51,33 +52,37 @@ fn odd(tensors: &[(&str, Stored)], behave: fn(u64) -> io::Result<()>) -> (Checkp
 #[derive(Debug)]
 struct Stack;
 
+/// The bytes of each matrix.
+#[derive(Debug)]
+struct Stacked(Vec<u64>);
+
 impl Operation for Stack {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
         let rows = inputs.iter().map(|input| input.shape()[0]).sum();
         match inputs {
             [first, rest @ ..] if rest.iter().all(|other| other.shape()[1] == first.shape()[1]) => {
-                Ok((first.dtype(), vec![rows, first.shape()[1]]))
+                let lens = inputs.iter().map(|input| input.range().end - input.range().start);
+                Ok(Bound::new(first.dtype(), [rows, first.shape()[1]], Stacked(lens.collect())))
             }
             _ => Err(Error::new(ErrorKind::Shape, "the matrices differ in width")),
         }
     }
+}
 
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+impl Tiles for Stacked {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
         let mut start = 0;
-        for (number, input) in inputs.iter().enumerate() {
-            let len = input.range().end - input.range().start;
+        for (input, len) in self.0.iter().enumerate() {
             let bytes =
                 tile.start.clamp(start, start + len) - start..tile.end.clamp(start, start + len) - start;
             if !bytes.is_empty() {
-                pieces.push(Piece { input: number, bytes });
+                pieces.push(Piece { input, bytes });
             }
             start += len;
         }
-        pieces
     }
 
-    fn is_direct(&self, _: &[Input]) -> bool {
+    fn is_direct(&self) -> bool {
         true
     }
 }
@@ -116,9 +121,9 @@ fn read_ahead_keeps_to_its_budget() {
     let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
     let (ckpt, read) = odd(&views, |_| Ok(()));
     let session = Plan::of(&ckpt).build().unwrap().session();
-    let session = session.threads(4).read_ahead(350_000).order(Order::Natural).start().unwrap();
+    let session = session.threads(4).read_ahead(350_000).order(ReadOrder::Natural).start().unwrap();
     for (taken, number) in (0..50_u64).zip((0..50).rev()) {
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
         let read = read.load(Ordering::SeqCst);
         assert!(read <= taken * 100_000 + 350_000, "{read} bytes read, {taken} tensors taken");
         let (_, values) = session.take(&format!("layers.{number}"), None).unwrap();
@@ -171,7 +176,7 @@ fn dropping_a_session_stops_it() {
     let tensors: Vec<_> = (0..600).map(|i| (format!("{i}"), Stored::filled(St::U8, &[50_000], i))).collect();
     let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
     let (ckpt, read) = odd(&views, |_| {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
         Ok(())
     });
     let session = Plan::of(&ckpt).build().unwrap().session().threads(3).start().unwrap();
@@ -180,8 +185,168 @@ fn dropping_a_session_stops_it() {
     let stopped_at = read.load(Ordering::SeqCst);
     // Of 30 MB: what three threads had begun, a huge page's worth each, and what went with it.
     assert!(stopped_at < 15_000_000, "{stopped_at} bytes were read");
-    std::thread::sleep(Duration::from_millis(30));
+    // Its threads are gone with it.
     assert_eq!(read.load(Ordering::SeqCst), stopped_at);
+}
+
+#[test]
+fn a_plan_spans_checkpoints() {
+    // Of other sizes, so that bytes of the wrong file would be wrong or missing.
+    let stored = |rows, seed| Stored::filled(St::F32, &[rows, 10], seed);
+    let (a, b) = ((stored(70, 1), stored(40, 2)), (stored(30, 3), stored(50, 4)));
+    let (first, _) = odd(&[("x", stored(900, 0)), ("w", a.0.clone()), ("v", a.1.clone())], |_| Ok(()));
+    let (second, _) = odd(&[("w", b.0.clone()), ("v", b.1.clone())], |_| Ok(()));
+    let input = |ckpt: &Checkpoint, name| Input::of(&ckpt.tensor(name).unwrap());
+    let join = |name| {
+        let inputs = vec![input(&first, name), input(&second, name)];
+        Entry::new(name, inputs, Arc::new(Join::along(0))).unwrap()
+    };
+    let alone = |ckpt: &Checkpoint, name| Entry::of(&ckpt.tensor(name).unwrap(), None).unwrap();
+    let session = Plan::new([join("w"), alone(&first, "x")]).with(join("v")).session().start().unwrap();
+    let taken = |name| in_file_order(&session.take(name, None).unwrap().1).to_vec();
+    assert!(taken("w") == [a.0.bytes(), b.0.bytes()].concat());
+    assert!(taken("v") == [a.1.bytes(), b.1.bytes()].concat());
+    assert!(taken("x") == stored(900, 0).bytes());
+    // An entry of a checkpoint that the plan has nothing of: its own bytes.
+    let (third, _) = odd(&[("w", stored(1, 9))], |_| Ok(()));
+    let made = session.make(alone(&third, "w")).unwrap();
+    assert!(in_file_order(&made) == stored(1, 9).bytes());
+    // Bytes in memory are lent of the checkpoint that the entry is of.
+    let third = Checkpoint::from_bytes(file(&[("w", stored(2, 7))])).unwrap();
+    let lent = alone(&third, "w").lend().unwrap().map(|lent| lent.as_bytes().to_vec());
+    assert!(lent.is_none_or(|lent| lent == stored(2, 7).bytes()));
+}
+
+/// Takes a tensor of the session that it is part of, at the worst of times.
+#[derive(Debug)]
+struct Curious {
+    session: Arc<OnceLock<Session>>,
+    /// So often until it does.
+    until: AtomicU64,
+}
+
+impl Operation for Curious {
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        let (session, until) = (Arc::clone(&self.session), AtomicU64::new(self.until.load(Ordering::SeqCst)));
+        Ok(Bound::new(inputs[0].dtype(), inputs[0].shape(), Self { session, until }))
+    }
+}
+
+impl Curious {
+    fn look(&self) {
+        if self.until.fetch_sub(1, Ordering::SeqCst) == 0 {
+            self.session.get().unwrap().take("other", None).unwrap();
+        }
+    }
+}
+
+impl Tiles for Curious {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        self.look();
+        pieces.push(Piece { input: 0, bytes: tile });
+    }
+
+    fn is_direct(&self) -> bool {
+        true
+    }
+
+    fn step(&self) -> u64 {
+        self.look();
+        256 << 10
+    }
+}
+
+#[test]
+fn an_operation_may_use_the_session_that_calls_it() {
+    let tensors = [("w", Stored::filled(St::U8, &[3 << 20], 1)), ("other", Stored::filled(St::U8, &[9], 2))];
+    let (ckpt, _) = odd(&tensors, |_| Ok(()));
+    // When it is planned, the tensor cannot be taken yet; so after the calls that planning makes.
+    for until in 2..12 {
+        let session = Arc::new(OnceLock::new());
+        let curious = Curious { session: Arc::clone(&session), until: AtomicU64::new(until) };
+        let entry = Entry::new("w", vec![Input::of(&ckpt.tensor("w").unwrap())], Arc::new(curious)).unwrap();
+        let other = Entry::of(&ckpt.tensor("other").unwrap(), None).unwrap();
+        let started = Plan::new([entry, other]).session().read_ahead(0).threads(2).start().unwrap();
+        session.set(started).unwrap();
+        let (done, is_done) = mpsc::channel();
+        thread::spawn({
+            let session = Arc::clone(&session);
+            move || done.send(session.get().unwrap().take("w", None).unwrap().1).unwrap()
+        });
+        let values = is_done.recv_timeout(Duration::from_secs(20)).expect("it hangs");
+        assert!(values.as_bytes() == tensors[0].1.bytes());
+    }
+}
+
+#[test]
+fn two_threads_that_want_two_dtypes_of_one_tensor_read_it_twice() {
+    const SIZE: usize = 100_000;
+    let (ckpt, read) = odd(&[("w", Stored::filled(St::U8, &[SIZE], 1))], |_| {
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    let session = Plan::of(&ckpt).build().unwrap().session().threads(1).read_ahead(0).start().unwrap();
+    for _ in 0..100 {
+        read.store(0, Ordering::SeqCst);
+        thread::scope(|scope| {
+            for dtype in [None, Some(Dtype::I16)] {
+                let session = &session;
+                scope.spawn(move || {
+                    let (entry, values) = session.take("w", dtype).unwrap();
+                    assert_eq!(entry.dtype(), dtype.unwrap_or(Dtype::U8));
+                    assert_eq!(values.as_bytes().len() as u64, entry.byte_len());
+                });
+            }
+        });
+        assert_eq!(read.load(Ordering::SeqCst), 2 * SIZE as u64);
+    }
+}
+
+#[test]
+fn what_was_read_ahead_in_vain_is_given_back() {
+    let tensors: Vec<_> = (0..8).map(|i| (format!("{i}"), Stored::filled(St::U8, &[1000], i))).collect();
+    let views: Vec<_> = tensors.iter().map(|(name, stored)| (&**name, stored.clone())).collect();
+    let (ckpt, _) = odd(&views, |_| Ok(()));
+    // Room for two: if those that are taken in another dtype kept theirs, nothing more would be read ahead.
+    let session = Plan::of(&ckpt).build().unwrap().session().threads(2).read_ahead(2000).start().unwrap();
+    let report = session.report();
+    for (name, _) in &tensors[..6] {
+        session.take(name, Some(Dtype::I16)).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let taken = report.bytes_needed();
+    while report.bytes_read() < taken + 2000 {
+        assert!(Instant::now() < deadline, "nothing is read ahead: {} bytes read", report.bytes_read());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn an_operation_that_panics_when_it_is_bound_is_an_error() {
+    #[derive(Debug)]
+    struct Broken;
+    impl Operation for Broken {
+        fn bind(&self, _: &[Input]) -> Result<Bound> {
+            panic!("a bug in an operation")
+        }
+    }
+    let (ckpt, _) = odd(&[("w", Stored::filled(St::U8, &[4], 1))], |_| Ok(()));
+    let inputs = vec![Input::of(&ckpt.tensor("w").unwrap())];
+    let error = Entry::new("w", inputs, Arc::new(Broken)).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::Internal, Some("w")));
+    assert!(error.to_string().contains("a bug in an operation"), "{error}");
+}
+
+#[test]
+fn one_tensor_is_read_by_its_name() {
+    let stored = Stored::filled(St::F32, &[3, 2], 5);
+    let (ckpt, read) =
+        odd(&[("layers.1.w", stored.clone()), ("x", Stored::filled(St::U8, &[99], 1))], |_| Ok(()));
+    assert!(in_file_order(&ckpt.read("layers.1.w").unwrap()) == stored.bytes());
+    assert_eq!(read.load(Ordering::SeqCst), 24);
+    let error = ckpt.read("layers.2.w").unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::MissingTensor, Some("layers.2.w")));
+    assert!(error.to_string().ends_with("did you mean \"layers.1.w\"?"), "{error}");
 }
 
 #[test]
@@ -219,7 +384,7 @@ impl Source for Cold {
             && self.fetched.lock().unwrap().is_empty()
             && Instant::now() < deadline
         {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
         buf.copy_from_slice(&self.bytes[offset as usize..][..buf.len()]);
         Ok(())

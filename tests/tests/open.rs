@@ -74,7 +74,7 @@ fn index_and_shards_that_disagree() {
     edit(r#""c":"#, r#""d":"#);
     fails(path, kind, &["index.json", "\"d\"", "model-2.safetensors", "does not hold it"]);
     edit(r#""a": "model-1.safetensors""#, r#""a": "model-2.safetensors""#);
-    fails(path, kind, &["\"a\"", "model-2.safetensors", "stands in \"model-1.safetensors\""]);
+    fails(path, kind, &["\"a\"", "model-2.safetensors", "it is in \"model-1.safetensors\""]);
     edit(r#""c": "model-2.safetensors""#, r#""c": "model-3.safetensors""#);
     fails(path, ErrorKind::MissingShard, &["index.json", "model-3.safetensors"]);
     edit(r#""c": "model-2.safetensors""#, r#""c": "../model-2.safetensors""#);
@@ -85,14 +85,58 @@ fn index_and_shards_that_disagree() {
     fails(path, ErrorKind::Index, &["index.json", "byte"]);
 
     fresh();
-    write(&path.join("model-2.safetensors"), &file(&[("a", stored(1)), ("c", stored(3))]));
-    fails(path, ErrorKind::DuplicateTensor, &["model-2.safetensors", "\"a\"", "model-1.safetensors"]);
-
-    fresh();
     write(&path.join("model-2.safetensors"), &file(&[("c", stored(3)), ("z", stored(1))]));
     let ckpt = Checkpoint::open(path).unwrap();
     assert!(ckpt.tensor("z").is_some());
     assert!(ckpt.warnings()[0].contains("1 tensors"), "{:?}", ckpt.warnings());
+}
+
+#[test]
+fn of_a_tensor_in_two_shards_the_index_says_which_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let index = path.join("model.safetensors.index.json");
+    let (first, second) = ("model-1.safetensors", "model-2.safetensors");
+    let twice = |weights: &str| {
+        two_shards(path);
+        write(&path.join(second), &file(&[("a", stored(4)), ("c", stored(3))]));
+        write(
+            &index,
+            format!(r#"{{"weight_map": {{"b": "{first}", "c": "{second}"{weights}}}}}"#).as_bytes(),
+        );
+    };
+    for (used, unused, seed) in [(first, second, 1), (second, first, 4)] {
+        twice(&format!(r#", "a": "{used}""#));
+        let ckpt = Checkpoint::open(path).unwrap();
+        let names: Vec<_> = ckpt.tensors().map(|tensor| tensor.name()).filter(|name| *name == "a").collect();
+        assert_eq!((names.len(), ckpt.len(), ckpt.byte_len()), (1, 3, 3 * 128));
+        assert_eq!(ckpt.tensor("a").unwrap().shard().name(), used);
+        let session = Plan::of(&ckpt).build().unwrap().session().start().unwrap();
+        assert!(in_file_order(&session.take("a", None).unwrap().1) == stored(seed).bytes());
+        let [warning] = ckpt.warnings() else { panic!("{:?}", ckpt.warnings()) };
+        let start = format!("{}: tensor \"a\": ", path.join(unused).display());
+        assert!(warning.starts_with(&start) && warning.contains(&format!("{used:?}")), "{warning}");
+    }
+    // Where the index says nothing, nothing decides.
+    twice("");
+    fails(path, ErrorKind::DuplicateTensor, &[second, "\"a\"", first, "the index"]);
+    // One that names a shard without it decides for none of those that have it.
+    twice(r#", "a": "model-3.safetensors""#);
+    write(&path.join("model-3.safetensors"), &file(&[("d", stored(5))]));
+    fails(path, ErrorKind::MissingTensor, &["index.json", "\"a\"", "model-3.safetensors", "but it is in"]);
+}
+
+#[test]
+fn a_hostile_set_has_no_more_warnings_than_anyone_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<_> = (0..1000).map(|number| format!("t{number}")).collect();
+    let tensors: Vec<_> = names.iter().map(|name| (&**name, Stored::filled(Dtype::U8, &[1], 1))).collect();
+    let more = [&tensors[..], &[("only here", Stored::filled(Dtype::U8, &[1], 1))]].concat();
+    sharded(directory.path(), &[("a.safetensors", &more), ("b.safetensors", &tensors)]);
+    let ckpt = Checkpoint::open(directory.path()).unwrap();
+    assert_eq!((ckpt.len(), ckpt.byte_len()), (1001, 1001));
+    assert!(ckpt.warnings().len() < 100, "{}", ckpt.warnings().len());
+    assert!(ckpt.warnings().iter().any(|line| line.contains("936 more")), "{:?}", ckpt.warnings().last());
 }
 
 #[test]

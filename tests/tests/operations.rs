@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use safetensors::Dtype as St;
-use weighbridge::plan::{Cast, Entry, Input, Join, Operation, Part, Piece, Read, Transpose};
+use weighbridge::plan::{
+    BitCast, Bound, Cast, Entry, Input, Join, Operation, Overflow, Part, Piece, Read, Tiles, Transpose,
+};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Hints, HostBuffer, Plan, Result, Slice, Source};
 use weighbridge_tests::{Stored, file, in_file_order};
 
@@ -54,8 +56,7 @@ fn make(
 ) -> (Vec<usize>, HostBuffer) {
     let inputs = names.iter().map(|name| Input::of(&ckpt.tensor(name).unwrap())).collect();
     let entry = Entry::new("made", inputs, operation).unwrap();
-    let plan = Plan::of(ckpt).filter(|_| false).build().unwrap().with(entry);
-    let session = plan.session().threads(threads).start().unwrap();
+    let session = Plan::new([entry]).session().threads(threads).start().unwrap();
     let (entry, values) = session.take("made", None).unwrap();
     (entry.shape().to_vec(), values)
 }
@@ -293,31 +294,28 @@ fn what_does_not_fit_is_refused_by_the_plan() {
 struct Scaled;
 
 impl Operation for Scaled {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        Ok((Dtype::F32, inputs[0].shape().to_vec()))
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        Ok(Bound::new(Dtype::F32, inputs[0].shape(), Self))
     }
+}
 
-    fn gather(&self, _: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        vec![Piece { input: 0, bytes: tile.start / 4..tile.end / 4 }]
-    }
-
-    fn is_direct(&self, _: &[Input]) -> bool {
-        false
+impl Tiles for Scaled {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        pieces.push(Piece { input: 0, bytes: tile.start / 4..tile.end / 4 });
     }
 
     fn compute<'t>(
         &self,
-        _: &[Input],
         _: Range<u64>,
         gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
+        out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
         let made: Vec<u8> = gathered.iter().flat_map(|&byte| (f32::from(byte) / 2.0).to_le_bytes()).collect();
-        Ok(tile.write_copy_of_slice(&made))
+        Ok(out.write_copy_of_slice(&made))
     }
 
     /// As a whole, however large.
-    fn step(&self, _: &[Input]) -> u64 {
+    fn step(&self) -> u64 {
         u64::MAX
     }
 }
@@ -328,12 +326,8 @@ fn a_cast_takes_what_an_operation_makes_whatever_it_is_made_of() {
     let ckpt = Checkpoint::from_bytes(file(&[("w", stored.clone())])).unwrap();
     let input = || vec![Input::of(&ckpt.tensor("w").unwrap())];
     let twice = Cast::of(Arc::new(Cast::to(Dtype::I16)), Dtype::F32);
-    let plan = Plan::of(&ckpt)
-        .filter(|_| false)
-        .build()
-        .unwrap()
-        .with(Entry::new("scaled", input(), Arc::new(Scaled)).unwrap())
-        .with(Entry::new("twice", input(), Arc::new(twice)).unwrap());
+    let scaled = Entry::new("scaled", input(), Arc::new(Scaled)).unwrap();
+    let plan = Plan::new([scaled, Entry::new("twice", input(), Arc::new(twice)).unwrap()]);
     let session = plan.session().start().unwrap();
     for (name, divisor) in [("scaled", 2.0), ("twice", 1.0)] {
         let expected = |byte: &u8| f64::from(*byte) / divisor;
@@ -353,15 +347,17 @@ fn a_cast_takes_what_an_operation_makes_whatever_it_is_made_of() {
 struct Broken;
 
 impl Operation for Broken {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        Ok((inputs[0].dtype(), inputs[0].shape().to_vec()))
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        Ok(Bound::new(inputs[0].dtype(), inputs[0].shape(), Self))
     }
+}
 
-    fn gather(&self, _: &[Input], _: Range<u64>) -> Vec<Piece> {
+impl Tiles for Broken {
+    fn gather(&self, _: Range<u64>, _: &mut Vec<Piece>) {
         panic!("a bug in an operation")
     }
 
-    fn is_direct(&self, _: &[Input]) -> bool {
+    fn is_direct(&self) -> bool {
         true
     }
 }
@@ -385,4 +381,49 @@ fn an_operation_that_panics_harms_no_other() {
         assert_eq!(fill.take("broken", None).unwrap_err().kind(), ErrorKind::Internal);
         assert_eq!(lend.take("broken", None).unwrap_err().kind(), ErrorKind::Internal);
     }
+}
+
+#[test]
+fn bits_are_kept_under_another_dtype() {
+    let stored: Vec<u8> = [-1_i32, 7, i32::MIN, 5].into_iter().flat_map(i32::to_le_bytes).collect();
+    let (ckpt, _) = counted(&[("a", Stored::new(St::I32, &[2, 2], stored))], 4 << 20);
+    let column = Arc::new(Part::of(Slice::new().range(..).select(0)));
+    let (shape, values) = make(&ckpt, &["a"], Arc::new(BitCast::of(column, Dtype::U32)), 1);
+    assert_eq!((shape, values), (vec![2], HostBuffer::U32(vec![u32::MAX, 1 << 31])));
+
+    let tensor = ckpt.tensor("a").unwrap();
+    let refused = |dtype| {
+        let entry = Entry::new("a", vec![Input::of(&tensor)], Arc::new(BitCast::to(dtype)));
+        entry.unwrap_err().kind() == ErrorKind::Dtype
+    };
+    assert!(refused(Dtype::U64) && refused(Dtype::U16) && !BitCast::exists(Dtype::U64, Dtype::C64));
+
+    // A rule of the entry, which holds for what a session is asked for, and in whichever order it was given.
+    let entry = Entry::of(&tensor, Some(Dtype::U32)).unwrap();
+    let entry = entry.bit_casts(|from, to| (from, to) == (Dtype::I32, Dtype::U32)).overflow(Overflow::Error);
+    let take = |entry: &Entry, dtype| {
+        Plan::new([entry.clone()]).session().start().unwrap().take("a", dtype).map(|(_, values)| values)
+    };
+    let bits = HostBuffer::U32(vec![u32::MAX, 7, 1 << 31, 5]);
+    assert_eq!(take(&entry, None).unwrap(), bits);
+    let floats = entry.recast(Dtype::F64).unwrap();
+    assert_eq!(take(&floats, Some(Dtype::U32)).unwrap(), bits);
+    // Casts are of the stored values, whatever the entry has become.
+    assert_eq!(take(&entry, Some(Dtype::I64)).unwrap(), HostBuffer::I64(vec![-1, 7, i32::MIN.into(), 5]));
+    assert_eq!(take(&entry, Some(Dtype::U64)).unwrap_err().kind(), ErrorKind::Value);
+}
+
+#[test]
+fn deferred_entries_are_read_when_they_are_taken() {
+    let tensors = ["a", "b", "c"].map(|name| (name, Stored::filled(St::U8, &[100_000], 1)));
+    let (ckpt, read) = counted(&tensors, 4 << 20);
+    let entries = ckpt.tensors().map(|tensor| Entry::of(&tensor, None).unwrap());
+    let entries = entries.map(|entry| if entry.name() == "b" { entry } else { entry.deferred() });
+    let session = Plan::new(entries).session().threads(2).start().unwrap();
+    session.take("b", None).unwrap();
+    session.take("a", None).unwrap();
+    assert_eq!(read.load(Ordering::SeqCst), 200_000);
+    assert_eq!(session.report().unused(), ["c"]);
+    session.take("c", None).unwrap();
+    assert_eq!(read.load(Ordering::SeqCst), 300_000);
 }

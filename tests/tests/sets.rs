@@ -8,7 +8,7 @@ use std::path::Path;
 
 use safetensors::SafeTensors as Official;
 use weighbridge::index::Index;
-use weighbridge::write::{MetadataEdit, Save, TensorData, Values, recover};
+use weighbridge::write::{Directory, MetadataEdit, OutputFile, Save, TensorData, Values, recover};
 use weighbridge::{Checkpoint, Dtype, ErrorKind};
 use weighbridge_tests::names;
 
@@ -102,6 +102,93 @@ fn only_one_replaces_a_set_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     Save::new().directory(directory.path(), "model", [("a", Nested(directory.path()))]).unwrap();
     assert_eq!(names(directory.path()), ["model.safetensors"]);
+}
+
+#[cfg(unix)] // Elsewhere directories cannot be locked.
+#[test]
+fn a_directory_is_locked_by_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("new/run");
+    assert_eq!(Directory::lock(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    let directory = Directory::create(&path).unwrap();
+    let tensor = [("a", Values::new(&[1], &[1_u8]).unwrap())];
+    for error in [
+        Directory::lock(&path).unwrap_err(),
+        Directory::create(&path).unwrap_err(),
+        Save::new().directory(&path, "model", tensor).unwrap_err(),
+        recover(&path).unwrap_err(),
+    ] {
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Busy, Some(&*path)));
+    }
+    // Files of their own can be written meanwhile.
+    directory.write("state.json", b"{}").unwrap();
+    Save::new().file(path.join("model.safetensors"), tensor).unwrap();
+    drop(directory);
+    Save::new().directory(&path, "model", tensor).unwrap();
+    assert_eq!(names(&path), ["model.safetensors", "state.json"]);
+
+    let empty = parent.path().join("empty");
+    drop(Directory::create(&empty).unwrap());
+    assert!(!empty.exists(), "created for nothing");
+    fs::create_dir(&empty).unwrap();
+    drop(Directory::create(&empty).unwrap());
+    assert!(empty.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_is_not_removed_under_the_one_who_has_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("run");
+    let written = std::sync::atomic::AtomicUsize::new(0);
+    for _ in 0..200 {
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| match Directory::create(&path) {
+                    Ok(directory) => {
+                        let name = written.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
+                        directory.write(&name, b"").unwrap();
+                        fs::remove_file(path.join(name)).unwrap();
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
+                });
+            }
+        });
+        // It stays where one created it and another was the first to lock it.
+        assert!(!path.exists() || fs::remove_dir(&path).is_ok());
+    }
+    assert!(written.into_inner() >= 200);
+}
+
+#[test]
+fn small_files_are_replaced_as_a_whole() {
+    let parent = tempfile::tempdir().unwrap();
+    let at = |name: &str| parent.path().join(name);
+    fs::write(at("state.json"), "old").unwrap();
+    for left in [".state.json.Ab12cd.tmp", ".other.json.Ab12cd.tmp"] {
+        fs::write(at(left), "half").unwrap();
+    }
+    let directory = Directory::lock(parent.path()).unwrap();
+    assert_eq!(directory.path(), parent.path().canonicalize().unwrap());
+    directory.write("state.json", b"new").unwrap();
+    assert_eq!(fs::read(at("state.json")).unwrap(), b"new");
+    assert_eq!(names(parent.path()), [".other.json.Ab12cd.tmp", "state.json"]);
+    let living = OutputFile::atomic(at("other.json")).unwrap();
+    OutputFile::sweep(at("other.json"));
+    assert_eq!(names(parent.path()).len(), 2, "what is in use stays");
+    drop(living);
+    fs::write(at(".other.json.Ab12cd.tmp"), "half").unwrap();
+    OutputFile::sweep(at("other.json"));
+    assert_eq!(names(parent.path()), ["state.json"]);
+
+    for name in ["", ".", "..", "../x", "a/b", "model.safetensors", "model.safetensors.index.json"] {
+        let error = directory.write(name, b"").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Value, "{error}");
+    }
+    fs::create_dir(at("state")).unwrap();
+    let error = directory.write("state", b"").unwrap_err();
+    assert_eq!((error.kind(), error.file()), (ErrorKind::Io, Some(&*directory.path().join("state"))));
+    assert_eq!(names(parent.path()), ["state", "state.json"]);
 }
 
 /// A switch that was interrupted after each of its steps, written down as it would lie on the disk.

@@ -5,12 +5,15 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use safetensors::{Dtype as OfficialDtype, SafeTensors as Official};
 use weighbridge::header::Decode;
 use weighbridge::write::{MetadataEdit, Order, OutputFile, Save, TensorData, Values};
-use weighbridge::{Checkpoint, Dtype, ErrorKind, Profile, SafeTensors, TensorRef, TensorView};
+use weighbridge::{Checkpoint, Dtype, ErrorKind, Profile, SafeTensors, Source, TensorRef, TensorView};
 use weighbridge_tests::{Stored, names};
 
 fn last_byte(tensor: &TensorRef<'_>) -> u8 {
@@ -346,33 +349,96 @@ fn a_checkpoint_is_copied_from_its_own_files() {
     // Over itself: the open files are those of before.
     Save::new().directory(directory.path(), "model", ckpt.tensors().map(|t| (t.name(), t))).unwrap();
     assert_eq!(Checkpoint::open(directory.path()).unwrap().shards().len(), 1);
+}
 
-    struct Broken;
-    impl weighbridge::Source for Broken {
-        fn size(&self) -> u64 {
-            HEADER.len() as u64 + 4
-        }
+/// Two tensors of 6 MiB, the second of which cannot be read to its end.
+struct Failing {
+    header: Vec<u8>,
+    /// Where they are written to.
+    directory: PathBuf,
+    /// The bytes that are in temporary files there when reading fails.
+    written: Arc<AtomicU64>,
+}
 
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-            let Some(part) = HEADER.as_bytes().get(offset as usize..offset as usize + buf.len()) else {
-                return Err(io::Error::other("the disk is broken"));
-            };
-            buf.copy_from_slice(part);
-            Ok(())
-        }
+impl Failing {
+    const TENSOR: usize = 6 << 20;
+
+    fn checkpoint(directory: &Path) -> (Checkpoint, Arc<AtomicU64>) {
+        let tensors = ["a", "b"].map(|name| (name, Dtype::U8, vec![Self::TENSOR]));
+        let header = Save::new().layout(tensors).unwrap().header().to_vec();
+        let (directory, written) = (directory.to_owned(), Arc::new(AtomicU64::new(0)));
+        let source = Self { header, directory, written: Arc::clone(&written) };
+        (Checkpoint::from_source(source).unwrap(), written)
     }
-    const HEADER: &str = "\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}";
+
+    fn temporary_bytes(directory: &Path) -> u64 {
+        let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+        let bytes = entries.map(|entry| match entry.metadata().unwrap() {
+            data if data.is_dir() => Self::temporary_bytes(&entry.path()),
+            _ if entry.file_name() == "model.safetensors" => 0,
+            data => data.len(),
+        });
+        bytes.sum()
+    }
+}
+
+impl Source for Failing {
+    fn size(&self) -> u64 {
+        (self.header.len() + 2 * Self::TENSOR) as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if offset + buf.len() as u64 > self.size() - (1 << 20) {
+            self.written.store(Self::temporary_bytes(&self.directory), Ordering::Relaxed);
+            return Err(io::Error::other("the disk is broken"));
+        }
+        buf.fill(7);
+        let header = self.header.get(offset as usize..).unwrap_or_default();
+        let len = header.len().min(buf.len());
+        buf[..len].copy_from_slice(&header[..len]);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_that_fails_half_way_leaves_the_old_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.safetensors");
-    let before = fs::read(&path).unwrap();
-    // The header comes in one read with the data if the source is that short.
-    let broken = Checkpoint::from_source(Broken);
-    let error = match broken {
-        Ok(broken) => Save::new().file(&path, broken.tensors().map(|t| (t.name(), t))).unwrap_err(),
-        Err(error) => error,
+    Save::new().file(&path, [("old", Values::new(&[1], &[1_u8]).unwrap())]).unwrap();
+    let old = fs::read(&path).unwrap();
+    let (ckpt, written) = Failing::checkpoint(directory.path());
+    let tensors = || ckpt.tensors().map(|tensor| (tensor.name(), tensor));
+    let check = |error: weighbridge::Error, file: &Path| {
+        // All of `a` and some of `b`.
+        let written = written.swap(0, Ordering::Relaxed) as usize;
+        assert!((Failing::TENSOR + 1..2 * Failing::TENSOR).contains(&written), "{written} of {error}");
+        assert_eq!((error.kind(), error.tensor(), error.file()), (ErrorKind::Io, Some("b"), Some(file)));
+        assert!(error.to_string().ends_with("the disk is broken"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), old);
+        assert_eq!(names(directory.path()), ["model.safetensors"]);
     };
-    assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.to_string().contains("the disk is broken"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), before);
+    check(Save::new().file(&path, tensors()).unwrap_err(), &path);
+    let set = Save::new().max_shard_size(7 << 20);
+    let error = set.directory(directory.path(), "model", tensors()).unwrap_err();
+    check(error, &directory.path().join("model-00002-of-00002.safetensors"));
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_copied_leaves_the_old_checkpoint() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let source = from.path().join("source.safetensors");
+    let data = bytes(1, 1 << 20);
+    let tensor = || Values::new(&[1 << 20], &data).unwrap();
+    Save::new().file(&source, [("a", tensor()), ("b", tensor())]).unwrap();
+    let ckpt = Checkpoint::open(&source).unwrap();
+    File::options().write(true).open(&source).unwrap().set_len(3 << 19).unwrap();
+    let path = to.path().join("model.safetensors");
+    fs::write(&path, "old").unwrap();
+    let error = Save::new().file(&path, ckpt.tensors().map(|t| (t.name(), t))).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::Io, Some("b")));
+    assert!(error.to_string().contains("source.safetensors"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(names(to.path()), ["model.safetensors"]);
 }
 
 #[test]

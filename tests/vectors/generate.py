@@ -378,7 +378,13 @@ def sets():
     add_set("shard-missing-no-index", {second: two}, "one of two, and no index", "missing-shard")
     add_set("tensor-missing", {**both, index: text({**where, "d": second})}, "its shard does not hold it", "missing-tensor")
     add_set("tensor-elsewhere", {**both, index: text({**where, "c": first})}, "it stands in the other shard", "missing-tensor")
-    add_set("tensor-twice", {first: one, second: shard_file({"c": 3, "a": 1}), index: text()}, "in both shards", "duplicate-tensor")
+    twice = {first: one, second: shard_file({"c": 3, "a": 1})}
+    add_set("tensor-twice", {**twice, index: text()}, "in both shards: the index decides", tensors=where, warnings=True)
+    add_set("tensor-twice-second", {**twice, index: text({**where, "a": second})}, "in favour of the second",
+            tensors={**where, "a": second}, warnings=True)
+    add_set("tensor-twice-unlisted", {**twice, index: text({"b": first, "c": second})}, "in both shards and not in the index",
+            "duplicate-tensor")
+    add_set("tensor-twice-no-index", twice, "in both shards, and no index", "duplicate-tensor")
     add_set("shard-broken", {first: one, second: two[:-1], index: text()}, "a shard is cut short", "data-length")
     for name, shard in [("parent", "../two-shards/" + second), ("parent-inside", "sub/../../two-shards/" + second),
                         ("absolute", "/etc/passwd"), ("backslash", "..\\two-shards\\" + second), ("drive", "C:" + second),

@@ -53,7 +53,7 @@ mod store {
     use burn_store::{ModuleStore, SafetensorsStore, bridge};
 
     use crate::measure::{Measure, Size, measure};
-    use crate::opens::{self, opened};
+    use crate::opening::{TENSOR, opened};
     use crate::work::Job;
 
     pub(super) fn load(job: &Job) -> Result<Measure> {
@@ -82,7 +82,7 @@ mod store {
         let device = Device::flex();
         let load = || {
             let mut store = SafetensorsStore::from_file(&job.files[0]);
-            Ok(vec![tensor(store.get_tensor(opens::TENSOR)?.context("no such tensor")?, &device)?])
+            Ok(vec![tensor(store.get_tensor(TENSOR)?.context("no such tensor")?, &device)?])
         };
         measure(load, |tensors| size(tensors))
     }

@@ -44,8 +44,8 @@ fn sequential(job: &Job) -> Result<Measure> {
     measure(read, |&total| Size { tensors: 0, moved: total })
 }
 
-/// Takes the pages of the job's files out of the page cache. The table's column of bytes that came from the disk shows
-/// whether it worked.
+/// Takes the pages of the job's files out of the page cache. The table's column of bytes that came from the
+/// disk shows whether it worked.
 pub(crate) fn drop_pages(job: &Job) -> Result<()> {
     for file in &job.files {
         let file = File::open(file)?;

@@ -191,7 +191,8 @@ fn map(file: &Path) -> Result<Mmap> {
     Ok(unsafe { Mmap::map(&File::open(file)?) }?)
 }
 
-/// What no loader that copies can beat: every core reads its share of each file into one buffer on huge pages.
+/// What no loader that copies can beat: every core reads its share of each file into one buffer on huge
+/// pages.
 fn limit(job: &Job) -> Result<Measure> {
     measure(|| read_all(&job.files), |memory| size(memory.iter().map(|part| part.len() as u64).sum()))
 }

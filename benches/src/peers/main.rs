@@ -7,6 +7,7 @@ mod machine;
 mod markdown;
 mod measure;
 mod modules;
+mod opening;
 mod opens;
 mod python;
 mod ranks;
@@ -16,6 +17,7 @@ mod saves;
 mod svg;
 mod training;
 mod work;
+mod works;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -62,7 +64,8 @@ struct Arguments {
     /// How often each way runs; medians are shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     repeat: u64,
-    /// Where checkpoints are made, in a directory that is removed at the end; on a disk, for cold loads and saves.
+    /// Where checkpoints are made, in a directory that is removed at the end; on a disk, for cold loads and
+    /// saves.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     directory: PathBuf,
     /// A Python interpreter, to measure the loaders that it has.
@@ -94,7 +97,7 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let [work, way, directory] = &*arguments.measure {
-        let work = work::ALL.into_iter().find(|known| known.name == work).context("no such work")?;
+        let work = works::ALL.into_iter().find(|known| known.name == work).context("no such work")?;
         let measure = run::measure(work, way, directory.into(), arguments.size)?;
         println!("{}", serde_json::to_string(&measure)?);
         return Ok(());
@@ -123,10 +126,10 @@ fn main() -> Result<()> {
 /// The works that were asked for.
 fn chosen(names: &[String]) -> Result<Vec<&'static Work>> {
     for name in names {
-        ensure!(work::ALL.iter().any(|work| work.is_meant(name)), "there is no work {name:?}; see --help");
+        ensure!(works::ALL.iter().any(|work| work.is_meant(name)), "there is no work {name:?}; see --help");
     }
     let meant = |work: &&Work| names.is_empty() || names.iter().any(|name| work.is_meant(name));
-    Ok(work::ALL.into_iter().filter(meant).collect())
+    Ok(works::ALL.into_iter().filter(meant).collect())
 }
 
 fn run_all(arguments: &Arguments) -> Result<Results> {
@@ -154,7 +157,7 @@ fn run_all(arguments: &Arguments) -> Result<Results> {
         }
         std::fs::remove_dir_all(&directory)?;
     }
-    let place = |name: &str| work::ALL.iter().position(|work| work.name == name);
+    let place = |name: &str| works::ALL.iter().position(|work| work.name == name);
     tables.sort_by_key(|table| place(&table.name));
     Ok(Results { machine, size: arguments.size, repeat: run.repeat, works: tables })
 }

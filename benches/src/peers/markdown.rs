@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::results::{Results, Row, Table};
+use crate::results::{Results, Row, Table, time};
 use crate::svg;
 use crate::work::{Column, Side, Work};
 
@@ -96,16 +96,6 @@ fn cell(column: Column, row: &Row) -> String {
         Column::Needed => format!("{:.1}", median.moved_bytes / 1e6),
         Column::ReadCalls => format!("{:.1}", median.read_call_bytes / 1e6),
         Column::DiskRead => format!("{:.0}", median.disk_read_bytes / 1e6),
-    }
-}
-
-/// Three figures, with their unit.
-pub(crate) fn time(seconds: f64) -> String {
-    match seconds {
-        s if s >= 0.1 => format!("{s:.3} s"),
-        s if s >= 0.01 => format!("{:.1} ms", s * 1e3),
-        s if s >= 0.001 => format!("{:.2} ms", s * 1e3),
-        s => format!("{:.0} µs", s * 1e6),
     }
 }
 

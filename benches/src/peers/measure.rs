@@ -93,7 +93,8 @@ impl Counts {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let peak = labelled(&status, "VmHWM:").context("no VmHWM")?;
         let stat = std::fs::read_to_string("/proc/self/stat")?;
-        // The name, in parentheses, may hold anything; minor faults are field 10 and major ones 12, counted from 1.
+        // The name, in parentheses, may hold anything; minor faults are field 10 and major ones 12, counted
+        // from 1.
         let (_, fields) = stat.rsplit_once(") ").context("no fields in stat")?;
         let fields: Vec<f64> = fields.split(' ').map(|field| field.parse().unwrap_or(0.0)).collect();
         // Some sandboxes do not have it.

@@ -155,7 +155,7 @@ mod burn {
         };
         let linear = |name: &str| match shape(&format!("{name}.weight"))? {
             [outputs, inputs] => Ok(LinearConfig::new(*inputs, *outputs).with_bias(false).init(&device)),
-            _ => Err(anyhow!("{name} is no matrix")),
+            _ => Err(anyhow!("{name} is not a matrix")),
         };
         let width = shape("model.norm.weight")?[0];
         let norm = || RmsNormConfig::new(width).init(&device);

@@ -1,6 +1,6 @@
 //! How long until something is there: the headers, and a first tensor.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use benches::checkpoint::Layout;
 use candle_core::Device;
 use candle_core::safetensors::MmapedSafetensors;
@@ -10,7 +10,8 @@ use weighbridge_candle::Loader;
 
 use crate::burn;
 use crate::loads::{LOAD, in_candle, mapped};
-use crate::measure::{Measure, Size, measure};
+use crate::measure::Measure;
+use crate::opening::{TENSOR, opened};
 use crate::work::{Column, Job, Side, Way, Work};
 
 pub(crate) const HEADERS: Work = Work {
@@ -86,9 +87,6 @@ pub(crate) const FIRST: Work = Work {
     ..HEADERS
 };
 
-/// What everybody is asked for: a matrix in the middle of the first layer.
-pub(crate) const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";
-
 fn first(job: &Job, open: impl FnOnce() -> Result<VarBuilder<'static>>) -> Result<Measure> {
     let (name, shape) = job.tensors.iter().find(|tensor| tensor.0 == TENSOR).context("no such tensor")?;
     // The builder lives on: what it reads ahead, and what it takes to stop that, is not part of the work.
@@ -97,21 +95,6 @@ fn first(job: &Job, open: impl FnOnce() -> Result<VarBuilder<'static>>) -> Resul
         let vb = vb.insert(open()?);
         Ok(vec![vb.get(&**shape, name)?])
     })
-}
-
-/// Opens, and checks that all tensors were found.
-pub(crate) fn opened<T>(
-    job: &Job,
-    open: impl FnOnce() -> Result<T>,
-    count: fn(&T) -> usize,
-) -> Result<Measure> {
-    let mut found = 0;
-    let measure = measure(open, |opened| {
-        found = count(opened);
-        Size { tensors: 0, moved: 0 }
-    })?;
-    ensure!(found == job.tensors.len(), "{found} tensors instead of {}", job.tensors.len());
-    Ok(measure)
 }
 
 #[allow(unsafe_code)]

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::measure::Measure;
-use crate::work::{self, Side, Work};
+use crate::work::{Side, Work};
+use crate::works;
 
 /// A whole run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,7 +59,7 @@ pub(crate) struct Absent {
 
 impl Table {
     pub(crate) fn work(&self) -> Option<&'static Work> {
-        work::ALL.into_iter().find(|work| work.name == self.name)
+        works::ALL.into_iter().find(|work| work.name == self.name)
     }
 
     pub(crate) fn row(&self, name: &str) -> Option<&Row> {
@@ -74,5 +75,15 @@ impl Table {
 impl Results {
     pub(crate) fn table(&self, name: &str) -> Option<&Table> {
         self.works.iter().find(|table| table.name == name)
+    }
+}
+
+/// A time for people: three figures and the unit.
+pub(crate) fn time(seconds: f64) -> String {
+    match seconds {
+        s if s >= 0.1 => format!("{s:.3} s"),
+        s if s >= 0.01 => format!("{:.1} ms", s * 1e3),
+        s if s >= 0.001 => format!("{:.2} ms", s * 1e3),
+        s => format!("{:.0} µs", s * 1e6),
     }
 }

@@ -141,7 +141,7 @@ impl Run<'_> {
         ensure!(status.success(), "{}", complaint(&errors).unwrap_or_else(|| status.to_string()));
         // Libraries may print, too: the measurement is the last line.
         let line = out.trim().lines().last().context("it printed nothing")?;
-        serde_json::from_str(line).with_context(|| format!("{line} is no measurement"))
+        serde_json::from_str(line).with_context(|| format!("{line} is not a measurement"))
     }
 }
 

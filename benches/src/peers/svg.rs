@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::markdown::time;
-use crate::results::{Results, Row, Table};
+use crate::results::{Results, Row, Table, time};
 use crate::work::{Column, Side, Work};
 
 const WIDTH: f64 = 760.0;

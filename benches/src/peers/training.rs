@@ -80,7 +80,8 @@ mod burn {
         Ok(Size { tensors: bytes, moved: bytes })
     }
 
-    /// After one step, so that the optimizer has a state, of about as many bytes together as the checkpoint has.
+    /// After one step, so that the optimizer has a state, of about as many bytes together as the checkpoint
+    /// has.
     fn trained(job: &Job) -> Result<(Layers, ModuleOptimizer)> {
         let device = Device::flex().autodiff();
         let layer = |_| LinearConfig::new(WIDTH, WIDTH).with_bias(false).init(&device);

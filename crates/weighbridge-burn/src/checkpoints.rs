@@ -16,9 +16,12 @@ use crate::pack;
 
 /// Training checkpoints in a directory, as safetensors that Python opens.
 ///
-/// Burn saves model, optimizer and scheduler from three threads, and deletes them so. Here an epoch counts when all three
-/// are written and synced, and none is deleted before another one counts; so after a crash [`latest`](Self::latest) is an
-/// epoch whose three parts belong together.
+/// Burn saves model, optimizer and scheduler from three threads, and deletes them so. Here an epoch counts
+/// when all three are written and synced, and none is deleted before another one counts; so after a crash
+/// [`latest`](Self::latest) is an epoch whose three parts belong together.
+///
+/// One process at a time can save in a directory: from the first part of an epoch to its commit the directory
+/// is locked, and another process that wants to save there gets an error.
 ///
 /// ```no_run
 /// use weighbridge_burn::Checkpoints;
@@ -49,8 +52,8 @@ impl Checkpoints {
         Self { directory: directory.as_ref().to_owned(), keep_last: None }
     }
 
-    /// Keeps the `count` checkpoints that were committed last, at least one, whatever Burn's own strategy keeps or deletes.
-    /// Without it those are kept that the `Learner` does not delete.
+    /// Keeps the `count` checkpoints that were committed last, at least one, whatever Burn's own strategy
+    /// keeps or deletes. Without it those are kept that the `Learner` does not delete.
     #[must_use]
     pub fn keep_last(mut self, count: usize) -> Self {
         self.keep_last = Some(count);
@@ -77,7 +80,8 @@ impl Checkpoints {
 
     /// The checkpointers of model, optimizer and scheduler, which belong together.
     ///
-    /// The `Learner` panics when it cannot restore an epoch; [`latest`](Self::latest) says first which there is.
+    /// The `Learner` panics when it cannot restore an epoch; [`latest`](Self::latest) says first which there
+    /// is.
     pub fn split(
         self,
     ) -> (
@@ -111,7 +115,8 @@ impl<R> PartCheckpointer<R> {
 impl<R: Record> Checkpointer<R> for PartCheckpointer<R> {
     fn save(&self, epoch: usize, record: R) -> std::result::Result<(), CheckpointerError> {
         let file = self.epochs.begin(epoch, self.part).map_err(unknown)?;
-        // Burn's own container is the only way out of a record; it is on the disk for a moment, not in memory.
+        // Burn's own container is the only way out of a record; it is on the disk for a moment, not in
+        // memory.
         let packed = file.with_file_name(self.part.pack());
         let written = record
             .save(packed.clone())

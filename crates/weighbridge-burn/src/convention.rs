@@ -1,15 +1,15 @@
-//! What other frameworks call the parameters of Burn's layers, and how they lay them out.
+//! How other frameworks name and lay out the parameters of Burn's layers.
 
 use crate::walk::{Site, Step, dotted};
 
-/// Names and layouts in files. Nothing is done unless one is chosen.
+/// Names and layouts in files. Unless another one is chosen, files are taken to be as Burn writes them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Convention {
-    /// Burn's own: names are those of its records, a `Linear` is `[in, out]`.
+    /// Burn's own: the names of its records, and `[in, out]` for the weight of a `Linear`.
     #[default]
     Burn,
-    /// That of PyTorch, and of Hugging Face's models:
+    /// That of PyTorch and of the models of Hugging Face:
     ///
     /// | layer | Burn | file |
     /// |---|---|---|
@@ -23,24 +23,32 @@ pub enum Convention {
     /// | `BiLstm`, `BiGru`, `BiRnn` | `forward`, `reverse` | the same, the reverse with `_reverse` at the end |
     /// | variants of an enum | a name | none |
     ///
-    /// Layers are known by the names of their types, whoever defines them: a `Linear` of your own has to lie as Burn's does, or
-    /// be [excepted](crate::Mapping::as_in_burn).
+    /// Layers are recognised by the names of their types, whoever defines them: a `Linear` of your own must
+    /// have Burn's layout, or be [excepted](crate::Mapping::as_in_burn).
     ///
-    /// Embeddings, convolutions and running statistics are the same in both. Where a file has no `in_proj_weight`, the
-    /// attention's four layers are looked for under their own names, and `gamma` and `beta` where there is no `weight`.
+    /// Embeddings, convolutions and running statistics are the same in both. If a file has no
+    /// `in_proj_weight`, the four layers of the attention are looked for under their own names; if it has no
+    /// `weight`, so are `gamma` and `beta`.
     PyTorch,
 }
 
-/// Where a parameter's values are in a file.
+/// Where a file may hold the values of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Candidate {
     pub(crate) name: String,
-    /// The part of the file's tensor: which, and of how many equal ones, along its first dimension.
-    pub(crate) part: Option<(usize, usize)>,
-    /// Its last two dimensions are exchanged there.
-    pub(crate) exchanged: bool,
-    /// The dimension along which neighbours that are stored as one lie: that of a layer's outputs.
+    /// The portion of the file's tensor, along its first dimension.
+    pub(crate) portion: Option<Portion>,
+    /// Whether its last two dimensions are transposed there.
+    pub(crate) transposed: bool,
+    /// The dimension along which layers that are stored as one are joined: that of a layer's outputs.
     pub(crate) axis: usize,
+}
+
+/// One of several equal portions of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Portion {
+    pub(crate) index: usize,
+    pub(crate) of: usize,
 }
 
 /// Which layers are usually one tensor in files.
@@ -53,30 +61,27 @@ pub(crate) struct Fusing {
 }
 
 impl Convention {
-    /// The places in which a parameter may be, the usual one first; `variants`: names have those of enums.
-    pub(crate) fn places(self, site: &Site, variants: bool, fusing: Fusing) -> Vec<Place> {
-        // Of a weight `[in, out]` the outputs are the second dimension.
+    /// Where a file may hold a parameter, the usual tensor first. `variants`: names have the variants of
+    /// enums.
+    pub(crate) fn candidates(self, site: &Site, variants: bool, fusing: Fusing) -> Vec<Candidate> {
+        // The outputs of a weight `[in, out]` are its second dimension.
         let is_row = site.is_linear_weight() && !site.is_column;
         let steps: Vec<_> = site.steps.iter().filter(|step| variants || !step.is_variant()).collect();
         match self {
             Self::Burn => {
-                vec![Place { name: dotted(steps), part: None, exchanged: false, axis: usize::from(is_row) }]
+                let axis = usize::from(is_row);
+                vec![Candidate { name: dotted(steps), portion: None, transposed: false, axis }]
             }
-            Self::PyTorch => {
-                let named = names(&steps, fusing);
-                named
-                    .into_iter()
-                    .map(|(name, part)| Place { name, part, exchanged: is_row, axis: 0 })
-                    .collect()
-            }
+            Self::PyTorch => names(&steps, fusing)
+                .into_iter()
+                .map(|(name, portion)| Candidate { name, portion, transposed: is_row, axis: 0 })
+                .collect(),
         }
     }
 }
 
-type Part = Option<(usize, usize)>;
-
 /// PyTorch's names for a parameter.
-fn names(steps: &[&Step], fusing: Fusing) -> Vec<(String, Part)> {
+fn names(steps: &[&Step], fusing: Fusing) -> Vec<(String, Option<Portion>)> {
     let Some((last, before)) = steps.split_last() else { return Vec::new() };
     let owner = last.owner.strip_prefix("Struct:").unwrap_or_default();
     let plain = dotted(steps.iter().copied());
@@ -92,23 +97,23 @@ fn names(steps: &[&Step], fusing: Fusing) -> Vec<(String, Part)> {
     if owner == "Linear" {
         let gate = gate(before, &last.name).map(|gate| (gate, fusing.gates));
         let fused = gate.or_else(|| Some((attention(before, &last.name)?, fusing.attention)));
-        if let Some((Fused { at, name, part }, is_usual)) = fused {
-            let (fused, apart) = ((under(at, &name), part), (plain, None));
+        if let Some((Fused { at, name, portion }, is_usual)) = fused {
+            let (fused, apart) = ((under(at, &name), portion), (plain, None));
             return if is_usual { vec![fused, apart] } else { vec![apart, fused] };
         }
     }
     vec![(plain, None)]
 }
 
-/// A layer that PyTorch stores as a part of a tensor.
+/// A layer that PyTorch stores as a portion of a tensor.
 struct Fused<'s> {
     /// The module that has the tensor.
     at: &'s [&'s Step],
     name: String,
-    part: Part,
+    portion: Option<Portion>,
 }
 
-/// `lstm.input_gate.input_transform.weight` -> `lstm.weight_ih_l0`, part 0 of 4.
+/// `lstm.input_gate.input_transform.weight` -> `lstm.weight_ih_l0`, portion 0 of 4.
 fn gate<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
     let [at @ .., gate, side] = steps else { return None };
     if side.owner != "Struct:GateController" {
@@ -119,14 +124,14 @@ fn gate<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
         "hidden_transform" => "hh",
         _ => return None,
     };
-    let part = match (&*gate.owner, &*gate.name) {
-        ("Struct:Lstm", "input_gate") => Some((0, 4)),
-        ("Struct:Lstm", "forget_gate") => Some((1, 4)),
-        ("Struct:Lstm", "cell_gate") => Some((2, 4)),
-        ("Struct:Lstm", "output_gate") => Some((3, 4)),
-        ("Struct:Gru", "reset_gate") => Some((0, 3)),
-        ("Struct:Gru", "update_gate") => Some((1, 3)),
-        ("Struct:Gru", "new_gate") => Some((2, 3)),
+    let portion = match (&*gate.owner, &*gate.name) {
+        ("Struct:Lstm", "input_gate") => Some(Portion { index: 0, of: 4 }),
+        ("Struct:Lstm", "forget_gate") => Some(Portion { index: 1, of: 4 }),
+        ("Struct:Lstm", "cell_gate") => Some(Portion { index: 2, of: 4 }),
+        ("Struct:Lstm", "output_gate") => Some(Portion { index: 3, of: 4 }),
+        ("Struct:Gru", "reset_gate") => Some(Portion { index: 0, of: 3 }),
+        ("Struct:Gru", "update_gate") => Some(Portion { index: 1, of: 3 }),
+        ("Struct:Gru", "new_gate") => Some(Portion { index: 2, of: 3 }),
         ("Struct:Rnn", "gate") => None,
         _ => return None,
     };
@@ -136,23 +141,23 @@ fn gate<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
         [at @ .., direction] if both(direction) && direction.name == "reverse" => (at, "_reverse"),
         _ => (at, ""),
     };
-    Some(Fused { at, name: format!("{leaf}_{side}_l0{suffix}"), part })
+    Some(Fused { at, name: format!("{leaf}_{side}_l0{suffix}"), portion })
 }
 
-/// `attention.key.bias` -> `attention.in_proj_bias`, part 1 of 3.
+/// `attention.key.bias` -> `attention.in_proj_bias`, portion 1 of 3.
 fn attention<'s>(steps: &'s [&'s Step], leaf: &str) -> Option<Fused<'s>> {
     let [at @ .., role] = steps else { return None };
     if role.owner != "Struct:MultiHeadAttention" {
         return None;
     }
-    let number = match &*role.name {
+    let index = match &*role.name {
         "query" => 0,
         "key" => 1,
         "value" => 2,
-        "output" => return Some(Fused { at, name: format!("out_proj.{leaf}"), part: None }),
+        "output" => return Some(Fused { at, name: format!("out_proj.{leaf}"), portion: None }),
         _ => return None,
     };
-    Some(Fused { at, name: format!("in_proj_{leaf}"), part: Some((number, 3)) })
+    Some(Fused { at, name: format!("in_proj_{leaf}"), portion: Some(Portion { index, of: 3 }) })
 }
 
 fn under(steps: &[&Step], name: &str) -> String {

@@ -1,4 +1,4 @@
-//! What each stored dtype becomes in Burn, and what each Burn dtype is stored as.
+//! What each stored dtype becomes in Burn, and how each of Burn's dtypes is stored.
 //!
 //! | stored | in a float parameter | on request |
 //! |---|---|---|
@@ -6,23 +6,24 @@
 //! | `F8_E4M3`, `F8_E5M2`, `F8_E4M3FNUZ`, `F8_E5M2FNUZ`, `F8_E8M0` | an error: Burn has no 8-bit floats | any float |
 //! | `C64` | an error, or `F32` with a last dimension of 2, see [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
 //! | `U8` with a scheme in the metadata | the quantised tensor that was saved | nothing else |
-//! | `F4` | an error: Burn has no 4-bit floats but quantised ones | any float |
-//! | `F6_E2M3`, `F6_E3M2` | an error: `weighbridge` has the bytes | nothing else |
+//! | `F4` | an error: Burn has no 4-bit floats except quantised ones | any float |
+//! | `F6_E2M3`, `F6_E3M2` | an error; `weighbridge` reads the bytes | nothing else |
 //!
 //! | stored | in a parameter of integers | on request |
 //! |---|---|---|
 //! | `I8` to `I64`, `U8` to `U64` | the same | any integer that holds the values |
 //!
-//! A boolean parameter takes `BOOL` and `U8`, whose values must be 0 or 1, and has the form that its device gives it. A
-//! tensor of one kind is never put into a parameter of another. A dtype that the device says it does not compute with is
-//! refused before anything is read; of quantised tensors a device says only whether it computes with their packed values, so
-//! one that cannot hold them fails when they are put there, which changes nothing either.
+//! A boolean parameter takes `BOOL` and `U8` with the values 0 and 1, and gets the form of booleans that its
+//! device has. A tensor of one kind is never loaded into a parameter of another. A dtype that the device does
+//! not compute with is refused before anything is read. For quantised tensors a device only says whether it
+//! computes with their packed values, so if it cannot hold them, the load fails when they are put there; the
+//! module is still as it was.
 //!
-//! The codes of quantised modules, such as 8-bit floats with scales in tensors beside them, are an error unless they are asked
-//! for [raw](crate::Loader::quantized).
+//! The codes of quantised modules, such as 8-bit floats with scales in other tensors, are an error unless
+//! they are asked for [raw](crate::Loader::quantized).
 //!
-//! Saved is each dtype as it is, `Flex32` as `F32`, a boolean as `BOOL`, and a quantised tensor as its bytes, with its
-//! scheme in the metadata.
+//! Each dtype is saved as it is, except that `Flex32` becomes `F32`, booleans become `BOOL`, and a quantised
+//! tensor becomes its bytes, with its scheme in the metadata.
 
 use burn::tensor::{BoolDType, DType, Device};
 use weighbridge::plan::Cast;
@@ -33,11 +34,11 @@ use crate::walk::Kind;
 /// How a stored tensor arrives in Burn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// What the engine makes.
-    pub(crate) made: Dtype,
-    /// What Burn calls it.
+    /// The dtype that it is cast to while it is read.
+    pub(crate) read_as: Dtype,
+    /// The dtype that Burn gives it.
     pub(crate) dtype: DType,
-    /// Complex numbers: the shape gets a last dimension of 2.
+    /// Whether it holds complex numbers, so that its shape gets a last dimension of 2.
     pub(crate) pairs: bool,
 }
 
@@ -60,13 +61,13 @@ pub(crate) fn arrival(stored: Dtype, kind: Kind, wishes: Wishes, device: &Device
     let arrival = match kind {
         Kind::Bool => match stored {
             Dtype::Bool | Dtype::U8 => {
-                return Ok(Arrival { made: stored, dtype: bool_dtype(device), pairs: false });
+                return Ok(Arrival { read_as: stored, dtype: bool_dtype(device), pairs: false });
             }
-            _ => return fail(format!("{stored} cannot be loaded into a boolean parameter")),
+            _ => return fail(format!("{stored} cannot be loaded into a parameter of {}", kind.name())),
         },
         Kind::Float if stored == Dtype::C64 => match wishes {
             Wishes { complex_pairs: true, float: None | Some(DType::F32), .. } => {
-                Arrival { made: stored, dtype: DType::F32, pairs: true }
+                Arrival { read_as: stored, dtype: DType::F32, pairs: true }
             }
             _ => {
                 return fail(
@@ -76,18 +77,18 @@ pub(crate) fn arrival(stored: Dtype, kind: Kind, wishes: Wishes, device: &Device
             }
         },
         Kind::Float if !stored.is_float() => {
-            return fail(format!("{stored} cannot be loaded into a parameter of floats"));
+            return fail(format!("{stored} cannot be loaded into a parameter of {}", kind.name()));
         }
         Kind::Int if !natural.is_some_and(is_integer) => {
-            return fail(format!("{stored} cannot be loaded into a parameter of integers"));
+            return fail(format!("{stored} cannot be loaded into a parameter of {}", kind.name()));
         }
         _ => {
             let wish = if kind == Kind::Float { wishes.float } else { wishes.int };
             match (wish, natural) {
-                (None, Some(dtype)) => Arrival { made: stored, dtype, pairs: false },
+                (None, Some(dtype)) => Arrival { read_as: stored, dtype, pairs: false },
                 (Some(dtype), _) => {
                     match to_stored(dtype).filter(|&made| made == stored || Cast::exists(stored, made)) {
-                        Some(made) => Arrival { made, dtype, pairs: false },
+                        Some(read_as) => Arrival { read_as, dtype, pairs: false },
                         None => return fail(format!("there is no cast from {stored} to {dtype:?}")),
                     }
                 }
@@ -100,14 +101,18 @@ pub(crate) fn arrival(stored: Dtype, kind: Kind, wishes: Wishes, device: &Device
             }
         }
     };
-    if device.supports_dtype(arrival.dtype) {
-        return Ok(arrival);
+    check_support(device, arrival.dtype, kind)?;
+    Ok(arrival)
+}
+
+/// Checks that the device supports a dtype for parameters of floats or integers.
+pub(crate) fn check_support(device: &Device, dtype: DType, kind: Kind) -> Result<()> {
+    if device.supports_dtype(dtype) {
+        return Ok(());
     }
     let way_out = if kind == Kind::Float { "`dtype(DType::F32)`" } else { "`dtype(DType::I32)`" };
-    Err(Error::new(
-        ErrorKind::Device,
-        format!("{device:?} does not compute with {:?}; {way_out} or another dtype loads it", arrival.dtype),
-    ))
+    let message = format!("{device:?} does not compute with {dtype:?}; {way_out} or another dtype loads it");
+    Err(Error::new(ErrorKind::Device, message))
 }
 
 /// The form of booleans on a device.
@@ -124,12 +129,12 @@ fn is_integer(dtype: DType) -> bool {
     dtype.is_int() || dtype.is_uint()
 }
 
-/// Booleans of four bytes each as a file has them, of one.
+/// Booleans of four bytes each, as a file has them: of one byte.
 pub(crate) fn narrow_bools(bytes: &[u8]) -> Vec<u8> {
     bytes.chunks_exact(4).map(|value| u8::from(value.iter().any(|&byte| byte != 0))).collect()
 }
 
-/// What a stored dtype becomes as it is.
+/// The dtype of Burn that is the stored one.
 pub(crate) fn from_stored(dtype: Dtype) -> Option<DType> {
     Some(match dtype {
         Dtype::F64 => DType::F64,
@@ -148,8 +153,8 @@ pub(crate) fn from_stored(dtype: Dtype) -> Option<DType> {
     })
 }
 
-/// What a Burn dtype is stored as. `None` for booleans of four bytes and quantised values, which have no dtype of their
-/// own in a file.
+/// The dtype that one of Burn's is stored as. `None` for booleans of four bytes and quantised values, for
+/// which safetensors has no dtype.
 pub fn to_stored(dtype: DType) -> Option<Dtype> {
     use burn::tensor::BoolStore;
     Some(match dtype {

@@ -7,19 +7,20 @@
 //! epoch-00004/scheduler.safetensors
 //! ```
 //!
-//! A checkpoint counts from the moment the manifest that names it is renamed to its place, which happens when its three
-//! parts are written and synced. So whenever the process or the machine stops, the manifest names whole checkpoints only.
-//! What it does not name is removed with the next commit.
+//! A checkpoint counts from the moment that a manifest which names it is renamed over the old one, which
+//! happens when its three parts are written and synced. So whenever the process or the machine stops, the
+//! manifest names whole checkpoints only. What it does not name is removed with the next commit.
+//!
+//! The directory is locked while a checkpoint is being written, so that no other process takes it for what a
+//! dead one left.
 
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::fs::{self, File};
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
-use weighbridge::write::OutputFile;
+use weighbridge::write::{Directory, OutputFile};
 use weighbridge::{Error, ErrorKind, Result};
 
 /// A part of a checkpoint.
@@ -53,10 +54,17 @@ pub(crate) struct Epochs {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Being written.
-    pending: BTreeMap<usize, Pending>,
+    saving: Option<Saving>,
     /// To be deleted when another one is committed.
     unwanted: BTreeSet<usize>,
+}
+
+/// The directory, locked for as long as a checkpoint is being written.
+#[derive(Debug)]
+struct Saving {
+    directory: Directory,
+    /// Being written, by epoch.
+    pending: BTreeMap<usize, Pending>,
 }
 
 #[derive(Debug)]
@@ -82,100 +90,88 @@ impl Epochs {
         Self { directory: directory.to_owned(), keep_last, state: Mutex::default() }
     }
 
-    /// Where a part of an epoch's checkpoint is to be written; tell when it is [done](Self::done).
+    /// Where a part of an epoch's checkpoint is to be written; call [`done`](Self::done) when it is. Fails
+    /// with [`ErrorKind::Busy`] while another process is saving in the directory.
     pub(crate) fn begin(&self, epoch: usize, part: Part) -> Result<PathBuf> {
         let mut state = self.lock();
-        let name = match state.pending.entry(epoch) {
-            Entry::Occupied(pending) => pending.get().directory.clone(),
-            Entry::Vacant(place) => {
-                let directory = self.make(epoch)?;
-                place.insert(Pending { directory, done: BTreeSet::new() }).directory.clone()
-            }
+        let saving = match &mut state.saving {
+            Some(saving) => saving,
+            none => none.insert(Saving::new(Directory::create(&self.directory)?)),
         };
-        Ok(self.directory.join(name).join(part.file()))
+        let begun = saving.begin(epoch);
+        let begun = begun.map(|name| self.directory.join(name).join(part.file()));
+        state.unlock_if_idle();
+        begun
     }
 
-    /// Makes a directory for a checkpoint; an epoch that is saved once more does not touch what is there of it.
-    fn make(&self, epoch: usize) -> Result<String> {
-        let committed = self.committed()?;
-        let mut name = format!("epoch-{epoch:05}");
-        let mut number = 1;
-        while committed.iter().any(|other| other.directory == name) {
-            number += 1;
-            name = format!("epoch-{epoch:05}-{number}");
-        }
-        // What a process that died left there.
-        self.remove(&name)?;
-        let directory = self.directory.join(&name);
-        fs::create_dir_all(&directory).map_err(|error| io(&directory, error))?;
-        Ok(name)
-    }
-
-    /// A part is written and synced; with the last one the checkpoint is committed.
+    /// A part is written and synced; with the last one the checkpoint is committed. Where that fails, the
+    /// directory stays locked, and the checkpoint can be saved again.
     pub(crate) fn done(&self, epoch: usize, part: Part) -> Result<()> {
         let mut state = self.lock();
-        let Some(pending) = state.pending.get_mut(&epoch) else { return Ok(()) };
+        let State { saving: Some(saving), unwanted } = &mut *state else { return Ok(()) };
+        let Some(pending) = saving.pending.get_mut(&epoch) else { return Ok(()) };
         pending.done.insert(part);
         if pending.done.len() < Part::ALL.len() {
             return Ok(());
         }
-        let directory = pending.directory.clone();
-        let mut bytes = BTreeMap::new();
-        for part in Part::ALL {
-            let file = self.directory.join(&directory).join(part.file());
-            bytes.insert(part, fs::metadata(&file).map_err(|error| io(&file, error))?.len());
-        }
-        self.commit(&mut state, Committed { epoch, directory, bytes })
-    }
-
-    fn commit(&self, state: &mut State, new: Committed) -> Result<()> {
-        let before = self.committed()?;
-        let epoch = new.epoch;
-        let mut after: Vec<_> = before
-            .iter()
-            .filter(|old| old.epoch != epoch && !state.unwanted.contains(&old.epoch))
-            .cloned()
-            .collect();
+        let new = pending.whole(saving.directory.path(), epoch)?;
+        let mut after = committed(saving.directory.path())?;
+        after.retain(|old| old.epoch != epoch && !unwanted.contains(&old.epoch));
         after.push(new);
         if let Some(keep) = self.keep_last {
             after.drain(..after.len().saturating_sub(keep));
         }
-        // The names of the parts' directory are on the disk before the manifest that needs them.
-        sync(&self.directory)?;
-        self.write(&after)?;
-        state.pending.remove(&epoch);
-        state.unwanted.clear();
-        self.clean(state, &after)
+        // The name of the parts' directory is on the disk before the manifest that needs it.
+        saving.directory.sync()?;
+        saving.write(&after)?;
+        saving.pending.remove(&epoch);
+        unwanted.clear();
+        let cleaned = saving.clean(&after);
+        state.unlock_if_idle();
+        cleaned
     }
 
-    /// Has an epoch's checkpoint deleted, when another one was committed after it, unless it is said how many are kept.
+    /// Deletes an epoch's checkpoint, unless a number of checkpoints to keep is set. The newest one, and any
+    /// while another process is saving, is deleted with the next commit.
     #[cfg(any(test, feature = "train"))]
     pub(crate) fn delete(&self, epoch: usize) -> Result<()> {
-        if self.keep_last.is_some() {
+        if self.keep_last.is_some() || !self.epochs()?.contains(&epoch) {
             return Ok(());
         }
         let mut state = self.lock();
-        let committed = self.committed()?;
-        let Some(at) = committed.iter().position(|old| old.epoch == epoch) else { return Ok(()) };
-        if at + 1 == committed.len() {
-            state.unwanted.insert(epoch);
+        let State { saving, unwanted } = &mut *state;
+        let mut idle = None;
+        let saving = match saving {
+            Some(saving) => saving,
+            None => match Directory::lock(&self.directory) {
+                Ok(directory) => idle.insert(Saving::new(directory)),
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    unwanted.insert(epoch);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let mut after = committed(&self.directory)?;
+        if after.last().is_some_and(|newest| newest.epoch == epoch) {
+            unwanted.insert(epoch);
             return Ok(());
         }
-        let after: Vec<_> = committed.into_iter().filter(|old| old.epoch != epoch).collect();
-        self.write(&after)?;
-        self.clean(&state, &after)
+        after.retain(|old| old.epoch != epoch);
+        saving.write(&after)?;
+        saving.clean(&after)
     }
 
     /// The file of a part of a committed checkpoint.
     pub(crate) fn find(&self, epoch: usize, part: Part) -> Result<PathBuf> {
-        let committed = self.committed()?;
+        let committed = committed(&self.directory)?;
         let Some(found) = committed.iter().find(|committed| committed.epoch == epoch) else {
             let known: Vec<_> = committed.iter().map(|committed| committed.epoch.to_string()).collect();
             let message = format!("there is no checkpoint of epoch {epoch}; there are: {}", known.join(", "));
             return Err(Error::new(ErrorKind::NotFound, message).in_file(&self.directory));
         };
         let file = self.directory.join(&found.directory).join(part.file());
-        let bytes = fs::metadata(&file).map_err(|error| io(&file, error))?.len();
+        let bytes = length(&file)?;
         match found.bytes.get(&part) {
             Some(&committed) if committed == bytes => Ok(file),
             _ => {
@@ -187,63 +183,114 @@ impl Epochs {
 
     /// The epochs of the checkpoints that count, in the order in which they were committed.
     pub(crate) fn epochs(&self) -> Result<Vec<usize>> {
-        Ok(self.committed()?.iter().map(|committed| committed.epoch).collect())
-    }
-
-    fn committed(&self) -> Result<Vec<Committed>> {
-        let file = self.directory.join(MANIFEST);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(io(&file, error)),
-        };
-        parse(&text).ok_or_else(|| {
-            let message = "it is no manifest of checkpoints";
-            Error::new(ErrorKind::Value, message).in_file(&file)
-        })
-    }
-
-    fn write(&self, committed: &[Committed]) -> Result<()> {
-        let file = self.directory.join(MANIFEST);
-        let mut output = OutputFile::atomic(&file)?;
-        output.write_all(text(committed).as_bytes()).map_err(|error| io(&file, error))?;
-        output.commit()
-    }
-
-    /// Removes the directories of checkpoints that neither count nor are being written.
-    fn clean(&self, state: &State, committed: &[Committed]) -> Result<()> {
-        let entries = fs::read_dir(&self.directory).map_err(|error| io(&self.directory, error))?;
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let number = name.strip_prefix("epoch-").unwrap_or_default();
-            let ours = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-            let used = committed.iter().any(|committed| committed.directory == name)
-                || state.pending.values().any(|pending| pending.directory == name);
-            if ours && !used {
-                self.remove(&name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what we write into a checkpoint's directory, and the directory if nothing else is in it.
-    fn remove(&self, name: &str) -> Result<()> {
-        let directory = self.directory.join(name);
-        let Ok(entries) = fs::read_dir(&directory) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let file = entry.file_name();
-            let file = file.to_string_lossy();
-            if Part::ALL.iter().any(|part| is_of(&file, part.file()) || is_of(&file, &part.pack())) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        let _ = fs::remove_dir(&directory);
-        Ok(())
+        Ok(committed(&self.directory)?.iter().map(|committed| committed.epoch).collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    /// Unlocks the directory if nothing is being written.
+    fn unlock_if_idle(&mut self) {
+        if self.saving.as_ref().is_some_and(|saving| saving.pending.is_empty()) {
+            self.saving = None;
+        }
+    }
+}
+
+impl Saving {
+    fn new(directory: Directory) -> Self {
+        Self { directory, pending: BTreeMap::new() }
+    }
+
+    /// The name of the directory for an epoch's checkpoint, which is created with the first part.
+    fn begin(&mut self, epoch: usize) -> Result<String> {
+        if let Some(pending) = self.pending.get(&epoch) {
+            return Ok(pending.directory.clone());
+        }
+        // An epoch that is saved again leaves what was committed alone.
+        let committed = committed(self.directory.path())?;
+        let mut name = format!("epoch-{epoch:05}");
+        let mut number = 1;
+        while committed.iter().any(|other| other.directory == name) {
+            number += 1;
+            name = format!("epoch-{epoch:05}-{number}");
+        }
+        let path = self.directory.path().join(&name);
+        // A process that died may have left it.
+        remove(&path);
+        fs::create_dir_all(&path).map_err(|error| Error::io("it cannot be created", error).in_file(&path))?;
+        self.pending.insert(epoch, Pending { directory: name.clone(), done: BTreeSet::new() });
+        Ok(name)
+    }
+
+    fn write(&self, committed: &[Committed]) -> Result<()> {
+        self.directory.write(MANIFEST, text(committed).as_bytes())
+    }
+
+    /// Removes the directories of checkpoints that neither count nor are being written.
+    fn clean(&self, committed: &[Committed]) -> Result<()> {
+        let path = self.directory.path();
+        let entries =
+            fs::read_dir(path).map_err(|error| Error::io("it cannot be read", error).in_file(path))?;
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let number = name.strip_prefix("epoch-").unwrap_or_default();
+            let ours = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+            let used = committed.iter().any(|committed| committed.directory == name)
+                || self.pending.values().any(|pending| pending.directory == name);
+            if ours && !used {
+                remove(&entry.path());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pending {
+    /// The entry for the manifest, when all parts are written.
+    fn whole(&self, directory: &Path, epoch: usize) -> Result<Committed> {
+        let parts = directory.join(&self.directory);
+        let bytes = Part::ALL.into_iter().map(|part| Ok((part, length(&parts.join(part.file()))?)));
+        Ok(Committed { epoch, directory: self.directory.clone(), bytes: bytes.collect::<Result<_>>()? })
+    }
+}
+
+/// What the manifest names; nothing if there is none.
+fn committed(directory: &Path) -> Result<Vec<Committed>> {
+    let file = directory.join(MANIFEST);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("it cannot be read", error).in_file(&file)),
+    };
+    parse(&text).ok_or_else(|| {
+        let message = "it is not a manifest of checkpoints that this version can read";
+        Error::new(ErrorKind::Value, message).in_file(&file)
+    })
+}
+
+fn length(file: &Path) -> Result<u64> {
+    let metadata = fs::metadata(file);
+    Ok(metadata.map_err(|error| Error::io("it cannot be read", error).in_file(file))?.len())
+}
+
+/// Removes what is written into the directory of a checkpoint, and the directory if nothing else is in it.
+fn remove(directory: &Path) {
+    for part in Part::ALL {
+        let file = directory.join(part.file());
+        OutputFile::sweep(&file);
+        let _ = fs::remove_file(file);
+    }
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        if Part::ALL.iter().any(|part| is_pack(&file.to_string_lossy(), &part.pack())) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(directory);
 }
 
 impl Part {
@@ -253,16 +300,12 @@ impl Part {
     }
 }
 
-/// Whether a file is that one or a temporary one for it: `.model.safetensors.aB3xYz.tmp` of ours,
-/// `model.bpk.4711-0.tmp` of Burn's.
-fn is_of(file: &str, name: &str) -> bool {
-    let random = || {
-        let file = file.strip_suffix(".tmp")?;
-        file.strip_prefix('.').unwrap_or(file).strip_prefix(name)?.strip_prefix('.')
-    };
-    let is_random =
-        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    file == name || random().is_some_and(is_random)
+/// Whether a file is Burn's container, `model.bpk`, or a temporary file for it, `model.bpk.4711-0.tmp`.
+fn is_pack(file: &str, pack: &str) -> bool {
+    let Some(rest) = file.strip_prefix(pack) else { return false };
+    let random = rest.strip_prefix('.').and_then(|rest| rest.strip_suffix(".tmp")).unwrap_or_default();
+    rest.is_empty()
+        || !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn text(committed: &[Committed]) -> String {
@@ -293,22 +336,6 @@ fn parse(text: &str) -> Option<Vec<Committed>> {
         Some(Committed { epoch: usize::try_from(entry.get("epoch")?.as_u64()?).ok()?, directory, bytes })
     };
     manifest.get("checkpoints")?.as_array()?.iter().map(entry).collect()
-}
-
-fn sync(directory: &Path) -> Result<()> {
-    // Where directories cannot be opened, renaming syncs them.
-    match cfg!(unix) {
-        true => File::open(directory).and_then(|file| file.sync_all()).map_err(|error| io(directory, error)),
-        false => Ok(()),
-    }
-}
-
-pub(crate) fn io(path: &Path, error: std::io::Error) -> Error {
-    let kind = match error.kind() {
-        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, error.to_string()).with_source(error).in_file(path)
 }
 
 #[cfg(test)]
@@ -343,6 +370,7 @@ mod tests {
             assert_eq!(epochs.find(2, part).unwrap_err().kind(), ErrorKind::NotFound);
         }
         // The process stops here; the next one does not see it, and removes it.
+        drop(epochs);
         let epochs = Epochs::new(directory.path(), Some(2));
         save(&epochs, 3);
         assert_eq!(names(directory.path()), ["checkpoints.json", "epoch-00001", "epoch-00003"]);
@@ -390,6 +418,33 @@ mod tests {
         save(&epochs, 1);
         assert_eq!(names(directory.path()), ["checkpoints.json", "epoch-00001-2"]);
         assert_eq!(epochs.epochs().unwrap(), [1]);
+    }
+
+    #[cfg(unix)] // Elsewhere directories cannot be locked.
+    #[test]
+    fn one_saves_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("new");
+        let [one, other] = [(); 2].map(|()| Epochs::new(&directory, None));
+        save(&one, 1);
+        save(&one, 2);
+        fs::write(one.begin(3, Part::Model).unwrap(), "half").unwrap();
+        let error = other.begin(4, Part::Model).unwrap_err();
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Busy, Some(&*directory)), "{error}");
+        // Readers need not wait. A deletion does.
+        assert_eq!(other.epochs().unwrap(), [1, 2]);
+        other.delete(1).unwrap();
+        assert_eq!(other.epochs().unwrap(), [1, 2]);
+
+        save(&one, 3);
+        assert_eq!(one.epochs().unwrap(), [1, 2, 3]);
+        save(&other, 4);
+        assert_eq!(one.epochs().unwrap(), [2, 3, 4]);
+        let directories = ["checkpoints.json", "epoch-00002", "epoch-00003", "epoch-00004"];
+        assert_eq!(names(&directory), directories);
+        one.begin(5, Part::Model).unwrap();
+        drop(one);
+        save(&other, 6);
     }
 
     #[test]

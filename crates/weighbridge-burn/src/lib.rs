@@ -1,5 +1,5 @@
-//! Weights for [Burn](burn): any Hugging Face checkpoint into a module, with a report, and modules and training state
-//! into files that Python reads.
+//! Weights for [Burn](burn): loads any Hugging Face checkpoint into a module, with a report, and saves
+//! modules and training state in files that Python reads.
 //!
 //! ```
 //! use weighbridge_burn::weighbridge::Checkpoint;
@@ -22,16 +22,18 @@
 //! # }
 //! ```
 //!
-//! [`load`] finds a tensor for every parameter before it reads one, and changes the module only when all are there;
-//! [`Mapping`] says what is called and laid out otherwise in the files; [`save`] is the way back. [`dtype`] says what each
-//! stored dtype becomes.
+//! [`load`] finds a tensor for every parameter before it reads any, and changes the module only when all have
+//! been read. [`Mapping`] says where files differ from the module in names and layouts, and [`save`] goes the
+//! other way. [`dtype`] says what each stored dtype becomes. [`open`] opens checkpoints of any format.
 //!
 //! # Features
 //!
-//! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which converts Burn's
-//!   own `.bpk` files.
+//! - `convert`: [`open`] reads PyTorch's `.bin`, `.pt`, `.pth` and `.ckpt`, GGUF, ONNX, NumPy, HDF5 and Flax.
+//! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which
+//!   converts Burn's own `.bpk` files.
 //! - `train`: `Checkpoints`, for the `Learner` of burn-train.
-//! - `store`: `SafetensorsStore`, for code that was written for burn-store.
+//! - `store`: `SafetensorsStore`, and with `convert` `PytorchStore`, for code that was written for
+//!   burn-store.
 //! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs; others are features of `burn` itself.
 
 #[cfg(feature = "train")]
@@ -44,14 +46,21 @@ mod epochs;
 mod loader;
 mod mapping;
 mod metadata;
+mod naming;
+mod open;
 #[cfg(feature = "training")]
 pub mod pack;
-mod place;
+#[cfg(feature = "training")]
+mod packed;
+mod panics;
 mod problems;
+#[cfg(all(feature = "convert", feature = "store"))]
+mod pytorch_store;
 mod report;
 mod saver;
 #[cfg(feature = "store")]
 mod store;
+mod tensor_data;
 #[cfg(feature = "training")]
 mod training;
 mod walk;
@@ -66,7 +75,10 @@ pub use checkpoints::{Checkpoints, PartCheckpointer};
 pub use convention::Convention;
 pub use loader::{Loader, load};
 pub use mapping::Mapping;
-pub use report::{Cast, Missing, Report};
+pub use open::open;
+#[cfg(all(feature = "convert", feature = "store"))]
+pub use pytorch_store::PytorchStore;
+pub use report::{Conversion, LoadReport, Missing};
 pub use saver::{Saver, save};
 #[cfg(feature = "store")]
 pub use store::SafetensorsStore;

@@ -1,62 +1,49 @@
 //! A checkpoint into a module.
 
+mod plan;
+
 use std::any::Any;
-use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use burn::module::{Module, ParamId};
+use burn::module::Module;
 use burn::tensor::DType;
-use weighbridge::engine::{Order, Prefetch, SessionBuilder, Verdict};
-use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
-use weighbridge::{
-    Checkpoint, Error, ErrorKind, Names, Plan, Progress, Quantized, Renames, Result, Slice, TensorRef,
-};
+use weighbridge::engine::{IntoFlow, Prefetch, ReadOrder};
+use weighbridge::plan::Overflow;
+use weighbridge::{Checkpoint, Error, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result};
 
-use crate::codes::{Codes, refusal};
-use crate::dtype::{Arrival, Wishes, arrival};
-use crate::mapping::{Mapping, Origin, stored_shape_of};
-use crate::metadata::{Known, in_shard};
-use crate::place::{caught, data};
-use crate::problems::{Hints, fail, located, selects_none};
-use crate::report::{Cast, Report};
-use crate::walk::{self, Filled, Kind, Site};
-
-type Keep = dyn Fn(&Site) -> bool;
+use self::plan::{Fill, Request};
+use crate::mapping::Mapping;
+use crate::metadata::in_shard;
+#[cfg(feature = "store")]
+use crate::naming::Naming;
+use crate::panics::caught;
+use crate::problems::fail;
+use crate::report::LoadReport;
+use crate::tensor_data::data;
+use crate::walk::{self, Filled, Site};
 
 /// Loads the tensors of a checkpoint into a module.
 ///
-/// Everything that can be wrong is looked for first: names, shapes, dtypes, what the devices compute with. Then all
-/// tensors are read, and only then is the module changed, in a step that cannot fail; so whatever the error, the module
-/// is as it was. While a module that has its values already is loaded, both old and new ones are in memory. A `BatchNorm`'s
-/// running statistics belong to all clones of a module in Burn, so those change with it.
+/// Loading has two phases. First everything that can be wrong is checked: names, shapes, dtypes, and whether
+/// the devices support these dtypes. Then all tensors are read, and the module is changed at the very end, in
+/// a step that cannot fail. So whatever the error, the module is as it was. While a module that already has
+/// values is loaded, both the old and the new ones are in memory. The running statistics of a `BatchNorm` are
+/// shared by all clones of a module in Burn, so they change in all of them.
 ///
-/// On the CPU (`flex`) the memory that is read into becomes the tensors'; of a
-/// [mapped](weighbridge::OpenOptions::map) checkpoint, or one in memory, tensors are the checkpoint's own bytes wherever
-/// these are aligned.
-#[must_use]
+/// On the CPU (`flex`) the memory that tensors are read into becomes Burn's own, without a copy. From a
+/// checkpoint that is [mapped](weighbridge::OpenOptions::map) or in memory, tensors share the checkpoint's
+/// bytes wherever these are aligned.
+#[must_use = "nothing is loaded until `into` is called"]
 pub struct Loader {
-    checkpoint: Checkpoint,
-    mapping: Mapping,
-    renames: Renames,
-    keep: Option<Box<Keep>>,
-    only: bool,
+    request: Request,
     partial: bool,
     tolerant: bool,
     all_used: bool,
-    wishes: Wishes,
-    bad_dtype: Option<DType>,
-    quantized: Quantized,
-    overflow: Overflow,
-    threads: Option<usize>,
-    read_ahead: u64,
-    prefetch: Prefetch,
-    progress: Option<Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>>,
+    options: LoadOptions,
 }
 
-/// Loads from `checkpoint`: by Burn's own names, in the stored dtypes, every parameter, unless more is said.
+/// Starts a load from `checkpoint`, as [`Loader::new`] does.
 ///
 /// ```
 /// use weighbridge_burn::burn::module::Module;
@@ -72,45 +59,41 @@ pub struct Loader {
 /// let mut linear = LinearConfig::new(3, 2).init(&device);
 /// let report = weighbridge_burn::load(&ckpt).pytorch().into(&mut linear)?;
 /// assert_eq!(report.to_string(), "2 loaded (0 cast), 0 missing, 0 unused");
-/// # assert_eq!(linear.weight.val().into_data().try_to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+/// # let weight = linear.weight.val().into_data();
+/// # assert_eq!(weight.try_to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
 /// # Ok(())
 /// # }
 /// ```
 pub fn load(checkpoint: &Checkpoint) -> Loader {
-    Loader {
-        checkpoint: checkpoint.clone(),
-        mapping: Mapping::new(),
-        renames: Renames::new(),
-        keep: None,
-        only: false,
-        partial: false,
-        tolerant: false,
-        all_used: false,
-        wishes: Wishes::default(),
-        bad_dtype: None,
-        quantized: Quantized::default(),
-        overflow: Overflow::default(),
-        threads: None,
-        read_ahead: SessionBuilder::DEFAULT_READ_AHEAD,
-        prefetch: Prefetch::Auto,
-        progress: None,
-    }
+    Loader::new(checkpoint)
 }
 
 impl Loader {
-    /// Takes names and layouts to be those of [PyTorch](crate::Convention::PyTorch): short for
+    /// A load of every parameter from `checkpoint`, by Burn's own names and layouts and in the stored dtypes.
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        Self {
+            request: Request::of(checkpoint),
+            partial: false,
+            tolerant: false,
+            all_used: false,
+            options: LoadOptions::new(),
+        }
+    }
+
+    /// Loads by the names and layouts of [PyTorch](crate::Convention::PyTorch): short for
     /// `mapping(Mapping::pytorch())`.
     pub fn pytorch(self) -> Self {
         self.mapping(Mapping::pytorch())
     }
 
-    /// Sets how the module's parameters lie in the files.
+    /// Sets how files name and lay out the module's parameters.
     pub fn mapping(mut self, mapping: Mapping) -> Self {
-        self.mapping = mapping;
+        self.request.mapping = mapping;
         self
     }
 
-    /// Renames stored tensors before they are looked for. Two that get one name are an error.
+    /// Renames the stored tensors before parameters look for them. Two tensors that get one name are an
+    /// error.
     ///
     /// ```no_run
     /// # use weighbridge_burn::weighbridge::{Checkpoint, Renames};
@@ -120,60 +103,110 @@ impl Loader {
     /// # }
     /// ```
     pub fn rename(mut self, renames: Renames) -> Self {
-        self.renames = renames;
+        self.request.naming.renames = renames;
         self
     }
 
-    /// Loads only the parameters whose paths in the module are in the set, `encoder.layers.0.linear.weight`; the others
-    /// stay as they are. A set that has none of them is an error.
+    #[cfg(feature = "store")]
+    pub(crate) fn naming(mut self, naming: Naming) -> Self {
+        self.request.naming = naming;
+        self
+    }
+
+    /// Makes the indices in names contiguous: `fc.0.weight`, `fc.2.weight`, `fc.4.weight` are looked for as
+    /// `fc.0.weight`, `fc.1.weight`, `fc.2.weight`.
+    ///
+    /// This fits the modules of an `nn.Sequential` of which only some have parameters to a `Vec` of those
+    /// that have. It is done after [renaming](Self::rename), for every list of the checkpoint by itself,
+    /// whichever parameters are loaded.
+    ///
+    /// ```
+    /// # use weighbridge_burn::burn::module::Module;
+    /// # use weighbridge_burn::burn::nn::{Linear, LinearConfig};
+    /// # use weighbridge_burn::burn::tensor::Device;
+    /// # use weighbridge_burn::weighbridge::{Checkpoint, write::{Save, Values}};
+    /// #[derive(Module, Debug)]
+    /// struct Model {
+    ///     fc: Vec<Linear>,
+    /// }
+    ///
+    /// # fn main() -> weighbridge_burn::weighbridge::Result<()> {
+    /// # let device = Device::default();
+    /// # let names = ["fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"];
+    /// # let shape = |name: &str| if name.ends_with(".bias") { &[1][..] } else { &[1, 1] };
+    /// # let tensors = names.map(|name| (name, Values::new(shape(name), &[1.0_f32]).unwrap()));
+    /// # let ckpt = Checkpoint::from_bytes(Save::new().bytes(tensors)?)?;
+    /// // The checkpoint is that of Linear, ReLU, Linear.
+    /// let mut model = Model { fc: (0..2).map(|_| LinearConfig::new(1, 1).init(&device)).collect() };
+    /// let report = weighbridge_burn::load(&ckpt).pytorch().map_indices_contiguous().into(&mut model)?;
+    /// assert_eq!(report.loaded.len(), 4); // fc.0 from fc.0, fc.1 from fc.2
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map_indices_contiguous(mut self) -> Self {
+        self.request.naming.is_contiguous = true;
+        self
+    }
+
+    /// [`map_indices_contiguous`](Self::map_indices_contiguous), but for the lists in the set, which keep
+    /// their indices. Lists are given by the names before the index, after renaming: `flows` for
+    /// `flows.2.weight`. Further calls add lists.
+    pub fn map_indices_contiguous_except(mut self, lists: Names) -> Self {
+        self.request.naming.keep_indices(lists);
+        self.map_indices_contiguous()
+    }
+
+    /// Loads only the parameters whose paths in the module, such as `encoder.layers.0.linear.weight`, are in
+    /// the set; the others stay as they are. Each further call narrows the selection. A selection without any
+    /// parameter is an error.
     pub fn only(mut self, paths: Names) -> Self {
-        self.only = true;
+        self.request.only = true;
         self.keep(move |site| paths.contains(&site.path()))
     }
 
     pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool + 'static) -> Self {
-        self.keep = Some(Box::new(keep));
+        self.request.filters.push(Box::new(keep));
         self
     }
 
-    /// Leaves parameters as they are whose tensors do not fit.
+    /// Leaves parameters whose tensors do not fit as they are, instead of failing.
     #[cfg(feature = "store")]
     pub(crate) fn tolerant(mut self) -> Self {
         self.tolerant = true;
         self
     }
 
-    /// Leaves parameters for which there is no tensor as they are, and lists them in the report; otherwise they are an
-    /// error.
+    /// Leaves parameters without a tensor as they are and lists them in the report, instead of failing.
     pub fn partial(mut self) -> Self {
         self.partial = true;
         self
     }
 
-    /// Makes tensors that no parameter takes an error; otherwise they are listed in the report.
+    /// Makes tensors that no parameter takes an error, instead of only listing them in the report.
     pub fn all_used(mut self) -> Self {
         self.all_used = true;
         self
     }
 
-    /// Sets the dtype of float parameters, if it is one of floats, or of integer parameters; both may be set, one after
-    /// the other. A `FloatDType` or an `IntDType` will do. Otherwise parameters have the stored dtypes.
+    /// Sets the dtype of float parameters, if `dtype` is a float, or of integer parameters; call it twice to
+    /// set both. A `FloatDType` or an `IntDType` will do. Without it parameters get the stored dtypes.
     pub fn dtype(mut self, dtype: impl Into<DType>) -> Self {
         let dtype = dtype.into();
         match dtype {
-            float if float.is_float() => self.wishes.float = Some(float),
-            int if int.is_int() || int.is_uint() => self.wishes.int = Some(int),
-            other => self.bad_dtype = Some(other),
+            float if float.is_float() => self.request.wishes.float = Some(float),
+            int if int.is_int() || int.is_uint() => self.request.wishes.int = Some(int),
+            other => self.request.bad_dtype = Some(other),
         }
         self
     }
 
-    /// Sets what becomes of the weights of quantised modules: FP8 with scales, GPTQ, AWQ, bitsandbytes and
-    /// [others](weighbridge::QuantMethod), but not Burn's own, which are loaded as they were saved.
+    /// Sets what to do with the weights of quantised modules: FP8 with scales, GPTQ, AWQ, bitsandbytes and
+    /// [others](weighbridge::QuantMethod). Tensors that Burn itself quantised are not meant: they are loaded
+    /// as they were saved.
     ///
-    /// They are refused otherwise: their values are codes, which mean nothing without their scales.
+    /// By default they are refused, because their values are codes, which mean nothing without their scales.
     pub fn quantized(mut self, quantized: Quantized) -> Self {
-        self.quantized = quantized;
+        self.request.quantized = quantized;
         self
     }
 
@@ -182,291 +215,104 @@ impl Loader {
         self.quantized(Quantized::Raw)
     }
 
-    /// Sets what casts do with values that are too large: they become infinity otherwise, and an error in integers.
+    /// Sets what casts do with values that are too large. By default floats become infinity, and integers are
+    /// an error.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.overflow = overflow;
+        self.request.overflow = overflow;
         self
     }
 
     /// Loads complex numbers as `F32` with a last dimension of 2: real part, imaginary part.
     pub fn complex_pairs(mut self) -> Self {
-        self.wishes.complex_pairs = true;
+        self.request.wishes.complex_pairs = true;
         self
     }
 
-    /// Sets the number of threads that read; by default one a core, and 8 at most.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
+    /// Sets how the load goes about its work: all that is set in `options`. By default tensors are read in the order of the
+    /// files.
+    pub fn options(mut self, options: LoadOptions) -> Self {
+        self.options = options.or(self.options);
         self
     }
 
-    /// Sets how many bytes may have been read that are not yet on their devices; 64 MiB otherwise.
-    pub fn read_ahead(mut self, bytes: u64) -> Self {
-        self.read_ahead = bytes;
-        self
+    /// See [`LoadOptions::threads`].
+    pub fn threads(self, threads: usize) -> Self {
+        self.options(LoadOptions::new().threads(threads))
     }
 
-    /// Sets whether files are fetched before they are read; by default where they are not in memory already.
-    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
-        self.prefetch = prefetch;
-        self
+    /// See [`LoadOptions::read_ahead`]: the bytes that may be read before they are on their devices.
+    pub fn read_ahead(self, bytes: u64) -> Self {
+        self.options(LoadOptions::new().read_ahead(bytes))
     }
 
-    /// Has `handler` called as bytes arrive; where it returns [`ControlFlow::Break`], loading ends with
-    /// [`ErrorKind::Cancelled`]. See [`SessionBuilder::progress`].
-    pub fn progress<V: Verdict>(mut self, mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
-        self.progress = Some(Box::new(move |progress| handler(progress).flow()));
-        self
+    /// See [`LoadOptions::prefetch`].
+    pub fn prefetch(self, prefetch: Prefetch) -> Self {
+        self.options(LoadOptions::new().prefetch(prefetch))
     }
 
-    /// What [`into`](Self::into) would do; nothing is read and nothing is an error but what makes it impossible to say.
+    /// See [`LoadOptions::progress`].
+    pub fn progress<F: IntoFlow>(self, handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
+        self.options(LoadOptions::new().progress(handler))
+    }
+
+    /// Says what [`into`](Self::into) would do, without reading a tensor: what would make it fail is listed
+    /// in the report.
     ///
     /// # Errors
     ///
-    /// Fails when two stored tensors get one name, and when metadata that Burn's tensors need is damaged.
-    pub fn check<M: Module>(&self, module: &M) -> Result<Report> {
-        Ok(self.plan(walk::sites(module))?.report)
+    /// Fails when two stored tensors get one name, and when Burn's entries in the metadata are damaged.
+    pub fn check<M: Module>(&self, module: &M) -> Result<LoadReport> {
+        Ok(self.request.plan(walk::sites(module))?.report)
     }
 
     /// Loads into `module`.
     ///
-    /// Parameters are put on the devices on which they are, or would be initialised, and keep whether they are trained;
-    /// their ids become those of the checkpoint, where it has some.
+    /// Parameters are put on the devices that they are on, or would be initialised on, and stay trainable or
+    /// frozen as they are. Their ids become those of the checkpoint, if it has any.
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::MissingTensor`], [`ErrorKind::Shape`] or [`ErrorKind::Dtype`] when parameters and tensors do
-    /// not fit or a tensor is [quantised](Self::quantized), with [`ErrorKind::Device`] when a device does not compute with a dtype or cannot hold a tensor, and when
-    /// reading fails. The module is as it was then.
-    pub fn into<M: Module>(mut self, module: &mut M) -> Result<Report> {
-        let planned = self.plan(walk::sites(module))?;
-        let Planned { fills, report } = planned;
-        let failed = fail(&report, self.tolerant, self.partial, self.all_used);
-        failed.map_err(|error| self.in_checkpoint(error))?;
-        let plan = Plan::of(&self.checkpoint).filter(|_| false).build()?;
-        let plan = fills.iter().fold(plan, |plan, fill| plan.with(fill.entry.clone()));
-        let mut session =
-            plan.session().order(Order::File).read_ahead(self.read_ahead).prefetch(self.prefetch);
-        if let Some(threads) = self.threads {
-            session = session.threads(threads);
-        }
-        if let Some(progress) = self.progress.take() {
-            session = session.progress(progress);
-        }
-        let session = session.start_lending()?;
-        let mut ready: HashMap<String, Box<dyn Any>> = HashMap::with_capacity(fills.len());
-        for fill in fills {
-            let Fill { site, entry, dtype, shape, exchanged, id } = fill;
+    /// Fails with [`MissingTensor`], [`Shape`] or [`Dtype`] when parameters and tensors do not fit or a
+    /// tensor is [quantised](Self::quantized), with [`Device`] when a device does not support a dtype or
+    /// cannot hold a tensor, and when reading fails. The module is then as it was.
+    ///
+    /// [`MissingTensor`]: weighbridge::ErrorKind::MissingTensor
+    /// [`Shape`]: weighbridge::ErrorKind::Shape
+    /// [`Dtype`]: weighbridge::ErrorKind::Dtype
+    /// [`Device`]: weighbridge::ErrorKind::Device
+    pub fn into<M: Module>(self, module: &mut M) -> Result<LoadReport> {
+        let planned = self.request.plan(walk::sites(module))?;
+        let failed = fail(&planned.report, self.tolerant, self.partial, self.all_used);
+        failed.map_err(|error| self.request.in_checkpoint(error))?;
+        let plan = Plan::new(planned.fills.iter().map(|fill| fill.entry.clone()));
+        let options = self.options.or(LoadOptions::new().order(ReadOrder::File));
+        let session = plan.session().options(options).start_lending()?;
+        let mut ready: HashMap<String, Box<dyn Any>> = HashMap::with_capacity(planned.fills.len());
+        for fill in planned.fills {
+            let Fill { site, entry, dtype, shape, transposed, id } = fill;
             let (_, bytes) = session.take(entry.name(), None)?;
             let filled = caught("a tensor was made", || {
                 let data = data(bytes, &shape, dtype, &site.device)?;
-                site.slot.filled(data, dtype, Filled { device: &site.device, exchanged, id })
+                site.slot.filled(data, dtype, Filled { device: &site.device, transposed, id })
             });
-            let shard = entry.inputs().first().and_then(|input| self.checkpoint.shards().get(input.shard()));
-            let located = |error: Error| match shard {
-                Some(shard) => in_shard(error.in_tensor(entry.name()), shard),
+            let located = |error: Error| match entry.inputs().first() {
+                Some(input) => in_shard(error.in_tensor(entry.name()), input.shard()),
                 None => error.in_tensor(entry.name()),
             };
             ready.insert(site.path(), filled.map_err(located)?);
         }
         drop(session);
-        // An update that running statistics keep to themselves would later go over what is loaded.
-        caught("running statistics were brought up to date", || {
-            walk::settle(module);
-            Ok(())
-        })?;
-        *module = caught("parameters were replaced", || Ok(walk::replace(module.clone(), ready)))?;
-        Ok(report)
+        walk::install(module, ready)?;
+        Ok(planned.report)
     }
-
-    /// Finds a tensor for each parameter, and what is wrong.
-    fn plan(&self, sites: Vec<Site>) -> Result<Planned> {
-        let stored = self.stored()?;
-        let known = Known::of(&self.checkpoint)?;
-        let usual = self.mapping.usual(&sites);
-        let codes = Codes::of(&self.checkpoint, &self.renames, self.quantized, &known);
-        let mut planned = Planned::default();
-        if let Some(dtype) = self.bad_dtype {
-            let message = format!("{dtype:?} is neither a float nor an integer");
-            planned.report.problems.push(Error::new(ErrorKind::Dtype, message));
-        }
-        let is_kept = |site: &Site| self.keep.as_ref().is_none_or(|keep| keep(site));
-        if let Some(first) = sites.first()
-            && self.only
-            && !sites.iter().any(is_kept)
-        {
-            planned.report.problems.push(selects_none(first));
-        }
-        let mut hints = Hints::new(&self.checkpoint, &self.renames);
-        let mut used = HashSet::new();
-        for site in sites {
-            let path = site.path();
-            if !is_kept(&site) {
-                planned.report.skipped.push(path);
-                continue;
-            }
-            // The first place where the parameter may be that is quantised: no other one stands in for it.
-            let quantised = Cell::new(None);
-            let size = |name: &str, axis: usize| {
-                let tensor = stored.get(name);
-                if quantised.get().is_none() {
-                    quantised.set(codes.module(name, tensor));
-                }
-                let tensor = tensor?;
-                match known.quantised.get(tensor.name()) {
-                    Some(quantised) => quantised.shape.get(axis).copied(),
-                    // A scalar, too, is there.
-                    None => Some(tensor.shape().get(axis).copied().unwrap_or(1)),
-                }
-            };
-            let origin = self.mapping.origin(&site, &usual, size);
-            if let Some(module) = quantised.get() {
-                planned.report.problems.push(refusal(&module, &path));
-                continue;
-            }
-            let origin = match origin {
-                Ok(Some(origin)) => origin,
-                Ok(None) => {
-                    let name = self.mapping.name(&site);
-                    let missing = hints.missing(path, name);
-                    planned.report.missing.push(missing);
-                    continue;
-                }
-                Err(error) => {
-                    planned.report.problems.push(self.in_checkpoint(error.in_tensor(&path)));
-                    continue;
-                }
-            };
-            let tensors: Vec<_> =
-                origin.names.iter().filter_map(|name| stored.get(&**name)).copied().collect();
-            used.extend(tensors.iter().map(TensorRef::name));
-            match self.fill(site, &path, &origin, &tensors, &known) {
-                Ok((fill, cast)) => {
-                    planned.report.bytes += fill.entry.byte_len();
-                    planned.report.cast.extend(cast);
-                    planned.report.loaded.push(path);
-                    planned.fills.push(fill);
-                }
-                Err(error) => planned.report.problems.push(located(error, &path, &tensors)),
-            }
-        }
-        planned.report.unused = self
-            .checkpoint
-            .tensors()
-            .map(|tensor| tensor.name())
-            .filter(|name| !used.contains(name))
-            .map(str::to_owned)
-            .collect();
-        // In the order of the files, as they are read.
-        planned.fills.sort_by_key(|fill| {
-            fill.entry.inputs().first().map(|input| (input.shard(), input.range().start))
-        });
-        Ok(planned)
-    }
-
-    /// The stored tensors by the names that they get.
-    fn stored(&self) -> Result<HashMap<String, TensorRef<'_>>> {
-        let mut stored: HashMap<String, TensorRef<'_>> = HashMap::with_capacity(self.checkpoint.len());
-        for tensor in self.checkpoint.tensors() {
-            let name = self.renames.apply(tensor.name());
-            if let Some(first) = stored.get(&name) {
-                let message = format!("{:?} and this one would both be named {name:?}", first.name());
-                let error = Error::new(ErrorKind::DuplicateTensor, message).in_tensor(tensor.name());
-                return Err(in_shard(error, tensor.shard()));
-            }
-            stored.insert(name, tensor);
-        }
-        Ok(stored)
-    }
-
-    fn fill(
-        &self,
-        site: Site,
-        path: &str,
-        origin: &Origin,
-        tensors: &[TensorRef<'_>],
-        known: &Known,
-    ) -> Result<(Fill, Option<Cast>)> {
-        let inputs = tensors.iter().map(Input::of).collect();
-        let id = known.ids.get(path).map_or(site.id, |&id| ParamId::from(id));
-        let expected = stored_shape_of(&site, origin.exchanged);
-        let mismatch = |found: &[usize]| {
-            Error::new(ErrorKind::Shape, format!("the module has {expected:?} there, the file {found:?}"))
-        };
-        if let [tensor] = tensors
-            && let Some(quantised) = known.quantised.get(tensor.name())
-        {
-            if site.kind != Kind::Float || origin.part.is_some() || origin.exchanged {
-                let message = "a quantised tensor can only be loaded as it was saved";
-                return Err(Error::new(ErrorKind::Dtype, message));
-            }
-            if quantised.shape != expected {
-                return Err(mismatch(&quantised.shape));
-            }
-            let entry = Entry::new(path, inputs, Arc::new(Read))?;
-            let (dtype, shape) = (quantised.dtype, quantised.shape.clone());
-            return Ok((Fill { site, entry, dtype, shape, exchanged: false, id }, None));
-        }
-        let operation: Arc<dyn Operation> = match &origin.part {
-            Some(part) => Arc::new(Part::of(along(origin.axis, part))),
-            None if tensors.len() > 1 => Arc::new(Join::along(origin.axis)),
-            None => Arc::new(Read),
-        };
-        let entry = Entry::new(path, inputs, operation)?;
-        let stored = entry.dtype();
-        let Arrival { made, dtype, pairs } = arrival(stored, site.kind, self.wishes, &site.device)?;
-        let shape = [entry.shape(), if pairs { &[2] } else { &[] }].concat();
-        if shape != expected {
-            return Err(mismatch(&shape));
-        }
-        let cast = (made != stored).then(|| Cast { path: path.to_owned(), from: stored, to: dtype });
-        let entry = entry.overflow(self.overflow).recast(made)?;
-        Ok((Fill { site, entry, dtype, shape, exchanged: origin.exchanged, id }, cast))
-    }
-
-    /// The error with the place of the checkpoint, unless it names a file.
-    fn in_checkpoint(&self, error: Error) -> Error {
-        match self.checkpoint.shards() {
-            [shard] => in_shard(error, shard),
-            _ => match self.checkpoint.directory() {
-                Some(directory) => error.in_file(directory),
-                None => error,
-            },
-        }
-    }
-}
-
-/// The slice of a range along one dimension.
-fn along(axis: usize, part: &std::ops::Range<usize>) -> Slice {
-    let whole = (0..axis).fold(Slice::new(), |slice, _| slice.range(..));
-    let bound = |at| i64::try_from(at).unwrap_or(i64::MAX);
-    whole.range(bound(part.start)..bound(part.end))
-}
-
-/// A parameter, and what it gets.
-struct Fill {
-    site: Site,
-    /// Under the path of the parameter.
-    entry: Entry,
-    dtype: DType,
-    /// Before its dimensions are exchanged.
-    shape: Vec<usize>,
-    exchanged: bool,
-    id: ParamId,
-}
-
-#[derive(Default)]
-struct Planned {
-    fills: Vec<Fill>,
-    report: Report,
 }
 
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
-            .field("checkpoint", &self.checkpoint)
-            .field("mapping", &self.mapping)
-            .field("renames", &self.renames)
+            .field("checkpoint", &self.request.checkpoint)
+            .field("mapping", &self.request.mapping)
+            .field("renames", &self.request.naming.renames)
             .finish_non_exhaustive()
     }
 }

@@ -1,37 +1,44 @@
-//! How the parameters of a module lie in files.
+//! How files name and lay out the parameters of a module.
 
-use std::collections::{HashMap, HashSet};
+pub(crate) mod targets;
+
+use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
+use weighbridge::plan::Operation;
 use weighbridge::{Error, ErrorKind, Names, Result};
 
-use crate::convention::{Convention, Fusing, Place};
+use crate::convention::{Candidate, Convention, Fusing, Portion};
 use crate::walk::Site;
 
-/// How the parameters of a module lie in files: by which [`Convention`], and what departs from it. The same mapping
-/// serves to load and to save.
+/// How files name and lay out the parameters of a module: a [`Convention`], and what departs from it. The
+/// same mapping serves to load and to save.
 ///
-/// Names given here are those of the files, as the convention has them.
+/// Names given here are those in the files, as the convention has them, except where a method says that it
+/// takes paths of parameters.
 ///
 /// ```
 /// use weighbridge_burn::Mapping;
 ///
-/// // A Llama whose attention has q_proj, k_proj and v_proj, from files that have one qkv_proj, and whose output layer
-/// // is the embedding where the files have none of its own.
+/// // A Llama whose attention has q_proj, k_proj and v_proj, from files that have one qkv_proj, and whose output layer is
+/// // the embedding if the files have none.
 /// let mapping = Mapping::pytorch()
 ///     .fused("qkv_proj", ["q_proj", "k_proj", "v_proj"])
 ///     .tied("lm_head.weight", "model.embed_tokens.weight");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Mapping {
     convention: Convention,
     variants: bool,
-    attention_fused: bool,
-    gates_fused: bool,
+    fusing: Fusing,
     fused: Vec<(String, Vec<String>)>,
     separate: Vec<(String, Vec<Separate>)>,
     tied: Vec<(String, String)>,
     as_in_burn: Vec<Names>,
+    /// By the paths of parameters.
+    operations: Vec<(Names, Arc<dyn Operation>)>,
 }
 
 impl Default for Mapping {
@@ -40,48 +47,18 @@ impl Default for Mapping {
     }
 }
 
-/// A part of a layer, and its outputs if they are not as many as those of the others.
+/// A part of a layer, and the number of its outputs if the parts are not all of one size.
 type Separate = (String, Option<usize>);
 
 /// Where the values of a parameter come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    /// The tensors, one behind the other along `axis`.
+    /// The tensors, which are joined along `axis`.
     pub(crate) names: Vec<String>,
     /// The part of the only tensor along `axis`.
     pub(crate) part: Option<Range<usize>>,
     pub(crate) axis: usize,
-    pub(crate) exchanged: bool,
-}
-
-/// What goes into a tensor of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) name: String,
-    pub(crate) parts: Vec<Part>,
-    /// The dimension along which the parts lie one behind the other.
-    pub(crate) axis: usize,
-}
-
-/// A parameter, or a part of one, that goes into a tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
-    /// The parameter by its place.
-    pub(crate) site: usize,
-    /// The part of it along the target's axis.
-    pub(crate) range: Option<Range<usize>>,
-    pub(crate) exchanged: bool,
-}
-
-impl Part {
-    /// Its shape in the file.
-    pub(crate) fn shape(&self, sites: &[Site], axis: usize) -> Vec<usize> {
-        let mut shape = stored_shape_of(&sites[self.site], self.exchanged);
-        if let (Some(size), Some(range)) = (shape.get_mut(axis), &self.range) {
-            *size = range.len();
-        }
-        shape
-    }
+    pub(crate) transposed: bool,
 }
 
 impl Mapping {
@@ -96,32 +73,38 @@ impl Mapping {
     }
 
     fn by(convention: Convention, variants: bool) -> Self {
-        let (fused, separate, tied, as_in_burn) = Default::default();
-        let (attention_fused, gates_fused) = (true, true);
-        Self { convention, variants, attention_fused, gates_fused, fused, separate, tied, as_in_burn }
+        let (fused, separate, tied, as_in_burn, operations) = Default::default();
+        let fusing = Fusing { attention: true, gates: true };
+        Self { convention, variants, fusing, fused, separate, tied, as_in_burn, operations }
     }
 
-    /// Says whether the variants of enums are in the names, `activation.Gelu.weight`: by Burn's convention they are, by
-    /// PyTorch's they are not.
+    /// Has the variants of enums in names, `activation.Gelu.weight`, as Burn's convention does.
     #[must_use]
-    pub fn variants(mut self, are_named: bool) -> Self {
-        self.variants = are_named;
+    pub fn keep_variants(mut self) -> Self {
+        self.variants = true;
         self
     }
 
-    /// Says whether a `MultiHeadAttention` is saved as `torch.nn.MultiheadAttention` has it, query, key and value in one
-    /// `in_proj_weight`, which is the rule of PyTorch's convention, or, with `false`, as four layers of their own names, as
-    /// Hugging Face's models do. Either is loaded.
+    /// Leaves the variants of enums out of names, `activation.weight`, as PyTorch's convention does.
     #[must_use]
-    pub fn attention_fused(mut self, is_fused: bool) -> Self {
-        self.attention_fused = is_fused;
+    pub fn skip_variants(mut self) -> Self {
+        self.variants = false;
         self
     }
 
-    /// Says whether the gates of `Lstm`, `Gru` and `Rnn` are saved as one tensor.
+    /// Saves the query, key and value of a `MultiHeadAttention` as layers of their own names, as the models
+    /// of Hugging Face have them. By default PyTorch's convention saves one `in_proj_weight`, as
+    /// `torch.nn.MultiheadAttention` has it. Either form is loaded.
+    #[must_use]
+    pub fn attention_unfused(mut self) -> Self {
+        self.fusing.attention = false;
+        self
+    }
+
+    /// Saves the gates of `Lstm`, `Gru` and `Rnn` as tensors of their own names.
     #[cfg(feature = "store")]
-    pub(crate) fn gates_fused(mut self, is_fused: bool) -> Self {
-        self.gates_fused = is_fused;
+    pub(crate) fn gates_unfused(mut self) -> Self {
+        self.fusing.gates = false;
         self
     }
 
@@ -130,11 +113,11 @@ impl Mapping {
         self.convention
     }
 
-    /// Says that files may hold as one tensor, `one`, what are several layers in the module: query, key and value. The
-    /// parts lie one behind the other along the dimension of the layers' outputs, in the order given, each as large as
-    /// its layer. Names are parts of tensor names between dots: `qkv_proj` of `layers.0.qkv_proj.weight`.
+    /// Says that files may hold several layers of the module as one tensor, `one`: query, key and value. The
+    /// parts are joined along the dimension of the layers' outputs, in the order given, each as large as its
+    /// layer. Names are parts of tensor names between dots: `qkv_proj` of `layers.0.qkv_proj.weight`.
     ///
-    /// When loading, tensors of the layers' own names go first where there are such; saved is `one`.
+    /// When loading, tensors with the layers' own names are preferred; when saving, `one` is written.
     #[must_use]
     pub fn fused<P: Into<String>>(
         mut self,
@@ -145,9 +128,9 @@ impl Mapping {
         self
     }
 
-    /// Says that files may hold as several tensors what is one layer, `one`, in the module: gate and up projections.
-    /// They become one along the dimension of the layer's outputs, in the order given. Saved, they are of equal size;
-    /// see [`separate_sized`](Self::separate_sized) for others.
+    /// Says that files may hold one layer of the module, `one`, as several tensors: gate and up projections.
+    /// They are joined along the dimension of the layer's outputs, in the order given. When saved they are of
+    /// equal size; for other sizes see [`separate_sized`](Self::separate_sized).
     #[must_use]
     pub fn separate<P: Into<String>>(
         mut self,
@@ -158,7 +141,7 @@ impl Mapping {
         self
     }
 
-    /// The same for tensors of those sizes, in outputs of the layer.
+    /// [`separate`](Self::separate) for tensors of the given sizes, in outputs of the layer.
     #[must_use]
     pub fn separate_sized<P: Into<String>>(
         mut self,
@@ -170,78 +153,138 @@ impl Mapping {
         self
     }
 
-    /// Says that where files have no tensor `name`, they mean `other`: tied weights. Where `other` is saved as a tensor of
-    /// its own, `name` is not, after it was found to have the same values.
+    /// Says that files without a tensor `name` mean `other`: tied weights. When saving, `name` is left out if
+    /// `other` is written, once both were found to have the same values.
     #[must_use]
     pub fn tied(mut self, name: impl Into<String>, other: impl Into<String>) -> Self {
         self.tied.push((name.into(), other.into()));
         self
     }
 
-    /// Says that the weights of these `Linear` layers are `[in, out]` in files, as in Burn, whatever the convention: such
-    /// as those of GPT-2. Layers are known by the name of their type, so those of another type named `Linear` count, and
-    /// those of Burn's type in a wrapper.
+    /// Says that files hold the weights of these `Linear` layers as `[in, out]`, as Burn does, whatever the
+    /// convention: such as those of GPT-2. Layers are recognised by the name of their type, so a type of your
+    /// own that is named `Linear` counts, and so does Burn's in a wrapper.
     #[must_use]
     pub fn as_in_burn(mut self, names: Names) -> Self {
         self.as_in_burn.push(names);
         self
     }
 
-    /// Where a parameter may be, by the convention.
-    fn places(&self, site: &Site) -> Vec<Place> {
-        let fusing = Fusing { attention: self.attention_fused, gates: self.gates_fused };
-        let mut places = self.convention.places(site, self.variants, fusing);
+    /// Loads one parameter through an operation, such as a slice, a
+    /// [`Transpose`](weighbridge::plan::Transpose) or one of your own. `path` is the parameter's path in the
+    /// module.
+    ///
+    /// The operation is given the stored tensors that hold the parameter, whole: usually one, and several
+    /// where [`separate`](Self::separate) says so. Its result counts as what the file holds: it must have the
+    /// shape that the convention has in files, is cast if another dtype was asked for, and the weight of a
+    /// `Linear` is transposed afterwards if the convention says so.
+    ///
+    /// A path that no parameter has is an error, so that a misspelt one is not overlooked. If several
+    /// operations are set for a path, the first one counts. An operation has no inverse: a parameter that has
+    /// one cannot be saved by this mapping. Save with a mapping without the operation, which writes the
+    /// values as they are in the module.
+    ///
+    /// ```
+    /// use weighbridge_burn::Mapping;
+    /// use weighbridge_burn::weighbridge::plan::Transpose;
+    /// # use weighbridge_burn::burn::module::{Module, Param};
+    /// # use weighbridge_burn::burn::tensor::{Device, Tensor};
+    /// # use weighbridge_burn::weighbridge::{Checkpoint, write::{Save, Values}};
+    ///
+    /// #[derive(Module, Debug)]
+    /// struct Projection {
+    ///     matrix: Param<Tensor<2>>, // [3, 2]; the file has [2, 3]
+    /// }
+    ///
+    /// # fn main() -> weighbridge_burn::weighbridge::Result<()> {
+    /// # let device = Device::default();
+    /// # let matrix = Values::new(&[2, 3], &[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// # let ckpt = Checkpoint::from_bytes(Save::new().bytes([("matrix", matrix)])?)?;
+    /// # let mut module = Projection { matrix: Param::from_tensor(Tensor::zeros([3, 2], &device)) };
+    /// let mapping = Mapping::new().operation("matrix", Transpose::of(0));
+    /// weighbridge_burn::load(&ckpt).mapping(mapping).into(&mut module)?;
+    /// # assert_eq!(module.matrix.val().into_data().try_to_vec::<f32>().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn operation(self, path: impl Into<String>, operation: impl Operation + 'static) -> Self {
+        self.operation_for(Names::exact(path), operation)
+    }
+
+    /// [`operation`](Self::operation) for every parameter whose path is in the set.
+    #[must_use]
+    pub fn operation_for(mut self, paths: Names, operation: impl Operation + 'static) -> Self {
+        self.operations.push((paths, Arc::new(operation)));
+        self
+    }
+
+    /// The operation that a parameter is loaded through.
+    pub(crate) fn operation_for_path(&self, path: &str) -> Option<&Arc<dyn Operation>> {
+        self.operations.iter().find(|(paths, _)| paths.contains(path)).map(|(_, operation)| operation)
+    }
+
+    /// The paths given for operations that no parameter has.
+    pub(crate) fn unused_operations<'m>(&'m self, sites: &[Site]) -> impl Iterator<Item = &'m Names> {
+        let is_empty = self.operations.is_empty();
+        let paths: Vec<_> = sites.iter().filter(|_| !is_empty).map(Site::path).collect();
+        let names = self.operations.iter().map(|(names, _)| names);
+        names.filter(move |names| !paths.iter().any(|path| names.contains(path)))
+    }
+
+    /// Where a parameter may be in a file by the convention, the usual tensor first.
+    fn candidates(&self, site: &Site) -> Vec<Candidate> {
+        let mut candidates = self.convention.candidates(site, self.variants, self.fusing);
         if self.convention != Convention::Burn && site.is_linear_weight() {
-            for place in &mut places {
-                if self.as_in_burn.iter().any(|names| names.contains(&place.name)) {
-                    place.exchanged = !place.exchanged;
-                    place.axis = 1;
+            for candidate in &mut candidates {
+                if self.as_in_burn.iter().any(|names| names.contains(&candidate.name)) {
+                    candidate.transposed = !candidate.transposed;
+                    candidate.axis = 1;
                 }
             }
         }
-        places
+        candidates
     }
 
-    /// The usual names of all parameters, and the sizes of their outputs.
-    pub(crate) fn usual<'s>(&self, sites: impl IntoIterator<Item = &'s Site>) -> Usual {
+    /// The numbers of outputs of all parameters.
+    pub(crate) fn outputs<'s>(&self, sites: impl IntoIterator<Item = &'s Site>) -> Outputs {
         let sizes = sites.into_iter().filter_map(|site| {
-            let place = self.places(site).into_iter().next()?;
-            let size = *stored_shape_of(site, place.exchanged).get(place.axis)?;
-            Some((place.name, size))
+            let usual = self.candidates(site).into_iter().next()?;
+            let size = *stored_shape_of(site, usual.transposed).get(usual.axis)?;
+            Some((usual.name, size))
         });
-        Usual(sizes.collect())
+        Outputs(sizes.collect())
     }
 
     /// The name that a parameter usually has in files.
     pub(crate) fn name(&self, site: &Site) -> String {
-        self.places(site).into_iter().next().map(|place| place.name).unwrap_or_default()
+        self.candidates(site).into_iter().next().map(|usual| usual.name).unwrap_or_default()
     }
 
-    /// Whether a parameter usually has its dimensions exchanged in files.
-    pub(crate) fn is_exchanged(&self, site: &Site) -> bool {
-        self.places(site).first().is_some_and(|place| place.exchanged)
+    /// Whether a parameter is usually transposed in files.
+    pub(crate) fn is_transposed(&self, site: &Site) -> bool {
+        self.candidates(site).first().is_some_and(|usual| usual.transposed)
     }
 
-    /// Where the values of a parameter are; `size` gives the size of a stored tensor along a dimension. `None` if they
-    /// are nowhere.
+    /// Where the values of a parameter are, `None` if they are nowhere. `size` gives the size of a stored
+    /// tensor along a dimension.
     pub(crate) fn origin(
         &self,
         site: &Site,
-        usual: &Usual,
+        outputs: &Outputs,
         size: impl Fn(&str, usize) -> Option<usize>,
     ) -> Result<Option<Origin>> {
-        for place in self.places(site) {
-            let Place { name, part, exchanged, axis } = place.clone();
-            let origin = |names, part| Ok(Some(Origin { names, part, axis, exchanged }));
+        for Candidate { name, portion, transposed, axis } in self.candidates(site) {
+            let origin = |names, part| Ok(Some(Origin { names, part, axis, transposed }));
             if let Some(whole) = size(&name, axis) {
-                let Some((number, of)) = part else { return origin(vec![name], None) };
+                let Some(Portion { index, of }) = portion else { return origin(vec![name], None) };
                 if !whole.is_multiple_of(of) {
                     let message = format!("{name:?} has {whole} rows, which are not {of} equal parts");
                     return Err(Error::new(ErrorKind::Shape, message));
                 }
-                return origin(vec![name], Some(number * (whole / of)..(number + 1) * (whole / of)));
+                return origin(vec![name], Some(index * (whole / of)..(index + 1) * (whole / of)));
             }
-            if part.is_some() {
+            if portion.is_some() {
                 continue;
             }
             for (one, parts) in &self.fused {
@@ -251,7 +294,7 @@ impl Mapping {
                 let Some(whole) = size(&fused, axis) else { continue };
                 let sizes = parts.iter().map(|part| {
                     let sibling = swapped(&name, &parts[own], part).unwrap_or_default();
-                    usual.0.get(&sibling).copied().ok_or_else(|| {
+                    outputs.0.get(&sibling).copied().ok_or_else(|| {
                         let message =
                             format!("{fused:?} has a part for {sibling:?}, which the module does not have");
                         Error::new(ErrorKind::MissingTensor, message)
@@ -260,8 +303,9 @@ impl Mapping {
                 let sizes = sizes.collect::<Result<Vec<_>>>()?;
                 let start: usize = sizes[..own].iter().sum();
                 if sizes.iter().sum::<usize>() != whole {
-                    let message =
-                        format!("{fused:?} has {whole} outputs, the layers that it is for {sizes:?}");
+                    let message = format!(
+                        "{fused:?} has {whole} outputs, but the layers that it is for have {sizes:?}"
+                    );
                     return Err(Error::new(ErrorKind::Shape, message));
                 }
                 return origin(vec![fused], Some(start..start + sizes[own]));
@@ -282,111 +326,26 @@ impl Mapping {
         Ok(None)
     }
 
-    /// What a module's files have, in the order of its parameters; tied ones that have to be there come last.
-    ///
-    /// # Errors
-    ///
-    /// Fails when parts of a tensor are missing or are laid out differently, or a layer cannot be divided as it should be.
-    pub(crate) fn targets(&self, sites: &[Site]) -> Result<Vec<Target>> {
-        let mut targets: Vec<Target> = Vec::new();
-        // The tensors that are put together: by name, the place of each, and its parts by their number.
-        let mut together: HashMap<String, (usize, Vec<Option<Part>>)> = HashMap::new();
-        let mut tied = Vec::new();
-        for (number, site) in sites.iter().enumerate() {
-            let Some(Place { name, part, exchanged, axis }) = self.places(site).into_iter().next() else {
-                continue;
-            };
-            let whole = Part { site: number, range: None, exchanged };
-            if self.is_tied(&name) {
-                tied.push(Target { name, parts: vec![whole], axis });
-                continue;
-            }
-            let fused = self.fused.iter().find_map(|(one, parts)| {
-                let of =
-                    |(own, part): (usize, &String)| Some((swapped(&name, part, one)?, (own, parts.len())));
-                parts.iter().enumerate().find_map(of)
-            });
-            let (name, part) = match (part, fused) {
-                (None, Some((name, part))) => (name, Some(part)),
-                (part, _) => (name, part),
-            };
-            if let Some((own, of)) = part {
-                let (place, parts) = together.entry(name.clone()).or_insert_with(|| {
-                    targets.push(Target { name: name.clone(), parts: Vec::new(), axis });
-                    (targets.len() - 1, vec![None; of])
-                });
-                if targets.get(*place).is_some_and(|target| target.axis != axis) {
-                    let message =
-                        "the layers that go into it are laid out differently: one `Row`, another `Col`";
-                    return Err(Error::new(ErrorKind::Shape, message).in_tensor(&name));
-                }
-                if let Some(part) = parts.get_mut(own) {
-                    *part = Some(whole);
-                }
-                continue;
-            }
-            let separate = self.separate.iter().find_map(|(one, parts)| {
-                let names: Option<Vec<_>> =
-                    parts.iter().map(|(part, size)| Some((swapped(&name, one, part)?, *size))).collect();
-                names
-            });
-            let Some(parts) = separate else {
-                targets.push(Target { name, parts: vec![whole], axis });
-                continue;
-            };
-            let shape = stored_shape_of(site, exchanged);
-            let outputs = shape.get(axis).copied().unwrap_or_default();
-            let equal = outputs / parts.len().max(1);
-            let sizes: Vec<_> = parts.iter().map(|(_, size)| size.unwrap_or(equal)).collect();
-            if sizes.iter().sum::<usize>() != outputs {
-                let message = format!("its {outputs} outputs cannot be divided into {sizes:?}");
-                return Err(Error::new(ErrorKind::Shape, message).in_tensor(&name));
-            }
-            let mut start = 0;
-            for ((name, _), size) in parts.into_iter().zip(sizes) {
-                let part = Part { site: number, range: Some(start..start + size), exchanged };
-                targets.push(Target { name, parts: vec![part], axis });
-                start += size;
-            }
-        }
-        for (name, (place, parts)) in together {
-            let parts: Option<Vec<_>> = parts.into_iter().collect();
-            let Some(parts) = parts else {
-                let message = "the module does not have all the layers that go into it";
-                return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(&name));
-            };
-            targets[place].parts = parts;
-        }
-        // One that nothing in the file would stand for is written.
-        let names: HashSet<_> = targets.iter().map(|target| target.name.clone()).collect();
-        let stands = |name: &str| self.tied.iter().any(|(tied, other)| tied == name && names.contains(other));
-        targets.extend(tied.into_iter().filter(|target| !stands(&target.name)));
-        Ok(targets)
-    }
-
-    fn is_tied(&self, name: &str) -> bool {
-        self.tied.iter().any(|(tied, _)| tied == name)
-    }
-
-    /// Names that are left out of files where the other one is in them.
+    /// Names that are left out of files which have the other one.
     pub(crate) fn ties(&self) -> &[(String, String)] {
         &self.tied
     }
 }
 
-/// The sizes of the outputs of all layers, by their usual names.
-pub(crate) struct Usual(HashMap<String, usize>);
+/// The number of outputs of each layer, by the usual name of its parameter.
+pub(crate) struct Outputs(HashMap<String, usize>);
 
 /// The shape that a parameter has in a file.
-pub(crate) fn stored_shape_of(site: &Site, exchanged: bool) -> Vec<usize> {
+pub(crate) fn stored_shape_of(site: &Site, transposed: bool) -> Vec<usize> {
     let mut shape = site.shape.clone();
-    if exchanged && let [.., rows, columns] = &mut *shape {
+    if transposed && let [.., rows, columns] = &mut *shape {
         std::mem::swap(rows, columns);
     }
     shape
 }
 
-/// The name with one of its parts between dots, or several, exchanged for others; the last such parts, if there are more.
+/// The name with one of its parts between dots, or several in a row, replaced; the last ones, if they occur
+/// more than once.
 fn swapped(name: &str, from: &str, to: &str) -> Option<String> {
     let dotted = format!(".{name}.");
     let at = dotted.rfind(&format!(".{from}."))?;
@@ -394,12 +353,25 @@ fn swapped(name: &str, from: &str, to: &str) -> Option<String> {
     Some(swapped.trim_matches('.').to_owned())
 }
 
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping")
+            .field("convention", &self.convention)
+            .field("fused", &self.fused)
+            .field("separate", &self.separate)
+            .field("tied", &self.tied)
+            .field("as_in_burn", &self.as_in_burn)
+            .field("operations", &self.operations)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::swapped;
 
     #[test]
-    fn parts_of_names_are_exchanged() {
+    fn parts_of_names_are_replaced() {
         let swap = |name, from, to| swapped(name, from, to);
         assert_eq!(swap("h.0.q.weight", "q", "qkv").as_deref(), Some("h.0.qkv.weight"));
         assert_eq!(swap("q.q.bias", "q", "k").as_deref(), Some("q.k.bias"));

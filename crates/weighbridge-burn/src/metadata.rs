@@ -1,4 +1,4 @@
-//! What Burn knows of tensors and the format does not: entries of `__metadata__`.
+//! What Burn knows about tensors and the format does not: entries of `__metadata__`.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use burn::tensor::DType;
 use serde_json::{Map, Value, json};
 use weighbridge::{Checkpoint, Error, ErrorKind, Result, Shard};
 
-/// The ids of parameters: a JSON object of names and ids, these as strings of decimal digits, because JSON's numbers are
-/// not exact above 2^53.
+/// The ids of parameters: a JSON object from names to ids, which are strings of decimal digits, because
+/// JSON's numbers are not exact above 2^53.
 pub(crate) const IDS: &str = "weighbridge.burn.ids";
 
-/// The quantised tensors: a JSON object of names, each with its shape and Burn's scheme. Their bytes are stored as `U8`
-/// of one dimension.
+/// The quantised tensors: a JSON object from names to shapes and Burn's schemes. Their bytes are stored as
+/// `U8` of one dimension.
 pub(crate) const QUANTISED: &str = "weighbridge.burn.quantised";
 
 /// A quantised tensor's shape and dtype.
@@ -31,21 +31,22 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let mut known = Self::default();
-        for shard in checkpoint.shards() {
-            known.add(shard).map_err(|error| in_shard(error, shard))?;
+        for (shard, prefix) in checkpoint.shards().iter().zip(checkpoint.prefixes()) {
+            known.add(shard, prefix).map_err(|error| in_shard(error, shard))?;
         }
         Ok(known)
     }
 
-    fn add(&mut self, shard: &Shard) -> Result<()> {
+    /// Adds the entries of a shard, whose names the checkpoint has behind a prefix.
+    fn add(&mut self, shard: &Shard, prefix: &str) -> Result<()> {
         let entry = |key| object(shard.header().metadata_value(key), key);
         for (name, id) in entry(IDS)? {
             let id = id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| wrong(IDS, &name))?;
-            self.ids.insert(name, id);
+            self.ids.insert(format!("{prefix}{name}"), id);
         }
         for (name, value) in entry(QUANTISED)? {
             let quantised = quantised(&value).ok_or_else(|| wrong(QUANTISED, &name))?;
-            self.quantised.insert(name, quantised);
+            self.quantised.insert(format!("{prefix}{name}"), quantised);
         }
         Ok(())
     }
@@ -53,8 +54,8 @@ impl Known {
 
 /// The error with the name of the file, if it is in one.
 pub(crate) fn in_shard(error: Error, shard: &Shard) -> Error {
-    match shard.path() {
-        Some(file) => error.in_file(file),
+    match shard.label() {
+        Some(label) => error.in_file(label),
         None => error,
     }
 }
@@ -63,7 +64,7 @@ pub(crate) fn in_shard(error: Error, shard: &Shard) -> Error {
 pub(crate) fn object(text: Option<&str>, key: &str) -> Result<Map<String, Value>> {
     let Some(text) = text else { return Ok(Map::new()) };
     serde_json::from_str(text).map_err(|error| {
-        let message = format!("the metadata entry {key:?} is not what Burn's was saved as: {error}");
+        let message = format!("the metadata entry {key:?} is not the JSON object that was saved: {error}");
         Error::new(ErrorKind::Value, message)
     })
 }
@@ -92,4 +93,23 @@ pub(crate) fn quantised_entry(tensors: &BTreeMap<String, Quantised>) -> String {
     };
     let entries: BTreeMap<_, _> = tensors.iter().map(|(name, quantised)| (name, entry(quantised))).collect();
     json!(entries).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use weighbridge::write::{Save, Values};
+
+    use super::*;
+
+    #[test]
+    fn names_in_metadata_are_those_of_the_file() -> Result<()> {
+        let part = || {
+            let save = Save::new().metadata(IDS, ids([("w", 7)]));
+            Checkpoint::from_bytes(save.bytes([("w", Values::new(&[1], &[1.0_f32])?)])?)
+        };
+        let union = Checkpoint::union([("a.", part()?), ("b.", part()?)])?;
+        let known = Known::of(&union)?.ids;
+        assert_eq!(known.into_iter().collect::<Vec<_>>(), [("a.w".to_owned(), 7), ("b.w".to_owned(), 7)]);
+        Ok(())
+    }
 }

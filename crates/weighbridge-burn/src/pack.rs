@@ -1,34 +1,37 @@
 //! Burn's own containers (burnpack, `.bpk`) as safetensors, and back.
 //!
-//! A burnpack holds tensors, typed scalars and metadata; the tensors of an optimizer are named by the random ids of the
-//! parameters they belong to. In safetensors they have the parameters' paths instead,
+//! A burnpack holds tensors, typed scalars and metadata. The tensors of an optimizer are named by the random
+//! ids of the parameters that they belong to. In safetensors they are named by the parameters' paths instead,
 //! `encoder.layers.0.weight.momentum.moment_1`, and the ids are in the metadata:
 //!
 //! | entry of `__metadata__` | holds |
 //! |---|---|
 //! | `format` | `pt` |
-//! | `weighbridge.burn.ids` | of each path of a parameter its id, as a string |
-//! | `weighbridge.burn.scalars` | of each name a scalar: `int 3`, `uint 3`, `float 0.1`, `bool true` |
-//! | `weighbridge.burn.metadata` | what else there was, as it was |
-//! | `weighbridge.burn.dtypes` | of tensors whose dtype safetensors does not have, that of Burn |
-//! | `weighbridge.burn.quantised` | of quantised tensors shape and scheme |
+//! | `weighbridge.burn.ids` | the id of each parameter, as a string, by its path |
+//! | `weighbridge.burn.scalars` | scalars by their names: `int 3`, `uint 3`, `float 0.1`, `bool true` |
+//! | `weighbridge.burn.metadata` | all other metadata, unchanged |
+//! | `weighbridge.burn.dtypes` | Burn's dtypes of tensors for which safetensors has none |
+//! | `weighbridge.burn.quantised` | shapes and schemes of quantised tensors |
 //! | `weighbridge.burn.record` | `named`, or `by id` where tensors were named by ids |
 //!
 //! Each is a JSON object of strings. Scalars of floats are written so that they are read as the same number.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::io::{self, Write};
 use std::path::Path;
 
 use burn::tensor::{BoolStore, Bytes, DType};
 use burn_pack::{MAX_FILE_SIZE, MAX_TENSOR_COUNT, MAX_TENSOR_SIZE, Reader, Scalar, Tensor, Writer};
 use serde_json::{Map, Value, json};
-use weighbridge::write::{Save, TensorData};
-use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, Result, TensorRef};
+#[cfg(feature = "store")]
+use weighbridge::Dtype;
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Error, ErrorKind, HostBuffer, HostBytes, Plan, Result, TensorRef};
 
-use crate::dtype::{from_stored, narrow_bools, to_stored};
-use crate::metadata::{IDS, Known, QUANTISED, Quantised, ids, in_shard, object, quantised_entry};
+use crate::dtype::from_stored;
+use crate::metadata::{IDS, Known, ids, in_shard, object};
+use crate::packed::Outside;
+pub(crate) use crate::packed::refused;
+use crate::tensor_data::into_bytes;
 
 const SCALARS: &str = "weighbridge.burn.scalars";
 const METADATA: &str = "weighbridge.burn.metadata";
@@ -37,24 +40,25 @@ pub(crate) const RECORD: &str = "weighbridge.burn.record";
 pub(crate) const NAMED: &str = "named";
 const BY_ID: &str = "by id";
 
-/// Writes what a `.bpk` file holds, a record of a module, an optimizer or a scheduler, as a safetensors file that
-/// [`from_safetensors`] turns back. Some megabytes of one tensor are in memory at a time.
+/// Converts a `.bpk` file, the record of a module, an optimizer or a scheduler, to a safetensors file, which
+/// [`from_safetensors`] converts back. A few megabytes of one tensor are in memory at a time.
 ///
 /// # Errors
 ///
-/// Fails when the file is no burnpack or is beyond burnpack's limits (10 GiB a tensor, 100,000 tensors, 100 GiB), and
-/// when the result cannot be written.
+/// Fails when the file is not a burnpack or is beyond burnpack's limits (10 GiB per tensor, 100,000 tensors,
+/// 100 GiB), and when the result cannot be written.
 pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> Result<()> {
     let pack = pack.as_ref();
     let reader = Reader::from_file_exact(pack).map_err(|error| refused(error).in_file(pack))?;
     write(reader, safetensors.as_ref())
 }
 
-/// Writes what [`to_safetensors`] wrote as a `.bpk` file again.
+/// Converts what [`to_safetensors`] wrote back to a `.bpk` file.
 ///
 /// # Errors
 ///
-/// Fails when the file is not such a one, when it is beyond burnpack's limits, and when the result cannot be written.
+/// Fails when the file does not hold a record, when it is beyond burnpack's limits, and when the result
+/// cannot be written.
 pub fn from_safetensors(safetensors: impl AsRef<Path>, pack: impl AsRef<Path>) -> Result<()> {
     let (ckpt, pack) = (Checkpoint::open(safetensors)?, pack.as_ref());
     if ckpt.byte_len() > MAX_FILE_SIZE {
@@ -71,7 +75,8 @@ pub(crate) fn container(ckpt: &Checkpoint) -> Result<Bytes> {
     in_memory(writer(ckpt, lazy)?).map_err(|error| in_file_of(ckpt, error))
 }
 
-/// The same with one element in the place of each tensor's: what a record is made of, without what it holds.
+/// The same with one element instead of each tensor's values: which tensors a record has, without what they
+/// hold.
 pub(crate) fn outline(ckpt: &Checkpoint) -> Result<Bytes> {
     let one = |_: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside| {
         let shape = vec![1_usize; tensor.shape().len()];
@@ -85,7 +90,8 @@ fn in_memory(writer: Writer) -> Result<Bytes> {
     let mut words = Vec::<u64>::new();
     let room = size.div_ceil(8);
     words.try_reserve_exact(room).map_err(|error| {
-        Error::new(ErrorKind::Memory, format!("{size} bytes of memory could not be had")).with_source(error)
+        Error::new(ErrorKind::Memory, format!("{size} bytes of memory could not be allocated"))
+            .with_source(error)
     })?;
     words.resize(room, 0);
     let mut bytes = Bytes::from_elems(words);
@@ -102,12 +108,7 @@ pub(crate) fn names(container: Bytes) -> Result<BTreeSet<String>> {
     Ok(tensors.iter().map(|tensor| names.outside(&tensor.name)).collect())
 }
 
-/// An error of burnpack, or of the records that are made of it.
-pub(crate) fn refused(error: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::Value, format!("burnpack: {error}"))
-}
-
-/// The error with the name of the file, which is one for a record.
+/// The error with the name of the file; a record is one file.
 fn in_file_of(ckpt: &Checkpoint, error: Error) -> Error {
     match ckpt.shards().first() {
         Some(shard) => in_shard(error, shard),
@@ -134,29 +135,13 @@ pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
     if !other.is_empty() {
         save = save.metadata(METADATA, json!(other).to_string());
     }
-    let (mut dtypes, mut quantised, mut stored) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    for tensor in tensors {
-        let name = names.outside(&tensor.name);
-        let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name).in_file(path))?;
-        match tensor.tensor.dtype {
-            dtype @ DType::QFloat(_) => {
-                let shape = tensor.tensor.shape.to_vec();
-                quantised.insert(name.clone(), Quantised { shape, dtype });
-            }
-            dtype if from_stored(tensor.dtype) != Some(dtype) => {
-                dtypes.insert(name.clone(), tag(dtype));
-            }
-            _ => {}
-        }
-        stored.push((name, tensor));
-    }
+    let tensors = tensors.into_iter().map(|tensor| (names.outside(&tensor.name), tensor));
+    let outside = Outside::of(tensors).map_err(|error| error.in_file(path))?;
+    let dtypes: BTreeMap<_, _> = outside.retyped().map(|(name, dtype)| (name, tag(dtype))).collect();
     if !dtypes.is_empty() {
         save = save.metadata(DTYPES, json!(dtypes).to_string());
     }
-    if !quantised.is_empty() {
-        save = save.metadata(QUANTISED, quantised_entry(&quantised));
-    }
-    save.file(path, stored)
+    outside.save_with(save).file(path, outside.tensors)
 }
 
 /// How a tensor is in a container.
@@ -172,7 +157,7 @@ fn writer(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) 
     check_limits(ckpt).and_then(|()| made(ckpt, make)).map_err(|error| in_file_of(ckpt, error))
 }
 
-/// Burn reads no container beyond these, and says so only then.
+/// Checks the limits that Burn's reader has and its writer does not.
 fn check_limits(ckpt: &Checkpoint) -> Result<()> {
     if ckpt.len() > MAX_TENSOR_COUNT {
         let message =
@@ -196,7 +181,7 @@ fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) ->
         Some(BY_ID) => true,
         Some(NAMED) => false,
         _ => {
-            let message = "it is no training record: its metadata has no \"weighbridge.burn.record\"";
+            let message = "it is not a training record: its metadata has no \"weighbridge.burn.record\"";
             return Err(Error::new(ErrorKind::Value, message));
         }
     };
@@ -207,7 +192,7 @@ fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) ->
         let (inside, id) = names.inside(name);
         let id = if by_id { id } else { known.ids.get(name).copied() };
         if by_id && id.is_none() {
-            let message = format!("no parameter that {IDS:?} in the metadata names has it");
+            let message = format!("it belongs to no parameter that the metadata entry {IDS:?} names");
             return Err(Error::new(ErrorKind::Value, message).in_tensor(name));
         }
         let (dtype, shape) = match known.quantised.get(name) {
@@ -241,7 +226,7 @@ fn made(ckpt: &Checkpoint, make: impl Fn(&Checkpoint, &TensorRef<'_>, Inside) ->
     Ok(writer)
 }
 
-/// A stored tensor as one of a container, which is read when it is looked at.
+/// A stored tensor as one of a container. It is read when its bytes are asked for.
 #[cfg(feature = "store")]
 pub(crate) fn deferred(ckpt: &Checkpoint, tensor: &TensorRef<'_>, name: String) -> Result<Tensor> {
     let dtype = match tensor.dtype() {
@@ -253,39 +238,37 @@ pub(crate) fn deferred(ckpt: &Checkpoint, tensor: &TensorRef<'_>, name: String) 
     Ok(lazy(ckpt, tensor, Inside { name, dtype, shape: tensor.shape().to_vec(), id: None }))
 }
 
-/// One that is read when it is looked at.
+/// A tensor that is read when its bytes are asked for.
 fn lazy(ckpt: &Checkpoint, tensor: &TensorRef<'_>, inside: Inside) -> Tensor {
     let Inside { name, dtype, shape, id } = inside;
     let wide = dtype == DType::Bool(BoolStore::U32);
     let len = tensor.byte_len() as usize * if wide { 4 } else { 1 };
     let (ckpt, stored) = (ckpt.clone(), tensor.name().to_owned());
     let provider = move || {
-        let bytes = bytes_of(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
+        let values = values(&ckpt, &stored).map_err(|error| burn_pack::Error::IoError(error.to_string()))?;
         Ok(match wide {
-            true => Bytes::from_elems(bytes.iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>()),
-            false => Bytes::from_bytes_vec(bytes),
+            true => {
+                Bytes::from_elems(values.as_bytes().iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>())
+            }
+            false => into_bytes(HostBytes::Owned(values), dtype),
         })
     };
     Tensor::deferred(name, dtype, shape, id, len, provider)
 }
 
-/// The bytes of a stored tensor.
-fn bytes_of(ckpt: &Checkpoint, name: &str) -> Result<Vec<u8>> {
+/// The values of a stored tensor.
+fn values(ckpt: &Checkpoint, name: &str) -> Result<HostBuffer> {
     let plan = Plan::of(ckpt).only(weighbridge::Names::exact(name)).build()?;
-    let (_, values) = plan.session().start()?.take(name, None)?;
-    Ok(match values {
-        weighbridge::HostBuffer::U8(bytes) => bytes,
-        other => other.as_bytes().to_vec(),
-    })
+    Ok(plan.session().start()?.take(name, None)?.1)
 }
 
 fn entry(ckpt: &Checkpoint, key: &str) -> Result<Map<String, Value>> {
     object(ckpt.shards().first().and_then(|shard| shard.header().metadata_value(key)), key)
 }
 
-/// How tensors and scalars are named in a container, and outside of it.
+/// How tensors and scalars are named in a container and in a file.
 struct Names {
-    /// In the container they are named by the ids of the parameters they belong to.
+    /// Whether they are named in the container by the ids of the parameters that they belong to.
     by_id: bool,
     paths: BTreeMap<u64, String>,
 }
@@ -312,7 +295,7 @@ impl Names {
             *uses.entry(path).or_default() += 1;
         }
         let path = |(id, path): (&String, &String)| {
-            // Two parameters of one path, or one whose path is a number, keep their ids.
+            // Parameters that share a path, or whose path is a number, keep their ids.
             let plain = uses.get(&**path) == Some(&1) && prefix(&format!("{path}.")).is_none();
             plain.then_some((id.parse().ok()?, path.clone()))
         };
@@ -390,57 +373,4 @@ fn untagged(text: &str) -> Option<DType> {
     [DType::Flex32, DType::Bool(BoolStore::Native), DType::Bool(BoolStore::U8), DType::Bool(BoolStore::U32)]
         .into_iter()
         .find(|&dtype| tag(dtype) == text)
-}
-
-/// A tensor of a container, to be written.
-struct Stored {
-    tensor: Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl Stored {
-    fn new(tensor: Tensor) -> Result<Self> {
-        let shape = tensor.shape.to_vec();
-        let (dtype, shape) = match tensor.dtype {
-            DType::QFloat(_) => (Dtype::U8, vec![tensor.byte_len()]),
-            DType::Bool(_) => (Dtype::Bool, shape),
-            dtype => match to_stored(dtype) {
-                Some(dtype) => (dtype, shape),
-                None => return Err(Error::new(ErrorKind::Dtype, format!("the format has no {dtype:?}"))),
-            },
-        };
-        Ok(Self { tensor, dtype, shape })
-    }
-}
-
-impl TensorData for Stored {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        /// Bytes at a time; those of a file are read when they are looked at.
-        const CHUNK: usize = 8 << 20;
-        let other = |error: burn_pack::Error| io::Error::other(refused(error));
-        let bytes = self.tensor.to_bytes().map_err(other)?;
-        for start in (0..bytes.len()).step_by(CHUNK) {
-            let end = bytes.len().min(start + CHUNK);
-            let part = bytes.view(start, end);
-            let part: &[u8] = match &part {
-                Ok(part) => part,
-                // Bytes that have no views are in memory.
-                Err(_) => &bytes[start..end],
-            };
-            match self.tensor.dtype {
-                DType::Bool(BoolStore::U32) => out.write_all(&narrow_bools(part))?,
-                _ => out.write_all(part)?,
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,13 +1,14 @@
-//! What stands in the way of a load, said so that it can be put right.
+//! What keeps a load from being done, said so that it can be put right.
 
-use weighbridge::{Checkpoint, Error, ErrorKind, Renames, Result, TensorRef, nearest_name};
+use weighbridge::{Checkpoint, Error, ErrorKind, Names, Result, TensorRef, nearest_name};
 
 use crate::metadata::in_shard;
-use crate::report::{Missing, Report};
+use crate::naming::Named;
+use crate::report::{LoadReport, Missing};
 use crate::walk::Site;
 
-/// Fails if there are problems: with the first one, and how many more there are.
-pub(crate) fn fail(report: &Report, tolerant: bool, partial: bool, all_used: bool) -> Result<()> {
+/// Fails if there are problems: with the first one, and the number of others.
+pub(crate) fn fail(report: &LoadReport, tolerant: bool, partial: bool, all_used: bool) -> Result<()> {
     let more = |count: usize| match count {
         0 => String::new(),
         1 => "; and one more problem".to_owned(),
@@ -38,7 +39,8 @@ pub(crate) fn fail(report: &Report, tolerant: bool, partial: bool, all_used: boo
     Ok(())
 }
 
-/// The error about a parameter with the file, and with the tensors' own names where these are others.
+/// The error about a parameter with the file, and with the stored names of its tensors where they differ from
+/// its path.
 pub(crate) fn located(error: Error, path: &str, tensors: &[TensorRef<'_>]) -> Error {
     let others: Vec<_> = tensors.iter().map(|tensor| format!("{:?}", tensor.name())).collect();
     let error = match tensors {
@@ -57,11 +59,21 @@ pub(crate) fn selects_none(first: &Site) -> Error {
     Error::new(ErrorKind::MissingTensor, message)
 }
 
-/// Finds the names that are most like missing ones; as many as anyone reads.
+/// The error for an operation that is meant for parameters which the module does not have.
+pub(crate) fn no_such_path(names: &Names, first: &Site) -> Error {
+    let path = first.path();
+    let message = format!(
+        "an operation is set for {names:?}, but no parameter has such a path; they are like {path:?}"
+    );
+    Error::new(ErrorKind::MissingTensor, message)
+}
+
+/// Finds the stored names that are most like missing ones, for as many as anyone reads.
 pub(crate) struct Hints<'l> {
     checkpoint: &'l Checkpoint,
-    renames: &'l Renames,
-    /// All names after renaming, in the order of the checkpoint, when one was asked for.
+    named: &'l Named<'l>,
+    /// All names, renamed and stored, in the order of the checkpoint. Collected when the first one is asked
+    /// for.
     names: Vec<(String, &'l str)>,
     left: usize,
 }
@@ -69,8 +81,8 @@ pub(crate) struct Hints<'l> {
 impl<'l> Hints<'l> {
     const MOST: usize = 10;
 
-    pub(crate) fn new(checkpoint: &'l Checkpoint, renames: &'l Renames) -> Self {
-        Self { checkpoint, renames, names: Vec::new(), left: Self::MOST }
+    pub(crate) fn new(checkpoint: &'l Checkpoint, named: &'l Named<'l>) -> Self {
+        Self { checkpoint, named, names: Vec::new(), left: Self::MOST }
     }
 
     pub(crate) fn missing(&mut self, path: String, name: String) -> Missing {
@@ -81,7 +93,7 @@ impl<'l> Hints<'l> {
         self.left -= 1;
         if self.names.is_empty() {
             let names = self.checkpoint.tensors().map(|tensor| tensor.name());
-            self.names = names.map(|name| (self.renames.apply(name), name)).collect();
+            self.names = names.map(|name| (self.named.apply(name), name)).collect();
         }
         let nearest = nearest_name(&missing.name, self.names.iter().map(|(renamed, _)| &**renamed));
         if let Some((renamed, name)) = self.names.iter().find(|(renamed, _)| Some(&**renamed) == nearest) {

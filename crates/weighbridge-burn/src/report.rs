@@ -1,4 +1,4 @@
-//! What became of a module's parameters.
+//! What a load did to a module's parameters.
 
 use std::fmt;
 
@@ -8,33 +8,33 @@ use weighbridge::{Dtype, Error};
 /// What a load did, or would do.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Report {
+pub struct LoadReport {
     /// The parameters that were loaded, by their paths in the module.
     pub loaded: Vec<String>,
-    /// Those of them that came in another dtype than they are stored in.
-    pub cast: Vec<Cast>,
+    /// Those of them that were cast to another dtype than the stored one.
+    pub cast: Vec<Conversion>,
     /// Parameters for which there is no tensor.
     pub missing: Vec<Missing>,
-    /// Parameters whose tensor does not fit them, and what else stands in the way;
-    /// [`into`](crate::Loader::into) fails if there are any.
+    /// Parameters whose tensors do not fit, and whatever else is wrong: [`into`](crate::Loader::into) fails
+    /// if there is anything.
     pub problems: Vec<Error>,
     /// Parameters that were [left out](crate::Loader::only).
     pub skipped: Vec<String>,
     /// Tensors that no parameter took, by their stored names.
     pub unused: Vec<String>,
-    /// The bytes of what was loaded, as it is in memory.
+    /// The number of bytes that were loaded, as they are in memory.
     pub bytes: u64,
 }
 
-/// A parameter that came in another dtype.
+/// A parameter that was cast to another dtype than the stored one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Cast {
+pub struct Conversion {
     /// Its path in the module.
     pub path: String,
-    /// As it is stored.
+    /// The stored dtype.
     pub from: Dtype,
-    /// As it was loaded.
+    /// The dtype of the parameter.
     pub to: DType,
 }
 
@@ -46,14 +46,14 @@ pub struct Missing {
     pub path: String,
     /// The name under which it was looked for.
     pub name: String,
-    /// The stored name that is most like it; not searched for when many are missing.
+    /// The stored name that is most like it. It is looked for only for the first few missing parameters.
     pub nearest: Option<String>,
-    /// What [renaming](crate::Loader::rename) makes of that, if it changes it.
+    /// That name after [renaming](crate::Loader::rename), if it is another one then.
     pub nearest_renamed: Option<String>,
 }
 
 impl Missing {
-    /// What to say of it beside its name.
+    /// What to say about it besides its name.
     pub(crate) fn remark(&self) -> String {
         let path = match self.path == self.name {
             true => String::new(),
@@ -73,7 +73,7 @@ impl fmt::Display for Missing {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} loaded ({} cast)", self.loaded.len(), self.cast.len())?;
         write!(f, ", {} missing, {} unused", self.missing.len(), self.unused.len())?;

@@ -1,28 +1,30 @@
 //! A module into files.
 
+mod tensor;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Write};
-use std::ops::Range;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{BoolStore, DType, TensorData as Data};
-use weighbridge::write::{Save, Saved, TensorData};
-use weighbridge::{Dtype, Error, ErrorKind, Names, Renames, Result};
+use weighbridge::write::{Save, Saved};
+use weighbridge::{Error, ErrorKind, Names, Renames, Result};
 
-use crate::dtype::{narrow_bools, to_stored};
-use crate::mapping::{Mapping, Part, Target};
-use crate::metadata::{IDS, QUANTISED, Quantised, ids, quantised_entry};
-use crate::place::caught;
+use self::tensor::Stored;
+use crate::mapping::Mapping;
+use crate::mapping::targets::{Share, Target};
+use crate::metadata::{IDS, QUANTISED, ids, quantised_entry};
+use crate::panics::caught;
 use crate::problems::selects_none;
 use crate::walk::{self, Site};
 
-/// Writes a module's parameters: streamed, some megabytes of one tensor at a time, into one file or a sharded directory.
+/// Writes a module's parameters into one file or a sharded directory. They are streamed: a few megabytes of
+/// one tensor are in memory at a time.
 ///
-/// How it is written a [`Save`] says; what it promises when something fails holds here too. The same values give the same
-/// bytes every time: the ids of parameters, which are random, are left out unless they are [asked for](Self::ids).
-#[must_use]
+/// A [`Save`] says how files are written, and its promises in the case of a failure hold here, too. The same
+/// values give the same bytes every time: the ids of parameters, which are random, are left out unless they
+/// are [asked for](Self::ids).
+#[must_use = "nothing is saved until `file`, `directory` or `bytes` is called"]
 pub struct Saver {
     sites: Vec<Site>,
     mapping: Mapping,
@@ -33,7 +35,7 @@ pub struct Saver {
     problem: Option<Error>,
 }
 
-/// Saves `module`: by Burn's own names and layouts, unless more is said.
+/// Starts a save of `module`, as [`Saver::new`] does.
 ///
 /// ```
 /// use weighbridge_burn::burn::nn::LinearConfig;
@@ -48,41 +50,48 @@ pub struct Saver {
 /// # }
 /// ```
 pub fn save<M: Module>(module: &M) -> Saver {
-    // Should a module panic at it, it is saved as it is.
-    let _ = caught("running statistics were brought up to date", || {
-        walk::settle(module);
-        Ok(())
-    });
-    Saver {
-        sites: walk::sites(module),
-        mapping: Mapping::new(),
-        renames: Renames::new(),
-        save: Save::new(),
-        ids: false,
-        plain: false,
-        problem: None,
-    }
+    Saver::new(module)
 }
 
 impl Saver {
-    /// Gives names and layouts of [PyTorch](crate::Convention::PyTorch): short for `mapping(Mapping::pytorch())`.
+    /// A save of every parameter of `module`, by Burn's own names and layouts.
+    pub fn new<M: Module>(module: &M) -> Self {
+        // A module that panics here is saved as it is.
+        let _ = caught("running statistics were brought up to date", || {
+            walk::settle(module);
+            Ok(())
+        });
+        Self {
+            sites: walk::sites(module),
+            mapping: Mapping::new(),
+            renames: Renames::new(),
+            save: Save::new(),
+            ids: false,
+            plain: false,
+            problem: None,
+        }
+    }
+
+    /// Saves by the names and layouts of [PyTorch](crate::Convention::PyTorch): short for
+    /// `mapping(Mapping::pytorch())`.
     pub fn pytorch(self) -> Self {
         self.mapping(Mapping::pytorch())
     }
 
-    /// Sets how the module's parameters lie in the files.
+    /// Sets how files name and lay out the module's parameters.
     pub fn mapping(mut self, mapping: Mapping) -> Self {
         self.mapping = mapping;
         self
     }
 
-    /// Renames tensors, after everything else.
+    /// Renames the tensors after the mapping has named them.
     pub fn rename(mut self, renames: Renames) -> Self {
         self.renames = renames;
         self
     }
 
-    /// Saves only the parameters whose paths in the module are in the set. A set that has none of them is an error.
+    /// Saves only the parameters whose paths in the module are in the set. Each further call narrows the
+    /// selection. A selection without any parameter is an error.
     pub fn only(mut self, paths: Names) -> Self {
         let is_kept = |site: &Site| paths.contains(&site.path());
         if let Some(first) = self.sites.first()
@@ -98,15 +107,15 @@ impl Saver {
         self
     }
 
-    /// Adds no metadata of its own accord.
+    /// Adds no metadata but what the `Save` has.
     #[cfg(feature = "store")]
     pub(crate) fn plain(mut self) -> Self {
         self.plain = true;
         self
     }
 
-    /// Sets how files are written: metadata, sizes of shards. The metadata gets `format: pt`, which readers in Python ask
-    /// for, if it has no `format`.
+    /// Sets how files are written: metadata, the size of shards. Unless the metadata has a `format`, it gets
+    /// `format: pt`, which readers in Python ask for.
     pub fn with(mut self, save: Save) -> Self {
         self.save = save;
         self
@@ -122,8 +131,8 @@ impl Saver {
     ///
     /// # Errors
     ///
-    /// As [`Save::file`]; fails, too, when two tensors would have one name, when tied weights differ, and when a device
-    /// fails.
+    /// As [`Save::file`]; and when two tensors would have one name, when tied weights differ, when a
+    /// parameter is loaded through an [operation](Mapping::operation), and when a device fails.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<()> {
         let (save, tensors) = self.prepare()?;
         save.file(path, tensors)
@@ -149,7 +158,8 @@ impl Saver {
         save.bytes(tensors)
     }
 
-    fn prepare(&self) -> Result<(Save, Vec<(String, Stored<'_>)>)> {
+    /// How files are written, and the tensors that they will have.
+    pub(crate) fn prepare(&self) -> Result<(Save, Vec<(String, Stored<'_>)>)> {
         if let Some(problem) = &self.problem {
             return Err(problem.clone());
         }
@@ -178,7 +188,7 @@ impl Saver {
         Ok((save, tensors))
     }
 
-    /// Tied weights are written once; they must be the same.
+    /// Checks that tied weights, of which only one is written, are the same.
     fn check_ties(&self, tensors: &[(String, Stored<'_>)]) -> Result<()> {
         for (name, other) in self.mapping.ties() {
             let own = self.sites.iter().enumerate().find(|(_, site)| self.mapping.name(site) == *name);
@@ -186,8 +196,8 @@ impl Saver {
             let (Some((site, own)), Some((_, written)), None) = (own, written(other), written(name)) else {
                 continue;
             };
-            let part = Part { site, range: None, exchanged: self.mapping.is_exchanged(own) };
-            let target = Target { name: name.clone(), parts: vec![part], axis: 0 };
+            let share = Share { site, range: None, transposed: self.mapping.is_transposed(own) };
+            let target = Target { name: name.clone(), shares: vec![share], axis: 0 };
             let own = Stored::new(&self.sites, target)?;
             let mut same = own.shape == written.shape && own.dtype == written.dtype;
             let mut written = written.chunks();
@@ -204,172 +214,6 @@ impl Saver {
             }
         }
         Ok(())
-    }
-}
-
-/// A tensor of a file, and the parameters that go into it.
-struct Stored<'s> {
-    sites: &'s [Site],
-    target: Target,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    quantised: Option<Quantised>,
-}
-
-/// So many bytes are read from a device at a time: memory that the allocator keeps, and does not get anew each time.
-const CHUNK: usize = 2 << 20;
-
-impl<'s> Stored<'s> {
-    fn new(sites: &'s [Site], target: Target) -> Result<Self> {
-        let shapes: Vec<_> = target.parts.iter().map(|part| part.shape(sites, target.axis)).collect();
-        let dtypes = target
-            .parts
-            .iter()
-            .map(|part| caught("a parameter was initialised", || Ok(sites[part.site].slot.dtype())));
-        let dtypes = dtypes.collect::<Result<Vec<_>>>()?;
-        let (Some(mut shape), Some(&dtype)) = (shapes.first().cloned(), dtypes.first()) else {
-            return Err(Error::new(ErrorKind::Internal, "a tensor is made of nothing"));
-        };
-        for (other, &other_dtype) in shapes.iter().zip(&dtypes).skip(1) {
-            let fits = other.len() == shape.len()
-                && other.iter().zip(&shape).enumerate().all(|(dim, (a, b))| dim == target.axis || a == b);
-            if !fits || other_dtype != dtype {
-                let message =
-                    format!("{shape:?} of {dtype:?} and {other:?} of {other_dtype:?} cannot be put together");
-                return Err(Error::new(ErrorKind::Shape, message));
-            }
-            if let (Some(size), Some(more)) = (shape.get_mut(target.axis), other.get(target.axis)) {
-                *size += more;
-            }
-        }
-        let stored = match dtype {
-            DType::Bool(_) => Dtype::Bool,
-            DType::QFloat(_) => {
-                let [Part { site, range: None, exchanged }] = &*target.parts else {
-                    let message = "a quantised tensor cannot be put together with others, or divided";
-                    return Err(Error::new(ErrorKind::Dtype, message));
-                };
-                if *exchanged {
-                    let message =
-                        "a quantised weight cannot be laid out as PyTorch's; save it by Burn's convention";
-                    return Err(Error::new(ErrorKind::Dtype, message));
-                }
-                let bytes = read(&sites[*site], false, &whole(&shape))?.as_bytes().len();
-                let quantised = Some(Quantised { shape, dtype });
-                return Ok(Self { sites, target, dtype: Dtype::U8, shape: vec![bytes], quantised });
-            }
-            other => to_stored(other)
-                .ok_or_else(|| Error::new(ErrorKind::Dtype, format!("the format has no {other:?}")))?,
-        };
-        Ok(Self { sites, target, dtype: stored, shape, quantised: None })
-    }
-
-    /// The values, some rows at a time.
-    fn chunks(&self) -> impl Iterator<Item = Result<Data>> {
-        // A tensor whose parts lie side by side has no chunk of one part.
-        let groups: Vec<_> =
-            self.target.parts.iter().map(|part| self.rows_of(std::slice::from_ref(part))).collect();
-        groups.into_iter().flatten().flat_map(move |(parts, rows)| {
-            parts.iter().map(move |part| self.read(part, &rows)).collect::<Vec<_>>()
-        })
-    }
-
-    /// Some rows of these parts at a time.
-    fn rows_of<'p>(&self, parts: &'p [Part]) -> Vec<(&'p [Part], Range<usize>)> {
-        let size = |part: &Part| {
-            let shape = part.shape(self.sites, self.target.axis);
-            let rows = shape.first().copied().unwrap_or(1);
-            (rows, shape.iter().skip(1).product::<usize>())
-        };
-        let rows = parts.first().map_or(0, |part| size(part).0);
-        let row: usize = parts.iter().map(|part| size(part).1).sum();
-        let bytes = row * (self.dtype.bits() as usize).div_ceil(8);
-        let step = (CHUNK / bytes.max(1)).max(1);
-        if self.quantised.is_some() {
-            return vec![(parts, 0..rows)];
-        }
-        (0..rows).step_by(step).map(|start| (parts, start..rows.min(start + step))).collect()
-    }
-
-    fn read(&self, part: &Part, rows: &Range<usize>) -> Result<Data> {
-        let mut ranges = whole(&part.shape(self.sites, self.target.axis));
-        if let (Some(range), Some(part)) = (ranges.get_mut(self.target.axis), &part.range) {
-            *range = part.clone();
-        }
-        if self.quantised.is_none()
-            && let Some(first) = ranges.first_mut()
-        {
-            *first = first.start + rows.start..first.start + rows.end;
-        }
-        read(&self.sites[part.site], part.exchanged, &ranges)
-    }
-
-    fn write(&self, out: &mut dyn Write) -> Result<io::Result<()>> {
-        if self.target.axis == 0 || self.target.parts.len() == 1 {
-            for chunk in self.chunks() {
-                if let Err(error) = write_data(&chunk?, out) {
-                    return Ok(Err(error));
-                }
-            }
-            return Ok(Ok(()));
-        }
-        // Side by side: of each row the parts in turn.
-        for (parts, rows) in self.rows_of(&self.target.parts) {
-            let data = parts.iter().map(|part| self.read(part, &rows));
-            let data = data.map(|data| Ok(little_endian(&data?))).collect::<Result<Vec<_>>>()?;
-            for row in 0..rows.len() {
-                for part in &data {
-                    let len = part.len() / rows.len();
-                    if let Err(error) = out.write_all(&part[row * len..(row + 1) * len]) {
-                        return Ok(Err(error));
-                    }
-                }
-            }
-        }
-        Ok(Ok(()))
-    }
-}
-
-fn whole(shape: &[usize]) -> Vec<Range<usize>> {
-    shape.iter().map(|&dim| 0..dim).collect()
-}
-
-fn read(site: &Site, exchanged: bool, ranges: &[Range<usize>]) -> Result<Data> {
-    caught("it was read", || site.slot.read(exchanged, ranges))
-}
-
-impl TensorData for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.write(out).map_err(io::Error::other)?
-    }
-}
-
-fn write_data(data: &Data, out: &mut dyn Write) -> io::Result<()> {
-    match data.dtype() {
-        DType::Bool(BoolStore::U32) => out.write_all(&little_endian(data)),
-        _ if cfg!(target_endian = "little") => out.write_all(data.as_bytes()),
-        _ => out.write_all(&little_endian(data)),
-    }
-}
-
-/// The bytes as a file has them.
-fn little_endian(data: &Data) -> Vec<u8> {
-    let bytes = data.as_bytes();
-    match data.dtype() {
-        DType::Bool(BoolStore::U32) => narrow_bools(bytes),
-        DType::QFloat(_) => bytes.to_vec(),
-        dtype if cfg!(target_endian = "big") => {
-            bytes.chunks(dtype.size().max(1)).flat_map(|value| value.iter().rev().copied()).collect()
-        }
-        _ => bytes.to_vec(),
     }
 }
 

@@ -1,26 +1,32 @@
-//! burn-store's `ModuleStore`, for code that was written for its `SafetensorsStore`.
+//! burn-store's `ModuleStore`, for code that was written for its stores.
+
+mod adapted;
+mod location;
+mod stored;
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn_store::{
     ApplyError, ApplyResult, BurnToPyTorchAdapter, IdentityAdapter, KeyRemapper, ModuleAdapter,
     ModuleSnapshot, ModuleStore, PathFilter, PyTorchToBurnAdapter,
 };
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Renames, Result};
+use weighbridge::{Error, Names, Quantized, Result};
 
-use crate::codes::refusal;
+use self::location::Location;
+use self::stored::Stored;
+use crate::convention::Convention;
 use crate::loader::load;
 use crate::mapping::Mapping;
-use crate::metadata::Known;
-use crate::pack::deferred;
-use crate::report::Report;
+use crate::naming::Naming;
+use crate::packed::Outside;
+use crate::report::LoadReport;
 use crate::saver::save;
 use crate::walk::{self, Site};
 
-/// Stands where burn-store's `SafetensorsStore` stood; the `use` line is all that changes.
+/// A drop-in for burn-store's `SafetensorsStore`: only the `use` line changes.
 ///
 /// ```no_run
 /// use weighbridge_burn::burn_store::{ModuleSnapshot, PyTorchToBurnAdapter};
@@ -34,95 +40,119 @@ use crate::walk::{self, Site};
 /// # }
 /// ```
 ///
-/// | of burn-store | here |
+/// | in burn-store | here |
 /// |---|---|
-/// | `from_file` | a file, a directory, an index or the id of a cached repository; one file is written, a directory if the path is one |
+/// | `from_file` | reads what [`open`](crate::open) opens: a file, a directory, an index or the id of a cached repository; writes a file, or a sharded checkpoint if the path is a directory |
 /// | `from_bytes`, `get_bytes` | the same |
-/// | `filter`, `with_regex`, `with_regexes`, `with_full_path`, `with_full_paths`, `with_predicate`, `match_all` | the same; what is filtered out is never missing, when saving, too, containers count |
+/// | `filter`, `with_regex`, `with_full_path`, `with_predicate`, `match_all` and their plurals | the same; a parameter that is filtered out is never missing, and filters see the types on the way to it when saving, too |
 /// | `remap`, `with_key_remapping` | the same; two tensors that get one name are an error |
-/// | `metadata`, `clear_metadata` | the same; `format` is `pt` and files have the umask's mode |
-/// | `overwrite` | the same, looked at before anything is written; in a directory it is about the checkpoint `model` |
+/// | `map_indices_contiguous`, `map_indices_contiguous_except` | the same |
+/// | `metadata`, `clear_metadata`, `default_metadata` | the same; saved with `BurnToPyTorchAdapter`, `format` is `pt`, which transformers asks for. Files get the mode that the umask leaves |
+/// | `overwrite` | the same; in a directory it is about the checkpoint named `model` |
 /// | `allow_partial`, `validate`, `skip_enum_variants` | the same; an error leaves the module as it was |
-/// | `with_from_adapter`, `with_to_adapter` | `PyTorchToBurnAdapter`, `BurnToPyTorchAdapter`, `IdentityAdapter`; for others see [`mapping`](Self::mapping). `InstanceNorm` and `PRelu`, which burn-store forgets, get PyTorch's names, too |
-/// | `map_indices_contiguous` | not there: a [`remap`](Self::remap) says what goes where |
+/// | `with_from_adapter`, `with_to_adapter` | the same. `PyTorchToBurnAdapter` and `BurnToPyTorchAdapter` also give `InstanceNorm` and `PRelu` PyTorch's names, which burn-store forgets. Tensors for other adapters, such as `HalfPrecisionAdapter`, chains and your own, are read and adapted one at a time |
+/// | the variants `File` and `Memory` | not there |
 #[must_use]
 pub struct SafetensorsStore {
-    place: Place,
+    location: Location,
     filter: PathFilter,
-    renames: Renames,
-    bad_rename: Option<String>,
-    save: Save,
-    cleared: bool,
+    /// Regular expressions and what they are replaced by.
+    renames: Vec<(String, String)>,
+    is_contiguous: bool,
+    /// Regular expressions for the lists that keep their indices.
+    kept_indices: Vec<String>,
+    /// What the caller added.
+    metadata: BTreeMap<String, String>,
+    has_defaults: bool,
     overwrite: bool,
     partial: bool,
     validate: bool,
     quantized: Quantized,
     skip_variants: bool,
-    from: Convention,
-    to: Convention,
+    from: Adapter,
+    to: Adapter,
     mapping: Option<Mapping>,
     stored: Option<Stored>,
 }
 
-/// The tensors of a checkpoint by the names that they get.
-#[derive(Default)]
-struct Stored {
-    tensors: BTreeMap<String, burn_pack::Tensor>,
-    /// Those that hold codes of quantised modules.
-    refused: BTreeMap<String, Error>,
-}
-
-enum Place {
-    Path(PathBuf),
-    Memory(Option<bytes::Bytes>),
-}
-
-/// What an adapter asks for; its name, if it is not known.
-enum Convention {
-    Own,
+/// What an adapter does to tensors.
+enum Adapter {
+    Nothing,
+    /// What the mapping [`Mapping::pytorch`] does.
     PyTorch,
-    Unknown(&'static str),
+    Other(Box<dyn ModuleAdapter>),
 }
 
-impl Convention {
-    fn of<A: ModuleAdapter + 'static>(pytorch: TypeId) -> Self {
+impl Adapter {
+    /// `pytorch` is the adapter that stands for PyTorch's convention in this direction.
+    fn of<A: ModuleAdapter + 'static>(adapter: A, pytorch: TypeId) -> Self {
         match TypeId::of::<A>() {
-            adapter if adapter == pytorch => Self::PyTorch,
-            adapter if adapter == TypeId::of::<IdentityAdapter>() => Self::Own,
-            _ => Self::Unknown(std::any::type_name::<A>()),
+            known if known == pytorch => Self::PyTorch,
+            known if known == TypeId::of::<IdentityAdapter>() => Self::Nothing,
+            _ => Self::Other(Box::new(adapter)),
+        }
+    }
+
+    fn mapping(&self) -> Mapping {
+        match self {
+            // burn-store joins no layers.
+            Self::PyTorch => Mapping::pytorch().attention_unfused().gates_unfused(),
+            Self::Nothing | Self::Other(_) => Mapping::new(),
         }
     }
 }
 
+impl Default for SafetensorsStore {
+    /// An empty store in memory.
+    fn default() -> Self {
+        Self::from_bytes(None)
+    }
+}
+
 impl SafetensorsStore {
-    /// A store in a file, or in a directory, that is there or will be.
+    /// A store in a file or a directory, which need not exist yet to save.
     pub fn from_file(path: impl Into<PathBuf>) -> Self {
-        Self::new(Place::Path(path.into()))
+        Self::new(Location::Path(path.into()))
     }
 
-    /// A store in memory, empty if nothing is given.
+    /// A store in memory, empty if no bytes are given.
     pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
-        Self::new(Place::Memory(bytes.map(Into::into)))
+        Self::new(Location::Memory(bytes.map(Into::into)))
     }
 
-    fn new(place: Place) -> Self {
+    /// Loads the tensors that a file of PyTorch has under a key.
+    #[cfg(feature = "convert")]
+    pub(crate) fn top_level_key(mut self, key: String) -> Self {
+        self.location = self.location.under(key);
+        self.stored = None;
+        self
+    }
+
+    fn new(location: Location) -> Self {
         Self {
-            place,
+            location,
             filter: PathFilter::new(),
-            renames: Renames::new(),
-            bad_rename: None,
-            save: Save::new(),
-            cleared: false,
+            renames: Vec::new(),
+            is_contiguous: false,
+            kept_indices: Vec::new(),
+            metadata: BTreeMap::new(),
+            has_defaults: true,
             overwrite: false,
             partial: false,
             validate: true,
             quantized: Quantized::default(),
             skip_variants: false,
-            from: Convention::Own,
-            to: Convention::Own,
+            from: Adapter::Nothing,
+            to: Adapter::Nothing,
             mapping: None,
             stored: None,
         }
+    }
+
+    /// The metadata of every file unless it is [cleared](Self::clear_metadata), that of burn-store: `format`
+    /// (`safetensors`), `producer` (`burn`) and `version` (burn-store's).
+    pub fn default_metadata() -> HashMap<String, String> {
+        burn_store::SafetensorsStore::default_metadata().into_iter().collect()
     }
 
     /// Sets which parameters are loaded or saved.
@@ -131,17 +161,17 @@ impl SafetensorsStore {
         self
     }
 
-    /// Adds parameters whose paths match.
+    /// Adds parameters whose paths match a regular expression.
     ///
     /// # Panics
     ///
-    /// When it is no regular expression, as burn-store does.
+    /// When the regular expression is invalid, as in burn-store.
     pub fn with_regex<S: AsRef<str>>(mut self, pattern: S) -> Self {
         self.filter = self.filter.with_regex(pattern);
         self
     }
 
-    /// The same for several.
+    /// Adds parameters whose paths match one of several regular expressions.
     ///
     /// # Panics
     ///
@@ -157,61 +187,77 @@ impl SafetensorsStore {
         self
     }
 
-    /// Adds some parameters.
+    /// Adds several parameters.
     pub fn with_full_paths<S: Into<String>>(mut self, paths: impl IntoIterator<Item = S>) -> Self {
         self.filter = self.filter.with_full_paths(paths);
         self
     }
 
-    /// Adds parameters for which `predicate` holds: it is given the path, and the types on the way.
+    /// Adds parameters for which `predicate` holds. It is given the path, and the types on the way to the
+    /// parameter.
     pub fn with_predicate(mut self, predicate: fn(&str, &str) -> bool) -> Self {
         self.filter = self.filter.with_predicate(predicate);
         self
     }
 
-    /// Takes every parameter.
+    /// Adds parameters for which one of several predicates holds.
+    pub fn with_predicates(mut self, predicates: impl IntoIterator<Item = fn(&str, &str) -> bool>) -> Self {
+        self.filter = self.filter.with_predicates(predicates);
+        self
+    }
+
+    /// Selects every parameter.
     pub fn match_all(mut self) -> Self {
         self.filter = self.filter.match_all();
         self
     }
 
-    /// Renames tensors, by regular expressions one after the other: stored ones before they are looked for, saved ones at
-    /// the end.
+    /// Renames tensors by regular expressions, one after another: stored tensors before parameters look for
+    /// them, saved ones at the end.
     pub fn remap(mut self, remapper: KeyRemapper) -> Self {
-        for (pattern, to) in remapper.to_regex_pairs() {
-            self = self.rename(pattern.as_str(), &to);
-        }
+        let pairs = remapper.to_regex_pairs().into_iter();
+        self.renames = pairs.map(|(pattern, to)| (pattern.as_str().to_owned(), to)).collect();
+        self.stored = None;
         self
     }
 
-    /// Adds one such expression.
-    pub fn with_key_remapping(self, from: impl AsRef<str>, to: impl Into<String>) -> Self {
-        self.rename(from.as_ref(), &to.into())
+    /// Adds one such regular expression. If it is invalid, loading and saving fail.
+    pub fn with_key_remapping(mut self, from: impl AsRef<str>, to: impl Into<String>) -> Self {
+        self.renames.push((from.as_ref().to_owned(), to.into()));
+        self.stored = None;
+        self
     }
 
-    fn rename(mut self, from: &str, to: &str) -> Self {
-        match std::mem::take(&mut self.renames).regex(from, to) {
-            Ok(renames) => self.renames = renames,
-            Err(error) => self.bad_rename = Some(error.to_string()),
-        }
+    /// Sets whether the indices in stored names are made contiguous, after renaming: see
+    /// [`Loader::map_indices_contiguous`](crate::Loader::map_indices_contiguous).
+    pub fn map_indices_contiguous(mut self, map: bool) -> Self {
+        self.is_contiguous = map;
+        self.stored = None;
+        self
+    }
+
+    /// Has lists keep their indices if the regular expression matches the name before the index: `^flows$`
+    /// for `flows.2.weight`. If it is invalid, loading fails.
+    pub fn map_indices_contiguous_except<S: AsRef<str>>(mut self, pattern: S) -> Self {
+        self.kept_indices.push(pattern.as_ref().to_owned());
         self.stored = None;
         self
     }
 
     /// Adds an entry to the metadata.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.save = self.save.metadata(key, value);
+        self.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Removes all metadata that was added.
+    /// Removes all metadata, the [default](Self::default_metadata) included.
     pub fn clear_metadata(mut self) -> Self {
-        self.save = Save::new();
-        self.cleared = true;
+        self.metadata.clear();
+        self.has_defaults = false;
         self
     }
 
-    /// Sets whether tensors that do not fit are an error, which they are otherwise; if not, they are listed.
+    /// Sets whether tensors that do not fit are an error, as they are by default, or are only listed.
     pub fn validate(mut self, validate: bool) -> Self {
         self.validate = validate;
         self
@@ -223,7 +269,7 @@ impl SafetensorsStore {
         self
     }
 
-    /// Sets what becomes of the weights of quantised modules, which are an error otherwise; see
+    /// Sets what to do with the weights of quantised modules, which are an error by default; see
     /// [`Loader::quantized`](crate::Loader::quantized).
     pub fn quantized(mut self, quantized: Quantized) -> Self {
         self.quantized = quantized;
@@ -237,122 +283,124 @@ impl SafetensorsStore {
         self
     }
 
-    /// Sets whether a file that is there is replaced.
+    /// Sets whether a file that exists is replaced.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self
     }
 
-    /// Sets how names and layouts in files are, for loading.
-    pub fn with_from_adapter<A: ModuleAdapter + 'static>(mut self, _: A) -> Self {
-        self.from = Convention::of::<A>(TypeId::of::<PyTorchToBurnAdapter>());
+    /// Sets the adapter for loading.
+    pub fn with_from_adapter<A: ModuleAdapter + 'static>(mut self, adapter: A) -> Self {
+        self.from = Adapter::of(adapter, TypeId::of::<PyTorchToBurnAdapter>());
         self
     }
 
-    /// The same for saving.
-    pub fn with_to_adapter<A: ModuleAdapter + 'static>(mut self, _: A) -> Self {
-        self.to = Convention::of::<A>(TypeId::of::<BurnToPyTorchAdapter>());
+    /// Sets the adapter for saving.
+    pub fn with_to_adapter<A: ModuleAdapter + 'static>(mut self, adapter: A) -> Self {
+        self.to = Adapter::of(adapter, TypeId::of::<BurnToPyTorchAdapter>());
         self
     }
 
-    /// Sets how parameters lie in files, in the place of adapters.
+    /// Sets how files name and lay out parameters, instead of adapters.
     pub fn mapping(mut self, mapping: Mapping) -> Self {
         self.mapping = Some(mapping);
         self
     }
 
-    /// What was saved to memory, or given.
+    /// The bytes that were saved to memory, or given.
     ///
     /// # Errors
     ///
-    /// Fails when the store is a file, or is empty.
+    /// Fails when the store is in a file, or is empty.
     pub fn get_bytes(&self) -> Result<Vec<u8>> {
-        match &self.place {
-            Place::Memory(Some(bytes)) => Ok(bytes.to_vec()),
-            Place::Memory(None) => Err(nothing_saved()),
-            Place::Path(path) => Err(Error::new(ErrorKind::NotFound, "the store is no memory").in_file(path)),
-        }
-    }
-
-    fn checkpoint(&self) -> Result<Checkpoint> {
-        match &self.place {
-            Place::Path(path) => Checkpoint::open(path),
-            Place::Memory(Some(bytes)) => Checkpoint::from_bytes(bytes.clone()),
-            Place::Memory(None) => Err(nothing_saved()),
-        }
+        self.location.bytes()
     }
 
     /// The tensors of the checkpoint, listed once.
     fn stored(&mut self) -> Result<&Stored> {
         if self.stored.is_none() {
-            let ckpt = self.checkpoint()?;
-            let known = Known::of(&ckpt)?;
-            let mut stored = Stored::default();
-            let mut names = HashSet::with_capacity(ckpt.len());
-            for tensor in ckpt.tensors() {
-                let name = self.renames.apply(tensor.name());
-                if !names.insert(name.clone()) {
-                    let message = format!("another tensor and this one would both be named {name:?}");
-                    return Err(Error::new(ErrorKind::DuplicateTensor, message).in_tensor(tensor.name()));
-                }
-                let is_own = known.quantised.contains_key(tensor.name());
-                if self.quantized != Quantized::Raw
-                    && !is_own
-                    && let Some(module) = ckpt.quantized_codes(tensor.name())
-                {
-                    stored.refused.insert(name.clone(), refusal(&module, &name));
-                } else if let Ok(lazy) = deferred(&ckpt, &tensor, name.clone()) {
-                    // What Burn has no dtype for is not there; `Checkpoint` has it.
-                    stored.tensors.insert(name, lazy);
-                }
-            }
-            self.stored = Some(stored);
+            let naming = self.naming()?;
+            self.stored = Some(Stored::of(&self.location.open()?, &naming, self.quantized)?);
         }
         Ok(self.stored.get_or_insert_default())
     }
 
-    fn how(&self, convention: &Convention) -> Result<Mapping> {
-        if let Some(error) = &self.bad_rename {
-            return Err(Error::new(ErrorKind::Pattern, error.clone()));
+    fn naming(&self) -> Result<Naming> {
+        let mut naming = Naming::default();
+        if let Some(prefix) = self.location.prefix() {
+            naming.renames = naming.renames.prefix(prefix, "");
         }
-        let mapping = match (&self.mapping, convention) {
-            (Some(mapping), _) => return Ok(mapping.clone()),
-            (None, Convention::Own) => Mapping::new(),
-            // burn-store puts no layers together.
-            (None, Convention::PyTorch) => Mapping::pytorch().attention_fused(false).gates_fused(false),
-            (None, Convention::Unknown(name)) => {
-                let message = format!("the adapter {name} is not known here; `mapping` says what it did");
-                return Err(Error::new(ErrorKind::Value, message));
+        for (from, to) in &self.renames {
+            naming.renames = naming.renames.regex(from, to)?;
+        }
+        naming.is_contiguous = self.is_contiguous;
+        for pattern in &self.kept_indices {
+            naming.keep_indices(Names::regex(pattern)?);
+        }
+        Ok(naming)
+    }
+
+    /// What `adapter` does, unless a mapping was set.
+    fn mapping_for(&self, adapter: &Adapter) -> Mapping {
+        match (&self.mapping, self.skip_variants) {
+            (Some(mapping), _) => mapping.clone(),
+            (None, true) => adapter.mapping().skip_variants(),
+            (None, false) => adapter.mapping().keep_variants(),
+        }
+    }
+
+    /// The metadata of what is saved by `mapping`.
+    fn save_with(&self, mapping: &Mapping) -> Save {
+        let mut metadata = BTreeMap::new();
+        if self.has_defaults {
+            metadata.extend(Self::default_metadata());
+            if mapping.convention() == Convention::PyTorch {
+                metadata.insert("format".to_owned(), "pt".to_owned());
             }
-        };
-        Ok(mapping.variants(!self.skip_variants))
-    }
-}
-
-fn nothing_saved() -> Error {
-    Error::new(ErrorKind::NotFound, "nothing was saved yet")
-}
-
-/// Whether a checkpoint is there that saving would replace.
-fn is_there(path: &Path) -> bool {
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    match path.is_dir() {
-        true => {
-            ["model.safetensors", "model.safetensors.index.json"].iter().any(|file| exists(&path.join(file)))
         }
-        false => exists(path),
+        metadata.extend(self.metadata.clone());
+        metadata.into_iter().fold(Save::new(), |save, (key, value)| save.metadata(key, value))
+    }
+
+    fn load<M: ModuleSnapshot>(&mut self, module: &mut M) -> Result<LoadReport> {
+        if let (None, Adapter::Other(_)) = (&self.mapping, &self.from) {
+            self.stored()?;
+        }
+        let keeps = keeps(&self.filter, self.skip_variants);
+        if let (None, Adapter::Other(adapter), Some(stored)) = (&self.mapping, &self.from, &self.stored) {
+            let load = adapted::Load { stored, adapter: &**adapter, skip_variants: self.skip_variants };
+            return load.run(module, keeps, self.validate, self.partial);
+        }
+        let (ckpt, naming) = (self.location.open()?, self.naming()?);
+        let mut loader = load(&ckpt)
+            .mapping(self.mapping_for(&self.from))
+            .naming(naming.clone())
+            .quantized(self.quantized)
+            .keep(keeps);
+        if self.partial {
+            loader = loader.partial();
+        }
+        if !self.validate {
+            loader = loader.tolerant();
+        }
+        let mut report = loader.into(module)?;
+        let named = naming.of(&ckpt);
+        report.unused.iter_mut().for_each(|name| *name = named.apply(name));
+        Ok(report)
     }
 }
 
-/// Whether a filter, burn-store's, has a parameter.
-fn keeps(filter: &PathFilter, site: &Site, skip_variants: bool) -> bool {
-    if filter.is_empty() {
-        return true;
+/// Whether burn-store's filter keeps a parameter.
+fn keeps(filter: &PathFilter, skip_variants: bool) -> impl Fn(&Site) -> bool + 'static {
+    let filter = filter.clone();
+    move |site| {
+        if filter.is_empty() {
+            return true;
+        }
+        let steps = site.steps.iter().filter(|step| !(skip_variants && step.is_variant()));
+        let path: Vec<_> = steps.map(|step| step.name.clone()).collect();
+        filter.matches_with_container_path(&path, &site.owners())
     }
-    let steps = site.steps.iter().filter(|step| !(skip_variants && step.is_variant()));
-    let path: Vec<_> = steps.map(|step| step.name.clone()).collect();
-    let owners: Vec<_> = site.steps.iter().map(|step| step.owner.clone()).collect();
-    filter.matches_with_container_path(&path, &owners)
 }
 
 impl ModuleStore for SafetensorsStore {
@@ -360,50 +408,36 @@ impl ModuleStore for SafetensorsStore {
 
     fn collect_from<M: ModuleSnapshot>(&mut self, module: &M) -> Result<()> {
         self.stored = None;
-        let (filter, skip) = (self.filter.clone(), self.skip_variants);
-        if let Place::Path(path) = &self.place
-            && !self.overwrite
-            && is_there(path)
-        {
-            let message = "it is there already; `overwrite(true)` replaces it";
-            return Err(Error::new(ErrorKind::Io, message).in_file(path));
+        let renames = self.naming()?.renames;
+        self.location.check_free(self.overwrite)?;
+        let mapping = self.mapping_for(&self.to);
+        let save_as = self.save_with(&mapping);
+        if let (None, Adapter::Other(adapter)) = (&self.mapping, &self.to) {
+            let tensors = adapted::collect(module, adapter.clone(), &self.filter, self.skip_variants)?;
+            let renamed = |tensor: burn_pack::Tensor| (renames.apply(&tensor.name), tensor);
+            let outside = Outside::of(tensors.into_iter().map(renamed))?;
+            return self.location.write(&outside.save_with(save_as), outside.tensors, self.overwrite);
         }
-        let mut saver = save(module)
-            .mapping(self.how(&self.to)?)
-            .rename(self.renames.clone())
-            .keep(|site| keeps(&filter, site, skip))
-            .with(self.save.clone());
-        if self.cleared {
-            saver = saver.plain();
-        }
-        match &mut self.place {
-            Place::Memory(bytes) => *bytes = Some(saver.bytes()?.into()),
-            Place::Path(path) if path.is_dir() => drop(saver.directory(path, "model")?),
-            Place::Path(path) => saver.file(path)?,
-        }
-        Ok(())
+        let saver = save(module)
+            .mapping(mapping)
+            .rename(renames)
+            .keep(keeps(&self.filter, self.skip_variants))
+            .with(save_as)
+            .plain();
+        let (save_as, tensors) = saver.prepare()?;
+        self.location.write(&save_as, tensors, self.overwrite)
     }
 
     fn apply_to<M: ModuleSnapshot>(&mut self, module: &mut M) -> Result<ApplyResult> {
-        let (filter, skip) = (self.filter.clone(), self.skip_variants);
-        let mut loader = load(&self.checkpoint()?)
-            .mapping(self.how(&self.from)?)
-            .rename(self.renames.clone())
-            .quantized(self.quantized)
-            .keep(move |site| keeps(&filter, site, skip));
-        if self.partial {
-            loader = loader.partial();
-        }
-        if !self.validate {
-            loader = loader.tolerant();
-        }
-        let Report { loaded, missing, skipped, unused, problems, .. } = loader.into(module)?;
-        // What is missing is told with the types on the way to it.
+        let LoadReport { loaded, missing, skipped, mut unused, problems, .. } = self.load(module)?;
+        // To burn-store the tensors of parameters that were left out are not unused.
+        let left_out: HashSet<_> = skipped.iter().collect();
+        unused.retain(|name| !left_out.contains(name));
+        // burn-store tells the types on the way to what is missing.
         let sites = if missing.is_empty() { Vec::new() } else { walk::sites(module) };
-        let owners = |site: &Site| site.steps.iter().map(|step| &*step.owner).collect::<Vec<_>>().join(".");
-        let mut owners: HashMap<_, _> = sites.iter().map(|site| (site.path(), owners(site))).collect();
-        let mut with_owners = |path: String| {
-            let owners = owners.remove(&path).unwrap_or_default();
+        let owners: HashMap<_, _> = sites.iter().map(|site| (site.path(), site.owners().join("."))).collect();
+        let with_owners = |path: String| {
+            let owners = owners.get(&path).cloned().unwrap_or_default();
             (path, owners)
         };
         let error = |error: Error| ApplyError::LoadError {
@@ -420,25 +454,14 @@ impl ModuleStore for SafetensorsStore {
     }
 
     fn get_tensor(&mut self, name: &str) -> Result<Option<&burn_pack::Tensor>> {
-        let Stored { tensors, refused } = self.stored()?;
-        match refused.get(name) {
-            Some(error) => Err(error.clone()),
-            None => Ok(tensors.get(name)),
-        }
+        self.stored()?.tensor(name)
     }
 
     fn get_all_tensors(&mut self) -> Result<&BTreeMap<String, burn_pack::Tensor>> {
-        let Stored { tensors, refused } = self.stored()?;
-        match refused.values().next() {
-            Some(error) => Err(error.clone()),
-            None => Ok(tensors),
-        }
+        self.stored()?.all()
     }
 
     fn keys(&mut self) -> Result<Vec<String>> {
-        let ckpt = self.checkpoint()?;
-        let mut keys: Vec<_> = ckpt.tensors().map(|tensor| self.renames.apply(tensor.name())).collect();
-        keys.sort();
-        Ok(keys)
+        Ok(self.stored()?.names().to_vec())
     }
 }

@@ -10,16 +10,16 @@ use burn_pack::Reader;
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use crate::epochs::{Epochs, Part, io};
+use crate::epochs::{Epochs, Part};
 use crate::loader::load;
 use crate::pack;
-use crate::place::caught;
-use crate::report::Report;
+use crate::panics::caught;
+use crate::report::LoadReport;
 use crate::saver::save;
 
-/// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops, what is there
-/// is this state or the one before. Older ones are removed, those that the `Learner` saved with `Checkpoints` in this
-/// directory as well.
+/// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops,
+/// what is there is this state or the one before. Older ones are removed, those that the `Learner` saved with
+/// `Checkpoints` in this directory as well.
 ///
 /// ```
 /// use weighbridge_burn::burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -40,12 +40,13 @@ use crate::saver::save;
 /// # }
 /// ```
 ///
-/// The files are safetensors, in `epoch-…/{model,optimizer,scheduler}.safetensors`; `checkpoints.json` names the directory
-/// that counts.
+/// The files are safetensors, in `epoch-…/{model,optimizer,scheduler}.safetensors`; `checkpoints.json` names
+/// the directory that counts.
 ///
 /// # Errors
 ///
-/// Fails when the state cannot be read from its device or written; what was saved before still counts then.
+/// Fails when the state cannot be read from its device or written, and with [`ErrorKind::Busy`] while another
+/// process is saving in `directory`; what was saved before still counts then.
 pub fn save_training<M: Module>(
     directory: impl AsRef<Path>,
     model: &M,
@@ -79,14 +80,14 @@ pub fn save_training<M: Module>(
 ///
 /// # Errors
 ///
-/// Fails with [`ErrorKind::NotFound`] when there is nothing, and when the model is another one, or the optimizer has no
-/// place for the state that is there; all three are as they were then.
+/// Fails with [`ErrorKind::NotFound`] when there is nothing, and when the model is another one, or the
+/// optimizer has no place for the state that is there; all three are as they were then.
 pub fn load_training<M: Module>(
     directory: impl AsRef<Path>,
     model: &mut M,
     optimizer: &mut ModuleOptimizer,
     scheduler: &mut ModuleLrScheduler,
-) -> Result<Report> {
+) -> Result<LoadReport> {
     let directory = directory.as_ref();
     let epochs = Epochs::new(directory, None);
     let Some(epoch) = epochs.epochs()?.last().copied() else {
@@ -111,13 +112,16 @@ fn restored(ckpt: &Checkpoint, optimizer: &ModuleOptimizer) -> Result<ModuleOpti
         let state = OptimizerRecord::from_bytes(container).map_err(pack::refused)?;
         caught("the optimizer was restored", || Ok(optimizer.clone().load_record(state)))
     };
-    // Burn leaves out without a word what an optimizer does not know. What it would leave out, an outline shows.
+    // Burn leaves out without a word what an optimizer does not know. What it would leave out, an outline
+    // shows.
     let taken = with(pack::outline(ckpt)?)?.to_record();
     if taken.len() < ckpt.len() {
         let taken = pack::names(taken.into_bytes().map_err(pack::refused)?)?;
         let lost = ckpt.tensors().find(|tensor| !taken.contains(tensor.name()));
-        let error =
-            Error::new(ErrorKind::Value, "the optimizer has no place for it: it is another one's state");
+        let error = Error::new(
+            ErrorKind::Value,
+            "the optimizer does not take it: it is the state of another optimizer",
+        );
         return Err(lost.map_or(error.clone(), |lost| error.in_tensor(lost.name())));
     }
     with(pack::container(ckpt)?)
@@ -130,6 +134,6 @@ fn rescheduled(ckpt: &Checkpoint, scheduler: &ModuleLrScheduler) -> Result<Modul
 
 fn open(packed: &Path) -> Result<Reader> {
     // A file that is not there says so plainly.
-    std::fs::metadata(packed).map_err(|error| io(packed, error))?;
+    std::fs::metadata(packed).map_err(|error| Error::io("it cannot be read", error).in_file(packed))?;
     Reader::from_file_exact(packed).map_err(pack::refused)
 }

@@ -1,4 +1,4 @@
-//! The parameters of a module, one after the other, whatever their rank and kind.
+//! The parameters of a module, whatever their rank and kind.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -9,6 +9,8 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, DType, Device, Float, Int, Tensor, TensorData};
 use weighbridge::{Error, ErrorKind, Result};
 
+use crate::panics::caught;
+
 /// What a parameter's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -17,17 +19,29 @@ pub(crate) enum Kind {
     Bool,
 }
 
-/// A parameter of a module, and where it is in it.
+impl Kind {
+    /// What its elements are called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Float => "floats",
+            Self::Int => "integers",
+            Self::Bool => "booleans",
+        }
+    }
+}
+
+/// A parameter of a module.
 pub(crate) struct Site {
-    /// The names on the way to it, the last one its own, each with the type that has it.
+    /// The names on the way to it, each with the type that has the field. The last one is its own.
     pub(crate) steps: Vec<Step>,
     pub(crate) id: ParamId,
     pub(crate) kind: Kind,
     pub(crate) device: Device,
-    /// As it is in records: before a parameter's own mapping for loads, after the one for saves.
+    /// The shape that it has in records: before the parameter's own mapping for loads, after the one for
+    /// saves.
     pub(crate) shape: Vec<usize>,
-    /// Whether it is a `Linear`'s weight that exchanges the dimensions of what is loaded into it, and back when it is saved:
-    /// one whose layout is `Col`.
+    /// Whether it is the weight of a `Linear` whose layout is `Col`, which transposes what is loaded into it,
+    /// and back when it is saved.
     pub(crate) is_column: bool,
     pub(crate) slot: Box<dyn Slot>,
 }
@@ -36,24 +50,30 @@ pub(crate) struct Site {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
-    /// As Burn says it: `Struct:Linear`, `Vec`, `Enum:Activation`.
+    /// In Burn's words: `Struct:Linear`, `Vec`, `Enum:Activation`.
     pub(crate) owner: String,
 }
 
 impl Step {
-    /// Variants of enums have no place in the names that other frameworks give.
+    /// Whether it is the variant of an enum, which other frameworks do not have in names.
     pub(crate) fn is_variant(&self) -> bool {
         self.owner.starts_with("Enum:")
     }
 }
 
 impl Site {
-    /// Burn's own name of it, as in its records.
+    /// Burn's own name for it, as in its records.
     pub(crate) fn path(&self) -> String {
         dotted(&self.steps)
     }
 
-    /// Whether it is the weight of a `Linear`; types are known by their names only.
+    /// The types on the way to it.
+    #[cfg(feature = "store")]
+    pub(crate) fn owners(&self) -> Vec<String> {
+        self.steps.iter().map(|step| step.owner.clone()).collect()
+    }
+
+    /// Whether it is the weight of a `Linear`. Types are recognised by their names.
     pub(crate) fn is_linear_weight(&self) -> bool {
         is_linear_weight(&self.steps)
     }
@@ -69,22 +89,33 @@ pub(crate) fn dotted<'s>(steps: impl IntoIterator<Item = &'s Step>) -> String {
     names.join(".")
 }
 
-/// All parameters of a module, in its order.
+/// All parameters of a module, in the order of its fields.
 pub(crate) fn sites<M: Module>(module: &M) -> Vec<Site> {
     let mut walk = Walk { steps: Vec::new(), sites: Vec::new() };
     module.visit(&mut walk);
     walk.sites
 }
 
-/// The module with other parameters in the places of those in `ready`, by their path.
-pub(crate) fn replace<M: Module>(module: M, ready: HashMap<String, Box<dyn Any>>) -> M {
-    module.map(&mut Replace { steps: Vec::new(), ready })
+/// Replaces the parameters of a module whose paths are in `ready`.
+///
+/// # Errors
+///
+/// Fails when Burn panics; the module is then as it was.
+pub(crate) fn install<M: Module>(module: &mut M, ready: HashMap<String, Box<dyn Any>>) -> Result<()> {
+    // An update that running statistics have not taken in yet would later overwrite what was loaded.
+    caught("running statistics were brought up to date", || {
+        settle(module);
+        Ok(())
+    })?;
+    let mut replace = Replace { steps: Vec::new(), ready };
+    *module = caught("parameters were replaced", || Ok(module.clone().map(&mut replace)))?;
+    Ok(())
 }
 
-/// Has running statistics take in their last updates, which they keep to themselves, for all clones of the module, until
+/// Has running statistics, in all clones of the module, take in their last updates, which they defer until
 /// they are asked. Parameters that are not initialised stay so.
 pub(crate) fn settle<M: Module>(module: &M) {
-    // `valid` asks all of them; it would initialise parameters, so these have something small in their places.
+    // `valid` asks all of them. It would also initialise parameters, so these are replaced by small tensors.
     module.clone().map(&mut StandIns).valid();
 }
 
@@ -117,23 +148,23 @@ impl ModuleMapper for StandIns {
     }
 }
 
-/// A parameter whose rank and kind are known to it alone.
+/// A parameter of any rank and kind.
 pub(crate) trait Slot {
-    /// The dtype it is saved in.
+    /// The dtype that it is saved in.
     fn dtype(&self) -> DType;
 
-    /// The parameter with these values, ready to be put into the module. `exchanged`: with the last two dimensions
-    /// exchanged.
+    /// The parameter with these values, ready to be put into the module.
     fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>>;
 
-    /// A part of its values as they are saved, or, `exchanged`, of those with the last two dimensions exchanged.
-    fn read(&self, exchanged: bool, part: &[Range<usize>]) -> Result<TensorData>;
+    /// A part of its values as they are saved, with the last two dimensions swapped first if `transposed`.
+    fn read(&self, transposed: bool, part: &[Range<usize>]) -> Result<TensorData>;
 }
 
 /// How a parameter is filled.
 pub(crate) struct Filled<'a> {
     pub(crate) device: &'a Device,
-    pub(crate) exchanged: bool,
+    /// Whether the last two dimensions of the values are swapped.
+    pub(crate) transposed: bool,
     pub(crate) id: ParamId,
 }
 
@@ -147,17 +178,17 @@ where
 
     fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>> {
         if data.rank() != D {
-            let message = format!("it has {} dimensions in place of {D}", data.rank());
+            let message = format!("it has {} dimensions instead of {D}", data.rank());
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let tensor = upload::<D, K>(data, dtype, how.device);
-        let tensor = if how.exchanged { tensor.transpose() } else { tensor };
+        let tensor = if how.transposed { tensor.transpose() } else { tensor };
         Ok(Box::new(self.clone().transform_for_load(tensor, how.id)))
     }
 
-    fn read(&self, exchanged: bool, part: &[Range<usize>]) -> Result<TensorData> {
+    fn read(&self, transposed: bool, part: &[Range<usize>]) -> Result<TensorData> {
         let tensor = self.transform_for_save().base();
-        let tensor = if exchanged { tensor.transpose() } else { tensor };
+        let tensor = if transposed { tensor.transpose() } else { tensor };
         let whole = tensor.dims().iter().zip(part).all(|(&dim, part)| *part == (0..dim));
         let ranges: Option<[Range<usize>; D]> = part.to_vec().try_into().ok().filter(|_| !whole);
         let tensor = match ranges {
@@ -170,9 +201,11 @@ where
     }
 }
 
-/// A tensor on a device, in memory that its allocator does not cut up for others, as Burn has it for parameters.
+/// A tensor on a device, in memory that its allocator does not cut up for others, as Burn does it for
+/// parameters.
 fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: &Device) -> Tensor<D, K> {
-    /// From here on CUDA has data copied out of usual memory, which is slow, unless it is asked to lock pages for it.
+    /// From this size on CUDA copies out of pageable memory, which is slow, unless it is asked to lock pages
+    /// for the data.
     const LARGE: usize = 100_000_000;
     if data.as_bytes().len() >= LARGE {
         device.staging(std::iter::once(&mut data));
@@ -180,9 +213,9 @@ fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: 
     device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
 }
 
-/// Whether a parameter exchanges the dimensions of what is loaded into it. It does not say so, but what it does to a row
-/// tells what it does to any matrix.
-fn exchanges<const D: usize, K: Basic>(param: &Param<Tensor<D, K>>, device: &Device) -> bool
+/// Whether a parameter transposes what is loaded into it. It does not say so, but what it does to a row tells
+/// what it does to any matrix.
+fn transposes<const D: usize, K: Basic>(param: &Param<Tensor<D, K>>, device: &Device) -> bool
 where
     Tensor<D, K>: Parameter,
 {
@@ -206,7 +239,7 @@ impl Walk {
     where
         Tensor<D, K>: Parameter,
     {
-        // A lazy parameter says its stored shape; one that is there may have been exchanged since.
+        // A lazy parameter says its stored shape; an initialised one may have been transposed since.
         let shape = match param.is_initialized() {
             true => param.transform_for_save().base().dims().to_vec(),
             false => param.lazy_shape().to_vec(),
@@ -216,7 +249,7 @@ impl Walk {
             steps: self.steps.clone(),
             id: param.id,
             kind,
-            is_column: is_linear_weight(&self.steps) && exchanges(param, &device),
+            is_column: is_linear_weight(&self.steps) && transposes(param, &device),
             device,
             shape,
             slot: Box::new(param.clone()),

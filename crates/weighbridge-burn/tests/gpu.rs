@@ -1,5 +1,5 @@
-//! A real GPU API: loaded, computed and saved on Vulkan, beside `flex`. Needs a driver; Mesa's lavapipe, which computes on
-//! the CPU, will do:
+//! A real GPU API: loaded, computed and saved on Vulkan, beside `flex`. Needs a driver; Mesa's lavapipe,
+//! which computes on the CPU, will do:
 //!
 //! ```sh
 //! apt-get install mesa-vulkan-drivers
@@ -45,8 +45,8 @@ impl Model {
     }
 }
 
-/// What a linear layer computes, as products and sums: the compiler of lavapipe 22.3, which Debian 12 has, crashes on the kernels
-/// of Burn's `matmul`.
+/// What a linear layer computes, as products and sums: the compiler of lavapipe 22.3, which Debian 12 has,
+/// crashes on the kernels of Burn's `matmul`.
 fn forward(linear: &Linear, input: Tensor<3>) -> Tensor<3> {
     let product = input.unsqueeze_dim::<4>(3) * linear.weight.val().unsqueeze::<4>();
     let sum = product.sum_dim(2).squeeze_dim::<3>(2);

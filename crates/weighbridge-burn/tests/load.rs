@@ -101,8 +101,8 @@ fn whatever_fails_the_module_is_as_it_was() {
         ("norm.gamma", Some((Dtype::I32, &[3], &FLOATS)), ErrorKind::Dtype, "parameter of floats"),
         ("norm.gamma", Some((Dtype::F8_E4M3, &[3], &[0; 3])), ErrorKind::Dtype, "dtype(DType::F32)"),
         ("steps", Some((Dtype::F32, &[2], &[0; 8])), ErrorKind::Dtype, "parameter of integers"),
-        ("mask", Some((Dtype::F16, &[3], &[0; 6])), ErrorKind::Dtype, "boolean parameter"),
-        ("mask", Some((Dtype::Bool, &[3], &[0, 1, 2])), ErrorKind::Value, "place 2 is 2"),
+        ("mask", Some((Dtype::F16, &[3], &[0; 6])), ErrorKind::Dtype, "parameter of booleans"),
+        ("mask", Some((Dtype::Bool, &[3], &[0, 1, 2])), ErrorKind::Value, "index 2 is 2"),
     ];
     for (name, tensor, kind, message) in cases {
         let ckpt = changed(&good, &[(name, tensor)]);
@@ -352,7 +352,7 @@ fn errors_name_the_file_and_the_stored_tensor() {
         &[("norm.beta", Some((Dtype::F32, &[1], &[0; 4])))],
         &["tensor \"norm.beta\"", "stored as \"bert.norm.beta\"", "[3]", "[1]"],
     );
-    fails(&[("mask", Some((Dtype::Bool, &[3], &[0, 1, 2])))], &["tensor \"mask\"", "place 2 is 2"]);
+    fails(&[("mask", Some((Dtype::Bool, &[3], &[0, 1, 2])))], &["tensor \"mask\"", "index 2 is 2"]);
     fails(&[("more", Some((Dtype::U8, &[1], &[0])))], &["tensor \"bert.more\"", "no parameter takes it"]);
     // Names are compared as they are looked for.
     fails(

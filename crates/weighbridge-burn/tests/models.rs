@@ -1,5 +1,5 @@
-//! Whole models with the state dicts of transformers and torchvision: loaded, they compute what the originals computed, and
-//! saved, they are the files again.
+//! Whole models with the state dicts of transformers and torchvision: loaded, they compute what the originals
+//! computed, and saved, they are the files again.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
@@ -38,7 +38,8 @@ fn data(ckpt: &Checkpoint, name: &str) -> TensorData {
     }
 }
 
-/// The weights of a file without the inputs and outputs beside them, and without what Burn's layers do not have.
+/// The weights of a file without the inputs and outputs beside them, and without what Burn's layers do not
+/// have.
 fn weights(ckpt: &Checkpoint) -> Vec<(String, Vec<u8>)> {
     let is_weight = |name: &str| {
         !name.starts_with("in.") && !name.starts_with("out.") && !name.ends_with("num_batches_tracked")
@@ -140,7 +141,7 @@ fn bert_computes_what_transformers_computed_and_is_its_file_again() {
     hidden.into_data().assert_approx_eq::<f32>(&data(&ckpt, "out.hidden"), close);
     pooled.into_data().assert_approx_eq::<f32>(&data(&ckpt, "out.pooled"), close);
 
-    let mapping = Mapping::pytorch().attention_fused(false);
+    let mapping = Mapping::pytorch().attention_unfused();
     let saved = save(&bert).mapping(mapping).rename(Bert::names_back()).bytes().unwrap();
     assert_eq!(weights(&Checkpoint::from_bytes(saved).unwrap()), weights(&ckpt));
 

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
+use std::collections::BTreeMap;
+
 use burn::module::Module;
 use burn::nn::attention::{MultiHeadAttention, MultiHeadAttentionConfig};
 use burn::nn::{InstanceNorm, InstanceNormConfig, Linear, LinearConfig, Lstm, LstmConfig};
 use burn::tensor::Device;
 use burn_store::{BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter};
-use weighbridge_burn::weighbridge::ErrorKind;
+use weighbridge_burn::weighbridge::{Checkpoint, ErrorKind};
 use weighbridge_burn::{SafetensorsStore, burn_store, save};
 
 #[derive(Module, Debug)]
@@ -173,4 +175,73 @@ fn tensors_that_do_not_fit_are_listed_when_nothing_is_validated() {
     assert_eq!(other.load_from(&mut store).unwrap_err().kind(), ErrorKind::Shape);
     let result = other.load_from(&mut store.validate(false)).unwrap();
     assert_eq!((result.applied.len(), result.errors.len()), (0, 2));
+}
+
+/// The metadata of what a store saves.
+fn metadata(store: SafetensorsStore) -> Vec<(String, String)> {
+    let mut store = store;
+    model().save_into(&mut store).unwrap();
+    let ckpt = Checkpoint::from_bytes(store.get_bytes().unwrap()).unwrap();
+    let entries = ckpt.shards()[0].header().metadata().into_iter().flatten();
+    let mut entries: Vec<_> = entries.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    entries.sort();
+    entries
+}
+
+#[test]
+fn files_have_burn_stores_metadata() {
+    let store = || SafetensorsStore::from_bytes(None);
+    let mut default: Vec<_> = SafetensorsStore::default_metadata().into_iter().collect();
+    default.sort();
+    let theirs = burn_store::SafetensorsStore::default_metadata();
+    assert_eq!(default, theirs.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect::<Vec<_>>());
+    assert_eq!(metadata(store()), default);
+    assert_eq!(metadata(SafetensorsStore::default()), default);
+    let one = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+    assert_eq!(metadata(store().metadata("a", "b")), [one("a", "b"), default.clone()].concat());
+    assert_eq!(metadata(store().metadata("a", "b").clear_metadata()), []);
+    assert_eq!(metadata(store().clear_metadata().metadata("a", "b")), one("a", "b"));
+    // transformers asks for the format.
+    let format = |store: SafetensorsStore| metadata(store).into_iter().find(|(key, _)| key == "format");
+    let pytorch = || store().with_to_adapter(BurnToPyTorchAdapter);
+    assert_eq!(format(pytorch()), one("format", "pt").pop());
+    assert_eq!(format(pytorch().metadata("format", "mine")), one("format", "mine").pop());
+    assert_eq!(metadata(pytorch().clear_metadata()), []);
+}
+
+#[derive(Module, Debug)]
+struct Lists {
+    flows: Vec<Option<Linear>>,
+    fc: Vec<Option<Linear>>,
+}
+
+#[test]
+fn indices_are_made_contiguous_as_in_burn_store() {
+    let device = Device::flex();
+    let linear = || Some(LinearConfig::new(1, 1).with_bias(false).init(&device));
+    let gaps = || Lists { flows: vec![linear(), None, linear()], fc: vec![None, linear(), None, linear()] };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    gaps().save_into(&mut SafetensorsStore::from_file(file.path()).overwrite(true)).unwrap();
+
+    let ours = || SafetensorsStore::from_file(file.path());
+    let theirs = || burn_store::SafetensorsStore::from_file(file.path());
+    let closed = ["fc.0.weight", "fc.1.weight", "flows.0.weight", "flows.1.weight"];
+    assert_eq!(ours().map_indices_contiguous(true).keys().unwrap(), closed);
+    assert_eq!(theirs().map_indices_contiguous(true).keys().unwrap(), closed);
+    let kept = ["fc.0.weight", "fc.1.weight", "flows.0.weight", "flows.2.weight"];
+    let except = "^flows$";
+    let mut store = ours().map_indices_contiguous(true).map_indices_contiguous_except(except);
+    assert_eq!(store.keys().unwrap(), kept);
+    let mut other = theirs().map_indices_contiguous(true).map_indices_contiguous_except(except);
+    assert_eq!(other.keys().unwrap(), kept);
+    // Without the option, exceptions mean nothing.
+    let mut store = store.map_indices_contiguous(false);
+    assert_eq!(store.keys().unwrap(), ["fc.1.weight", "fc.3.weight", "flows.0.weight", "flows.2.weight"]);
+
+    let mut dense = Lists { flows: vec![linear(), linear()], fc: vec![linear(), linear()] };
+    assert_eq!(dense.load_from(&mut ours()).unwrap_err().kind(), ErrorKind::MissingTensor);
+    let result = dense.load_from(&mut ours().map_indices_contiguous(true)).unwrap();
+    assert_eq!((result.applied.len(), result.unused.len()), (4, 0));
+    let mut bad = ours().map_indices_contiguous_except("(");
+    assert_eq!(dense.load_from(&mut bad).unwrap_err().kind(), ErrorKind::Pattern);
 }

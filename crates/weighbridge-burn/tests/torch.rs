@@ -1,4 +1,5 @@
-//! PyTorch's layers: loaded by its convention they compute what it computed, and saved they are the file again.
+//! PyTorch's layers: loaded by its convention they compute what it computed, and saved they are the file
+//! again.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 

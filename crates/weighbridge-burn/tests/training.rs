@@ -177,7 +177,7 @@ fn burns_own_files_convert_both_ways() {
     assert!(error.to_string().contains("model.safetensors"), "{error}");
     save(&run.model).file(path("plain.safetensors")).unwrap();
     let error = pack::from_safetensors(path("plain.safetensors"), path("x.bpk")).unwrap_err();
-    assert!(error.to_string().contains("no training record"), "{error}");
+    assert!(error.to_string().contains("not a training record"), "{error}");
     assert!(error.to_string().contains("plain.safetensors"), "{error}");
     // What burnpack would not read again is not written.
     let header = br#"{"__metadata__":{"weighbridge.burn.record":"named"},"a":{"dtype":"U8","shape":[11000000000],"data_offsets":[0,11000000000]}}"#;
@@ -204,7 +204,7 @@ fn state_that_has_no_place_is_an_error() {
         let before = other.bytes();
         let Run { model, optimizer, scheduler } = &mut other;
         let error = load_training(&directory, model, optimizer, scheduler).unwrap_err();
-        assert!(error.to_string().contains("the optimizer has no place for it"), "{error}");
+        assert!(error.to_string().contains("the optimizer does not take it"), "{error}");
         assert!(error.tensor().unwrap().contains(".momentum."), "{error}");
         assert!(error.file().unwrap().ends_with("epoch-00001/optimizer.safetensors"), "{error}");
         assert_eq!(other.bytes(), before);
@@ -315,6 +315,74 @@ fn a_load_that_fails_changes_nothing() {
     let error = load_training(&directory, model, optimizer, scheduler).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataLength);
     assert_eq!(other.bytes(), before);
+}
+
+#[cfg(unix)] // Elsewhere directories cannot be locked.
+mod two_processes {
+    use std::io::{BufRead, BufReader, Write};
+
+    use super::*;
+
+    const MODEL_IS_WRITTEN: &str = "the model of epoch 1 is written";
+
+    /// Saves the model of epoch 1, and the rest of it when it is told to.
+    fn save_in_two_steps(directory: &Path) {
+        let (model, optimizer, scheduler) = Checkpoints::new(directory).split();
+        let mut run = Run::new();
+        run.step(0);
+        model.save(1, run.model.clone().into_record()).unwrap();
+        // Not by `println!`, which the test harness captures.
+        let mut out = std::io::stdout();
+        writeln!(out, "\n{MODEL_IS_WRITTEN}").unwrap();
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        optimizer.save(1, run.optimizer.to_record()).unwrap();
+        scheduler.save(1, run.scheduler.to_record()).unwrap();
+    }
+
+    #[test]
+    fn save_one_after_the_other() {
+        const DIRECTORY: &str = "WEIGHBRIDGE_TEST_DIRECTORY";
+        if let Some(directory) = std::env::var_os(DIRECTORY) {
+            return save_in_two_steps(directory.as_ref());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "two_processes::save_one_after_the_other"])
+            .env(DIRECTORY, directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == MODEL_IS_WRITTEN), "it ended by itself");
+
+        // It has an epoch in the making, which nobody may take for that of a dead process.
+        let pending = directory.path().join("epoch-00001/model.safetensors");
+        let checkpoints = Checkpoints::new(&directory);
+        let (model, optimizer, scheduler) = checkpoints.clone().split();
+        let mut run = Run::new();
+        run.step(0);
+        let error = model.save(2, run.model.clone().into_record()).unwrap_err().to_string();
+        assert!(error.contains("another process is saving there") && error.lines().count() == 1, "{error}");
+        let error = save_training(&directory, &run.model, &run.optimizer, &run.scheduler).unwrap_err();
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Busy, Some(directory.path())), "{error}");
+        assert!(pending.exists());
+        assert_eq!(checkpoints.latest().unwrap(), None);
+
+        writeln!(other.stdin.take().unwrap()).unwrap();
+        lines.for_each(drop);
+        assert!(other.wait().unwrap().success());
+        assert_eq!(checkpoints.latest().unwrap(), Some(1));
+        model.save(2, run.model.clone().into_record()).unwrap();
+        optimizer.save(2, run.optimizer.to_record()).unwrap();
+        scheduler.save(2, run.scheduler.to_record()).unwrap();
+        assert_eq!(checkpoints.epochs().unwrap(), [1, 2]);
+        for epoch in [1, 2] {
+            let _: ModuleRecord = model.restore(epoch).unwrap();
+            let _: OptimizerRecord = optimizer.restore(epoch).unwrap();
+            let _: LrSchedulerRecord = scheduler.restore(epoch).unwrap();
+        }
+    }
 }
 
 /// Some megabytes.

@@ -9,9 +9,9 @@
 //! | `F64` | kept only, and nothing else holds it: an error, unless another dtype is asked for |
 //! | `F4` `F6E2M3` `F6E3M2` | cannot be read back: an error |
 //!
-//! Whoever asks for a dtype that is kept only gets it. All casts are made by the threads that read: Candle's own on Metal
-//! exist among the first six only, and take memory from a pool that hands out powers of two, up to twice as much as is
-//! needed.
+//! A dtype that Metal only keeps is given to whoever asks for it. All casts are made by the reader threads:
+//! Candle's own exist on Metal among the first six only, and take memory from a pool that hands out powers of
+//! two, up to twice as much as is needed.
 
 use candle_core::DType;
 
@@ -47,10 +47,10 @@ mod tests {
     use weighbridge::plan::Cast;
 
     use super::*;
-    use crate::dtype::{arrival_on, from_stored, to_stored};
+    use crate::dtype::{from_stored, target_on, to_stored};
 
     fn metal(stored: Dtype, requested: Option<DType>) -> Result<DType, String> {
-        arrival_on(true, stored, requested, false).map(|arrival| arrival.dtype).map_err(|e| e.to_string())
+        target_on(true, stored, requested, false).map(|target| target.dtype).map_err(|e| e.to_string())
     }
 
     #[test]

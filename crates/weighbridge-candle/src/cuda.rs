@@ -1,12 +1,13 @@
 //! NVIDIA GPUs: tensors through page-locked buffers, there and back.
 //!
-//! Order is kept by our own events and by waiting on the host, never by what cudarc does of itself, which does nothing on
-//! the devices that Candle makes, whose stream is another one for each thread:
+//! Order is kept by our own events and by waiting on the host, never by what cudarc does of itself, which
+//! does nothing on the devices that Candle makes, whose stream is another one for each thread:
 //!
-//! - Memory is allocated in Candle's stream of the calling thread. The stream that copies waits for an event that is
-//!   recorded there, before anything is copied: the memory may be what a kernel that is still running has given up.
-//! - A buffer is free again, and a tensor is finished, when the host has waited for an event behind the copies. What is done
-//!   with the tensor afterwards, in whichever stream, comes after that.
+//! - Memory is allocated in Candle's stream of the calling thread. The stream that copies waits for an event
+//!   that is recorded there, before anything is copied: the memory may be what a kernel that is still running
+//!   has given up.
+//! - A buffer is free again, and a tensor is finished, when the host has waited for an event behind the
+//!   copies. What is done with the tensor afterwards, in whichever stream, comes after that.
 //! - Before a tensor is saved, the host waits for everything that the device has to do.
 
 mod download;
@@ -28,8 +29,9 @@ fn context(device: &CudaDevice) -> Arc<Context> {
     Arc::clone(device.cuda_stream().context())
 }
 
-/// Our own handle of the same context. cudarc keeps errors of calls that return none, such as those of destructors, with the
-/// handle, and whoever uses it next is told: what went wrong elsewhere is no failure of a load.
+/// Our own handle of the same context. cudarc keeps errors of calls that return none, such as those of
+/// destructors, with the handle, and whoever uses it next is told: what went wrong elsewhere is no failure of
+/// a load.
 fn own_context(device: &CudaDevice) -> Result<Arc<Context>, DriverError> {
     Context::new(context(device).ordinal())
 }

@@ -3,25 +3,32 @@
 //! | stored | as stored it becomes | on request |
 //! |---|---|---|
 //! | `BOOL` | `U8`, 0 or 1 | any number |
-//! | `U8`, `U32`, `I16`, `I32`, `I64` | the same | any number that holds the values |
-//! | `I8` | `I16` | any number that holds the values |
-//! | `U16` | `U32` | any number that holds the values |
-//! | `U64` | `I64`, an error for values that do not fit | any number that holds the values |
+//! | `U8`, `I16`, `I64` | the same | any number that holds the values |
+//! | `U32`, `I32` | the same | any number that holds the values; each other by their bits |
+//! | `I8` | `I16` | any number that holds the values; `U8` by their bits |
+//! | `U16` | `U32` | any number that holds the values; `I16` by their bits |
+//! | `U64` | `I64`, an error for values that do not fit | any number that holds the values; `I64` by their bits |
 //! | `F16`, `BF16`, `F32`, `F64` | the same | any number |
-//! | `F8_E4M3` | `F8E4M3` | any number |
-//! | `F8_E5M2`, `F8_E5M2FNUZ`, `F8_E4M3FNUZ` | `F16`, which holds them exactly | any number |
-//! | `F8_E8M0` | `F8E8M0`, raw | any number |
+//! | `F8_E4M3` | `F8E4M3` | any number; `U8` by their bits |
+//! | `F8_E5M2`, `F8_E5M2FNUZ`, `F8_E4M3FNUZ` | `F16`, which holds them exactly | any number; `U8` by their bits |
+//! | `F8_E8M0` | `F8E8M0`, raw | any number; `U8` by their bits |
 //! | `F4` | the same, raw | any number |
 //! | `F6_E2M3`, `F6_E3M2` | the same, raw | nothing else |
 //! | `C64` | nothing, or `F32` pairs with [`complex_pairs`](crate::Loader::complex_pairs) | nothing else |
 //!
-//! On Metal, which computes with less, some come as another dtype: `I16` and `I32` as `I64`, `F8E4M3` as `F16`, `F8E8M0` as
-//! `F32`, unless they are asked for; `F64` only if it is asked for, and packed dtypes not at all.
+//! On Metal, which computes with less, some come as another dtype: `I16` and `I32` as `I64`, `F8E4M3` as
+//! `F16`, `F8E8M0` as `F32`, unless they are asked for; `F64` only if it is asked for, and packed dtypes not
+//! at all.
 //!
 //! "Raw" dtypes hold the file's packed bytes; Candle has no operations on them.
 //!
-//! The codes of quantised modules, such as 8-bit floats with scales in tensors beside them, are an error in any dtype unless they
-//! are asked for with [`Quantized::Raw`](weighbridge::Quantized::Raw).
+//! "By their bits" is how Candle itself casts integers of one width: `-1` of `I32` becomes `4294967295` of
+//! `U32`. The packed weights of GPTQ are stored as `I32` and computed with as `U32`, and codes of 8-bit
+//! floats are taken as `U8`. What is requested in any other dtype keeps its values, or is an error;
+//! [`overflow`](crate::Loader::overflow) says which.
+//!
+//! The codes of quantised modules, such as 8-bit floats with scales in tensors beside them, are an error in
+//! any dtype unless they are asked for with [`Quantized::Raw`](weighbridge::Quantized::Raw).
 
 use candle_core::{DType, Device, Shape};
 use weighbridge::plan::Cast;
@@ -29,18 +36,18 @@ use weighbridge::{Dtype, Error, ErrorKind, Result};
 
 use crate::capability::{OnMetal, on_metal};
 
-/// How a stored tensor arrives in Candle.
+/// What a stored tensor becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Arrival {
-    /// What the engine makes.
-    pub(crate) made: Dtype,
-    /// What Candle calls it.
+pub(crate) struct Target {
+    /// What a session makes of it.
+    pub(crate) read_as: Dtype,
+    /// What Candle calls that.
     pub(crate) dtype: DType,
     /// Complex numbers: the shape gets a last dimension of 2.
     pub(crate) pairs: bool,
 }
 
-impl Arrival {
+impl Target {
     /// The shape in Candle of a tensor that is stored in `stored`.
     pub(crate) fn shape(&self, stored: &[usize]) -> Shape {
         let pair: &[usize] = if self.pairs { &[2] } else { &[] };
@@ -48,36 +55,38 @@ impl Arrival {
     }
 }
 
-/// How `stored` arrives on a device, as `requested` or, without a request, as close to stored as can be.
+/// What `stored` becomes on a device: what was requested or, without a request, what is closest to stored.
 ///
 /// # Errors
 ///
-/// Fails when it cannot be had; the message names the way out.
-pub(crate) fn arrival(
+/// Fails when Candle cannot hold it, or not as requested; the message says what it can.
+pub(crate) fn target(
     stored: Dtype,
     requested: Option<DType>,
     complex_pairs: bool,
     device: &Device,
-) -> Result<Arrival> {
-    arrival_on(device.is_metal(), stored, requested, complex_pairs)
+) -> Result<Target> {
+    target_on(device.is_metal(), stored, requested, complex_pairs)
 }
 
 /// The same, on Metal or elsewhere.
-pub(crate) fn arrival_on(
+pub(crate) fn target_on(
     metal: bool,
     stored: Dtype,
     requested: Option<DType>,
     complex_pairs: bool,
-) -> Result<Arrival> {
-    let anywhere = anywhere(stored, requested, complex_pairs)?;
+) -> Result<Target> {
+    let elsewhere = target_elsewhere(stored, requested, complex_pairs)?;
     if !metal {
-        return Ok(anywhere);
+        return Ok(elsewhere);
     }
-    let dtype = anywhere.dtype;
+    let dtype = elsewhere.dtype;
     let fail = |message: String| Err(Error::new(ErrorKind::Dtype, message));
     match (on_metal(dtype), requested) {
-        (OnMetal::Computes, _) | (OnMetal::Kept(_) | OnMetal::KeptIfAsked, Some(_)) => Ok(anywhere),
-        (OnMetal::Kept(other) | OnMetal::Becomes(other), None) => self::anywhere(stored, Some(other), false),
+        (OnMetal::Computes, _) | (OnMetal::Kept(_) | OnMetal::KeptIfAsked, Some(_)) => Ok(elsewhere),
+        (OnMetal::Kept(other) | OnMetal::Becomes(other), None) => {
+            target_elsewhere(stored, Some(other), false)
+        }
         (OnMetal::KeptIfAsked, None) => fail(format!(
             "Candle does not compute with {dtype:?} on Metal; `dtype(DType::F32)` loads it, rounded"
         )),
@@ -87,19 +96,20 @@ pub(crate) fn arrival_on(
     }
 }
 
-fn anywhere(stored: Dtype, requested: Option<DType>, complex_pairs: bool) -> Result<Arrival> {
-    let natural = natural(stored, complex_pairs);
-    match (natural, requested) {
-        (Some(natural), None) => Ok(natural),
-        (Some(natural), Some(requested)) if natural.dtype == requested => Ok(natural),
-        (Some(natural), Some(requested)) => {
-            let made = to_stored(requested);
-            if let Some(made) = made.filter(|&made| Cast::exists(stored, made)) {
-                return Ok(Arrival { made, dtype: requested, pairs: false });
+/// The same, on a device that holds whatever Candle has.
+fn target_elsewhere(stored: Dtype, requested: Option<DType>, complex_pairs: bool) -> Result<Target> {
+    let default = default_target(stored, complex_pairs);
+    match (default, requested) {
+        (Some(default), None) => Ok(default),
+        (Some(default), Some(requested)) if default.dtype == requested => Ok(default),
+        (Some(default), Some(requested)) => {
+            let read_as = to_stored(requested);
+            if let Some(read_as) = read_as.filter(|&read_as| Cast::exists(stored, read_as)) {
+                return Ok(Target { read_as, dtype: requested, pairs: false });
             }
             let message = format!(
                 "there is no cast from {stored} to {requested:?}; load it without a dtype to get {:?}",
-                natural.dtype
+                default.dtype
             );
             Err(Error::new(ErrorKind::Dtype, message))
         }
@@ -107,8 +117,9 @@ fn anywhere(stored: Dtype, requested: Option<DType>, complex_pairs: bool) -> Res
     }
 }
 
-fn natural(stored: Dtype, complex_pairs: bool) -> Option<Arrival> {
-    let (made, dtype) = match stored {
+/// What a dtype becomes without a request.
+fn default_target(stored: Dtype, complex_pairs: bool) -> Option<Target> {
+    let (read_as, dtype) = match stored {
         Dtype::Bool | Dtype::U8 => (stored, DType::U8),
         Dtype::I8 => (Dtype::I16, DType::I16),
         Dtype::I16 => (stored, DType::I16),
@@ -131,19 +142,33 @@ fn natural(stored: Dtype, complex_pairs: bool) -> Option<Arrival> {
         // `C64`, and whatever the format may get.
         _ => return None,
     };
-    Some(Arrival { made, dtype, pairs: stored == Dtype::C64 })
+    Some(Target { read_as, dtype, pairs: stored == Dtype::C64 })
 }
 
-/// What Candle calls the elements of an entry that is made as it arrives, their number (of packed ones: bytes), and their
-/// shape.
+/// Whether a request for `to` gets the stored bits, not the values: integers of one width, as Candle's own
+/// casts, which are Rust's `as`, give them, and the codes of 8-bit floats.
+pub(crate) fn keeps_bits(from: Dtype, to: Dtype) -> bool {
+    match from {
+        Dtype::I8 | Dtype::F8_E4M3 | Dtype::F8_E5M2 => to == Dtype::U8,
+        Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ | Dtype::F8_E8M0 => to == Dtype::U8,
+        Dtype::U16 => to == Dtype::I16,
+        Dtype::I32 => to == Dtype::U32,
+        Dtype::U32 => to == Dtype::I32,
+        Dtype::U64 => to == Dtype::I64,
+        _ => false,
+    }
+}
+
+/// What Candle calls the elements of an entry that is read as it is placed, their number (of packed ones:
+/// bytes), and their shape.
 #[cfg(any(feature = "cuda", feature = "metal"))]
-pub(crate) fn made(entry: &weighbridge::Entry) -> Result<(DType, usize, Shape)> {
-    let natural = natural(entry.dtype(), true).filter(|natural| natural.made == entry.dtype());
-    let natural = natural.ok_or_else(|| Error::new(ErrorKind::Internal, "it was not made for Candle"))?;
-    let elements = entry.byte_len() / natural.dtype.size_in_bytes().max(1) as u64;
+pub(crate) fn layout_of(entry: &weighbridge::Entry) -> Result<(DType, usize, Shape)> {
+    let target = default_target(entry.dtype(), true).filter(|target| target.read_as == entry.dtype());
+    let target = target.ok_or_else(|| Error::new(ErrorKind::Internal, "Candle has no such dtype"))?;
+    let elements = entry.byte_len() / target.dtype.size_in_bytes().max(1) as u64;
     let elements = usize::try_from(elements)
         .map_err(|_| Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))?;
-    Ok((natural.dtype, elements, natural.shape(entry.shape())))
+    Ok((target.dtype, elements, target.shape(entry.shape())))
 }
 
 fn refusal(stored: Dtype) -> Error {
@@ -181,7 +206,7 @@ pub fn to_stored(dtype: DType) -> Option<Dtype> {
 
 /// What `dtype` becomes in Candle when nothing else is asked for; `None` where Candle cannot hold it.
 pub fn from_stored(dtype: Dtype) -> Option<DType> {
-    natural(dtype, false).map(|arrival| arrival.dtype)
+    default_target(dtype, false).map(|target| target.dtype)
 }
 
 #[cfg(test)]
@@ -191,15 +216,15 @@ mod tests {
     #[test]
     fn every_dtype_has_its_row() {
         for stored in Dtype::all() {
-            match anywhere(stored, None, false) {
-                Ok(arrival) => assert_eq!(Some(arrival.dtype), from_stored(stored)),
+            match target_elsewhere(stored, None, false) {
+                Ok(target) => assert_eq!(Some(target.dtype), from_stored(stored)),
                 Err(error) => {
                     assert_eq!(stored, Dtype::C64);
                     assert!(error.to_string().contains("complex_pairs"), "{error}");
                 }
             }
         }
-        assert_eq!(anywhere(Dtype::C64, None, true).unwrap().dtype, DType::F32);
+        assert_eq!(target_elsewhere(Dtype::C64, None, true).unwrap().dtype, DType::F32);
     }
 
     #[test]
@@ -207,13 +232,13 @@ mod tests {
         for stored in Dtype::all() {
             let raw = matches!(stored, Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::C64);
             for requested in [DType::F32, DType::BF16, DType::F16, DType::I64, DType::U8, DType::F8E4M3] {
-                let arrival = anywhere(stored, Some(requested), false);
-                assert_eq!(arrival.is_err(), raw, "{stored} as {requested:?}");
-                assert!(arrival.is_err() || arrival.unwrap().dtype == requested);
+                let target = target_elsewhere(stored, Some(requested), false);
+                assert_eq!(target.is_err(), raw, "{stored} as {requested:?}");
+                assert!(target.is_err() || target.unwrap().dtype == requested);
             }
         }
-        let error = anywhere(Dtype::F6_E2M3, Some(DType::F32), false).unwrap_err();
+        let error = target_elsewhere(Dtype::F6_E2M3, Some(DType::F32), false).unwrap_err();
         assert!(error.to_string().contains("without a dtype to get F6E2M3"), "{error}");
-        assert!(anywhere(Dtype::F4, Some(DType::F4), false).is_ok());
+        assert!(target_elsewhere(Dtype::F4, Some(DType::F4), false).is_ok());
     }
 }

@@ -2,14 +2,13 @@
 //! straight into the memory that becomes the tensors.
 //!
 //! ```
-//! use weighbridge::Checkpoint;
 //! use weighbridge_candle::Loader;
 //! use weighbridge_candle::candle_core::{DType, Device};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
 //! # let device = Device::Cpu;
-//! let ckpt = Checkpoint::open(dir)?; // a file, a directory, an index, or "org/name" in the local cache
+//! let ckpt = weighbridge_candle::open(dir)?; // a file, a directory, an index, or "org/name" in the local cache
 //! let vb = Loader::new(&ckpt).dtype(DType::F32).device(&device).var_builder()?;
 //! let embeddings = vb.pp("model.embed_tokens").get_unchecked("weight")?;
 //! # assert_eq!(embeddings.dtype(), DType::F32);
@@ -18,24 +17,48 @@
 //! ```
 //!
 //! [`Loader::var_builder`] gives the `VarBuilder<'static>` that Candle's models are built from,
-//! [`Loader::load`] all tensors by name. [`dtype`] says what each stored dtype becomes.
+//! [`Loader::load`] all tensors by name. [`dtype`] says what each stored dtype becomes;
+//! [`Loader::dtype_for`], [`Loader::stored_dtypes`], [`Loader::rename`] and [`Loader::part_for`] say
+//! otherwise.
 //!
 //! [`Saver`] writes tensors and `VarMap`s, [`Loader::fill`] loads into a `VarMap` that is there, and
 //! [`Loader::sharded_var_builder`] gives each rank of a tensor-parallel model its parts.
 //!
+//! # Errors
+//!
+//! Everything here fails with [`weighbridge::Error`], but what is Candle's: builders and their backends. In a
+//! function that returns Candle's `Result`, wrap them:
+//!
+//! ```
+//! use weighbridge_candle::candle_core::{Error, Result};
+//! use weighbridge_candle::candle_nn::{Embedding, VarBuilder, embedding};
+//! use weighbridge_candle::{Loader, open};
+//!
+//! fn load(dir: &str) -> Result<Embedding> {
+//!     let ckpt = open(dir).map_err(Error::wrap)?;
+//!     let vb: VarBuilder<'_> = Loader::new(&ckpt).var_builder().map_err(Error::wrap)?;
+//!     embedding(13, 64, vb.pp("model.embed_tokens"))
+//! }
+//! # assert!(load("no such model").unwrap_err().to_string().contains("no such model"));
+//! ```
+//!
 //! # Features
 //!
+//! - `convert`: [`open`] takes PyTorch pickles, GGUF, ONNX, NumPy, HDF5 and other formats, too.
 //! - `cuda`, `metal`: Candle's own backends for these devices.
 
 mod backend;
 mod capability;
+mod catalog;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod devices;
 pub mod dtype;
+mod load;
 mod loader;
 #[cfg(feature = "metal")]
 mod metal;
-mod quantized;
+mod open;
 mod save;
 mod session;
 mod sharded;
@@ -48,11 +71,14 @@ pub use candle_nn;
 pub use weighbridge;
 
 pub use backend::Backend;
-pub use loader::{Conversion, Loaded, Loader, Skipped};
-pub use save::{Aliases, Saver, vars};
+pub use load::{Conversion, Loaded, Skipped};
+pub use loader::Loader;
+pub use open::open;
+pub use save::{Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
 pub use staging::Staging;
 pub use var_map::Filled;
+pub use weighbridge::write::Aliases;
 
 /// The README's example, compiled and not run.
 #[doc = include_str!("../../../README.md")]

@@ -1,7 +1,8 @@
 //! Apple GPUs: tensors are read into buffers that host and GPU share.
 //!
-//! Each buffer has the size of its tensor, and is not of Candle's pool, whose sizes are powers of two. Nor is it put into the
-//! device's residency set, which would keep it for ever: Metal makes what a command uses resident by itself.
+//! Each buffer has the size of its tensor, and is not of Candle's pool, whose sizes are powers of two. Nor is
+//! it put into the device's residency set, which would keep it for ever: Metal makes what a command uses
+//! resident by itself.
 //!
 //! The module has `unsafe` code: the memory of buffers is reached through pointers.
 #![allow(unsafe_code)]
@@ -16,10 +17,9 @@ use candle_metal_kernels::metal::Buffer;
 use weighbridge::engine::{self, Transfer};
 use weighbridge::{Entry, Error, ErrorKind, Result};
 
-use crate::dtype::made;
-use crate::loader::refused;
-use crate::session::Devices;
-use crate::tensor::check_strides;
+use crate::devices::Devices;
+use crate::dtype::layout_of;
+use crate::tensor::{check_strides, refused};
 
 /// The GPUs of a load.
 pub(crate) struct Metal {
@@ -38,7 +38,7 @@ impl Metal {
     }
 
     fn device(&self, name: &str) -> Result<&MetalDevice> {
-        match self.devices.of(name) {
+        match self.devices.for_name(name) {
             Device::Metal(device) => Ok(device),
             _ => Err(Error::new(ErrorKind::Internal, "its device is not Metal's")),
         }
@@ -66,12 +66,19 @@ impl engine::Device for Metal {
         let room = usize::try_from(bytes.max(1))
             .map_err(|_| Error::new(ErrorKind::Memory, "it does not fit this machine's address space"))?;
         let buffer = device.new_buffer(room, RESOURCE_OPTIONS).map_err(|error| {
-            Error::new(ErrorKind::Memory, format!("{bytes} bytes of shared memory could not be had: {error}"))
+            Error::new(
+                ErrorKind::Memory,
+                format!("{bytes} bytes of shared memory could not be allocated: {error}"),
+            )
         })?;
         Ok(Shared { buffer, bytes })
     }
 
-    fn in_place<'m>(&self, memory: &'m Shared, bytes: Range<u64>) -> Option<&'m mut [MaybeUninit<u8>]> {
+    unsafe fn in_place<'m>(
+        &self,
+        memory: &'m Shared,
+        bytes: Range<u64>,
+    ) -> Option<&'m mut [MaybeUninit<u8>]> {
         if bytes.start > bytes.end || bytes.end > memory.bytes {
             return None;
         }
@@ -81,8 +88,9 @@ impl engine::Device for Metal {
         }
         // SAFETY: the buffer has at least `memory.bytes` bytes.
         let start = unsafe { start.add(bytes.start as usize) };
-        // SAFETY: these bytes lie inside of the buffer, which lives as long as `memory`; the GPU knows nothing of it before it
-        // is a tensor, and the session asks for each byte once and has let go of it by then.
+        // SAFETY: these bytes lie inside of the buffer, which lives as long as `memory`; the GPU knows
+        // nothing of it before it is a tensor, and the session asks for each byte once and has let go of it
+        // by then.
         Some(unsafe { std::slice::from_raw_parts_mut(start.cast(), (bytes.end - bytes.start) as usize) })
     }
 
@@ -96,7 +104,7 @@ impl engine::Device for Metal {
 
     fn finish(&self, entry: &Entry, memory: Shared) -> Result<Tensor> {
         let device = self.device(entry.name())?;
-        let (dtype, elements, shape) = made(entry)?;
+        let (dtype, elements, shape) = layout_of(entry)?;
         check_strides(&shape).map_err(|error| refused(&error))?;
         let storage = MetalStorage::new(Arc::new(memory.buffer), device.clone(), elements, dtype);
         Ok(Tensor::from((Storage::Metal(storage), shape)))

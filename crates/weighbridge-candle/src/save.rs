@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::cpu_backend::CpuStorage;
 use candle_core::{Device, Storage, StridedBlocks, Tensor};
 use candle_nn::VarMap;
-use weighbridge::write::{Save, Saved, TensorData, Values};
+use weighbridge::write::{Aliases, Save, Saved, TensorData, Values};
 use weighbridge::{Dtype, Element, Error, ErrorKind, Result};
 
 #[cfg(feature = "cuda")]
@@ -17,9 +17,10 @@ use crate::staging::Staging;
 
 /// Writes Candle tensors: one file or a sharded checkpoint, streamed, without a second copy of the model.
 ///
-/// How it is written, with which metadata and in shards of which size, a [`Save`] says; what it promises when something
-/// fails holds here too. Tensors are taken in the order of their names, so that a `HashMap` gives the same bytes every
-/// time. Views and transposed tensors are written as they are seen, element by element if need be.
+/// How it is written, with which metadata and in shards of which size, a [`Save`] says; what it promises when
+/// something fails holds here too. Tensors are taken in the order of their names, so that a `HashMap` gives
+/// the same bytes every time. Views and transposed tensors are written as they are seen, element by element
+/// if need be.
 ///
 /// ```
 /// use weighbridge_candle::candle_core::{DType, Device, Tensor};
@@ -36,24 +37,12 @@ use crate::staging::Staging;
 #[derive(Clone, Debug, Default)]
 pub struct Saver {
     save: Save,
-    aliases: Aliases,
+    aliases: Option<Aliases>,
     staging: Staging,
 }
 
-/// What becomes of tensors that are the same memory, seen in the same way: tied weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Aliases {
-    /// Each is written. Every reader finds every name.
-    #[default]
-    Full,
-    /// The first name is written; each further one becomes an entry of the metadata, `further = first`, as in
-    /// `safetensors.torch.save_model`.
-    Once,
-}
-
 impl Saver {
-    /// No metadata, the official order, aliases in full.
+    /// No metadata, the official order, each alias in full.
     pub fn new() -> Self {
         Self::default()
     }
@@ -65,14 +54,16 @@ impl Saver {
         self
     }
 
-    /// Sets what becomes of aliases.
+    /// Sets what becomes of tensors that are the same memory, seen in the same way: tied weights. [`Aliases::Each`]
+    /// otherwise.
     #[must_use]
     pub fn aliases(mut self, aliases: Aliases) -> Self {
-        self.aliases = aliases;
+        self.aliases = Some(aliases);
         self
     }
 
-    /// Sets through which memory tensors come from a GPU; otherwise each save has some of its own. See [`Staging`].
+    /// Sets through which memory tensors come from a GPU; otherwise each save has some of its own. See
+    /// [`Staging`].
     #[must_use]
     pub fn staging(mut self, staging: &Staging) -> Self {
         self.staging = staging.clone();
@@ -137,7 +128,7 @@ impl Saver {
             let tensor = Stored::new(tensor).map_err(|error| error.in_tensor(&name))?;
             #[cfg(feature = "cuda")]
             let tensor = Stored { download: downloads.of(tensor.tensor.device())?, ..tensor };
-            if self.aliases == Aliases::Once {
+            if self.aliases == Some(Aliases::Once) {
                 let first = first_names.entry(tensor.identity()).or_insert_with(|| name.clone());
                 if *first != name {
                     save = save.metadata(name, first.clone());

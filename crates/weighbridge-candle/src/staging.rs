@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use weighbridge::engine::Ring;
 
-/// Page-locked memory through which tensors go to a GPU and come back: 64 buffers of 4 MiB unless more is said. Other
-/// devices need none.
+/// Page-locked memory through which tensors go to a GPU and come back: 64 buffers of 4 MiB unless more is
+/// said. Other devices need none.
 ///
-/// A load makes the buffers that it needs, not more than that, and frees them. Locking pages takes time, about as much
-/// as it takes to send some gigabytes; who loads or saves more than once gives the same `Staging` to each
-/// [`Loader`](crate::Loader::staging) and [`Saver`](crate::Saver::staging), and frees it by dropping it.
+/// A load makes the buffers that it needs, not more than that, and frees them. Locking pages takes time,
+/// about as much as it takes to send some gigabytes; who loads or saves more than once gives the same
+/// `Staging` to each [`Loader`](crate::Loader::staging) and [`Saver`](crate::Saver::staging), and frees it by
+/// dropping it.
 ///
 /// ```
 /// use weighbridge_candle::{Loader, Staging};
@@ -46,7 +47,7 @@ impl Staging {
         Self::default()
     }
 
-    /// Sets the number of buffers that a load or a save has at the most; at least one.
+    /// Sets the number of buffers that a load or a save has at most; at least one.
     pub fn buffers(self, buffers: usize) -> Self {
         Self::of(buffers.max(1), self.buffer_bytes)
     }

@@ -3,7 +3,7 @@
 use candle_core::cpu_backend::CpuStorage;
 use candle_core::{DType, Device, Shape, Storage, Tensor};
 use float8::F8E4M3;
-use weighbridge::HostBuffer;
+use weighbridge::{Error, ErrorKind, HostBuffer};
 
 /// The tensor of `buffer`; on the CPU the memory becomes the tensor's own, elsewhere it is copied over.
 pub(crate) fn place(
@@ -28,13 +28,18 @@ pub(crate) fn place(
     }
 }
 
-/// Whether Candle can compute the strides of a shape: it multiplies from the last dimension on, which can overflow where
-/// there is a 0 among the first.
+/// Whether Candle can compute the strides of a shape: it multiplies from the last dimension on, which can
+/// overflow where there is a 0 among the first.
 pub(crate) fn check_strides(shape: &Shape) -> candle_core::Result<()> {
     match shape.dims().iter().rev().try_fold(1_usize, |product, &dim| product.checked_mul(dim)) {
         Some(_) => Ok(()),
         None => Err(candle_core::Error::msg("the strides of its shape do not fit this machine")),
     }
+}
+
+/// The error for what Candle did not take.
+pub(crate) fn refused(error: &candle_core::Error) -> Error {
+    Error::new(ErrorKind::Device, format!("Candle could not place it: {error}"))
 }
 
 fn place_bytes(values: Vec<u8>, dtype: DType, shape: Shape, device: &Device) -> candle_core::Result<Tensor> {

@@ -1,16 +1,14 @@
 //! Stored values into variables that are there.
 
-use std::collections::HashMap;
-
-use candle_core::{Device, Var};
+use candle_core::{Device, Tensor, Var};
 use candle_nn::VarMap;
-use weighbridge::engine::Order;
+use weighbridge::engine::ReadOrder;
 use weighbridge::{Error, ErrorKind, Names, Result};
 
 use crate::Loader;
-use crate::dtype::{Arrival, arrival};
-use crate::loader::refused;
-use crate::session::{Devices, Tensors, Want};
+use crate::devices::Devices;
+use crate::session::Tensors;
+use crate::tensor::refused;
 
 /// What [`Loader::fill`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,23 +21,24 @@ pub struct Filled {
 }
 
 impl Loader {
-    /// Sets every variable of a map to the stored tensor of its name, in the variable's own dtype and on its own
-    /// device.
+    /// Sets every variable of a map to the stored tensor of its name, in the variable's own dtype and on its
+    /// own device. [`part_for`](Self::part_for) counts, [`dtype`](Self::dtype) and
+    /// [`dtype_for`](Self::dtype_for) do not.
     ///
-    /// It is all or nothing: names, shapes and dtypes are checked before anything is read, and everything is read
-    /// before the first variable changes, so that for a moment old and new values are in memory. See
+    /// It is all or nothing: names, shapes and dtypes are checked before anything is read, and everything is
+    /// read before the first variable changes, so that for a moment old and new values are in memory. See
     /// [`fill_in_place`](Self::fill_in_place) for less.
     ///
     /// # Errors
     ///
-    /// Fails when a variable has no tensor, or one of another shape, or when there is no such cast; the first by name
-    /// is named. Fails, too, when reading fails. The variables are as they were.
+    /// Fails when a variable has no tensor, or one of another shape, or when there is no such cast; the first
+    /// by name is named. Fails, too, when reading fails. The variables are as they were.
     pub fn fill(self, map: &VarMap) -> Result<Filled> {
         self.fill_with(map, false)
     }
 
-    /// The same with one copy of the model and one tensor in memory: each variable is set as soon as its tensor is
-    /// read.
+    /// The same with one copy of the model and one tensor in memory: each variable is set as soon as its
+    /// tensor is read.
     ///
     /// # Errors
     ///
@@ -52,57 +51,49 @@ impl Loader {
         let data = map.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut vars: Vec<(&String, &Var)> = data.iter().collect();
         vars.sort_by_key(|(name, _)| *name);
-        let mut arrivals = HashMap::<String, Arrival>::new();
-        for (name, var) in &vars {
+        let catalog = self.catalog()?;
+        self.devices = devices_of(&vars);
+        let route = self.devices.route();
+        let (mut entries, mut requests) = (Vec::new(), Vec::new());
+        for &(name, var) in &vars {
             let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(name));
-            self.refuse_codes(name)?;
-            let Some(tensor) = self.tensor(name) else {
-                let near =
-                    self.nearest(name).map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-                return fail(
-                    ErrorKind::MissingTensor,
-                    format!("the checkpoint has no tensor for this variable{near}"),
-                );
+            catalog.refuse_codes(name)?;
+            let Some(item) = catalog.item(name) else {
+                let near = catalog.nearest(name);
+                let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+                let message = format!("the checkpoint has no tensor for this variable{near}");
+                return fail(ErrorKind::MissingTensor, message);
             };
-            let arrival = arrival(tensor.dtype(), Some(var.dtype()), self.has_complex_pairs(), var.device())
-                .map_err(|e| e.in_tensor(name))?;
-            let shape = arrival.shape(tensor.shape());
+            let device = var.device();
+            let target = item.target(Some(var.dtype()), device).map_err(|error| error.in_tensor(name))?;
+            let shape = target.shape(item.shape());
             if shape != *var.shape() {
                 let message =
                     format!("the variable has shape {:?}, the stored tensor {shape:?}", var.shape());
                 return fail(ErrorKind::Shape, message);
             }
-            arrivals.insert((*name).clone(), arrival);
+            let (entry, request) = item.planned(&target, true, route, device)?;
+            entries.push(entry);
+            requests.push((name, var, request));
         }
-        let unused: Vec<_> = self
-            .tensors()
-            .map(|tensor| tensor.name().to_owned())
-            .filter(|name| !arrivals.contains_key(name))
-            .collect();
-        self.devices = devices_of(&vars);
-        let route = self.devices.route();
-        let session = self.session(&arrivals)?;
+        let unused = catalog.items().map(|item| item.name().to_owned());
+        let unused = unused.filter(|name| !data.contains_key(name)).collect();
         let session = match in_place {
-            true => session.order(Order::Natural),
-            false => session.read_ahead(u64::MAX).order(Order::File),
+            true => self.session(entries, ReadOrder::Natural, None),
+            false => self.session(entries, ReadOrder::File, Some(u64::MAX)),
         };
         let session = Tensors::start(session, &self.devices, &self.staging)?;
-        let set = |var: &Var, tensor: &candle_core::Tensor| var.set(tensor).map_err(|error| refused(&error));
+        let set = |var: &Var, tensor: &Tensor| var.set(tensor).map_err(|error| refused(&error));
         let mut staged = Vec::new();
-        for (changed, (name, var)) in vars.iter().enumerate() {
-            let arrival = arrivals[*name];
-            let carried = self.tensor(name).map_or(arrival.made, |tensor| route.carried(&tensor, arrival));
-            let load = || {
-                let shape = var.shape().clone();
-                session.take(name, Want { carried, dtype: var.dtype(), shape, device: var.device() })
-            };
+        for (changed, (name, var, request)) in requests.into_iter().enumerate() {
+            let tensor = session.take(name, request);
             if in_place {
-                load().and_then(|tensor| set(var, &tensor)).map_err(|error: Error| {
+                tensor.and_then(|tensor| set(var, &tensor)).map_err(|error| {
                     let message = format!("{changed} of {} variables had changed: {error}", vars.len());
                     Error::new(error.kind(), message).with_source(error)
                 })?;
             } else {
-                staged.push(load().map_err(|error: Error| error.in_tensor(name))?);
+                staged.push(tensor.map_err(|error| error.in_tensor(name))?);
             }
         }
         for ((name, var), tensor) in vars.iter().zip(&staged) {
@@ -115,13 +106,14 @@ impl Loader {
 
 /// Each variable's own device, by its name.
 fn devices_of(vars: &[(&String, &Var)]) -> Devices {
-    let usual = vars.first().map_or(Device::Cpu, |(_, var)| var.device().clone());
-    let mut of: Vec<(Vec<String>, Device)> = Vec::new();
-    for (name, var) in vars.iter().filter(|(_, var)| !var.device().same_device(&usual)) {
-        match of.iter_mut().find(|(_, device)| device.same_device(var.device())) {
+    let default = vars.first().map_or(Device::Cpu, |(_, var)| var.device().clone());
+    let mut others: Vec<(Vec<String>, Device)> = Vec::new();
+    for (name, var) in vars.iter().filter(|(_, var)| !var.device().same_device(&default)) {
+        match others.iter_mut().find(|(_, device)| device.same_device(var.device())) {
             Some((names, _)) => names.push((*name).clone()),
-            None => of.push((vec![(*name).clone()], var.device().clone())),
+            None => others.push((vec![(*name).clone()], var.device().clone())),
         }
     }
-    Devices { usual, of: of.into_iter().map(|(names, device)| (Names::list(names), device)).collect() }
+    let rules = others.into_iter().map(|(names, device)| (Names::list(names), device)).collect();
+    Devices { default, rules }
 }

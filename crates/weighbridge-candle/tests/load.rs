@@ -354,8 +354,11 @@ fn a_shape_whose_strides_overflow_is_an_error() {
 fn a_failed_read_ahead_does_not_fail_another_dtype() {
     let bytes = 300.0_f32.to_le_bytes().to_vec();
     let ckpt = Checkpoint::from_bytes(file(&[("t", Stored::new(St::F32, &[1], bytes))])).unwrap();
-    let vb = Loader::new(&ckpt).dtype(DType::U8).var_builder().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    let (told, progress) = std::sync::mpsc::channel();
+    let tell = move |_| told.send(()).unwrap_or_default();
+    let vb = Loader::new(&ckpt).dtype(DType::U8).threads(2).progress(tell).var_builder().unwrap();
+    // 300 was read, and is no U8.
+    progress.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
     assert_eq!(vb.get_unchecked_dtype("t", DType::F32).unwrap().to_vec1::<f32>().unwrap(), [300.0]);
     assert!(vb.get_unchecked("t").is_err());
 }

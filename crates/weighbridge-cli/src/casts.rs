@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use weighbridge::plan::Overflow;
-use weighbridge::{Checkpoint, Dtype, Names, TensorRef};
+use weighbridge::plan::{OutOfRange, Overflow};
+use weighbridge::{Checkpoint, Dtype, Error, Names, TensorRef};
 
 use crate::dtype::{can_read, parse_dtype};
 use crate::show::plural;
@@ -12,8 +12,8 @@ use crate::show::plural;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Dtypes")]
 pub(crate) struct Casts {
-    /// The dtype to cast to: `bf16` casts all floats, `'*.bias=f32'` whatever the glob matches, integers included. May be
-    /// given several times: the last one that speaks of a tensor counts
+    /// The dtype to cast to: `bf16` casts all floats, `'*.bias=f32'` whatever the glob matches, integers
+    /// included. May be given several times: the last one that speaks of a tensor counts
     #[arg(long, value_name = "[GLOB=]DTYPE", value_parser = To::parse)]
     to: Vec<To>,
 
@@ -32,7 +32,8 @@ pub(crate) struct Casts {
 /// What becomes of quantised modules.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct OnQuantized {
-    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that would be cast
+    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that would be
+    /// cast
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     quantized: HowQuantized,
 }
@@ -112,10 +113,46 @@ impl From<OnOverflow> for Overflow {
     }
 }
 
-/// What the library says that a caller could do, in the words of the command line.
-pub(crate) fn in_options(error: &str) -> String {
-    let error = error.replace("`Overflow::Saturate`", "--overflow saturate");
-    error.replace("`Overflow::Infinity`", "--overflow infinity")
+/// An error in the words of the command line: how a value that does not fit could be cast is said as options.
+pub(crate) fn in_options(error: anyhow::Error) -> anyhow::Error {
+    let option = |how: &Overflow| match how {
+        Overflow::Error => Some("--overflow error"),
+        Overflow::Saturate => Some("--overflow saturate"),
+        Overflow::Infinity => Some("--overflow infinity"),
+        _ => None,
+    };
+    match error.downcast::<weighbridge::Error>() {
+        Ok(own) => {
+            let told = reworded(own, |remedies| {
+                let options: Vec<_> = remedies.iter().filter_map(option).collect();
+                if options.is_empty() {
+                    String::new()
+                } else {
+                    format!("; {} would take it", options.join(" or "))
+                }
+            });
+            told.into()
+        }
+        Err(other) => other,
+    }
+}
+
+/// An error of a verb that does not let the user choose how values that do not fit are cast.
+pub(crate) fn without_options(error: weighbridge::Error) -> weighbridge::Error {
+    reworded(error, |_| String::new())
+}
+
+fn reworded(error: Error, advice: impl Fn(&[Overflow]) -> String) -> Error {
+    let source = std::error::Error::source(&error);
+    let Some(value) = source.and_then(|source| source.downcast_ref::<OutOfRange>()) else { return error };
+    let mut told = Error::new(error.kind(), format!("{value}{}", advice(&value.remedies)));
+    if let Some(file) = error.file() {
+        told = told.in_file(file);
+    }
+    match error.tensor() {
+        Some(tensor) => told.in_tensor(tensor),
+        None => told,
+    }
 }
 
 /// Which tensor gets which dtype.
@@ -178,5 +215,36 @@ impl Rules {
 
     pub(crate) fn overflow(&self) -> Overflow {
         self.overflow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use weighbridge::Plan;
+    use weighbridge::plan::cast_into;
+    use weighbridge::write::{Save, Values};
+
+    use super::*;
+
+    #[test]
+    fn remedies_are_said_as_options() {
+        let bytes = Save::new().bytes([("w", Values::new(&[1], &[1e6_f32]).unwrap())]).unwrap();
+        let checkpoint = Checkpoint::from_bytes(bytes).unwrap();
+        let plan =
+            Plan::of(&checkpoint).dtype(|_| Some(Dtype::F16)).overflow(Overflow::Error).build().unwrap();
+        let error = plan.session().start().unwrap().take("w", None).unwrap_err();
+        let error = error.in_file(Path::new("`Overflow::Saturate`"));
+        let place = "`Overflow::Saturate`: tensor \"w\": 1000000 of F32 does not fit F16";
+        assert_eq!(
+            in_options(error.clone().into()).to_string(),
+            format!("{place}; --overflow saturate or --overflow infinity would take it")
+        );
+        assert_eq!(without_options(error).to_string(), place);
+        // What has no remedies, and what is about something else, stays as it is.
+        let error = cast_into(Dtype::F32, &f32::NAN.to_le_bytes(), &mut [0_i8]).unwrap_err();
+        assert_eq!(in_options(error.into()).to_string(), "NaN of F32 does not fit I8");
+        assert_eq!(in_options(anyhow::anyhow!("`Overflow::Saturate`")).to_string(), "`Overflow::Saturate`");
     }
 }

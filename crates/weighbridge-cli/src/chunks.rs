@@ -27,8 +27,9 @@ pub(crate) struct Chunk<'c> {
     pub(crate) range: Range<u64>,
 }
 
-/// Reads all bytes of `tensors`, several pieces at a time; makes a result of each with `map`, on any thread, and hands
-/// the results to `fold`, in order: tensor by tensor as given, front to back. Tensors without bytes have no pieces.
+/// Reads all bytes of `tensors`, several pieces at a time; makes a result of each with `map`, on any thread,
+/// and hands the results to `fold`, in order: tensor by tensor as given, front to back. Tensors without bytes
+/// have no pieces.
 ///
 /// Memory: a few pieces for each thread, whatever the tensors have.
 pub(crate) fn map_in_order<'c, R: Send>(

@@ -1,15 +1,16 @@
 //! The command line: what all verbs share, and the list of verbs.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::Outcome;
+use crate::global::Global;
+use crate::outcome::Outcome;
 use crate::term::Term;
 use crate::verb;
 
 /// Looks at, verifies, compares and reshapes safetensors checkpoints, without loading them into memory.
 ///
-/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), or the id of a repository in the
-/// local Hugging Face cache (`org/name`, `org/name@revision`).
+/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), or the id of a repository
+/// in the local Hugging Face cache (`org/name`, `org/name@revision`).
 #[derive(Debug, Parser)]
 #[command(name = "weighbridge", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "\
@@ -27,26 +28,6 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) verb: Verb,
-}
-
-/// Options of every verb.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
-    #[command(flatten)]
-    pub(crate) color: colorchoice_clap::Color,
-
-    /// Print no notes and no warnings, only data and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-
-    /// Say more about what is done
-    #[arg(short, long, global = true)]
-    pub(crate) verbose: bool,
-
-    /// Show no progress bars; without a terminal there are none anyway
-    #[arg(long, global = true)]
-    pub(crate) no_progress: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,5 @@
-//! Where output goes: one file or the shards of a directory, never over something that is there unless told so.
+//! Where output goes: one file or the shards of a directory, never over something that is there unless told
+//! so.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -10,15 +11,17 @@ use clap::Args;
 use weighbridge::write::{Save, Split, TensorData, parse_size};
 use weighbridge::{Checkpoint, Progress};
 
+use crate::interrupt;
+use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, interrupt};
 
 /// Where to write a checkpoint.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Destination {
-    /// Where to write: one file if it ends in `.safetensors`, otherwise a directory, in shards with their index
+    /// Where to write: one file if it ends in `.safetensors`, otherwise a directory, in shards with their
+    /// index
     #[arg(short, long, value_name = "PATH", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
 
@@ -30,7 +33,8 @@ pub(crate) struct Destination {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_shard_size: Option<u64>,
 
-    /// Write nothing, only list what would be written: name, dtype, shape and bytes of each tensor, with tabs between
+    /// Write nothing, only list what would be written: name, dtype, shape and bytes of each tensor, with tabs
+    /// between
     #[arg(long)]
     dry_run: bool,
 }
@@ -53,7 +57,8 @@ impl Destination {
         self.output.as_deref().filter(is_file)
     }
 
-    /// The output, if it is a file with one of these endings and is to be written; fails where something is there already.
+    /// The output, if it is a file with one of these endings and is to be written; fails where something is
+    /// there already.
     pub(crate) fn foreign_file(&self, endings: &[&str]) -> Result<Option<&Path>> {
         let named = |path: &&Path| {
             let end = path.extension().unwrap_or_default();

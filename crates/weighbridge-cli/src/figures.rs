@@ -1,60 +1,25 @@
 //! Figures of tensors' values: extremes, mean, spread, what is not finite, and a histogram, in one reading.
 //!
-//! Of dtypes of up to 16 bits it is counted how often each code occurs, and every figure follows exactly from that.
-//! Wider values are summed up block by block, and for the histogram counted by their sign, their exponent and the first
-//! seven bits of their mantissa, so that a value may be counted one bin nearer to zero than it is.
+//! Of dtypes of up to 16 bits it is counted how often each code occurs, and every figure follows exactly from
+//! that. Wider values are summed up block by block, and for the histogram counted by their sign, their
+//! exponent and the first seven bits of their mantissa, so that a value may be counted one bin nearer to zero
+//! than it is.
 //!
 //! Pieces are cut and merged in the same way whatever the number of threads, and so are the figures the same.
 
+mod results;
 mod tally;
 mod wide;
 
 use anyhow::Result;
-use serde::Serialize;
 use weighbridge::{Dtype, TensorRef};
 
 use crate::chunks;
 use crate::dtype::can_read;
 use crate::term::Bar;
+pub(crate) use results::{Figures, Number};
 use tally::Tally;
 use wide::Wide;
-
-/// The figures of one tensor. Extremes, mean, deviation and histogram are those of the finite values.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Figures {
-    /// So many numbers were looked at: a complex number is two.
-    pub(crate) values: u64,
-    pub(crate) min: Option<Number>,
-    pub(crate) max: Option<Number>,
-    pub(crate) mean: Option<f64>,
-    /// The standard deviation, of all values and not of a sample.
-    pub(crate) std: Option<f64>,
-    pub(crate) zeros: u64,
-    pub(crate) nans: u64,
-    #[serde(rename = "positive_infinities")]
-    pub(crate) infinities: u64,
-    pub(crate) negative_infinities: u64,
-    pub(crate) histogram: Option<Histogram>,
-}
-
-/// A value as its dtype has it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub(crate) enum Number {
-    Signed(i64),
-    Unsigned(u64),
-    Real(f64),
-}
-
-/// How many values are in each of [`BINS`] equal parts of the range from `low` to `high`, both included.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Histogram {
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-    pub(crate) counts: Vec<u64>,
-}
-
-pub(crate) const BINS: usize = 64;
 
 /// The figures of each tensor, in the order given; `None` where its values [cannot be read](can_read).
 pub(crate) fn of(tensors: &[TensorRef<'_>], bar: &Bar) -> Result<Vec<Option<Figures>>> {
@@ -114,28 +79,6 @@ impl Part {
             Self::Codes(tally) => tally::figures(dtype, &tally),
             Self::Wide(wide) => Ok(wide.figures()),
         }
-    }
-}
-
-/// A histogram of values, each with how often it occurs.
-fn histogram(low: f64, high: f64, values: impl Iterator<Item = (f64, u64)>) -> Histogram {
-    let mut counts = vec![0; BINS];
-    // Halves, as the difference of two finite numbers may not be one.
-    let width = high / 2.0 - low / 2.0;
-    for (value, count) in values {
-        let share = (value / 2.0 - low / 2.0) / width;
-        // Of a range without width the share is no number, which is bin 0.
-        let bin = (share * BINS as f64) as usize;
-        counts[bin.min(BINS - 1)] += count;
-    }
-    Histogram { low, high, counts }
-}
-
-/// The number that a dtype has for a value which it can have.
-fn number(dtype: Dtype, value: f64) -> Number {
-    match dtype.is_float() || dtype == Dtype::C64 {
-        true => Number::Real(value),
-        false => Number::Signed(value as i64),
     }
 }
 

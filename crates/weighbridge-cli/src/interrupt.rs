@@ -1,5 +1,5 @@
-//! Ctrl-C, and what else asks a program to end: long work looks here between its pieces and fails, so that whatever it
-//! was writing is removed on the way out. Signals that would end it at once become errors.
+//! Ctrl-C, and what else asks a program to end: long work looks here between its pieces and fails, so that
+//! whatever it was writing is removed on the way out. Signals that would end it at once become errors.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,8 +21,8 @@ pub(crate) fn install() {
     outlive_file_limits();
 }
 
-/// A file that would grow beyond the limit of the process (`ulimit -f`) is an error of the write from now on, as on a full
-/// disk. Otherwise SIGXFSZ ends the program before it can remove what it was writing.
+/// A file that would grow beyond the limit of the process (`ulimit -f`) is an error of the write from now on,
+/// as on a full disk. Otherwise SIGXFSZ ends the program before it can remove what it was writing.
 fn outlive_file_limits() {
     #[cfg(unix)]
     #[allow(unsafe_code)]

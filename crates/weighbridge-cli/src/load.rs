@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use weighbridge::Checkpoint;
-use weighbridge_convert::{Foreign, Format, Options};
+use weighbridge::{Checkpoint, natural_order};
+use weighbridge_convert::{Foreign, Format, Opened, Options, open_any_with};
 
 use crate::show::{bytes, plural, safe};
 use crate::term::Term;
 
-/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be safetensors.
+/// Opens a file, a directory, an index or a repository of the cache, and passes on its warnings. It must be
+/// safetensors.
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
         Ok(Some(format)) => {
@@ -34,16 +35,10 @@ pub(crate) fn look(location: &Path, term: &Term) -> Result<Checkpoint> {
 
 /// Opens safetensors, or what else is read.
 pub(crate) fn any(location: &Path, options: &Options) -> Result<(Checkpoint, Option<Foreign>)> {
-    let error = match Checkpoint::open(location) {
-        Ok(checkpoint) => return Ok((checkpoint, None)),
-        Err(error) => error,
-    };
-    // A foreign file that is broken is told of by who reads it.
-    if matches!(foreign(location), Ok(None)) {
-        return Err(error.into());
-    }
-    let foreign = weighbridge_convert::open(location, options)?;
-    Ok((foreign.checkpoint().clone(), Some(foreign)))
+    Ok(match open_any_with(location, options)? {
+        Opened::Safetensors(checkpoint) => (checkpoint, None),
+        Opened::Foreign(foreign) => (foreign.checkpoint().clone(), Some(foreign)),
+    })
 }
 
 /// The format of a file that is not meant to be safetensors.
@@ -65,52 +60,6 @@ fn tell(location: &Path, checkpoint: &Checkpoint, term: &Term) {
 /// Tensors in the order of their names, numbers in them by value: `layers.2` before `layers.10`.
 pub(crate) fn by_name(checkpoint: &Checkpoint) -> Vec<weighbridge::TensorRef<'_>> {
     let mut tensors: Vec<_> = checkpoint.tensors().collect();
-    tensors.sort_by(|a, b| natural(a.name(), b.name()));
+    tensors.sort_by(|a, b| natural_order(a.name(), b.name()));
     tensors
-}
-
-/// Compares texts with the numbers in them by value.
-pub(crate) fn natural(a: &str, b: &str) -> std::cmp::Ordering {
-    let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
-    loop {
-        let (Some(&l), Some(&r)) = (left.first(), right.first()) else {
-            // Equal but for leading zeros: the texts themselves decide, so that the order is total.
-            return left.len().cmp(&right.len()).then_with(|| a.cmp(b));
-        };
-        if l.is_ascii_digit() && r.is_ascii_digit() {
-            let ((l, rest_left), (r, rest_right)) = (number(left), number(right));
-            let order = l.len().cmp(&r.len()).then_with(|| l.cmp(r));
-            if order.is_ne() {
-                return order;
-            }
-            (left, right) = (rest_left, rest_right);
-        } else if l != r {
-            return l.cmp(&r);
-        } else {
-            (left, right) = (&left[1..], &right[1..]);
-        }
-    }
-}
-
-/// The digits at the start, without leading zeros, and what is behind them.
-fn number(text: &[u8]) -> (&[u8], &[u8]) {
-    let zeros = text.iter().take_while(|&&byte| byte == b'0').count();
-    let digits = text[zeros..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    (&text[zeros..zeros + digits], &text[zeros + digits..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cmp::Ordering::{Equal, Greater, Less};
-
-    #[test]
-    fn numbers_count_by_value() {
-        assert_eq!(natural("layers.2.w", "layers.10.w"), Less);
-        assert_eq!(natural("layers.10", "layers.9.w"), Greater);
-        assert_eq!(natural("a", "b"), Less);
-        assert_eq!(natural("a.1", "a.1"), Equal);
-        assert_eq!(natural("a.01", "a.1"), Less);
-        assert_eq!(natural("a", "a.1"), Less);
-    }
 }

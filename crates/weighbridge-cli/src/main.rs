@@ -8,9 +8,11 @@ mod cli;
 mod destination;
 mod dtype;
 mod figures;
+mod global;
 mod interrupt;
 mod load;
 mod metadata;
+mod outcome;
 mod rename;
 mod reshape;
 mod select;
@@ -24,18 +26,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::Cli;
+use outcome::Outcome;
 use term::Term;
-
-/// What a verb found, where nothing went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// What was asked for was done, or nothing speaks against it.
-    Clean,
-    /// Something was found that a script should know of: a broken file, a difference.
-    Findings,
-    /// Something could not be read; it was said, and the rest was done.
-    Unread,
-}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -51,11 +43,7 @@ fn main() -> ExitCode {
         Err(_) if interrupt::requested() => interrupt::EXIT.into(),
         Err(error) => {
             let style = anstyle::AnsiColor::Red.on_default().bold();
-            let _ = writeln!(
-                anstream::stderr(),
-                "{style}error{style:#}: {}",
-                casts::in_options(&show::one_line(&error))
-            );
+            let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", show::one_line(&error));
             ExitCode::from(2)
         }
     }

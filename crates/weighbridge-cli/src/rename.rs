@@ -9,7 +9,8 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use weighbridge::Renames;
 
-/// Renaming tensors: rules are applied in the order in which they are given, each to what the ones before it made.
+/// Renaming tensors: rules are applied in the order in which they are given, each to what the ones before it
+/// made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Renaming(Vec<Rule>);
 
@@ -31,8 +32,8 @@ struct Pair {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Renaming")]
 struct Options {
-    /// Renames what matches a glob as a whole: each `*` and `?` of TO becomes what the one of the same number in FROM stood
-    /// for. Of all options here several may be given; they are applied in their order
+    /// Renames what matches a glob as a whole: each `*` and `?` of TO becomes what the one of the same number
+    /// in FROM stood for. Of all options here several may be given; they are applied in their order
     #[arg(long, value_name = "FROM=TO", value_parser = Pair::parse)]
     rename: Vec<Pair>,
 
@@ -83,7 +84,7 @@ fn with_map(renames: Renames, file: &Path) -> Result<Renames> {
         let reader = BufReader::new(File::open(file)?);
         Ok(serde_json::from_reader(reader.take(LIMIT))?)
     };
-    let map = read().with_context(|| format!("{}: it is no JSON object of names", file.display()))?;
+    let map = read().with_context(|| format!("{}: it is not a JSON object of names", file.display()))?;
     let mut names = Vec::with_capacity(map.len());
     for (from, to) in map {
         let serde_json::Value::String(to) = to else {

@@ -1,13 +1,14 @@
-//! One checkpoint out of others, streamed: what `cast`, `filter`, `rename`, `merge` and `split` have in common.
+//! One checkpoint out of others, streamed: what `cast`, `filter`, `rename`, `merge` and `split` have in
+//! common.
 
 use anyhow::Result;
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Names, Plan, Renames};
 
-use crate::Outcome;
-use crate::casts::Rules;
+use crate::casts::{self, Rules};
 use crate::destination::Destination;
 use crate::metadata;
+use crate::outcome::Outcome;
 use crate::term::Term;
 
 /// What becomes of the tensors.
@@ -43,8 +44,8 @@ impl Reshape {
 
 /// Writes what the plans make into one checkpoint, with the metadata of them all.
 pub(crate) fn write(plans: &[Plan], destination: &Destination, term: &Term) -> Result<Outcome> {
-    let checkpoints: Vec<_> = plans.iter().map(Plan::checkpoint).collect();
+    let checkpoints: Vec<_> = plans.iter().flat_map(Plan::checkpoints).collect();
     let save = metadata::with(Save::new(), metadata::union(&checkpoints, term));
     let tensors = plans.iter().flat_map(Plan::tensors).collect();
-    destination.save(save, tensors, term)
+    destination.save(save, tensors, term).map_err(casts::in_options)
 }

@@ -8,8 +8,8 @@ use weighbridge::Names;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Choosing tensors")]
 pub(crate) struct Select {
-    /// Only tensors whose whole name matches: `*` is any text, dots included, `?` one character, `[0-3]` one of several,
-    /// `{a,b}` either; may be given several times
+    /// Only tensors whose whole name matches: `*` is any text, dots included, `?` one character, `[0-3]` one
+    /// of several, `{a,b}` either; may be given several times
     #[arg(long, value_name = "GLOB")]
     only: Vec<String>,
 
@@ -23,8 +23,8 @@ pub(crate) struct Select {
 }
 
 impl Select {
-    /// The names chosen: those that one of the positive patterns matches, or all if there is none, without those that a
-    /// negative one does.
+    /// The names chosen: those that one of the positive patterns matches, or all if there is none, without
+    /// those that a negative one does.
     pub(crate) fn names(&self) -> Result<Names> {
         let globs = self.only.iter().map(|glob| Names::glob(glob));
         let regexes = self.regex.iter().map(|regex| Names::regex(regex));

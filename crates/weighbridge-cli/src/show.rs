@@ -45,8 +45,8 @@ pub(crate) fn shape(shape: &[usize]) -> String {
     format!("{shape:?}")
 }
 
-/// A name or a text out of a file, safe to print: control characters, which a terminal would obey, are escaped, and
-/// those that change the direction of writing.
+/// A name or a text out of a file, safe to print: control characters, which a terminal would obey, are
+/// escaped, and those that change the direction of writing.
 pub(crate) fn safe(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return text.into();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use weighbridge::Progress;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// How much to say, and where.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,8 @@ impl Term {
         Self { quiet: global.quiet, verbose: global.verbose, bars }
     }
 
-    /// Standard output for text: styles are removed where nobody would see them. Flush it, and pass on its errors.
+    /// Standard output for text: styles are removed where nobody would see them. Flush it, and pass on its
+    /// errors.
     pub(crate) fn text(self) -> impl Write {
         BufWriter::with_capacity(64 << 10, anstream::stdout().lock())
     }
@@ -40,7 +41,7 @@ impl Term {
         }
     }
 
-    /// What failed, where the rest goes on; it is said even to who wants quiet.
+    /// What failed, where the rest goes on; it is said even with --quiet.
     pub(crate) fn error(self, message: impl std::fmt::Display) {
         let style = anstyle::AnsiColor::Red.on_default().bold();
         let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
@@ -65,7 +66,7 @@ impl Term {
         self.verbose
     }
 
-    /// A bar for work on so many bytes; it is removed when it is dropped.
+    /// A bar for work on a number of bytes; it is removed when it is dropped.
     pub(crate) fn bar(self, doing: &'static str, bytes: u64) -> Bar {
         let bar = match self.bars {
             true => ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr()),

@@ -164,7 +164,7 @@ fn errors_say_what_to_do() {
 error: [dir]/m.safetensors: there is no tensor "model.nrom.weight"; did you mean "model.norm.weight"?
 error: [dir]/m.safetensors: there is no tensor "nothing.like.it"; `weighbridge inspect [dir]/m.safetensors` lists them
 error: [dir]/m.safetensors: tensor "model.norm.weight": place 8 is not in a dimension of 8
-error: [dir]/m.safetensors: tensor "model.norm.weight": "a" is no index; write a number, start:end, start:end:step, or ...
+error: [dir]/m.safetensors: tensor "model.norm.weight": "a" is not an index; write a number, start:end, start:end:step, or ...
 error: [dir]/h.safetensors: tensor "t": NumPy has no BF16; cast it with --to f32, or take its bytes with --format raw
 error: [dir]/h.safetensors: tensor "t": 300405530000000000000000000000000000000 of BF16 does not fit F16
 error: [dir]/p.safetensors: tensor "t": values of F6_E3M2 have no agreed packing; --format raw gives their bytes

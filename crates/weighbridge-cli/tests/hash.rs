@@ -124,7 +124,7 @@ fn a_manifest_says_what_changed() {
     fs::write(&manifest, "nonsense\n").unwrap();
     let ran = weighbridge(["hash", path.to_str().unwrap()].iter().chain(&check));
     assert_eq!(ran.status, 2);
-    assert_snapshot!(ran.without(dir.path()), @"error: [dir]/m.b3: this is no manifest that `weighbridge hash` wrote");
+    assert_snapshot!(ran.without(dir.path()), @"error: [dir]/m.b3: this is not a manifest that `weighbridge hash` wrote");
 }
 
 proptest! {

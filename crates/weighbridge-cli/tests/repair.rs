@@ -176,8 +176,8 @@ fn departures_from_the_specification_are_mended() {
 the header does not begin with '{' (leading-space): written anew
 tensor "a": its entry is an array instead of an object (tensor-as-array): written anew
 tensor "a": its dtype is an object instead of a string (dtype-as-object): written anew
-tensor "b": its entry has a field besides dtype, shape and data_offsets (unknown-field): written anew
-the header is padded with something else than spaces (padding): written anew
+tensor "b": its entry has a field other than dtype, shape and data_offsets (unknown-field): written anew
+the header is padded with characters other than spaces (padding): written anew
 5 changes would make it valid; -o FILE writes a repaired file
 [dir]/m.safetensors: tensor "e": its data_offsets [6, 6], which hold nothing, get their place in the order
 [dir]/out.safetensors: 3 tensors, 8 B
@@ -230,19 +230,19 @@ error: [dir]/m.safetensors: it cannot be repaired: tensor "b": it is cut short: 
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": it is cut short: its data ends at byte 12, the file has 8 behind the header
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": its data overlaps that of "a"
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": its data overlaps that of "a"
-error: [dir]/m.safetensors: it cannot be repaired: tensor "a": the name stands twice
+error: [dir]/m.safetensors: it cannot be repaired: tensor "a": its name appears twice
 error: [dir]/m.safetensors: it cannot be repaired: the metadata has two values for "k"
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": dtype and shape need 6 bytes, data_offsets give 4
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": the size of shape [4611686018427387904, 8] of U8 does not fit 64 bits
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": its data ends before it starts: data_offsets [8, 4]
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": its dtype "u8" is unknown
 error: [dir]/m.safetensors: it cannot be repaired: tensor "b": shape [7] of F4 does not end on a byte
-error: [dir]/m.safetensors: it cannot be repaired: its header is no JSON of tensors: tensor "b": it has no shape at line 1 column 118
-error: [dir]/m.safetensors: it cannot be repaired: its header is no JSON of tensors: tensor "b": invalid value: integer `-2`, expected u64 at line 1 column 109
-error: [dir]/m.safetensors: it cannot be repaired: its header is no JSON of tensors: invalid type: integer `1`, expected a string at line 1 column 23
-error: [dir]/m.safetensors: it cannot be repaired: its header is no JSON of tensors: EOF while parsing an object at line 1 column 132
-error: [dir]/m.safetensors: it cannot be repaired: its header is no JSON of tensors: control character (\u0000-\u001F) found while parsing a string at line 1 column 2
-error: [dir]/m.safetensors: it cannot be repaired: its header is no JSON of tensors: expected value at line 1 column 1
+error: [dir]/m.safetensors: it cannot be repaired: its header is not JSON of tensors: tensor "b": it has no shape at line 1 column 118
+error: [dir]/m.safetensors: it cannot be repaired: its header is not JSON of tensors: tensor "b": invalid value: integer `-2`, expected u64 at line 1 column 109
+error: [dir]/m.safetensors: it cannot be repaired: its header is not JSON of tensors: invalid type: integer `1`, expected a string at line 1 column 23
+error: [dir]/m.safetensors: it cannot be repaired: its header is not JSON of tensors: EOF while parsing an object at line 1 column 132
+error: [dir]/m.safetensors: it cannot be repaired: its header is not JSON of tensors: control character (\u0000-\u001F) found while parsing a string at line 1 column 2
+error: [dir]/m.safetensors: it cannot be repaired: its header is not JSON of tensors: expected value at line 1 column 1
 error: [dir]/m.safetensors: it cannot be repaired: the length of the header is given as 135, its JSON ends at byte 141, and where the data starts cannot be proven
 error: [dir]/m.safetensors: it cannot be repaired: there are 3 bytes more than the tensors have, and whether they are padding before the data or stand behind it cannot be proven
 error: [dir]/m.safetensors: it cannot be repaired: a file of 5 bytes has no header

@@ -400,7 +400,18 @@ fn an_interrupted_save_leaves_nothing() {
         .args([dir.path().join("out.safetensors"), file.clone()])
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Its temporary file is being written.
+    let begun = || {
+        let mut entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+        entries.any(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            name.starts_with(".out.safetensors.") && entry.metadata().is_ok_and(|data| data.len() > 0)
+        })
+    };
+    while !begun() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     assert_eq!(child.wait().unwrap().code(), Some(130));

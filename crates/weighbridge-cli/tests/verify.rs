@@ -121,9 +121,49 @@ error[shard-name]: [dir]/model.safetensors.index.json: tensor "lm_head.weight": 
 error[data-length]: [dir]/model-00002-of-00005.safetensors: the file is cut short: the header describes 5064 bytes, the file has 5057
 error[missing-shard]: [dir]/model.safetensors.index.json: the shard "model-00003-of-00005.safetensors" that it names is not there
 error[missing-tensor]: [dir]/model.safetensors.index.json: tensor "model.layers.0.mlp.up": the index places it in "model-00001-of-00005.safetensors", which does not hold it
-warning[unlisted-tensor]: [dir]/model.safetensors.index.json: tensor "model.layers.0.mlp.up_proj.weight": it stands in model-00001-of-00005.safetensors, and the index does not list it
+warning[unlisted-tensor]: [dir]/model.safetensors.index.json: tensor "model.layers.0.mlp.up_proj.weight": it is in model-00001-of-00005.safetensors, and the index does not list it
 warning[orphaned-shard]: [dir]/model-00009-of-00009.safetensors: nothing says that this shard belongs to the checkpoint
 [dir]: 4 errors, 2 warnings; could be read: 36 tensors in 3 shards, 11.8 kB
+"#);
+}
+
+#[test]
+fn of_a_tensor_in_two_shards_the_index_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = |name: &str, end| {
+        format!(r#""{name}":{{"dtype":"U8","shape":[2],"data_offsets":[{},{end}]}}"#, end - 2)
+    };
+    let shard = |file: &str, names: [&str; 2]| {
+        let header = format!("{{{},{}}}", entry(names[0], 2), entry(names[1], 4));
+        raw_file(&dir.path().join(file), &header, b"abcd");
+    };
+    shard("m-1.safetensors", ["x", "both"]);
+    shard("m-2.safetensors", ["both", "y"]);
+    let index = |weights: &str| {
+        let text = format!(
+            r#"{{"metadata":{{"total_size":6}},"weight_map":{{"x":"m-1.safetensors","y":"m-2.safetensors"{weights}}}}}"#
+        );
+        fs::write(dir.path().join("model.safetensors.index.json"), text).unwrap();
+    };
+    index(r#","both":"m-2.safetensors""#);
+    let ran = verify(dir.path(), &["--profile", "strict"]);
+    assert_eq!(ran.status, 1);
+    assert_snapshot!(ran.without(dir.path()), @r#"
+warning[duplicate-tensor]: [dir]/m-1.safetensors: tensor "both": it is not used, because the index says that "m-2.safetensors" holds this tensor
+[dir]: 0 errors, 1 warning; could be read: 4 tensors in 2 shards, 8 B
+"#);
+    index(r#","both":"m-1.safetensors""#);
+    assert_snapshot!(verify(dir.path(), &[]).without(dir.path()), @r#"
+warning[duplicate-tensor]: [dir]/m-2.safetensors: tensor "both": it is not used, because the index says that "m-1.safetensors" holds this tensor
+[dir]: 0 errors, 1 warning; could be read: 4 tensors in 2 shards, 8 B
+"#);
+    index("");
+    let ran = verify(dir.path(), &[]);
+    assert_eq!(ran.status, 1);
+    assert_snapshot!(ran.without(dir.path()), @r#"
+error[duplicate-tensor]: [dir]/m-2.safetensors: tensor "both": "m-1.safetensors" holds a tensor of this name, too
+warning[unlisted-tensor]: [dir]/model.safetensors.index.json: tensor "both": it is in m-1.safetensors, and the index does not list it
+[dir]: 1 error, 1 warning; could be read: 4 tensors in 2 shards, 8 B
 "#);
 }
 
@@ -155,8 +195,8 @@ fn the_strict_profile_makes_errors_of_notes() {
     let (compat, strict) = (verify(&path, &[]), verify(&path, &["--profile", "strict"]));
     assert_eq!((compat.status, strict.status), (0, 1));
     assert_snapshot!(compat.without(dir.path()), @r#"
-note[unknown-field]: [dir]/m.safetensors: tensor "a": its entry has a field besides dtype, shape and data_offsets
-note[padding]: [dir]/m.safetensors: the header is padded with something else than spaces
+note[unknown-field]: [dir]/m.safetensors: tensor "a": its entry has a field other than dtype, shape and data_offsets
+note[padding]: [dir]/m.safetensors: the header is padded with characters other than spaces
 [dir]/m.safetensors: clean: 1 tensor in 1 shard, 1 B
 "#);
     assert_snapshot!(verify(&path, &["--profile", "strict", "--format", "json"]).without(dir.path()), @r#"
@@ -176,14 +216,14 @@ note[padding]: [dir]/m.safetensors: the header is padded with something else tha
           "rule": "unknown-field",
           "file": "[dir]/m.safetensors",
           "tensor": "a",
-          "message": "[dir]/m.safetensors: tensor \"a\": its entry has a field besides dtype, shape and data_offsets"
+          "message": "[dir]/m.safetensors: tensor \"a\": its entry has a field other than dtype, shape and data_offsets"
         },
         {
           "severity": "error",
           "rule": "padding",
           "file": "[dir]/m.safetensors",
           "tensor": null,
-          "message": "[dir]/m.safetensors: the header is padded with something else than spaces"
+          "message": "[dir]/m.safetensors: the header is padded with characters other than spaces"
         }
       ],
       "rules": {

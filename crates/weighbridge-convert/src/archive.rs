@@ -68,7 +68,7 @@ impl Archive {
         if !rest.is_empty() {
             return Err(malformed("its directory has more entries than it says"));
         }
-        // To who reads from the front, what stands before the first member is another archive.
+        // To a reader that starts at the front, what is before the first member is another archive.
         let first = members.iter().map(|member| member.header).min().unwrap_or(end.start);
         if first != 0 {
             return Err(prefixed(first));

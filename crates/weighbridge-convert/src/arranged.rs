@@ -1,4 +1,4 @@
-//! Whole arrays whose elements, or their bytes, stand in another order than safetensors wants.
+//! Whole arrays whose elements, or their bytes, are in another order than safetensors wants.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use weighbridge::{Dtype, Source};
 use crate::input::FilePart;
 use crate::strided::Strided;
 
-/// How the elements of a whole array stand in a file.
+/// How the elements of a whole array are laid out in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
     /// Whether their bytes stand the other way round.

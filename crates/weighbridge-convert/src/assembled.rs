@@ -2,6 +2,7 @@
 //! are.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge::source::{Concat, MemorySource, Source};
@@ -10,8 +11,13 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
 use crate::contents::Tensor;
 
-/// Lays the tensors out, in the order given.
-pub(crate) fn checkpoint(save: &Save, tensors: Vec<Tensor>) -> Result<Checkpoint> {
+/// Lays the tensors of a foreign file out, in the order given; errors name the file, and the checkpoint has its directory.
+pub(crate) fn checkpoint(
+    file: &Path,
+    directory: Option<&Path>,
+    save: &Save,
+    tensors: Vec<Tensor>,
+) -> Result<Checkpoint> {
     let described = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()));
     let layout = save.clone().order(Order::Given).layout(described)?;
     let mut data: HashMap<String, Arc<dyn Source>> =
@@ -32,7 +38,12 @@ pub(crate) fn checkpoint(save: &Save, tensors: Vec<Tensor>) -> Result<Checkpoint
     let whole = Concat::new(parts);
     let whole = whole
         .ok_or_else(|| Error::new(ErrorKind::Overflow, "its tensors are more bytes than a file can have"))?;
-    Checkpoint::from_source(whole)
+    let options = Checkpoint::options().label(file);
+    let options = match directory {
+        Some(directory) => options.directory(directory),
+        None => options,
+    };
+    options.from_source(whole)
 }
 
 #[cfg(test)]
@@ -54,7 +65,7 @@ mod tests {
             data: Arc::new(Window::new(probe.clone(), start..start + 8).unwrap()),
         };
         let tensors = vec![tensor("b", 4), tensor("a", 12)];
-        let checkpoint = checkpoint(&Save::new(), tensors).unwrap();
+        let checkpoint = checkpoint(Path::new("a.pt"), None, &Save::new(), tensors).unwrap();
         // The header is not read alone.
         probe.asked();
         Arc::clone(checkpoint.shards()[0].source())

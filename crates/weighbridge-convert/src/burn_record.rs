@@ -18,7 +18,7 @@ use tree::Node;
 
 /// Bytes that show what a file is.
 const HEAD: u64 = 64;
-/// A list of numbers that is no tensor stands in the metadata up to this length.
+/// A list of numbers that is not a tensor is kept in the metadata up to this length.
 const LONGEST_LIST: u64 = 64;
 
 /// The encodings of records.
@@ -210,7 +210,7 @@ impl<'i> Reader<'i> {
         if self.contents.metadata.contains_key(&name) {
             return self.note(NoteKind::Dropped, "another value has this name");
         }
-        self.note(NoteKind::Metadata, "it is no tensor");
+        self.note(NoteKind::Metadata, "it is not a tensor");
         self.contents.metadata.insert(name, text);
     }
 

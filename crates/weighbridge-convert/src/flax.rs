@@ -147,7 +147,7 @@ impl Reader<'_> {
         match token(&mut self.cursor)? {
             Token::Text(range) => Ok((self.cursor.text(range.end - range.start)?, true)),
             Token::Value(number) => Ok((number, false)),
-            _ => Err(malformed(format!("a key before position {} is no text", self.cursor.at()))),
+            _ => Err(malformed(format!("a key before position {} is not text", self.cursor.at()))),
         }
     }
 
@@ -293,7 +293,7 @@ impl Reader<'_> {
         if self.contents.metadata.contains_key(&name) {
             return self.note(NoteKind::Dropped, "another value has this name");
         }
-        self.note(NoteKind::Metadata, "it is no array");
+        self.note(NoteKind::Metadata, "it is not an array");
         self.contents.metadata.insert(name, text);
     }
 

@@ -1,4 +1,4 @@
-//! The formats: how each is recognised, and who reads it.
+//! The formats: how each is recognised, and what reads it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -129,9 +129,10 @@ impl fmt::Display for Format {
     }
 }
 
-/// Reads what is there, whatever it is.
-pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)> {
-    let input = Input::open(&locate(path)?)?;
+/// Reads what is there, whatever it is, and says in which file it was found.
+pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, Contents)> {
+    let file = locate(path)?;
+    let input = Input::open(&file)?;
     let format = Format::of(&input)?;
     let contents = match format {
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
@@ -146,7 +147,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, Contents)>
         Format::Flax => flax::read(&input, options)?,
         Format::BurnRecord => burn_record::read(&input, options)?,
     };
-    Ok((format, contents))
+    Ok((format, file, contents))
 }
 
 /// What is to be read of a directory: as transformers has it, a whole file before an index.

@@ -68,7 +68,7 @@ fn read_part(part: Part, follows: bool, options: &Options, contents: &mut Conten
             }
             Value::Text(text) if contents.metadata.get(&key) == Some(&text) => continue,
             Value::Text(_) => "metadata of a part that is not the first".to_owned(),
-            Value::Array(len) => format!("an array of {len} values, for which safetensors has no place"),
+            Value::Array(len) => format!("an array of {len} values, which safetensors cannot hold"),
             Value::Long(len) => format!("a text of {len} bytes, too long for the metadata"),
             Value::Binary => "metadata that is not UTF-8".to_owned(),
         };

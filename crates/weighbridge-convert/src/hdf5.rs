@@ -155,7 +155,7 @@ impl Walk<'_> {
                 self.contents.tensors.push(tensor);
                 self.describe(name, numbers);
             }
-            Ok(Found::Text) => self.note(name, "it is text, for which safetensors has no place"),
+            Ok(Found::Text) => self.note(name, "it is text, which safetensors cannot hold"),
             Ok(Found::Empty) => self.note(name, "it is empty: it has neither elements nor a shape"),
             Ok(Found::Other(what)) => self.contents.leave_out(self.options, name, &what)?,
             Err(error) => self.refuse(name, error)?,
@@ -218,7 +218,7 @@ impl Walk<'_> {
                 Err(_) => self.contents.notes.push(Note::new(
                     NoteKind::Dropped,
                     name,
-                    "an attribute that is no text",
+                    "an attribute that is not text",
                 )),
             }
         }

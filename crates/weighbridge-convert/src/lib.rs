@@ -30,6 +30,7 @@
 #[doc = include_str!("../README.md")]
 pub mod formats {}
 
+mod any;
 mod archive;
 mod arranged;
 mod assembled;
@@ -61,11 +62,13 @@ use std::path::Path;
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Result};
 
+pub use any::{Opened, open_any, open_any_with};
 pub use format::Format;
 pub use note::{Note, NoteKind};
-pub use options::{Aliases, Options};
+pub use options::Options;
 pub use pickle::Verdict;
 pub use scan::{Scan, scan};
+pub use weighbridge::write::Aliases;
 
 /// A foreign file as a checkpoint.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ pub struct Foreign {
 /// which is not known to be harmless.
 pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let path = path.as_ref();
-    let (format, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
+    let (format, file, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
     let all = contents.tensors.len();
     contents.tensors.retain(|tensor| options.wants(&tensor.name));
     let unchosen = contents.unchosen + all - contents.tensors.len();
@@ -97,7 +100,8 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (metadata, mut notes) = (contents.metadata, contents.notes);
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
-    let checkpoint = assembled::checkpoint(&save, contents.tensors).map_err(|error| error.in_file(path))?;
+    let checkpoint = assembled::checkpoint(&file, file.parent(), &save, contents.tensors);
+    let checkpoint = checkpoint.map_err(|error| error.in_file(&file))?;
     Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }
 

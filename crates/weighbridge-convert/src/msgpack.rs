@@ -75,7 +75,7 @@ fn extension(cursor: &mut Cursor<'_>, len: u64) -> Result<Token> {
     Ok(Token::Ext(kind, range(cursor, len)?))
 }
 
-/// The next so many bytes, which must be there.
+/// The next bytes, as many as are asked for, which must be there.
 fn range(cursor: &mut Cursor<'_>, len: u64) -> Result<Range<u64>> {
     let start = cursor.at();
     cursor.skip(len)?;

@@ -16,13 +16,13 @@ pub struct Note {
 pub enum NoteKind {
     /// It is not in the result.
     Dropped,
-    /// It stands in the result under another name.
+    /// It is in the result under another name.
     Renamed,
     /// It is the same tensor as another and is kept once.
     Aliased,
     /// Its values or its dtype were represented differently.
     Changed,
-    /// It stands in the metadata.
+    /// It is in the metadata.
     Metadata,
     /// It was left as it was.
     Kept,

@@ -46,7 +46,7 @@ pub(crate) fn read_archive(archive: &Archive, options: &Options) -> Result<Conte
                 contents.unchosen += 1;
             }
         } else if !member.name.ends_with('/') {
-            let why = "it is no array: its name does not end in .npy";
+            let why = "it is not an array: its name does not end in .npy";
             contents.notes.push(Note::new(NoteKind::Dropped, &member.name, why));
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
                 packed
             }
             Found::Text => {
-                let why = "it is text, for which safetensors has no place";
+                let why = "it is text, which safetensors cannot hold";
                 contents.notes.push(Note::new(NoteKind::Dropped, name, why));
                 continue;
             }

@@ -1,28 +1,18 @@
 //! How foreign files are read.
 
+use weighbridge::write::Aliases;
 use weighbridge::{Dtype, Names};
 
 /// How foreign files are read.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
-    pub(crate) aliases: Aliases,
+    pub(crate) aliases: Option<Aliases>,
     pub(crate) dequantise: Option<Dtype>,
     pub(crate) raw_names: bool,
     pub(crate) skip_unsupported: bool,
     pub(crate) allowed: Vec<String>,
     pub(crate) names: Option<Names>,
-}
-
-/// What becomes of names that mean one tensor, such as tied embeddings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Aliases {
-    /// The tensor is kept once; of the other names the metadata says what they mean, as `huggingface_hub` has it.
-    #[default]
-    Once,
-    /// Each name has a copy.
-    Each,
 }
 
 impl Options {
@@ -38,24 +28,24 @@ impl Options {
         self
     }
 
-    /// Sets what becomes of names that mean one tensor.
+    /// Sets what becomes of names that mean one tensor, such as tied embeddings; [`Aliases::Once`] otherwise.
     #[must_use]
     pub fn aliases(mut self, aliases: Aliases) -> Self {
-        self.aliases = aliases;
+        self.aliases = Some(aliases);
         self
     }
 
     /// Keeps prefixes of names that are left out otherwise: `state_dict.`, `model.`, `module.`.
     #[must_use]
-    pub fn raw_names(mut self, raw: bool) -> Self {
-        self.raw_names = raw;
+    pub fn raw_names(mut self) -> Self {
+        self.raw_names = true;
         self
     }
 
     /// Leaves out tensors that safetensors cannot hold, such as sparse ones, instead of failing for them.
     #[must_use]
-    pub fn skip_unsupported(mut self, skip: bool) -> Self {
-        self.skip_unsupported = skip;
+    pub fn skip_unsupported(mut self) -> Self {
+        self.skip_unsupported = true;
         self
     }
 

@@ -28,7 +28,7 @@ fn a_file_that_was_just_read_is_not_cold() {
     ] {
         let path = dir.path().join(Path::new(name).file_name().unwrap());
         fs::copy(fixtures.join(name), &path).unwrap();
-        let foreign = weighbridge_convert::open(&path, &Options::new().skip_unsupported(true)).unwrap();
+        let foreign = weighbridge_convert::open(&path, &Options::new().skip_unsupported()).unwrap();
         let [shard] = foreign.checkpoint().shards() else { panic!("{name} has several shards") };
         assert!(!foreign.checkpoint().is_empty(), "{name}");
         let source = shard.source();

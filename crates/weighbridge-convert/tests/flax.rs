@@ -110,7 +110,7 @@ fn dtypes_are_read_or_refused_by_name() {
         let error = open(&tree, &Options::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("tensor \"bad\": it is a"), "{error}");
-        let skipped = open(&tree, &Options::new().skip_unsupported(true)).unwrap();
+        let skipped = open(&tree, &Options::new().skip_unsupported()).unwrap();
         assert_eq!(names(&skipped), ["ok"]);
         assert!(skipped.notes().iter().any(|note| note.name() == "bad"));
         let except = Options::new().only(Names::all().except(Names::exact("bad")));
@@ -144,7 +144,7 @@ fn pieces_are_put_together_or_refused() {
     assert_eq!(bytes(&open(&tree, &Options::new()).unwrap(), "w"), [1, 2, 3, 4]);
     let tree = dict(&[(&text("w"), &pieces("int4", &[1, 2, 3, 4]))]);
     assert!(open(&tree, &Options::new()).unwrap_err().to_string().contains("int4"));
-    assert!(open(&tree, &Options::new().skip_unsupported(true)).unwrap().checkpoint().is_empty());
+    assert!(open(&tree, &Options::new().skip_unsupported()).unwrap().checkpoint().is_empty());
     // The mark is where Flax puts it, or the parts would be tensors of their own.
     let late = dict(&[(&text("shape"), &shape), (&text("__msgpack_chunked_array__"), &[0xC3])]);
     assert!(open(&dict(&[(&text("w"), &late)]), &Options::new()).is_err());

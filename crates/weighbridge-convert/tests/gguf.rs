@@ -189,7 +189,7 @@ fn unknown_types_are_refused_only_where_they_are_wanted() {
     let foreign = weighbridge_convert::open(&path, &ok).unwrap();
     assert_eq!(values(foreign.checkpoint(), "ok"), [1.0]);
     assert!(foreign.notes().is_empty());
-    let skip = Options::new().skip_unsupported(true);
+    let skip = Options::new().skip_unsupported();
     let error = weighbridge_convert::open(&path, &skip).unwrap_err().to_string();
     assert!(error.contains("\"cut\"") && error.contains("not within the file"), "{error}");
     File::default().tensor(b"odd", 99, 32, &[0; 20]).floats("ok", &[1.0]).write(&path);

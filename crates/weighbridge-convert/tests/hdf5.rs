@@ -27,7 +27,7 @@ fn what_is_not_read_is_noted() {
             ("dangling", "a link to \"/nothing\", which is not another dataset"),
             ("empty", "it is empty: it has neither elements nor a shape"),
             ("named_type", "it is neither dataset nor group"),
-            ("words", "it is text, for which safetensors has no place"),
+            ("words", "it is text, which safetensors cannot hold"),
         ];
         if name == "kinds_late.h5" {
             let why = "a link into the file \"other.h5\", which is not followed";
@@ -77,7 +77,7 @@ fn odd_types_are_refused_by_name() {
     }
     let error = weighbridge_convert::open(&path, &Options::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    let foreign = weighbridge_convert::open(&path, &Options::new().skip_unsupported(true)).unwrap();
+    let foreign = weighbridge_convert::open(&path, &Options::new().skip_unsupported()).unwrap();
     assert_eq!(foreign.checkpoint().len(), 1);
     let dropped: BTreeSet<_> = notes(&foreign, NoteKind::Dropped).into_iter().map(|note| note.0).collect();
     assert_eq!(dropped, odd.map(|odd| odd.0).into());

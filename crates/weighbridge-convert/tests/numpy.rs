@@ -158,7 +158,7 @@ fn unsupported_arrays_can_be_left_out() {
     let made = Made::new("x.npz", &zip(&[("ok.npy", &ok), ("o.npy", &objects), ("read.me", b"text")]));
     assert!(made.refused().contains("tensor \"o\""), "{}", made.refused());
     for options in [
-        Options::new().skip_unsupported(true),
+        Options::new().skip_unsupported(),
         Options::new().only(Names::exact("ok")),
         Options::new().only(Names::all().except(Names::exact("o"))),
     ] {
@@ -176,7 +176,7 @@ fn unsupported_arrays_can_be_left_out() {
             others => assert_eq!((others, dropped), (1, vec!["read.me"])),
         }
     }
-    let single = Made::new("x.npy", &objects).open(&Options::new().skip_unsupported(true)).unwrap();
+    let single = Made::new("x.npy", &objects).open(&Options::new().skip_unsupported()).unwrap();
     assert!(single.checkpoint().is_empty());
 }
 

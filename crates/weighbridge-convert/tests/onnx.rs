@@ -150,7 +150,7 @@ fn what_cannot_be_held_is_left_out_on_request() {
         let path = write(dir.path(), &model(&[odd.clone(), ok.clone()], &[]));
         let error = refused(&path);
         assert!(error.contains(told) && error.contains("\"odd\""), "{error}");
-        let foreign = open(&path, &Options::new().skip_unsupported(true));
+        let foreign = open(&path, &Options::new().skip_unsupported());
         assert_eq!(bytes(&foreign, "ok"), 1.0_f32.to_le_bytes());
         assert_eq!(foreign.notes().len(), 1);
         assert_eq!((foreign.notes()[0].kind(), foreign.notes()[0].name()), (NoteKind::Dropped, "odd"));
@@ -173,7 +173,7 @@ fn what_is_not_chosen_is_not_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let broken = field(5, &tensor("broken", 1, 1000, &[0; 4]));
     let path = write(dir.path(), &model(&[broken, field(5, &floats("ok", &[1.0]))], &[]));
-    weighbridge_convert::open(&path, &Options::new().skip_unsupported(true)).unwrap_err();
+    weighbridge_convert::open(&path, &Options::new().skip_unsupported()).unwrap_err();
     let foreign = open(&path, &Options::new().only(Names::exact("ok")));
     assert_eq!(bytes(&foreign, "ok"), 1.0_f32.to_le_bytes());
 }

@@ -124,7 +124,7 @@ fn tied_tensors_can_be_kept_under_each_name() {
 
 #[test]
 fn prefixes_can_be_kept() {
-    let foreign = open(fixture("training.pth"), &Options::new().raw_names(true)).unwrap();
+    let foreign = open(fixture("training.pth"), &Options::new().raw_names()).unwrap();
     assert!(foreign.checkpoint().tensor("model.module.0.weight").is_some());
     let renamed: Vec<_> = read("training.pth").notes().iter().map(ToString::to_string).collect();
     assert!(
@@ -142,7 +142,7 @@ fn what_safetensors_cannot_hold_is_refused_or_left_out() {
     let error = open(fixture("sparse.pt"), &Options::new()).unwrap_err();
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some("w")));
     assert!(error.to_string().contains("sparse.pt: tensor \"w\": it is a sparse tensor"), "{error}");
-    let foreign = open(fixture("sparse.pt"), &Options::new().skip_unsupported(true)).unwrap();
+    let foreign = open(fixture("sparse.pt"), &Options::new().skip_unsupported()).unwrap();
     assert_eq!(foreign.checkpoint().len(), 1);
     assert_eq!(foreign.notes()[0].kind(), NoteKind::Dropped);
     let error = open(fixture("conjugate.pt"), &Options::new()).unwrap_err();
@@ -171,7 +171,7 @@ fn dtypes_that_are_not_read_are_refused_by_name() {
     for (file, names) in [("bits.pt", &["b"][..]), ("jagged.pt", &["j", "m"])] {
         let error = open(fixture(file), &Options::new()).unwrap_err();
         assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some(names[0])));
-        let foreign = open(fixture(file), &Options::new().skip_unsupported(true)).unwrap();
+        let foreign = open(fixture(file), &Options::new().skip_unsupported()).unwrap();
         assert_eq!(foreign.checkpoint().len(), 1);
         assert_eq!(foreign.notes().iter().map(Note::name).collect::<Vec<_>>(), names);
         let foreign = open(fixture(file), &Options::new().only(Names::exact("ok"))).unwrap();
@@ -209,9 +209,88 @@ fn of_shards_what_is_left_out_is_not_missed() {
     let index = dir.path().join("pytorch_model.bin.index.json");
     std::fs::write(&index, r#"{"weight_map": {"w": "a.bin", "v": "a.bin"}}"#).unwrap();
     assert_eq!(open(&index, &Options::new()).unwrap_err().kind(), ErrorKind::Unsupported);
-    for options in [Options::new().skip_unsupported(true), Options::new().only(Names::exact("v"))] {
+    for options in [Options::new().skip_unsupported(), Options::new().only(Names::exact("v"))] {
         assert_eq!(open(&index, &options).unwrap().checkpoint().len(), 1);
     }
+}
+
+#[test]
+fn of_a_tensor_in_two_shards_the_index_says_which_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.bin", "b.bin"] {
+        std::fs::copy(fixture("dtypes.pt"), dir.path().join(name)).unwrap();
+    }
+    let index = dir.path().join("pytorch_model.bin.index.json");
+    let alone = read("dtypes.pt");
+    let names: Vec<_> = alone.checkpoint().tensors().map(|tensor| tensor.name()).collect();
+    let list = |in_a: &[&str], in_b: &[&str]| {
+        let weights = in_a.iter().map(|name| (name, "a.bin")).chain(in_b.iter().map(|name| (name, "b.bin")));
+        let weights: Vec<_> = weights.map(|(name, shard)| format!("{name:?}: {shard:?}")).collect();
+        std::fs::write(&index, format!(r#"{{"weight_map": {{{}}}}}"#, weights.join(", "))).unwrap();
+    };
+    list(&names[..2], &names[2..]);
+    let foreign = open(&index, &Options::new()).unwrap();
+    same(foreign.checkpoint(), "dtypes.safetensors");
+    let unused = |note: &&Note| note.kind() == NoteKind::Dropped && note.why().contains("not used");
+    assert_eq!(foreign.notes().iter().filter(unused).count(), names.len());
+    // Whatever was named, errors name the file that it was found to be.
+    let found = open(dir.path(), &Options::new()).unwrap();
+    assert_eq!(found.checkpoint().shards()[0].label(), Some(&*index));
+    // One that is not listed is in both, and nothing decides.
+    list(&names[..2], &names[3..]);
+    let error = open(&index, &Options::new()).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (ErrorKind::DuplicateTensor, Some(names[2])));
+    // One that is listed for a shard that does not hold it is missing.
+    std::fs::copy(fixture("layer.pt"), dir.path().join("b.bin")).unwrap();
+    list(&names[..2], &names[2..]);
+    assert_eq!(open(&index, &Options::new()).unwrap_err().kind(), ErrorKind::MissingTensor);
+}
+
+#[test]
+fn a_foreign_file_is_a_part_of_a_union() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = read("training.pth");
+    let file = dir.path().join("m.safetensors");
+    let plan = Plan::of(foreign.checkpoint()).build().unwrap();
+    foreign.save().file(&file, plan.tensors()).unwrap();
+    let memory = Checkpoint::from_bytes(std::fs::read(&file).unwrap()).unwrap();
+    let parts = [
+        ("pth.", foreign.checkpoint().clone()),
+        ("file.", Checkpoint::open(&file).unwrap()),
+        ("bytes.", memory),
+    ];
+    let union = Checkpoint::union(parts).unwrap();
+    assert_eq!(union.len(), 3 * foreign.checkpoint().len());
+    let session = Plan::of(&union).build().unwrap().session().start().unwrap();
+    for tensor in foreign.checkpoint().tensors() {
+        for prefix in ["bytes.", "pth.", "file."] {
+            let name = format!("{prefix}{}", tensor.name());
+            let (_, values) = session.take(&name, None).unwrap();
+            assert_eq!(values.as_bytes(), bytes(&tensor), "{name}");
+        }
+    }
+    // Errors name a foreign file like any other.
+    let path = fixture("training.pth");
+    assert_eq!(foreign.checkpoint().shards()[0].label(), Some(&*path));
+    let parts = || [("", foreign.checkpoint().clone()), ("", Checkpoint::open(&file).unwrap())];
+    let error = Checkpoint::union(parts()).unwrap_err();
+    assert_eq!((error.kind(), error.file()), (ErrorKind::DuplicateTensor, Some(&*file)));
+    assert!(error.to_string().contains(&format!("{:?}", path.display())), "{error}");
+    let error = Checkpoint::union(parts().into_iter().rev()).unwrap_err();
+    assert_eq!(error.file(), Some(&*path));
+}
+
+#[test]
+fn a_foreign_file_that_becomes_shorter_is_named_by_the_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.pt");
+    std::fs::copy(fixture("views4.pt"), &path).unwrap();
+    let foreign = open(&path, &Options::new()).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let session = Plan::of(foreign.checkpoint()).build().unwrap().session().start().unwrap();
+    let name = foreign.checkpoint().tensors().find(|tensor| tensor.byte_len() > 0).unwrap().name();
+    let error = session.take(name, None).unwrap_err();
+    assert_eq!((error.file(), error.tensor()), (Some(&*path), Some(name)), "{error}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn keys_that_are_no_names_lose_nothing_silently() {
         let options = Options::new().allow_global(allowed);
         let error = refused(&pairs, &options);
         assert!(error.to_string().contains("a key that cannot be a name"), "{error}");
-        let foreign = open(&pairs, &options.clone().skip_unsupported(true)).unwrap();
+        let foreign = open(&pairs, &options.clone().skip_unsupported()).unwrap();
         assert_eq!(tensors(&foreign), named(&[("a", 1)]));
         assert!(notes(&foreign).iter().any(|note| note.contains("cannot be a name")));
         assert_eq!(tensors(&open(&pairs, &options.only(Names::exact("a"))).unwrap()), named(&[("a", 1)]));
@@ -351,14 +351,14 @@ fn unknown_classes_matter_only_where_something_is_wanted() {
     let thrown = [object("Effect", &[], &[]), b"0".to_vec(), pairs.clone()].concat();
     assert!(refused(&thrown, &only("w")).to_string().contains("Effect"));
     let evil = [global("os", "system"), text("true"), b"\x85R0".to_vec(), pairs].concat();
-    assert!(refused(&evil, &only("w").skip_unsupported(true)).to_string().contains("os.system"));
+    assert!(refused(&evil, &only("w").skip_unsupported()).to_string().contains("os.system"));
     // The class of a tensor that is left out.
     let wrapper =
         [global("torch._utils", "_rebuild_wrapper_subclass"), tuple(&[global("my", "T")]), b"R".to_vec()];
     let pairs = dict(&[(text("w"), tensor(1)), (text("x"), wrapper.concat())]);
     let error = refused(&pairs, &Options::new());
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Unsupported, Some("x")));
-    let foreign = open(&pairs, &Options::new().skip_unsupported(true)).unwrap();
+    let foreign = open(&pairs, &Options::new().skip_unsupported()).unwrap();
     assert_eq!(tensors(&foreign), named(&[("w", 1)]));
 }
 

@@ -84,7 +84,7 @@ fn names_are_read_as_cpython_reads_them() {
 fn what_cpython_would_not_read_is_incomplete() {
     for (body, reason) in [
         (&b"\x80\x02I0x10 0\n0cos\nsystem\n."[..], "an invalid integer"),
-        (b"\x80\x02NNN\x93.", "no text"),
+        (b"\x80\x02NNN\x93.", "not text"),
         (b"\x80\x02p-1\n.", "an invalid index"),
         (b"\x80\x02NR.", "nothing is on the stack"),
         (b"\x80\x02h\x07.", "nothing was memorised as 7"),

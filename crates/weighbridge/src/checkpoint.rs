@@ -1,28 +1,33 @@
 //! A checkpoint: one file, or the shards of an index, with every header read and proven.
 
+mod catalog;
 mod files;
 mod hub;
+mod listed;
 mod locate;
+mod options;
+mod prefixed;
 mod quantized;
+mod shard;
+mod snapshot;
+mod tensor;
+mod union;
+mod warning;
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-
-use crate::dtype::Dtype;
-use crate::error::{Error, ErrorKind, Result};
-use crate::header::{Decode, Header, Profile, TensorInfo};
-use crate::index::Index;
-use crate::source::{FileSource, Hints, Mapping, MemorySource, Source};
-use crate::view::TensorView;
+use crate::error::Result;
+use crate::names::nearest_name;
+use crate::source::Source;
+use catalog::Catalog;
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
-use locate::{Files, Listing, Located};
+pub use options::OpenOptions;
 pub use quantized::{QuantMethod, Quantized, QuantizedModule};
+pub use shard::Shard;
+pub use tensor::TensorRef;
+use warning::Warning;
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
 ///
@@ -45,179 +50,12 @@ pub use quantized::{QuantMethod, Quantized, QuantizedModule};
 pub struct Checkpoint(Arc<Inner>);
 
 struct Inner {
-    shards: Vec<Shard>,
-    by_name: HashTable<Place>,
-    hasher: RandomState,
+    catalog: Catalog,
     directory: Option<PathBuf>,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
+    /// The warnings, as text.
+    lines: Vec<String>,
     quantized: OnceLock<quantized::Modules>,
-}
-
-/// One file of a checkpoint.
-pub struct Shard {
-    path: Option<PathBuf>,
-    source: Arc<dyn Source>,
-    header: Header,
-    hints: Hints,
-}
-
-/// Where a tensor is: which shard, and which of its tensors.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
-    shard: u32,
-    tensor: u32,
-}
-
-/// How a checkpoint is opened.
-///
-/// ```no_run
-/// use weighbridge::{Checkpoint, Profile};
-///
-/// # fn main() -> weighbridge::Result<()> {
-/// let ckpt = Checkpoint::options().profile(Profile::Strict).variant("fp16").open("sdxl/unet")?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct OpenOptions {
-    decode: Decode,
-    variant: Option<String>,
-    mapping: Option<Mapping>,
-}
-
-/// So often a checkpoint is opened anew that is replaced meanwhile, with a pause in between.
-const ATTEMPTS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(2);
-
-impl OpenOptions {
-    /// Sets how strictly headers are read; [`Profile::Compat`] otherwise.
-    #[must_use]
-    pub fn profile(mut self, profile: Profile) -> Self {
-        self.decode = self.decode.profile(profile);
-        self
-    }
-
-    /// Sets the greatest length of a header in bytes; 100 MB otherwise, as in the official crate.
-    #[must_use]
-    pub fn header_limit(mut self, bytes: u64) -> Self {
-        self.decode = self.decode.header_limit(bytes);
-        self
-    }
-
-    /// Asks for a variant such as `fp16`: `model.fp16.safetensors` instead of `model.safetensors`.
-    #[must_use]
-    pub fn variant(mut self, variant: impl Into<String>) -> Self {
-        self.variant = Some(variant.into());
-        self
-    }
-
-    /// Maps the files instead of reading them: tensors can then be [lent](Checkpoint::lend) and
-    /// [viewed](TensorRef::view) without a copy, and opening takes no longer for a large file than for a small one.
-    /// It takes a promise that nobody changes the files; see [`Mapping::new`].
-    #[must_use]
-    pub fn map(mut self, mapping: Mapping) -> Self {
-        self.mapping = Some(mapping);
-        self
-    }
-
-    /// Opens a file, a directory, an index file, or a repository in the local Hugging Face cache.
-    ///
-    /// # Errors
-    ///
-    /// As [`Checkpoint::open`].
-    pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
-        let path = Self::resolve(location.as_ref())?;
-        // A set of files may be replaced while it is opened. What was opened is of one set if nothing changed
-        // meanwhile, or if it is of one file.
-        let mut opened = Err(Error::new(ErrorKind::Internal, "it was not opened"));
-        for _ in 0..ATTEMPTS {
-            let before = locate::signature(&path);
-            let located = locate::locate(&path, self.variant.as_deref());
-            // Only its own files count: others may well be written all the time.
-            let stem = located.as_ref().ok().and_then(Located::stem);
-            opened = located.and_then(|located| self.open_located(&located));
-            let single = opened.as_ref().is_ok_and(|ckpt| ckpt.shards().len() == 1);
-            if single || locate::same(&before, &locate::signature(&path), stem.as_deref()) {
-                return opened;
-            }
-            std::thread::sleep(PAUSE);
-        }
-        opened?;
-        let message = "the checkpoint is being replaced again and again, or is still being written";
-        Err(Error::new(ErrorKind::Busy, message).in_file(&path))
-    }
-
-    /// A path, or what it stands for in the cache.
-    fn resolve(location: &Path) -> Result<PathBuf> {
-        match location.exists() || locate::is_coming(location)? {
-            true => Ok(location.to_owned()),
-            false => hub::hub_snapshot(location),
-        }
-    }
-
-    fn open_located(&self, Located { files, listing }: &Located) -> Result<Checkpoint> {
-        match files {
-            Files::Single(name) => self.open_all(listing, std::slice::from_ref(name), None),
-            Files::Set(names) => self.open_all(listing, names, None),
-            Files::Index(name) => {
-                let index = Index::read(&listing.place(name))?;
-                let names: Vec<_> = index.shards().map(str::to_owned).collect();
-                self.open_all(listing, &names, Some((&listing.directory.join(name), &index)))
-            }
-        }
-    }
-
-    /// Opens the bytes of one safetensors file that are in memory.
-    ///
-    /// # Errors
-    ///
-    /// As [`Checkpoint::open`].
-    pub fn from_bytes(&self, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Checkpoint> {
-        self.from_source(MemorySource(bytes))
-    }
-
-    /// Opens one safetensors file that any [`Source`] gives.
-    ///
-    /// # Errors
-    ///
-    /// As [`Checkpoint::open`].
-    pub fn from_source(&self, source: impl Source + 'static) -> Result<Checkpoint> {
-        Checkpoint::new(vec![self.shard_of(None, source)?], None, None)
-    }
-
-    fn open_all(
-        &self,
-        listing: &Listing,
-        names: &[String],
-        index: Option<(&Path, &Index)>,
-    ) -> Result<Checkpoint> {
-        let mut shards = Vec::with_capacity(names.len());
-        for name in names {
-            let path = listing.place(name);
-            let shard = self.shard(&path).map_err(|error| match (index, error.kind()) {
-                (Some((index, _)), ErrorKind::NotFound) => {
-                    let message = format!("the shard {:?} that it names is not there", path.display());
-                    Error::new(ErrorKind::MissingShard, message).with_source(error).in_file(index)
-                }
-                _ => error.in_file(&path),
-            })?;
-            shards.push(shard);
-        }
-        Checkpoint::new(shards, Some(listing.directory.clone()), index)
-    }
-
-    fn shard(&self, path: &Path) -> Result<Shard> {
-        let unopened = |error| Error::io("it cannot be opened", error);
-        match &self.mapping {
-            Some(mapping) => self.shard_of(Some(path), mapping.open(path).map_err(unopened)?),
-            None => self.shard_of(Some(path), FileSource::open(path)?),
-        }
-    }
-
-    fn shard_of(&self, path: Option<&Path>, source: impl Source + 'static) -> Result<Shard> {
-        let header = self.decode.read(&source)?;
-        Ok(Shard { path: path.map(Path::to_owned), hints: source.hints(), header, source: Arc::new(source) })
-    }
 }
 
 impl Checkpoint {
@@ -235,10 +73,44 @@ impl Checkpoint {
     /// # Errors
     ///
     /// Fails when there is nothing to load, when several checkpoints could be meant, when a header breaks a
-    /// rule of the format, and when index and shards disagree: a shard that is not there or whose name leads
-    /// out of the directory, a tensor that its shard does not hold or that two shards hold.
+    /// rule of the format, when index and shards disagree (a shard that is not there or whose name leads out
+    /// of the directory, a tensor that its shard does not hold), and when two shards hold a tensor that no
+    /// index lists. Of two that the index does list, the one in the shard that it names counts, and the other
+    /// is a [warning](Self::warnings).
     pub fn open(location: impl AsRef<Path>) -> Result<Self> {
         Self::options().open(location)
+    }
+
+    /// Opens several safetensors files as one checkpoint, in the order of the list, wherever they lie.
+    ///
+    /// No index is looked for. For files in which tensors have the same names, see [`union`](Self::union).
+    ///
+    /// ```
+    /// use weighbridge::Checkpoint;
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # use weighbridge::write::{Save, Values};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let paths = ["embed", "layers"].map(|name| dir.path().join(format!("{name}.safetensors")));
+    /// # for (path, name) in paths.iter().zip(["embed.weight", "layers.0.weight"]) {
+    /// #     Save::new().file(path, [(name, Values::new(&[1], &[1.0_f32])?)])?;
+    /// # }
+    /// let ckpt = Checkpoint::open_files(&paths)?; // embed.safetensors, layers.safetensors
+    /// assert_eq!(ckpt.shards().len(), 2);
+    /// assert_eq!(ckpt.tensor("layers.0.weight").unwrap().shard().name(), "layers.safetensors");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the list is empty or a file is not
+    /// there, with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a path is that of a
+    /// directory or an index, with [`ErrorKind::DuplicateTensor`](crate::ErrorKind::DuplicateTensor) when two
+    /// files hold a tensor of one name (the error names both) or the list has one file twice, and when a header
+    /// breaks a rule of the format.
+    pub fn open_files(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
+        Self::options().open_files(paths)
     }
 
     /// Opens the bytes of one safetensors file that are in memory; they are kept as they are.
@@ -264,47 +136,32 @@ impl Checkpoint {
         OpenOptions::default()
     }
 
-    fn new(shards: Vec<Shard>, directory: Option<PathBuf>, index: Option<(&Path, &Index)>) -> Result<Self> {
-        let mut inner = Inner {
-            shards,
-            by_name: HashTable::new(),
-            hasher: RandomState::new(),
-            directory,
-            warnings: Vec::new(),
-            quantized: OnceLock::new(),
-        };
-        if inner.shards.len() > 1 {
-            inner.index_names()?;
-        }
-        for shard in &inner.shards {
-            let findings = shard.header.findings().iter();
-            inner.warnings.extend(findings.map(|finding| match &shard.path {
-                Some(path) => format!("{}: {finding}", path.display()),
-                None => finding.to_string(),
-            }));
-        }
-        if let Some((path, index)) = index {
-            inner.agree(path, index)?;
-        }
-        Ok(Self(Arc::new(inner)))
+    fn new(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
+        let lines = warnings.iter().map(Warning::line).collect();
+        Self(Arc::new(Inner { catalog, directory, warnings, lines, quantized: OnceLock::new() }))
+    }
+
+    /// A checkpoint whose shards were just opened; `warnings` come behind those of their headers.
+    fn with_header_warnings(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
+        let of_headers = catalog.shards().iter().flat_map(|shard| Warning::of_header(shard));
+        let warnings = of_headers.chain(warnings).collect();
+        Self::new(catalog, directory, warnings)
     }
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<TensorRef<'_>> {
-        let place = self.0.place(name)?;
-        self.0.at(place)
+        let catalog = &self.0.catalog;
+        catalog.at(catalog.find(name)?)
     }
 
     /// Every tensor, shard by shard, in the order of their data.
     pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        self.shards().iter().enumerate().flat_map(|(number, shard)| {
-            shard.header.tensors().map(move |info| TensorRef { info, shard, number })
-        })
+        self.0.catalog.tensors()
     }
 
     /// The number of tensors.
     pub fn len(&self) -> usize {
-        self.shards().iter().map(|shard| shard.header.len()).sum()
+        self.0.catalog.len()
     }
 
     /// Whether there is no tensor.
@@ -314,23 +171,35 @@ impl Checkpoint {
 
     /// The bytes of data of all tensors.
     pub fn byte_len(&self) -> u64 {
-        self.shards().iter().fold(0, |sum, shard| sum.saturating_add(shard.header.data_len()))
+        self.0.catalog.byte_len()
     }
 
-    /// The files, in the order of their names.
-    pub fn shards(&self) -> &[Shard] {
-        &self.0.shards
+    /// The files: in the order of their names, or of the list that they were opened by; those of a
+    /// [union](Self::union) part by part.
+    ///
+    /// Their headers have the tensors' names without prefixes, and also the duplicates that an index passes
+    /// over: to see what the checkpoint holds, use [`tensors`](Self::tensors).
+    pub fn shards(&self) -> &[Arc<Shard>] {
+        self.0.catalog.shards()
+    }
+
+    /// For each of the [`shards`](Self::shards), what its tensors' names begin with in this checkpoint and
+    /// not in its header; empty except in a [union](Self::union). Tensor names in a header's metadata need the
+    /// same prefix.
+    pub fn prefixes(&self) -> impl ExactSizeIterator<Item = &str> {
+        (0..self.shards().len()).map(|shard| self.0.catalog.prefix(shard))
     }
 
     /// The directory in which the checkpoint lies, with its `config.json` and whatever else belongs to it.
-    /// `None` for bytes and sources.
+    /// `None` for bytes and sources, and for files in several directories.
     pub fn directory(&self) -> Option<&Path> {
         self.0.directory.as_deref()
     }
 
-    /// What is not as the specification wants it but did not stand in the way, one line each.
+    /// What is not as it should be but did not stand in the way, one line each: departures from the
+    /// specification, tensors that an index does not list, and duplicates that it passes over.
     pub fn warnings(&self) -> &[String] {
-        &self.0.warnings
+        &self.0.lines
     }
 
     /// The name among the tensors that is most like `name`, to suggest in a message.
@@ -339,205 +208,15 @@ impl Checkpoint {
     }
 }
 
-/// The one among `names` that is most like `name`, to suggest in a message.
-pub fn nearest_name<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let candidates = names.into_iter().take(NEAREST_AMONG);
-    let (distance, nearest) =
-        candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
-    (distance <= name.len() / 3).then_some(nearest)
-}
-
-/// A hint is worth this many comparisons.
-const NEAREST_AMONG: usize = 20_000;
-
-/// The edit distance of two names, with long ones counted as unlike.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len().abs_diff(b.len()) > a.len() / 3 || a.len() > 256 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-impl Inner {
-    fn place(&self, name: &str) -> Option<Place> {
-        if let [shard] = &*self.shards {
-            let tensor = shard.header.place(name)?;
-            return Some(Place { shard: 0, tensor: tensor as u32 });
-        }
-        let same = |place: &Place| self.at(*place).is_some_and(|tensor| tensor.name() == name);
-        self.by_name.find(self.hasher.hash_one(name), same).copied()
-    }
-
-    fn at(&self, place: Place) -> Option<TensorRef<'_>> {
-        let number = place.shard as usize;
-        let shard = self.shards.get(number)?;
-        let info = shard.header.at(place.tensor as usize)?;
-        Some(TensorRef { info, shard, number })
-    }
-
-    fn index_names(&mut self) -> Result<()> {
-        let count = self.shards.iter().map(|shard| shard.header.len()).sum();
-        let mut by_name = HashTable::with_capacity(count);
-        let name = |place: &Place| self.at(*place).map_or("", |tensor| tensor.name());
-        for (shard, number) in self.shards.iter().zip(0..) {
-            for (info, tensor) in shard.header.tensors().zip(0..) {
-                let place = Place { shard: number, tensor };
-                let slot = by_name.entry(
-                    self.hasher.hash_one(info.name()),
-                    |other: &Place| name(other) == info.name(),
-                    |other| self.hasher.hash_one(name(other)),
-                );
-                match slot {
-                    Entry::Vacant(slot) => drop(slot.insert(place)),
-                    Entry::Occupied(slot) => {
-                        let first = self.shards[slot.get().shard as usize].name();
-                        let message = format!("it stands in {first} too");
-                        let error = Error::new(ErrorKind::DuplicateTensor, message);
-                        return Err(shard.blame(error.in_tensor(info.name())));
-                    }
-                }
-            }
-        }
-        self.by_name = by_name;
-        Ok(())
-    }
-
-    /// Whether the shards hold what the index says.
-    fn agree(&mut self, path: &Path, index: &Index) -> Result<()> {
-        for (tensor, shard_name) in index.weights() {
-            let fail = |kind, message| Err(Error::new(kind, message).in_tensor(tensor).in_file(path));
-            match self.place(tensor).and_then(|place| self.at(place)) {
-                None => {
-                    let message = format!("the index places it in {shard_name:?}, which does not hold it");
-                    return fail(ErrorKind::MissingTensor, message);
-                }
-                Some(found) if index.shard_number(shard_name) != Some(found.number) => {
-                    let actual = found.shard.name();
-                    let message =
-                        format!("the index places it in {shard_name:?}, but it stands in {actual:?}");
-                    return fail(ErrorKind::MissingTensor, message);
-                }
-                Some(_) => {}
-            }
-        }
-        let listed = index.weights().len();
-        let there: usize = self.shards.iter().map(|shard| shard.header.len()).sum();
-        if there > listed {
-            let more = there - listed;
-            self.warnings.push(format!("{}: {more} tensors in its shards are not listed", path.display()));
-        }
-        Ok(())
-    }
-}
-
-impl Shard {
-    /// The name of the file, or `<memory>`.
-    pub fn name(&self) -> std::borrow::Cow<'_, str> {
-        match self.path.as_deref().and_then(Path::file_name) {
-            Some(name) => name.to_string_lossy(),
-            None => "<memory>".into(),
-        }
-    }
-
-    /// Where the file is, unless it is in memory or behind a [`Source`].
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
-    }
-
-    /// What the file holds.
-    pub fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// The bytes of the file.
-    pub fn source(&self) -> &Arc<dyn Source> {
-        &self.source
-    }
-
-    /// How its source likes to be read.
-    pub(crate) fn hints(&self) -> Hints {
-        self.hints
-    }
-
-    /// Names this shard in an error.
-    pub(crate) fn blame(&self, error: Error) -> Error {
-        match &self.path {
-            Some(path) => error.in_file(path),
-            None => error,
-        }
-    }
-}
-
-/// One tensor of a checkpoint.
-#[derive(Clone, Copy)]
-pub struct TensorRef<'a> {
-    info: TensorInfo<'a>,
-    shard: &'a Shard,
-    number: usize,
-}
-
-impl<'a> TensorRef<'a> {
-    /// The name.
-    pub fn name(&self) -> &'a str {
-        self.info.name()
-    }
-
-    /// The type of the elements, as stored.
-    pub fn dtype(&self) -> Dtype {
-        self.info.dtype()
-    }
-
-    /// The size of each dimension, in elements; empty for a scalar.
-    pub fn shape(&self) -> &'a [usize] {
-        self.info.shape()
-    }
-
-    /// The number of elements.
-    pub fn elements(&self) -> u64 {
-        self.info.elements()
-    }
-
-    /// The number of bytes, as stored.
-    pub fn byte_len(&self) -> u64 {
-        self.info.byte_len()
-    }
-
-    /// The header's entry.
-    pub fn info(&self) -> TensorInfo<'a> {
-        self.info
-    }
-
-    /// Its bytes where they are, if the checkpoint is in memory: [`Checkpoint::from_bytes`], [`OpenOptions::map`].
-    pub fn view(&self) -> Option<TensorView<'a>> {
-        TensorView::of(&self.info, self.shard.source.as_bytes()?)
-    }
-
-    /// The file that holds it.
-    pub fn shard(&self) -> &'a Shard {
-        self.shard
-    }
-
-    /// Which of [`Checkpoint::shards`] that is.
-    pub fn shard_number(&self) -> usize {
-        self.number
-    }
-}
-
-impl std::fmt::Debug for TensorRef<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TensorRef").field("info", &self.info).field("shard", &self.shard.name()).finish()
-    }
+/// The directory, if all of them are one.
+fn common_directory<'d>(directories: impl IntoIterator<Item = Option<&'d Path>>) -> Option<PathBuf> {
+    let mut directories = directories.into_iter();
+    let first = directories.next()??;
+    let is_first = |directory: &Path| {
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        directory == first || real(directory).is_some_and(|other| real(first) == Some(other))
+    };
+    directories.all(|directory| directory.is_some_and(is_first)).then(|| first.to_owned())
 }
 
 impl std::fmt::Debug for Checkpoint {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
+use crate::text::brief;
 
 /// The type of a tensor's elements: all 22 that crate `safetensors` 0.8.0 knows.
 ///

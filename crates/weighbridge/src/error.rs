@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::header::{Rule, start_of};
+use crate::rule::Rule;
+use crate::text::start_of;
 
 /// The result of this crate's operations.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -32,13 +33,13 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The operating system, or a source of bytes, reported an error.
+    /// The operating system or a source failed to read or write.
     Io,
-    /// No such file, directory, or cached repository, or nothing in it that could be loaded.
+    /// There is no such file, directory or cached repository, or nothing in it can be loaded.
     NotFound,
     /// Several checkpoints could be meant; the message lists them.
     Ambiguous,
-    /// Fewer than the 8 bytes which give the header's length.
+    /// The file is shorter than the 8 bytes that give the header's length.
     HeaderTooSmall,
     /// The header's length is above the limit.
     HeaderTooLarge,
@@ -46,63 +47,65 @@ pub enum ErrorKind {
     HeaderTruncated,
     /// The header is not UTF-8.
     HeaderEncoding,
-    /// The header is not JSON, or not of the form that the format asks for.
+    /// The header is not valid JSON, or not of the form that the format requires.
     HeaderSyntax,
-    /// The data of the tensors overlaps, leaves holes, or runs backwards.
+    /// The data of tensors overlaps, leaves holes, or ends before it starts.
     Offsets,
-    /// A shape's size in bits does not fit 64 bits.
+    /// The size of a shape, in bits, exceeds 64 bits. (A value too large for a dtype is a
+    /// [`Value`](Self::Value).)
     Overflow,
-    /// A tensor of 4- or 6-bit values does not end on a byte.
+    /// A tensor of 4-bit or 6-bit values does not end on a byte boundary.
     SubByte,
-    /// Dtype and shape need another number of bytes than the header gives.
+    /// A tensor has another number of bytes than its dtype and shape need.
     TensorSize,
-    /// The data is longer or shorter than the header says.
+    /// The file is longer or shorter than its header says.
     DataLength,
-    /// The [`Strict`](crate::Profile::Strict) profile refuses it; the rule is named.
+    /// The [`Strict`](crate::Profile::Strict) profile refuses the header, which breaks this rule.
     Rule(Rule),
-    /// A tensor cannot be written under that name.
+    /// The name is not one under which a tensor can be written.
     TensorName,
-    /// The index file is not of the form that the format asks for.
+    /// The index is not valid JSON, or not of the form that the format requires.
     Index,
-    /// A shard's name leads outside the checkpoint's directory.
+    /// The name of a shard leads outside the checkpoint's directory.
     ShardName,
-    /// A shard that the index names is not there.
+    /// The index names a shard that does not exist.
     MissingShard,
-    /// A tensor is not where it should be.
+    /// A tensor is missing, or one is left over that nothing takes.
     MissingTensor,
-    /// A tensor stands in two shards.
+    /// Two tensors have the same name.
     DuplicateTensor,
-    /// A part of a tensor was asked for that it cannot have.
+    /// A slice does not fit the shape of its tensor.
     Slice,
-    /// The text is not a number of bytes.
+    /// A size in bytes is invalid, or exceeds a limit of the format.
     Size,
-    /// The stored shape is not the one asked for.
+    /// A shape is not the expected one, or not one that the operation can take.
     Shape,
-    /// The dtype cannot be had in this way; the message says what can.
+    /// A dtype is not supported there; the message says which are.
     Dtype,
-    /// A value has no place in the dtype asked for.
+    /// A value does not fit the requested dtype (the source is a
+    /// [`plan::OutOfRange`](crate::plan::OutOfRange) then), or is not one that can be used there.
     Value,
-    /// Somebody else is replacing the checkpoint.
+    /// Another process or thread is replacing the checkpoint.
     Busy,
-    /// The journal of a save that was interrupted cannot be followed.
+    /// The journal of an interrupted save is invalid.
     Journal,
-    /// The header in the file has no room for what was to be written over it.
+    /// The new header does not fit in place of the old one.
     NoRoom,
-    /// Memory could not be had.
+    /// Memory could not be allocated.
     Memory,
-    /// The framework or the device refused.
+    /// The framework or the device reported an error.
     Device,
-    /// A glob or a regular expression is none.
+    /// A glob or a regular expression is invalid.
     Pattern,
-    /// A file of another format breaks its rules.
+    /// A file of another format is invalid.
     Malformed,
-    /// It is of a format, or holds something, that cannot be converted.
+    /// A file is of a format, or contains something, that cannot be converted.
     Unsupported,
-    /// A pickle asks for something to be called that is not known to be harmless.
+    /// A pickle calls something that is not known to be harmless.
     Unsafe,
     /// The operation was cancelled.
     Cancelled,
-    /// A fault in a source, an operation or this crate.
+    /// A source, an operation or this crate has a bug.
     Internal,
 }
 
@@ -169,9 +172,10 @@ impl Error {
         }))
     }
 
-    /// An I/O error, as `{doing}: {error}`, of kind [`NotFound`](ErrorKind::NotFound) or [`Io`](ErrorKind::Io). An error
-    /// of this type that passed through [`io::Error`] is taken out again, unchanged.
-    pub fn io(doing: &str, error: io::Error) -> Self {
+    /// An error that the operating system reported: `what` says what failed, such as `"it cannot be read"`, and
+    /// the system's own words follow. The kind is [`NotFound`](ErrorKind::NotFound) or [`Io`](ErrorKind::Io). An
+    /// error of this crate that passed through [`io::Error`] is taken out again, and `what` ignored.
+    pub fn io(what: &str, error: io::Error) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return own,
             Err(error) => error,
@@ -180,7 +184,7 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, format!("{doing}: {error}")).with_source(error)
+        Self::new(kind, format!("{what}: {error}")).with_source(error)
     }
 
     /// Names the file, where none is named yet.

@@ -27,11 +27,12 @@ use hashbrown::HashTable;
 pub use decode::{Decode, Diagnosis, HeaderDecoder};
 pub(crate) use json::{Cursor, JsonError};
 pub(crate) use parse::MOST_IN_SCHEMA;
-pub(crate) use rules::start_of;
-pub use rules::{Finding, Profile, Rule};
+pub use rules::{Finding, Profile};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+pub use crate::rule::Rule;
+use crate::text::{brief, start_of};
 use parse::{Parsed, Record};
 
 /// A decoded header: every tensor's name, dtype, shape and place.
@@ -67,7 +68,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Builds the index by name. Where a name stands twice the last in the text wins, as in `serde_json`.
+    /// Builds the index by name. Where a name appears twice the last in the text wins, as in `serde_json`.
     fn index(&mut self) -> Result<()> {
         let mut superseded = self.insert_names();
         if superseded.is_empty() {
@@ -226,7 +227,7 @@ impl Header {
     }
 
     /// Where the header departs from the specification. Always empty under [`Profile::Strict`], which makes
-    /// the first of them an error; at most [`Finding::MOST`] are kept.
+    /// the first of them an error; at most 64 are kept.
     pub fn findings(&self) -> &[Finding] {
         self.parsed.findings.as_slice()
     }
@@ -287,14 +288,4 @@ impl std::fmt::Debug for TensorInfo<'_> {
             .field("data_offsets", &self.data_offsets())
             .finish()
     }
-}
-
-/// A shape for a message; hostile ones have millions of dimensions.
-pub(crate) fn brief(shape: &[usize]) -> String {
-    const MOST: usize = 8;
-    if shape.len() <= MOST {
-        return format!("{shape:?}");
-    }
-    let first: Vec<_> = shape[..MOST].iter().map(usize::to_string).collect();
-    format!("[{}, ... {} dimensions]", first.join(", "), shape.len())
 }

@@ -51,7 +51,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// Fails when a tensor stands twice, and as [`parse`](Self::parse).
+    /// Fails when a tensor appears twice, and as [`parse`](Self::parse).
     pub fn new<T, S>(weights: impl IntoIterator<Item = (T, S)>, total_size: u64) -> Result<Self>
     where
         T: Into<Box<str>>,
@@ -66,11 +66,11 @@ impl Index {
         let index = Self::sorted(weights, shards, Some(total_size))?;
         match index.weights.len() == count {
             true => Ok(index),
-            false => Err(Error::new(ErrorKind::DuplicateTensor, "a tensor stands twice in the index")),
+            false => Err(Error::new(ErrorKind::DuplicateTensor, "a tensor appears twice in the index")),
         }
     }
 
-    /// Reads the text of an index. Where a key stands twice the last wins, as in Python and `serde_json`.
+    /// Reads the text of an index. Where a key appears twice the last wins, as in Python and `serde_json`.
     ///
     /// # Errors
     ///
@@ -154,6 +154,12 @@ impl Index {
         format!("{index:#}\n")
     }
 
+    /// Which of the [`shards`](Self::shards) holds a tensor.
+    pub(crate) fn shard_of(&self, tensor: &str) -> Option<usize> {
+        let found = self.weights.binary_search_by(|weight| (*weight.0).cmp(tensor)).ok()?;
+        Some(self.weights[found].1 as usize)
+    }
+
     pub(crate) fn shard_number(&self, shard: &str) -> Option<usize> {
         self.shards.binary_search_by(|other| (**other).cmp(shard)).ok()
     }
@@ -213,7 +219,7 @@ fn weight_map(cursor: &mut Cursor<'_>) -> std::result::Result<(Weights, Shards),
     Ok((weights, shards))
 }
 
-/// The total size; whatever else stands in the metadata is nobody's business.
+/// The total size; whatever else is in the metadata is nobody's business.
 fn metadata(cursor: &mut Cursor<'_>) -> std::result::Result<Option<u64>, JsonError> {
     if cursor.peek() != Some(b'{') {
         cursor.skip()?;

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::names;
+use crate::file_names;
 use crate::source::open_regular;
 
 /// Which files are the checkpoint, where they are, and which are not part of it any more.
@@ -103,13 +103,14 @@ impl Journal {
         let json: serde_json::Value = serde_json::from_str(text).ok()?;
         let list = |key: &str| {
             let names = json.get(key)?.as_array()?.iter();
-            let ours = |name: &&str| names::is_plain(name) && names::stem(name).as_deref() == Some(stem);
+            let ours =
+                |name: &&str| file_names::is_plain(name) && file_names::stem(name).as_deref() == Some(stem);
             names.map(|name| name.as_str().filter(ours).map(str::to_owned)).collect::<Option<Vec<_>>>()
         };
         let staging = json.get("staging")?.as_str()?;
         let ours =
-            staging.starts_with(&prefix(OsStr::new(&names::single(stem)))) && staging.ends_with(STAGING);
-        if json.get("version")?.as_u64()? != 1 || !names::is_plain(staging) || !ours {
+            staging.starts_with(&prefix(OsStr::new(&file_names::single(stem)))) && staging.ends_with(STAGING);
+        if json.get("version")?.as_u64()? != 1 || !file_names::is_plain(staging) || !ours {
             return None;
         }
         let (files, remove) = (list("files")?, list("remove")?);
@@ -156,8 +157,8 @@ mod tests {
         let journal = Journal {
             stem: "model".into(),
             staging: ".model.safetensors.x.staging".into(),
-            files: vec![names::shard("model", 1, 2), names::index("model", None)],
-            remove: vec![names::single("model")],
+            files: vec![file_names::shard("model", 1, 2), file_names::index("model", None)],
+            remove: vec![file_names::single("model")],
         };
         let text = journal.to_json();
         assert_eq!(Journal::parse("model", &text), Some(journal));

@@ -45,35 +45,38 @@
 pub mod format {}
 
 mod buffer;
+mod cast;
 mod checkpoint;
 mod dtype;
 pub mod engine;
 mod error;
+mod file_names;
 pub mod header;
 pub mod index;
 mod journal;
-mod lent;
 mod names;
+mod panics;
 mod pattern;
 pub mod plan;
 mod progress;
 mod renames;
-mod simd;
+mod rule;
 pub mod slice;
 pub mod source;
+mod text;
 mod view;
 pub mod write;
 
 pub use buffer::HostBuffer;
 pub use checkpoint::{
     Checkpoint, CheckpointFiles, OpenOptions, QuantMethod, Quantized, QuantizedModule, Shard, TensorRef,
-    hub_snapshot, nearest_name,
+    hub_snapshot,
 };
 pub use dtype::{Dtype, UnknownDtype};
-pub use engine::{HostBytes, Progress, Report, Session};
+pub use engine::{HostBytes, Lent, LoadOptions, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
 pub use header::{Header, Profile};
-pub use lent::Lent;
+pub use names::{natural_order, nearest_name};
 pub use pattern::Names;
 pub use plan::{Entry, Plan};
 pub use renames::Renames;

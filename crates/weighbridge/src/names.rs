@@ -1,72 +1,79 @@
-//! The names of a checkpoint's files.
-//!
-//! | | |
-//! |---|---|
-//! | one file | `model.safetensors` |
-//! | a shard | `model-00002-of-00005.safetensors` |
-//! | the index | `model.safetensors.index.json` |
-//! | a variant's | `model.fp16.safetensors`, `model.fp16-00002-of-00005.safetensors`, `model.safetensors.index.fp16.json` |
-//!
-//! They are those of `huggingface_hub` and `transformers`. What comes before `.safetensors` or the number is
-//! called the stem here: `model.fp16`.
+//! Names of tensors compared: in the order in which models are built, and by likeness.
 
-use std::path::Path;
+use std::cmp::Ordering;
 
-/// The directory of a file, `.` where its path names none.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// `model.safetensors`.
-pub(crate) fn single(stem: &str) -> String {
-    format!("{stem}.safetensors")
-}
-
-/// `model-00002-of-00005.safetensors`.
-pub(crate) fn shard(stem: &str, number: usize, total: usize) -> String {
-    format!("{stem}-{number:05}-of-{total:05}.safetensors")
-}
-
-/// `model.safetensors.index.json`, of a variant `model.safetensors.index.fp16.json`.
-pub(crate) fn index(name: &str, variant: Option<&str>) -> String {
-    match variant {
-        Some(variant) => format!("{name}.safetensors.index.{variant}.json"),
-        None => format!("{name}.safetensors.index.json"),
+/// Compares two names with the numbers in them by value, so that `layers.2` comes before `layers.10`.
+///
+/// Runs of ASCII digits are numbers of any length, everything else is compared byte by byte. The order is
+/// total: names that differ in leading zeros only are ordered as text.
+///
+/// ```
+/// let mut names = ["h.10.w", "norm", "h.2.w", "h.2.b"];
+/// names.sort_by(|a, b| weighbridge::natural_order(a, b));
+/// assert_eq!(names, ["h.2.b", "h.2.w", "h.10.w", "norm"]);
+/// ```
+pub fn natural_order(a: &str, b: &str) -> Ordering {
+    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    // A number that the names have in common so far may go on.
+    let digits = a.as_bytes()[..same].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let start = same - digits;
+    let (mut left, mut right) = (&a.as_bytes()[start..], &b.as_bytes()[start..]);
+    loop {
+        let (Some(&l), Some(&r)) = (left.first(), right.first()) else {
+            // Equal but for leading zeros, or one is the start of the other.
+            return left.len().cmp(&right.len()).then_with(|| a.cmp(b));
+        };
+        if l.is_ascii_digit() && r.is_ascii_digit() {
+            let ((l, rest_left), (r, rest_right)) = (split_number(left), split_number(right));
+            // Without leading zeros, the longer number is the larger one.
+            let order = l.len().cmp(&r.len()).then_with(|| l.cmp(r));
+            if order.is_ne() {
+                return order;
+            }
+            (left, right) = (rest_left, rest_right);
+        } else if l != r {
+            return l.cmp(&r);
+        } else {
+            (left, right) = (&left[1..], &right[1..]);
+        }
     }
 }
 
-/// `model.safetensors.index.json` -> `model`, `model.safetensors.index.fp16.json` -> `model.fp16`.
-pub(crate) fn index_stem(file: &str) -> Option<String> {
-    let (stem, rest) = file.strip_suffix(".json")?.split_once(".safetensors.index")?;
-    Some(match rest.strip_prefix('.') {
-        Some(variant) => format!("{stem}.{variant}"),
-        None if rest.is_empty() => stem.to_owned(),
-        None => return None,
-    })
+/// The digits at the start, without leading zeros, and what follows them.
+fn split_number(text: &[u8]) -> (&[u8], &[u8]) {
+    let zeros = text.iter().take_while(|&&byte| byte == b'0').count();
+    let digits = text[zeros..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    text[zeros..].split_at(digits)
 }
 
-/// `model-00002-of-00003` -> `model`, 2, 3.
-pub(crate) fn shard_number(file_stem: &str) -> Option<(&str, u32, u32)> {
-    let (rest, total) = file_stem.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let read = |digits: &str| {
-        let plain = digits.len() >= 4 && digits.bytes().all(|digit| digit.is_ascii_digit());
-        plain.then(|| digits.parse().ok()).flatten()
-    };
-    Some((stem, read(number)?, read(total)?))
+/// The one among `names` that is most like `name`, to suggest in a message.
+pub fn nearest_name<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let candidates = names.into_iter().take(NEAREST_AMONG);
+    let (distance, nearest) =
+        candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
+    (distance <= name.len() / 3).then_some(nearest)
 }
 
-/// The stem of the checkpoint that a file belongs to by its name, if it has the name of a checkpoint's file.
-pub(crate) fn stem(file: &str) -> Option<String> {
-    index_stem(file).or_else(|| {
-        let rest = file.strip_suffix(".safetensors")?;
-        Some(shard_number(rest).map_or(rest, |numbered| numbered.0).to_owned())
-    })
-}
+/// A suggestion is not worth more comparisons than this.
+const NEAREST_AMONG: usize = 20_000;
 
-/// Whether a name is that of a file in the directory at hand, on Unix and on Windows.
-pub(crate) fn is_plain(file: &str) -> bool {
-    !matches!(file, "" | "." | "..") && !file.contains(['/', '\\', ':', '\0'])
+/// The edit distance of two names; `usize::MAX` for long names and for names of very different lengths.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len().abs_diff(b.len()) > a.len() / 3 || a.len() > 256 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]
@@ -74,13 +81,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_recognised() {
-        assert_eq!(shard("m", 2, 5), "m-00002-of-00005.safetensors");
-        for file in [single("a.b"), shard("a.b", 1, 100_000), index("a", Some("b")), index("a.b", None)] {
-            assert_eq!(stem(&file).as_deref(), Some("a.b"), "{file}");
+    fn numbers_sort_by_value() {
+        let sorted = [
+            "a",
+            "a.01",
+            "a.1",
+            "b",
+            "layers",
+            "layers.2.b",
+            "layers.2.w",
+            "layers.9.w",
+            "layers.10",
+            "layers.10.w",
+            "layers.100",
+            "norm",
+            "x99999999999999999999",
+            "x100000000000000000000",
+        ];
+        let mut names = sorted;
+        names.reverse();
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(names, sorted);
+    }
+
+    #[test]
+    fn the_order_is_total() {
+        let mut names = vec![String::new()];
+        for length in 1..4 {
+            let longer = names.iter().filter(|name| name.len() + 1 == length);
+            let longer: Vec<_> =
+                longer.flat_map(|name| ["a", "0", "1", "."].map(|c| name.clone() + c)).collect();
+            names.extend(longer);
         }
-        for file in ["config.json", "model.bin", "model.safetensors.tmp", "model.safetensors.index-x.json"] {
-            assert_eq!(stem(file), None, "{file}");
+        for (a, b) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {
+            let order = natural_order(a, b);
+            assert_eq!(order, natural_order(b, a).reverse(), "{a:?} {b:?}");
+            assert_eq!(order.is_eq(), a == b, "{a:?} {b:?}");
+            for c in names.iter().filter(|c| order.is_lt() && natural_order(b, c).is_lt()) {
+                assert_eq!(natural_order(a, c), Ordering::Less, "{a:?} {b:?} {c:?}");
+            }
         }
+    }
+
+    #[test]
+    fn the_nearest_name_is_a_likely_one() {
+        let names = ["model.norm.weight", "model.norm.bias", "lm_head.weight"];
+        assert_eq!(nearest_name("model.norm.wieght", names), Some("model.norm.weight"));
+        assert_eq!(nearest_name("x", names), None);
+        assert_eq!(nearest_name("", []), None);
     }
 }

@@ -1,28 +1,26 @@
 //! What to load, under which name, as which dtype: everything that can be wrong is found here, before a byte of
 //! data moves.
 
-pub(crate) mod convert;
 mod memory;
 mod operation;
-mod overflow;
-mod stream;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use crate::cast::{OutOfRange, Overflow};
 pub use memory::cast_into;
-pub use operation::{Cast, Join, Operation, Part, Piece, Read, Transpose};
-pub use overflow::Overflow;
-pub use stream::Streamed;
+pub use operation::{BitCast, Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
 
-use crate::checkpoint::{Checkpoint, TensorRef};
+use crate::checkpoint::{Checkpoint, Shard, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::panics::caught;
 use crate::pattern::Names;
 
-/// A list of tensors to make out of a checkpoint's.
+/// A list of tensors to make, each of stored tensors of one checkpoint or several.
 ///
 /// ```
 /// use weighbridge::{Checkpoint, Dtype, Plan};
@@ -42,8 +40,8 @@ use crate::pattern::Names;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
-    checkpoint: Checkpoint,
     entries: Vec<Arc<Entry>>,
+    checkpoints: Vec<Checkpoint>,
 }
 
 impl Plan {
@@ -51,8 +49,7 @@ impl Plan {
     pub fn of(checkpoint: &Checkpoint) -> PlanBuilder<'_> {
         PlanBuilder {
             checkpoint,
-            filter: None,
-            only: None,
+            filters: Vec::new(),
             rename: None,
             part: None,
             dtype: None,
@@ -60,8 +57,25 @@ impl Plan {
         }
     }
 
-    /// Adds an entry whose inputs are of the plan's checkpoint. A session of a plan with two entries of one name
-    /// does not start.
+    /// A plan of these entries, whose inputs may be of different checkpoints.
+    ///
+    /// ```
+    /// use weighbridge::{Checkpoint, Entry, Plan};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+    /// let ckpt = Checkpoint::open(dir)?;
+    /// let norms = ckpt.tensors().filter(|tensor| tensor.name().ends_with("norm.weight"));
+    /// let plan = Plan::new(norms.map(|tensor| Entry::of(&tensor, None)).collect::<weighbridge::Result<Vec<_>>>()?);
+    /// # assert!(!plan.entries().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(entries: impl IntoIterator<Item = Entry>) -> Self {
+        Self { entries: entries.into_iter().map(Arc::new).collect(), checkpoints: Vec::new() }
+    }
+
+    /// Adds an entry. A session of a plan with two entries of one name does not start.
     #[must_use]
     pub fn with(mut self, entry: Entry) -> Self {
         self.entries.push(Arc::new(entry));
@@ -78,9 +92,10 @@ impl Plan {
         self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.byte_len()))
     }
 
-    /// The checkpoint whose tensors go in.
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
+    /// The checkpoints that the plan was [made of](Self::of), which know what is [quantised](Checkpoint::quantized). Those of
+    /// entries that were given one by one are not among them.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
     }
 }
 
@@ -92,8 +107,8 @@ type ToDtype<'a> = dyn Fn(&TensorRef<'_>) -> Option<Dtype> + 'a;
 /// Chooses, renames and casts.
 pub struct PlanBuilder<'a> {
     checkpoint: &'a Checkpoint,
-    filter: Option<Box<Filter<'a>>>,
-    only: Option<Names>,
+    /// All of them must keep a tensor.
+    filters: Vec<Box<Filter<'a>>>,
     rename: Option<Box<Rename<'a>>>,
     part: Option<Box<ToPart<'a>>>,
     dtype: Option<Box<ToDtype<'a>>>,
@@ -101,18 +116,36 @@ pub struct PlanBuilder<'a> {
 }
 
 impl<'a> PlanBuilder<'a> {
-    /// Keeps only the tensors for which `keep` holds.
+    /// Keeps only the tensors for which `keep` holds. Each further call, and each [`only`](Self::only), narrows the
+    /// selection: a tensor must pass all of them.
+    ///
+    /// ```
+    /// # use weighbridge::{Checkpoint, Names, Plan};
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+    /// # let ckpt = Checkpoint::open(dir)?;
+    /// let plan = Plan::of(&ckpt)
+    ///     .only(Names::prefix("model.layers.0."))
+    ///     .only(Names::glob("*.weight")?)
+    ///     .filter(|tensor| tensor.shape().len() == 2)
+    ///     .filter(|tensor| !tensor.name().contains("mlp"))
+    ///     .build()?;
+    /// assert_eq!(plan.entries().len(), 4); // q, k, v and o of the first layer
+    /// # assert!(plan.entries().iter().all(|entry| entry.name().starts_with("model.layers.0.self_attn.")));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn filter(mut self, keep: impl Fn(&TensorRef<'_>) -> bool + 'a) -> Self {
-        self.filter = Some(Box::new(keep));
+        self.filters.push(Box::new(keep));
         self
     }
 
-    /// Keeps only the tensors whose stored names are in the set; a [`filter`](Self::filter) must keep them, too.
+    /// Keeps only the tensors whose stored names are in the set: a [`filter`](Self::filter) by name, which narrows the
+    /// selection as any other.
     #[must_use]
-    pub fn only(mut self, names: Names) -> Self {
-        self.only = Some(names);
-        self
+    pub fn only(self, names: Names) -> Self {
+        self.filter(move |tensor| names.contains(tensor.name()))
     }
 
     /// Gives each tensor the name that `rename` makes of its stored one.
@@ -171,19 +204,15 @@ impl<'a> PlanBuilder<'a> {
         let mut entries = Vec::new();
         let mut origins = HashMap::new();
         for tensor in self.checkpoint.tensors() {
-            if self.filter.as_ref().is_some_and(|keep| !keep(&tensor))
-                || self.only.as_ref().is_some_and(|names| !names.contains(tensor.name()))
-            {
+            if !self.filters.iter().all(|keep| keep(&tensor)) {
                 continue;
             }
             let blame = |error: Error| tensor.shard().blame(error.in_tensor(tensor.name()));
             let part = self.part.as_ref().map_or(Ok(None), |part| part(&tensor));
-            let operation: Arc<dyn Operation> = match part.map_err(blame)? {
-                Some(part) => Arc::new(part),
-                None => Arc::new(Read),
-            };
+            let part = part.map_err(blame)?;
+            let operation = part.as_ref().map_or(&Read as &dyn Operation, |part| part);
             let dtype = self.dtype.as_ref().and_then(|dtype| dtype(&tensor));
-            let entry = Entry::stored(&tensor, operation, dtype).map_err(blame)?.overflow(self.overflow);
+            let entry = Entry::stored(&tensor, operation, dtype, self.overflow).map_err(blame)?;
             let entry = match &self.rename {
                 Some(rename) => {
                     let name = rename(tensor.name());
@@ -197,7 +226,7 @@ impl<'a> PlanBuilder<'a> {
             };
             entries.push(Arc::new(entry));
         }
-        Ok(Plan { checkpoint: self.checkpoint.clone(), entries })
+        Ok(Plan { entries, checkpoints: vec![self.checkpoint.clone()] })
     }
 }
 
@@ -208,18 +237,45 @@ impl fmt::Debug for PlanBuilder<'_> {
 }
 
 /// One tensor to make: from which stored ones, and how.
+///
+/// The operation is bound to its inputs when the entry is made, so that whatever can be wrong with them is found then.
 #[derive(Clone, Debug)]
 pub struct Entry {
     name: String,
-    inputs: Vec<Input>,
-    /// Without the cast.
-    base: Arc<dyn Operation>,
-    operation: Arc<dyn Operation>,
-    /// Of the cast, or of one to come.
-    overflow: Overflow,
-    dtype: Dtype,
+    inputs: Arc<[Input]>,
+    /// What the operation makes, before a cast.
+    base: Made,
+    /// The same after the cast, if there is one.
+    made: Made,
+    /// Of casts.
+    rules: Rules,
+    /// Whether it is read only when it is taken.
+    is_deferred: bool,
     shape: Vec<usize>,
     byte_len: u64,
+    /// All bytes that it needs, if they are one run of the only input's shard.
+    run: Option<Range<u64>>,
+}
+
+/// How values become those of another dtype, in the cast that was asked for and in those to come.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    overflow: Overflow,
+    /// Whether bits are kept between two dtypes, and not values.
+    keeps_bits: fn(Dtype, Dtype) -> bool,
+}
+
+impl Rules {
+    fn new(overflow: Overflow) -> Self {
+        Self { overflow, keeps_bits: |_, _| false }
+    }
+}
+
+/// How the tiles of an entry are made, and of which dtype.
+#[derive(Clone, Debug)]
+struct Made {
+    dtype: Dtype,
+    tiles: Arc<dyn Tiles>,
 }
 
 impl Entry {
@@ -229,16 +285,18 @@ impl Entry {
     ///
     /// Fails when the cast does not exist.
     pub fn of(tensor: &TensorRef<'_>, dtype: Option<Dtype>) -> Result<Self> {
-        Self::stored(tensor, Arc::new(Read), dtype)
+        Self::stored(tensor, &Read, dtype, Overflow::default())
     }
 
     /// What `operation` makes of one stored tensor, under its name.
-    fn stored(tensor: &TensorRef<'_>, operation: Arc<dyn Operation>, dtype: Option<Dtype>) -> Result<Self> {
-        let entry = Self::new(tensor.name(), vec![Input::of(tensor)], operation)?;
-        match dtype {
-            Some(dtype) => entry.recast(dtype),
-            None => Ok(entry),
-        }
+    fn stored(
+        tensor: &TensorRef<'_>,
+        operation: &dyn Operation,
+        dtype: Option<Dtype>,
+        overflow: Overflow,
+    ) -> Result<Self> {
+        let inputs: Arc<[Input]> = Arc::new([Input::of(tensor)]);
+        Self::bound(tensor.name(), inputs, operation, dtype, overflow)
     }
 
     /// A tensor named `name` that `operation` makes of `inputs`.
@@ -247,12 +305,29 @@ impl Entry {
     ///
     /// Fails when the operation does not take these inputs, or its result has no whole number of bytes.
     pub fn new(name: &str, inputs: Vec<Input>, operation: Arc<dyn Operation>) -> Result<Self> {
-        let named = |error: Error| error.in_tensor(name);
-        let (dtype, shape) = operation.output(&inputs).map_err(named)?;
-        let byte_len = dtype.size_of(&shape).map_err(named)?;
-        let base = Arc::clone(&operation);
-        let (name, overflow) = (name.to_owned(), Overflow::default());
-        Ok(Self { name, inputs, base, operation, overflow, dtype, shape, byte_len })
+        Self::bound(name, inputs.into(), &*operation, None, Overflow::default())
+    }
+
+    fn bound(
+        name: &str,
+        inputs: Arc<[Input]>,
+        operation: &dyn Operation,
+        dtype: Option<Dtype>,
+        overflow: Overflow,
+    ) -> Result<Self> {
+        let rules = Rules::new(overflow);
+        let bind = || {
+            let Bound { dtype: stored, shape, tiles } = operation.bind(&inputs)?;
+            let base = Made { dtype: stored, tiles };
+            let made = base.cast(dtype.unwrap_or(stored), rules)?;
+            let byte_len = made.dtype.size_of(&shape)?;
+            Ok((base, made, shape, byte_len))
+        };
+        let bound = caught("it was planned", bind).map_err(|error| error.in_tensor(name))?;
+        let (base, made, shape, byte_len) = bound;
+        let run = run_of(&*made.tiles, &inputs, &(0..byte_len));
+        let (name, is_deferred) = (name.to_owned(), false);
+        Ok(Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run })
     }
 
     /// The same tensor in another dtype, made from the stored values whatever dtype this entry has, and under its
@@ -262,14 +337,13 @@ impl Entry {
     ///
     /// Fails when the cast does not exist.
     pub fn recast(&self, dtype: Dtype) -> Result<Self> {
-        let named = |error: Error| error.in_tensor(&self.name);
-        let stored = self.base.output(&self.inputs).map_err(named)?.0;
-        let operation = match stored == dtype {
-            true => Arc::clone(&self.base),
-            false => self.cast(dtype, self.overflow),
+        let cast = || {
+            let made = self.base.cast(dtype, self.rules)?;
+            Ok((dtype.size_of(&self.shape)?, made))
         };
-        let cast = Self::new(&self.name, self.inputs.clone(), operation)?;
-        Ok(Self { base: Arc::clone(&self.base), overflow: self.overflow, ..cast })
+        let (byte_len, made) = cast().map_err(|error: Error| error.in_tensor(&self.name))?;
+        // A cast needs the bytes that its operation does.
+        Ok(Self { byte_len, made, ..self.clone() })
     }
 
     /// The same tensor, with another rule for values that are too large: in the cast that was asked for when the entry
@@ -277,15 +351,37 @@ impl Entry {
     /// [`new`](Self::new) keeps its own.
     #[must_use]
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        if !Arc::ptr_eq(&self.base, &self.operation) {
-            self.operation = self.cast(self.dtype, overflow);
+        self.rules.overflow = overflow;
+        self.cast_anew()
+    }
+
+    /// The same tensor, with bits kept instead of values ([`BitCast`]) wherever `keeps(from, to)` holds for its stored
+    /// dtype and another one of the same size: in its own dtype, and in those that [`recast`](Self::recast), or taking
+    /// it from a session, asks for. Otherwise values are kept.
+    #[must_use]
+    pub fn bit_casts(mut self, keeps: fn(Dtype, Dtype) -> bool) -> Self {
+        self.rules.keeps_bits = keeps;
+        self.cast_anew()
+    }
+
+    fn cast_anew(mut self) -> Self {
+        // Under other rules the same casts exist.
+        if let Ok(made) = self.base.cast(self.made.dtype, self.rules) {
+            self.made = made;
         }
-        self.overflow = overflow;
         self
     }
 
-    fn cast(&self, dtype: Dtype, overflow: Overflow) -> Arc<dyn Operation> {
-        Arc::new(Cast::of(Arc::clone(&self.base), dtype).overflow(overflow))
+    /// The same tensor, which a session does not read ahead: it is read when it is taken.
+    #[must_use]
+    pub fn deferred(mut self) -> Self {
+        self.is_deferred = true;
+        self
+    }
+
+    /// Whether it is read only when it is taken.
+    pub fn is_deferred(&self) -> bool {
+        self.is_deferred
     }
 
     /// The name that it gets.
@@ -295,7 +391,7 @@ impl Entry {
 
     /// The dtype that it gets.
     pub fn dtype(&self) -> Dtype {
-        self.dtype
+        self.made.dtype
     }
 
     /// The shape that it gets.
@@ -310,8 +406,7 @@ impl Entry {
 
     /// The bytes of its values as they are stored, before a cast.
     pub fn stored_byte_len(&self) -> u64 {
-        let stored = self.base.output(&self.inputs).and_then(|(dtype, shape)| dtype.size_of(&shape));
-        stored.unwrap_or(self.byte_len)
+        self.base.dtype.size_of(&self.shape).unwrap_or(self.byte_len)
     }
 
     /// The stored tensors that it is made of.
@@ -319,35 +414,108 @@ impl Entry {
         &self.inputs
     }
 
-    /// How it is made of them.
-    pub fn operation(&self) -> &dyn Operation {
-        &*self.operation
+    /// How its tiles are made.
+    pub fn tiles(&self) -> &dyn Tiles {
+        &*self.made.tiles
+    }
+
+    /// The bytes of a shard that `tile` of the output needs, if they are one run.
+    pub(crate) fn run_of(&self, tile: &Range<u64>) -> Option<(&Arc<Shard>, Range<u64>)> {
+        let bytes = run_of(self.tiles(), &self.inputs, tile)?;
+        self.inputs.first().map(|input| (&input.shard, bytes))
+    }
+
+    /// The same for the whole output.
+    pub(crate) fn run(&self) -> Option<(&Arc<Shard>, Range<u64>)> {
+        let [input] = &*self.inputs else { return None };
+        self.run.clone().map(|bytes| (&input.shard, bytes))
+    }
+
+    /// Where the output is stored as it is, if it is: one run of a shard.
+    pub(crate) fn stored_run(&self) -> Option<(&Arc<Shard>, Range<u64>)> {
+        let run = self.run().filter(|_| self.tiles().is_direct());
+        run.filter(|(_, bytes)| bytes.end - bytes.start == self.byte_len)
     }
 }
 
-/// A stored tensor that goes into an [`Entry`].
+/// The bytes of the only input's shard that a tile needs, if they are one run.
+fn run_of(tiles: &dyn Tiles, inputs: &[Input], tile: &Range<u64>) -> Option<Range<u64>> {
+    let [input] = inputs else { return None };
+    // Tiles that panic do so again when they are made, and are reported then.
+    let bytes = caught("it was planned", || Ok(tiles.run(tile))).ok()??;
+    input.bytes(&bytes)
+}
+
+impl Made {
+    fn cast(&self, dtype: Dtype, rules: Rules) -> Result<Self> {
+        let keeps_bits = (rules.keeps_bits)(self.dtype, dtype) && BitCast::exists(self.dtype, dtype);
+        if self.dtype == dtype || keeps_bits {
+            return Ok(Self { dtype, ..self.clone() });
+        }
+        let tiles = Cast::tiles(&self.tiles, self.dtype, dtype, rules.overflow)?;
+        Ok(Self { dtype, tiles: Arc::new(tiles) })
+    }
+}
+
+/// A stored tensor that goes into an [`Entry`]: the shard that holds it, and which of its bytes.
 #[derive(Clone, Debug)]
 pub struct Input {
-    shard: usize,
+    shard: Arc<Shard>,
     range: Range<u64>,
     dtype: Dtype,
     shape: Vec<usize>,
 }
 
 impl Input {
-    /// A tensor of the checkpoint that the plan is for.
+    /// What tells inputs apart, and their order: as they lie in the shards, which come in the order in which they were
+    /// opened.
+    fn key(&self) -> (u64, u64, u64, Dtype, &[usize]) {
+        (self.shard.number(), self.range.start, self.range.end, self.dtype, &self.shape)
+    }
+}
+
+/// Whether they are the same bytes of the same shard, of one dtype and shape.
+impl PartialEq for Input {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Input {}
+
+impl Hash for Input {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl PartialOrd for Input {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The order in which inputs lie in their files; files come in the order in which they were opened.
+impl Ord for Input {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Input {
+    /// A tensor of a checkpoint.
     pub fn of(tensor: &TensorRef<'_>) -> Self {
         Self {
-            shard: tensor.shard_number(),
+            shard: Arc::clone(tensor.shard()),
             range: tensor.info().file_range(),
             dtype: tensor.dtype(),
             shape: tensor.shape().to_vec(),
         }
     }
 
-    /// The shard that holds it, by its place in [`Checkpoint::shards`].
-    pub fn shard(&self) -> usize {
-        self.shard
+    /// The shard that holds it.
+    pub fn shard(&self) -> &Arc<Shard> {
+        &self.shard
     }
 
     /// Its bytes in that file.
@@ -363,5 +531,11 @@ impl Input {
     /// Its stored shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// Where in the shard some of its bytes are; `None` if it does not have them.
+    pub(crate) fn bytes(&self, bytes: &Range<u64>) -> Option<Range<u64>> {
+        let within = bytes.start <= bytes.end && bytes.end <= self.range.end - self.range.start;
+        within.then(|| self.range.start + bytes.start..self.range.start + bytes.end)
     }
 }

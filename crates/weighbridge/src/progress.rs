@@ -1,4 +1,4 @@
-//! How far work has come, told to whoever wants to know.
+//! How far work has come, reported while it is done.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -8,26 +8,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes of tensors that are there.
+    /// Bytes of tensors that are done.
     pub bytes_done: u64,
     /// Bytes that all tensors have together.
     pub bytes_total: u64,
 }
 
 /// What a progress handler may return: nothing, or whether to go on.
-pub trait Verdict {
+pub trait IntoFlow {
     /// Whether to go on or to cancel.
-    fn flow(self) -> ControlFlow<()>;
+    fn into_flow(self) -> ControlFlow<()>;
 }
 
-impl Verdict for () {
-    fn flow(self) -> ControlFlow<()> {
+impl IntoFlow for () {
+    fn into_flow(self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
-impl Verdict for ControlFlow<()> {
-    fn flow(self) -> ControlFlow<()> {
+impl IntoFlow for ControlFlow<()> {
+    fn into_flow(self) -> ControlFlow<()> {
         self
     }
 }
@@ -39,8 +39,8 @@ pub(crate) struct Handler(Arc<Mutex<Tell>>);
 type Tell = dyn FnMut(Progress) -> ControlFlow<()> + Send;
 
 impl Handler {
-    pub(crate) fn new<V: Verdict>(mut handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(move |progress| handler(progress).flow())))
+    pub(crate) fn new<F: IntoFlow>(mut handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(move |progress| handler(progress).into_flow())))
     }
 
     /// Tells what `now` says, which is asked when it is this thread's turn, so that figures never fall.

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
+use crate::text::brief;
 
 /// A part of a tensor, one index a dimension, by the rules of Python: negative numbers count from the end, an end
 /// left out is the dimension's, ranges are cut to what is there, and what starts behind its end is empty.
@@ -45,6 +45,24 @@ impl Slice {
     /// The whole tensor, until indices are added.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A range of one dimension, and all others whole: the rows from an offset on, the columns of a rank.
+    ///
+    /// ```
+    /// use weighbridge::{Dtype, slice::Slice};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// let (dim, offset, len) = (1, 2, 3);
+    /// let region = Slice::along(dim, offset..offset + len).of(Dtype::F32, &[4, 8])?;
+    /// assert_eq!(region.shape(), [4, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn along(dim: usize, range: Range<usize>) -> Self {
+        let bound = |bound: usize| i64::try_from(bound).unwrap_or(i64::MAX);
+        let before = (0..dim).fold(Self::new(), |slice, _| slice.range(..));
+        before.range(bound(range.start)..bound(range.end))
     }
 
     /// Takes one place of the next dimension, and drops the dimension.
@@ -145,7 +163,7 @@ impl Index {
                 let count = (span.max(0) + step.abs() - 1) / step.abs();
                 Ok(Axis { start, step, count, kept: true })
             }
-            Self::Ellipsis => Err(fail("an ellipsis is no index of one dimension".to_owned())),
+            Self::Ellipsis => Err(fail("an ellipsis is not an index of one dimension".to_owned())),
         }
     }
 }
@@ -171,7 +189,7 @@ impl FromStr for Slice {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |part: &str| {
             let part: String = part.chars().take(64).collect();
-            fail(format!("{part:?} is no index; write a number, start:end, start:end:step, or ..."))
+            fail(format!("{part:?} is not an index; write a number, start:end, start:end:step, or ..."))
         };
         let inner = text.trim();
         let inner = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(inner);
@@ -245,7 +263,7 @@ impl Region {
             region.first += axis.start * stride;
             if axis.count > 1 {
                 let step = axis.step * stride;
-                // Pieces that lie behind one another are one; so are repetitions that continue one another.
+                // Adjacent pieces are one; so are repetitions that continue one another.
                 match region.repeats.last_mut() {
                     None if step == region.run => region.run *= axis.count,
                     Some((count, inner)) if *inner * *count == step => *count *= axis.count,
@@ -278,7 +296,7 @@ impl Region {
         (pieces.product::<i128>() * self.run / 8) as u64
     }
 
-    /// The bytes of the tensor, counted from its start, which one behind the other are the part. Ranges that
+    /// The bytes of the tensor, counted from its start, which one after the other are the part. Ranges that
     /// adjoin are one; an empty part has none.
     pub fn byte_ranges(&self) -> ByteRanges<'_> {
         self.byte_ranges_in(0..self.byte_len())

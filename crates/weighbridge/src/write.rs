@@ -1,8 +1,8 @@
 //! Writing checkpoints: streamed, the same bytes every time, and nothing visible until it is whole.
 //!
 //! [`Save`] writes tensors to a file, a directory of shards, or memory. It takes anything that is
-//! [`TensorData`] and asks each tensor for its bytes only when they are due, so a model never has to be in memory
-//! as a whole.
+//! [`TensorData`] and asks each tensor for its bytes only when they are due, so a model never has to be in
+//! memory as a whole.
 //!
 //! ```
 //! use weighbridge::write::{Save, Values};
@@ -48,54 +48,45 @@
 //! | [`Save::unprotected`] | nothing: for file systems that cannot rename, and devices |
 //! | a tensor with too few or too many bytes | is an error, and nothing becomes visible |
 //!
-//! A full disk is an error like any other. A limit on the size of files (`ulimit -f`) is one only if the program ignores
-//! `SIGXFSZ`, which ends it otherwise; that is the program's to decide, and a temporary file may be left then, which the next
-//! save to the same destination removes.
+//! A full disk is an error like any other. A limit on the size of files (`ulimit -f`) is one only if the
+//! program ignores `SIGXFSZ`, which ends it otherwise; that is the program's to decide, and a temporary file
+//! may be left then, which the next save to the same destination removes.
 
+mod aliases;
 mod copy;
 mod data;
+mod directory;
 mod flush;
 mod layout;
 mod metadata;
 mod output;
+mod recover;
 mod set;
 mod split;
+mod tensors;
 mod watch;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+pub use aliases::Aliases;
 pub use data::{Stored, TensorData, Values};
-pub use layout::{Layout, Planned};
+pub use directory::Directory;
+pub use layout::{Layout, Order, Planned};
 pub use metadata::MetadataEdit;
 pub use output::OutputFile;
-pub use set::recover;
+pub use recover::recover;
+pub use set::Saved;
 pub use split::{Split, parse_size};
 pub use writer::{TensorWriter, Writer};
 
 use crate::dtype::Dtype;
-use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
-use crate::names;
-use crate::progress::{Handler, Progress, Verdict};
-use copy::worth_a_call;
-use layout::check_names;
-use set::SetWriter;
-use watch::Watch;
-
-/// The order of the tensors in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Order {
-    /// That of the official writer: the widest dtypes first, so that every tensor is aligned to its elements, then
-    /// by name.
-    #[default]
-    Official,
-    /// As they are given.
-    Given,
-}
+use crate::error::Result;
+use crate::progress::{Handler, IntoFlow, Progress};
+use layout::{Form, check_names};
+use set::SetOptions;
+use tensors::{described, named, watch, write_file, write_into};
 
 /// Writes tensors, and says how.
 ///
@@ -111,9 +102,7 @@ pub enum Order {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Save {
-    metadata: BTreeMap<String, String>,
-    order: Order,
-    align: Option<u64>,
+    form: Form,
     max_shard_size: u64,
     variant: Option<String>,
     unprotected: bool,
@@ -123,9 +112,7 @@ pub struct Save {
 impl Default for Save {
     fn default() -> Self {
         Self {
-            metadata: BTreeMap::new(),
-            order: Order::default(),
-            align: None,
+            form: Form::default(),
             max_shard_size: Split::DEFAULT_SIZE,
             variant: None,
             unprotected: false,
@@ -140,46 +127,47 @@ impl Save {
         Self::default()
     }
 
-    /// Adds an entry to `__metadata__`; a later one of the same key replaces it. Entries are written sorted. Of a
-    /// sharded checkpoint every shard has them.
+    /// Adds an entry to `__metadata__`; a later one of the same key replaces it. Entries are written sorted.
+    /// Of a sharded checkpoint every shard has them.
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.insert(key.into(), value.into());
+        self.form.metadata.insert(key.into(), value.into());
         self
     }
 
     /// What was set for a key of the metadata.
     pub fn metadata_value(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).map(String::as_str)
+        self.form.metadata.get(key).map(String::as_str)
     }
 
     /// Sets the order of the tensors in a file.
     #[must_use]
     pub fn order(mut self, order: Order) -> Self {
-        self.order = order;
+        self.form.order = order;
         self
     }
 
-    /// Aligns the data to a power of two: `bytes` rounded up to one, from 8 bytes to 1 MiB. The header is padded so
-    /// that the data starts at a multiple of it. In the [official order](Order::Official) tensors are sorted so
-    /// that each one starts at a multiple of the largest power of two, up to this one, that divides its
-    /// length, which is as far as a format without holes lets it go; the order within is the official one.
+    /// Aligns the data to a power of two: `bytes` rounded up to one, from 8 bytes to 1 MiB. The header is
+    /// padded so that the data starts at a multiple of it. In the [official order](Order::Official) tensors
+    /// are then sorted by alignment first: each starts at a multiple of the largest power of two, up to this
+    /// one, that divides its length. More is not possible without holes between tensors, which the format
+    /// forbids.
     #[must_use]
     pub fn align(mut self, bytes: u64) -> Self {
-        self.align = Some(bytes.clamp(8, 1 << 20).next_power_of_two());
+        self.form.align = Some(bytes.clamp(8, 1 << 20).next_power_of_two());
         self
     }
 
-    /// Sets the bytes of tensors that a shard has at the most, unless one tensor alone has more; 5 GB otherwise, as
-    /// in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
+    /// Sets the bytes of tensors that a shard has at most, unless one tensor alone has more; 5 GB
+    /// otherwise, as in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
     #[must_use]
     pub fn max_shard_size(mut self, bytes: u64) -> Self {
         self.max_shard_size = bytes;
         self
     }
 
-    /// Makes what [`directory`](Self::directory) writes a variant, such as `fp16`: `model.fp16.safetensors`. It
-    /// lies beside the checkpoint that is none, and replaces the one of the same variant only.
+    /// Makes [`directory`](Self::directory) write a variant, such as `fp16`: `model.fp16.safetensors`. It
+    /// lies next to other variants and the checkpoint without one, and replaces only the same variant.
     #[must_use]
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
@@ -188,8 +176,8 @@ impl Save {
 
     /// Writes over the destination itself instead of renaming a finished file to it. **Not atomic**: when it
     /// fails, or the machine does, what was there is gone and what is there is no checkpoint. It is for file
-    /// systems that cannot rename, for pipes and for devices. A file whose own tensors are to be written to it is
-    /// emptied before they are read.
+    /// systems that cannot rename, for pipes and for devices. A file whose own tensors are to be written to
+    /// it is emptied before they are read.
     #[must_use]
     pub fn unprotected(mut self) -> Self {
         self.unprotected = true;
@@ -198,10 +186,10 @@ impl Save {
 
     /// Has `handler` called as bytes are written, with figures that never fall. Where it returns
     /// [`ControlFlow::Break`](std::ops::ControlFlow::Break), the save fails with
-    /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are bytes of tensors;
-    /// after the last one, the file has yet to reach the disk.
+    /// [`Cancelled`](crate::ErrorKind::Cancelled), and the destination is as it was. What is counted are
+    /// bytes of tensors; after the last one, the file has yet to reach the disk.
     #[must_use]
-    pub fn progress<V: Verdict>(mut self, handler: impl FnMut(Progress) -> V + Send + 'static) -> Self {
+    pub fn progress<F: IntoFlow>(mut self, handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
         self.progress = Some(Handler::new(handler));
         self
     }
@@ -212,9 +200,9 @@ impl Save {
     ///
     /// Fails with [`DuplicateTensor`](crate::ErrorKind::DuplicateTensor) for two tensors of one name, with
     /// [`TensorName`](crate::ErrorKind::TensorName) for `__metadata__` and names that hold a NUL, with
-    /// [`SubByte`](crate::ErrorKind::SubByte) or [`Overflow`](crate::ErrorKind::Overflow) for shapes that the format
-    /// cannot hold, and with [`HeaderTooLarge`](crate::ErrorKind::HeaderTooLarge) when the header would be longer
-    /// than the 100 MB that readers accept.
+    /// [`SubByte`](crate::ErrorKind::SubByte) or [`Overflow`](crate::ErrorKind::Overflow) for shapes that the
+    /// format cannot hold, and with [`HeaderTooLarge`](crate::ErrorKind::HeaderTooLarge) when the header
+    /// would be longer than the 100 MB that readers accept.
     pub fn layout<N: Into<String>>(
         &self,
         tensors: impl IntoIterator<Item = (N, Dtype, Vec<usize>)>,
@@ -222,19 +210,19 @@ impl Save {
         let tensors: Vec<_> =
             tensors.into_iter().map(|(name, dtype, shape)| (name.into(), dtype, shape)).collect();
         check_names(tensors.iter().map(|tensor| &*tensor.0))?;
-        Layout::new(&self.metadata, self.order, self.align, tensors)
+        Layout::new(&self.form, tensors)
     }
 
     /// Writes one file.
     ///
-    /// It is written beside the destination, synced, and renamed to it. It has the permissions of the file that
-    /// it replaces, or those that the umask leaves to a new file. A link is followed: the file that it leads to
-    /// is replaced.
+    /// It is written beside the destination, synced, and renamed to it. It has the permissions of the file
+    /// that it replaces, or those that the umask leaves to a new file. A link is followed: the file that it
+    /// leads to is replaced.
     ///
     /// # Errors
     ///
-    /// As [`layout`](Self::layout); fails, too, when a tensor cannot be read or does not have the bytes that its
-    /// shape needs, and when the file cannot be written. The destination is as it was then.
+    /// As [`layout`](Self::layout); fails, too, when a tensor cannot be read or does not have the bytes that
+    /// its shape needs, and when the file cannot be written. The destination is as it was then.
     pub fn file<N: Into<String>, T: TensorData>(
         &self,
         path: impl AsRef<Path>,
@@ -247,32 +235,33 @@ impl Save {
         output
             .and_then(|mut output| {
                 output.expect(layout.size())?;
-                let mut watch = self.watch([&layout]);
-                write_file(layout, output, |place| &tensors[place].1, &mut watch)?.commit()
+                let mut watch = watch(self.progress.clone(), [&layout]);
+                write_file(layout, output, |given| &tensors[given].1, &mut watch)?.commit()
             })
             .map_err(|error| error.in_file(path))
     }
 
-    /// Writes a checkpoint into a directory, which is made if it is not there: `name.safetensors`, or, where that
-    /// would have more than [`max_shard_size`](Self::max_shard_size), `name-00001-of-00002.safetensors` and so on
-    /// with their index. What lay there under that name is replaced as a whole: shards of the old set that the new
-    /// one does not have are removed. Other files stay as they are.
+    /// Writes a checkpoint into a directory, which is made if it is not there: `name.safetensors`, or, where
+    /// that would have more than [`max_shard_size`](Self::max_shard_size), `name-00001-of-00002.safetensors`
+    /// and so on with their index. What lay there under that name is replaced as a whole: shards of the old
+    /// set that the new one does not have are removed. Other files stay as they are.
     ///
     /// Tensors are distributed as `huggingface_hub` does, in the order given.
     ///
-    /// All new files are written to a subdirectory and synced before the first one is renamed. A journal beside
-    /// them makes the switch: from the moment it is there, [`Checkpoint::open`](crate::Checkpoint::open) reads the
-    /// new set, however far the renaming got, and the next save or [`recover`] completes what an interrupted
-    /// one left. A program that does not know the journal may see old and new shards mixed during the renaming,
-    /// for as long as a few system calls a shard take.
+    /// All new files are written to a subdirectory and synced before the first one is renamed. A journal
+    /// beside them makes the switch: from the moment it is there,
+    /// [`Checkpoint::open`](crate::Checkpoint::open) reads the new set, however far the renaming got, and the
+    /// next save or [`recover`] completes what an interrupted one left. A program that does not know the
+    /// journal may see old and new shards mixed during the renaming, for as long as a few system calls a
+    /// shard take.
     ///
-    /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards are written
-    /// in the places of the old ones.
+    /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards
+    /// are written over the old ones. The directory is [locked](Directory) while it is written.
     ///
     /// # Errors
     ///
-    /// As [`file`](Self::file), and with [`Busy`](crate::ErrorKind::Busy) when another process writes there. Until
-    /// the switch the old set is as it was.
+    /// As [`file`](Self::file), and with [`Busy`](crate::ErrorKind::Busy) while another process is saving
+    /// there. Until the switch the old set is as it was.
     pub fn directory<N: Into<String>, T: TensorData>(
         &self,
         directory: impl AsRef<Path>,
@@ -280,59 +269,15 @@ impl Save {
         tensors: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Saved> {
         let directory = directory.as_ref();
-        let tensors = named(tensors);
-        self.set(directory, name, &tensors).map_err(|error| error.in_file(directory))
-    }
-
-    fn set<T: TensorData>(&self, directory: &Path, name: &str, tensors: &[(String, T)]) -> Result<Saved> {
-        check_names(tensors.iter().map(|tensor| &*tensor.0))?;
-        let sizes = tensors.iter().map(|(tensor, data)| {
-            let bytes = data.dtype().size_of(data.shape()).map_err(|error| error.in_tensor(tensor))?;
-            Ok((bytes, data.storage()))
-        });
-        let sizes = sizes.collect::<Result<Vec<_>>>()?;
-        let split = Split::new(sizes, self.max_shard_size);
-        let variant = self.variant.as_deref();
-        let stem = variant.map_or_else(|| name.to_owned(), |variant| format!("{name}.{variant}"));
-        let index = names::index(name, variant);
-        let own = [names::single(&stem), index.clone()];
-        let recognised = own.iter().all(|file| names::stem(file).as_deref() == Some(&*stem));
-        if !names::is_plain(&stem) || !recognised {
-            let message = format!("{stem:?} cannot be the name of a checkpoint");
-            return Err(Error::new(ErrorKind::ShardName, message));
-        }
-        let files = split.file_names(&stem);
-        let layouts = split.shards().iter().map(|shard| {
-            let tensors = shard.iter().map(|&place| described(&tensors[place]));
-            Layout::new(&self.metadata, self.order, self.align, tensors.collect())
-        });
-        let layouts = layouts.collect::<Result<Vec<_>>>()?;
-        let weights = files.iter().zip(split.shards()).flat_map(|(file, shard)| {
-            shard.iter().map(move |&place| (tensors[place].0.as_str(), file.as_str()))
-        });
-        let index = match files.len() {
-            1 => None,
-            _ => Some((index, Index::new(weights, split.total_size())?)),
+        let options = SetOptions {
+            name,
+            variant: self.variant.as_deref(),
+            form: &self.form,
+            max_shard_size: self.max_shard_size,
+            unprotected: self.unprotected,
+            progress: self.progress.clone(),
         };
-
-        let mut watch = self.watch(&layouts);
-        let mut set = SetWriter::begin(directory, &stem, self.unprotected)?;
-        for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
-            let mut output = set.create(file)?;
-            output.expect(layout.size())?;
-            write_file(layout, output, |place| &tensors[shard[place]].1, &mut watch)
-                .and_then(OutputFile::commit)
-                .map_err(|error| error.in_file(&directory.join(file)))?;
-        }
-        if let Some((file, index)) = &index {
-            set.create(file)?.write_and_commit(index.to_json().as_bytes())?;
-        }
-        set.commit()?;
-        Ok(Saved {
-            shards: files.iter().map(|file| directory.join(file)).collect(),
-            index: index.map(|(file, _)| directory.join(file)),
-            total_size: split.total_size(),
-        })
+        set::save(directory, options, &named(tensors)).map_err(|error| error.in_file(directory))
     }
 
     /// Writes to any sink: a socket, a compressor. Bytes that it took before something fails cannot be taken
@@ -348,8 +293,8 @@ impl Save {
     ) -> Result<W> {
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described))?;
-        let mut watch = self.watch([&layout]);
-        write_into(layout, sink, |place| &tensors[place].1, &mut watch)
+        let mut watch = watch(self.progress.clone(), [&layout]);
+        write_into(layout, sink, |given| &tensors[given].1, &mut watch)
     }
 
     /// Writes to memory.
@@ -363,64 +308,7 @@ impl Save {
     ) -> Result<Vec<u8>> {
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described))?;
-        let (bytes, mut watch) = (layout.room()?, self.watch([&layout]));
-        write_into(layout, bytes, |place| &tensors[place].1, &mut watch)
+        let (bytes, mut watch) = (layout.room()?, watch(self.progress.clone(), [&layout]));
+        write_into(layout, bytes, |given| &tensors[given].1, &mut watch)
     }
-
-    fn watch<'l>(&self, layouts: impl IntoIterator<Item = &'l Layout>) -> Watch {
-        let planned = layouts.into_iter().flat_map(Layout::tensors);
-        Watch::new(self.progress.clone(), planned.map(Planned::byte_len).sum())
-    }
-}
-
-/// What [`Save::directory`] wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Saved {
-    /// The safetensors files.
-    pub shards: Vec<PathBuf>,
-    /// The index, where there is more than one shard.
-    pub index: Option<PathBuf>,
-    /// The bytes of all tensors, shared storage counted once: the index's `total_size`.
-    pub total_size: u64,
-}
-
-fn named<N: Into<String>, T>(tensors: impl IntoIterator<Item = (N, T)>) -> Vec<(String, T)> {
-    tensors.into_iter().map(|(name, data)| (name.into(), data)).collect()
-}
-
-fn described<T: TensorData>((name, data): &(String, T)) -> (String, Dtype, Vec<usize>) {
-    (name.clone(), data.dtype(), data.shape().to_vec())
-}
-
-/// Writes what was laid out; `tensor` gives the tensor of a place in the order in which they were given.
-fn write_into<'t, T: TensorData + 't, W: io::Write>(
-    layout: Layout,
-    sink: W,
-    tensor: impl Fn(usize) -> &'t T,
-    watch: &mut Watch,
-) -> Result<W> {
-    let mut writer = layout.writer(sink)?;
-    while let Some(given) = writer.given() {
-        writer.write(tensor(given), watch)?;
-    }
-    writer.finish()
-}
-
-/// The same into a file, which the kernel copies to what lies in other files.
-fn write_file<'t, T: TensorData + 't>(
-    layout: Layout,
-    output: OutputFile,
-    tensor: impl Fn(usize) -> &'t T,
-    watch: &mut Watch,
-) -> Result<OutputFile> {
-    let mut writer = layout.writer(output)?;
-    while let Some(given) = writer.given() {
-        let data = tensor(given);
-        match data.stored() {
-            Some(stored) if worth_a_call(&stored) && writer.copy(&stored, watch)? => {}
-            _ => writer.write(data, watch)?,
-        }
-    }
-    writer.finish()
 }

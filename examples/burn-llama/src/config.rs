@@ -1,6 +1,7 @@
 //! What `config.json` says, as transformers 4 and 5 write it, and what the model here does not compute.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use examples_support::{Fields, mismatch};
 use serde_json::{Map, Value};
 
 use crate::rotary::{Rope, Scaling};
@@ -65,6 +66,7 @@ impl LlamaConfig {
             }
             None => fields.tokens("eos_token_id")?,
         };
+        let ends = ends.unwrap_or_default();
         ensure!(!ends.is_empty(), "there is no eos_token_id, so that no answer would end");
         Ok(Self {
             vocabulary: fields.required_size("vocab_size")?,
@@ -157,78 +159,10 @@ fn llama3(fields: Fields<'_>, parameters: Fields<'_>) -> Result<Scaling> {
     })
 }
 
-/// A JSON object whose values have expected types. A null is the same as nothing, as in transformers.
-#[derive(Clone, Copy)]
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    fn get(self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn required_size(self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| anyhow!("there is no {key}"))
-    }
-
-    /// The bound is above every model's, and low enough that two sizes can be multiplied.
-    fn size(self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number from 1 to 16777216", |value| {
-            let size = usize::try_from(value.as_u64()?).ok()?;
-            (1..=1 << 24).contains(&size).then_some(size)
-        })
-    }
-
-    fn number(self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", Value::as_f64)
-    }
-
-    fn positive(self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number above zero", |value| value.as_f64().filter(|number| *number > 0.0))
-    }
-
-    fn flag(self, key: &str) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
-    }
-
-    fn text(self, key: &str) -> Result<Option<&'a str>> {
-        self.typed(key, "a string", Value::as_str)
-    }
-
-    /// One token, a list of tokens, or none.
-    fn tokens(self, key: &str) -> Result<Vec<u32>> {
-        let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let tokens = self.typed(key, "a token id or a list of them", |value| match value {
-            Value::Array(list) => list.iter().map(token).collect::<Option<Vec<_>>>(),
-            one => Some(vec![token(one)?]),
-        })?;
-        Ok(tokens.unwrap_or_default())
-    }
-
-    fn typed<T>(
-        self,
-        key: &str,
-        expected: &str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => read(value).map(Some).ok_or_else(|| mismatch(key, expected, value)),
-        }
-    }
-}
-
-fn mismatch(key: &str, expected: &str, value: &Value) -> anyhow::Error {
-    let mut found = value.to_string();
-    if found.chars().count() > 60 {
-        found = found.chars().take(60).chain("...".chars()).collect();
-    }
-    anyhow!("{key}: expected {expected}, found {found}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::one_line;
+    use examples_support::one_line;
     use serde_json::json;
 
     /// As transformers 4 wrote Llama 2.

@@ -10,8 +10,8 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::report::one_line;
 use crate::tokens::Tokens;
+use examples_support::one_line;
 
 /// Numbers are below this.
 const LIMIT: u64 = 1000;

@@ -36,10 +36,11 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Parser;
+use examples_support::{note, one_line};
 
 use crate::cli::Cli;
 use crate::model::Llama;
-use crate::report::{Summary, note};
+use crate::report::Summary;
 use crate::settings::Run;
 use crate::source::Source;
 use crate::tokens::Tokens;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it: `burn-llama | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            note(&format!("error: {}", report::one_line(&error)));
+            note(&format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }

@@ -11,7 +11,7 @@ use burn::train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
 };
 
-use crate::report::note;
+use examples_support::note;
 
 /// What was measured last.
 #[derive(Clone, Copy, Debug, Default)]

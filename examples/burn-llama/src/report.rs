@@ -75,39 +75,3 @@ impl<'a> Summary<'a> {
         Ok(io::stdout().write_all(line.as_bytes())?)
     }
 }
-
-/// Writes a line for those who watch. Not `eprintln!`, which panics when standard error is closed.
-pub(crate) fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// An error and its causes on one line, without what one repeats of another.
-pub(crate) fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let text: Vec<_> = text.lines().map(str::trim).collect();
-        let text = text.join(" ");
-        if text.contains(&line) {
-            line = text;
-        } else if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use anyhow::anyhow;
-
-    #[test]
-    fn errors_have_one_line() {
-        let error = anyhow!("cause\n  of it").context("while\nloading").context("/dir");
-        assert_eq!(one_line(&error), "/dir: while loading: cause of it");
-        let error = anyhow!("/dir/model.safetensors: too short").context("/dir");
-        assert_eq!(one_line(&error), "/dir/model.safetensors: too short");
-    }
-}

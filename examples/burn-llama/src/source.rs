@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::DType;
 use serde_json::{Map, Value};
-use weighbridge_burn::Report;
+use weighbridge_burn::LoadReport;
 use weighbridge_burn::weighbridge::Checkpoint;
 
 use crate::config::LlamaConfig;
@@ -124,7 +124,7 @@ impl Source {
 }
 
 /// Brings a Hugging Face checkpoint into the model. It is computed in f32, whatever is stored.
-pub(crate) fn load(checkpoint: &Checkpoint, model: &mut Llama) -> Result<Report> {
+pub(crate) fn load(checkpoint: &Checkpoint, model: &mut Llama) -> Result<LoadReport> {
     Ok(weighbridge_burn::load(checkpoint).pytorch().dtype(DType::F32).into(model)?)
 }
 

@@ -18,9 +18,9 @@ use crate::cli::Cli;
 use crate::data::Sums;
 use crate::model::Llama;
 use crate::progress::{Losses, Progress};
-use crate::report::note;
 use crate::settings::{KEPT, Run};
 use crate::tokens::Tokens;
+use examples_support::note;
 
 /// The learning rate grows over so many steps, and then stays. It does not fall in the end, because the weights after an
 /// epoch would then depend on how many more were asked for.

@@ -11,7 +11,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_transformers::models::bert;
-use serde_json::{Map, Value};
+use examples_support::Fields;
+use serde_json::Value;
 
 /// How the vectors of a sentence's tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,58 +159,6 @@ fn parse_pooling(fields: Fields<'_>) -> Result<Pooling> {
             "several pooling modes are joined ({}), this program computes one, \"mean\" or \"cls\"",
             modes.join(", ")
         ),
-    }
-}
-
-/// A JSON object whose values have expected types. A null is the same as nothing, as in
-/// transformers.
-#[derive(Clone, Copy)]
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    fn get(self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn required_size(self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| anyhow!("there is no {key}"))
-    }
-
-    fn size(self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number above zero", |value| {
-            let size = usize::try_from(value.as_u64()?).ok()?;
-            (size > 0).then_some(size)
-        })
-    }
-
-    fn number(self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", Value::as_f64)
-    }
-
-    fn flag(self, key: &str) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
-    }
-
-    fn text(self, key: &str) -> Result<Option<&'a str>> {
-        self.typed(key, "a string", Value::as_str)
-    }
-
-    fn typed<T>(
-        self,
-        key: &str,
-        expected: &str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        read(value).map(Some).ok_or_else(|| {
-            let mut found = value.to_string();
-            if found.chars().count() > 60 {
-                found = found.chars().take(60).chain("...".chars()).collect();
-            }
-            anyhow!("{key}: expected {expected}, found {found}")
-        })
     }
 }
 

@@ -3,12 +3,10 @@
 //! Comparing them with the headers first puts all that is wrong into one message, before a byte of
 //! data moves.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use candle_transformers::models::bert::Config;
+use examples_support::Inventory;
 use weighbridge::Checkpoint;
-
-/// So many problems are spelled out, the rest are counted.
-const SHOWN: usize = 3;
 
 /// Checks that every tensor of the model is there in its shape, and returns the prefix of their
 /// names.
@@ -25,41 +23,18 @@ fn compare(
     tensors: usize,
     stored: impl Fn(&str) -> Option<Vec<usize>>,
 ) -> Result<&'static str> {
-    // A nonsensical number of layers must not become a nonsensical list.
-    ensure!(
-        config.num_hidden_layers <= tensors,
-        "config.json: num_hidden_layers is {}, but the checkpoint has only {tensors} tensors",
-        config.num_hidden_layers
-    );
     // A checkpoint of the bare model has no prefix; with a head for a task, it has.
     let prefix = match stored("bert.embeddings.word_embeddings.weight") {
         Some(_) => "bert",
         None => "",
     };
-    let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
-    for (name, wanted) in expected(config) {
-        let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
-        match stored(&name).or_else(|| stored(&old_name(&name)?)) {
-            None => missing.push(format!("\"{name}\"")),
-            Some(shape) if shape != wanted => {
-                misshaped.push(format!("\"{name}\" is {shape:?}, the model needs {wanted:?}"));
-            }
-            Some(_) => {}
-        }
-    }
-
-    let mut problems = Vec::new();
-    if !missing.is_empty() {
-        let are = if missing.len() == 1 { "tensor is" } else { "tensors are" };
-        problems.push(format!("{} {are} missing: {}", missing.len(), shorten(&missing)));
-    }
-    if !misshaped.is_empty() {
-        let have = if misshaped.len() == 1 { "tensor has" } else { "tensors have" };
-        problems.push(format!("{} {have} another shape: {}", misshaped.len(), shorten(&misshaped)));
-    }
-    if !problems.is_empty() {
-        bail!("the checkpoint does not fit its config.json: {}", problems.join("; "));
-    }
+    let named = |(name, shape)| match prefix {
+        "" => (name, shape),
+        prefix => (format!("{prefix}.{name}"), shape),
+    };
+    let stored = |name: &str| stored(name).or_else(|| stored(&old_name(name)?));
+    let inventory = Inventory::take(config.num_hidden_layers, tensors, expected(config).map(named), stored)?;
+    inventory.check(None)?;
     Ok(prefix)
 }
 
@@ -69,14 +44,6 @@ fn old_name(name: &str) -> Option<String> {
     let (norm, part) = name.rsplit_once("LayerNorm.")?;
     let old = if part == "weight" { "gamma" } else { "beta" };
     Some(format!("{norm}LayerNorm.{old}"))
-}
-
-fn shorten(list: &[String]) -> String {
-    let mut text = list.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if list.len() > SHOWN {
-        text.push_str(", ...");
-    }
-    text
 }
 
 /// Every name, without a prefix, and shape.

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use examples_support::{note, one_line};
 
 use crate::embed::Embedder;
 
@@ -54,8 +55,7 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it: `candle-embed ... | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not `eprintln!`, which panics when standard error is closed.
-            let _ = writeln!(io::stderr(), "error: {}", report::one_line(&error));
+            note(&format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }

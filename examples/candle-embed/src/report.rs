@@ -65,21 +65,3 @@ struct JsonResult<'a> {
     score: f32,
     index: usize,
 }
-
-/// An error and its causes on one line, without what one repeats of another, and without
-/// backtraces, which Candle puts into its messages when `RUST_BACKTRACE` is set.
-pub(crate) fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let parts = text.lines().map(str::trim);
-        let text = parts.take_while(|part| !part.starts_with("0: ")).collect::<Vec<_>>().join(" ");
-        if text.contains(&line) {
-            line = text;
-        } else if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-    }
-    line
-}

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_transformers::models::llama::{Config, Llama3RopeConfig, Llama3RopeType, LlamaEosToks};
+use examples_support::{Fields, mismatch};
 use serde_json::{Map, Value};
 
 /// The attention of candle 0.11.1 compares the number of key-value heads with this and narrows the
@@ -56,7 +57,7 @@ fn eos_of_generation_config(directory: &Path) -> Result<Option<Option<LlamaEosTo
         return Ok(None);
     }
     let generation = read_object(&path)?;
-    let eos = Fields(&generation).eos().with_context(|| path.display().to_string())?;
+    let eos = eos(Fields(&generation)).with_context(|| path.display().to_string())?;
     Ok(Some(eos))
 }
 
@@ -105,7 +106,7 @@ fn parse(config: &Map<String, Value>) -> Result<Config> {
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
         rope_theta: rope.theta,
         bos_token_id: None,
-        eos_token_id: fields.eos()?,
+        eos_token_id: eos(fields)?,
         rope_scaling: rope.scaling,
         max_position_embeddings: UNLIMITED,
         tie_word_embeddings: fields.flag("tie_word_embeddings")?,
@@ -186,9 +187,9 @@ impl Rope {
                 );
             }
         }
-        let theta = match parameters.positive("rope_theta").context(name)? {
+        let theta = match positive(parameters, "rope_theta").context(name)? {
             Some(theta) => theta,
-            None => fields.positive("rope_theta")?.unwrap_or(10_000.0),
+            None => positive(fields, "rope_theta")?.unwrap_or(10_000.0),
         };
         let kind = match parameters.text("rope_type").context(name)? {
             Some(kind) => Some(kind),
@@ -209,7 +210,7 @@ impl Rope {
 
 fn llama3(fields: Fields<'_>, parameters: Fields<'_>) -> Result<Llama3RopeConfig> {
     let required =
-        |key| parameters.positive(key)?.ok_or_else(|| anyhow!("rope type \"llama3\" without {key}"));
+        |key| positive(parameters, key)?.ok_or_else(|| anyhow!("rope type \"llama3\" without {key}"));
     let (low, high) = (required("low_freq_factor")?, required("high_freq_factor")?);
     ensure!(low < high, "low_freq_factor ({low}) is not below high_freq_factor ({high})");
     let original = "original_max_position_embeddings";
@@ -226,76 +227,15 @@ fn llama3(fields: Fields<'_>, parameters: Fields<'_>) -> Result<Llama3RopeConfig
     })
 }
 
-/// A JSON object whose values have expected types. A null is the same as nothing, as in
-/// transformers.
-#[derive(Clone, Copy)]
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    fn get(self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn required_size(self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| anyhow!("there is no {key}"))
-    }
-
-    fn size(self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number above zero", |value| {
-            let size = usize::try_from(value.as_u64()?).ok()?;
-            (size > 0).then_some(size)
-        })
-    }
-
-    fn number(self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", Value::as_f64)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "Candle's configuration holds f32")]
-    fn positive(self, key: &str) -> Result<Option<f32>> {
-        self.typed(key, "a number above zero", |value| {
-            let number = value.as_f64()? as f32;
-            (number.is_finite() && number > 0.0).then_some(number)
-        })
-    }
-
-    fn flag(self, key: &str) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
-    }
-
-    fn text(self, key: &str) -> Result<Option<&'a str>> {
-        self.typed(key, "a string", Value::as_str)
-    }
-
-    /// One token, a list of tokens, or none.
-    fn eos(self) -> Result<Option<LlamaEosToks>> {
-        let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let tokens = self.typed("eos_token_id", "a token id or a list of them", |value| match value {
-            Value::Array(list) => list.iter().map(token).collect::<Option<Vec<_>>>(),
-            one => Some(vec![token(one)?]),
-        })?;
-        Ok(tokens.map(LlamaEosToks::Multiple))
-    }
-
-    fn typed<T>(
-        self,
-        key: &str,
-        expected: &str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => read(value).map(Some).ok_or_else(|| mismatch(key, expected, value)),
-        }
-    }
+/// The tokens that end a text.
+fn eos(fields: Fields<'_>) -> Result<Option<LlamaEosToks>> {
+    Ok(fields.tokens("eos_token_id")?.map(LlamaEosToks::Multiple))
 }
 
-fn mismatch(key: &str, expected: &str, value: &Value) -> anyhow::Error {
-    let mut found = value.to_string();
-    if found.chars().count() > 60 {
-        found = found.chars().take(60).chain("...".chars()).collect();
-    }
-    anyhow!("{key}: expected {expected}, found {found}")
+/// A number above zero, as Candle's configuration holds it.
+#[expect(clippy::cast_possible_truncation, reason = "Candle's configuration holds f32")]
+fn positive(fields: Fields<'_>, key: &str) -> Result<Option<f32>> {
+    Ok(fields.positive(key)?.map(|number| number as f32))
 }
 
 #[cfg(test)]

@@ -4,12 +4,10 @@
 //! Everything it will ask for follows from the configuration; so it is compared with the headers
 //! first, and all that is wrong is in one message before a byte of data moves.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use candle_transformers::models::llama::Config;
+use examples_support::Inventory;
 use weighbridge::Checkpoint;
-
-/// So many problems are spelled out, the rest are counted.
-const SHOWN: usize = 3;
 
 /// The name of the output projection, which a checkpoint with tied embeddings leaves out.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
@@ -24,47 +22,10 @@ pub(crate) fn check(checkpoint: &Checkpoint, config: &Config) -> Result<()> {
 }
 
 fn compare(config: &Config, tensors: usize, stored: impl Fn(&str) -> Option<Vec<usize>>) -> Result<()> {
-    // A nonsensical number of layers must not become a nonsensical list.
-    ensure!(
-        config.num_hidden_layers <= tensors,
-        "config.json: num_hidden_layers is {}, but the checkpoint has only {tensors} tensors",
-        config.num_hidden_layers
-    );
-    let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
-    for (name, wanted) in expected(config) {
-        match stored(&name) {
-            None => missing.push(format!("\"{name}\"")),
-            Some(shape) if shape != wanted => {
-                misshaped.push(format!("\"{name}\" is {shape:?}, the model needs {wanted:?}"));
-            }
-            Some(_) => {}
-        }
-    }
-
-    let mut problems = Vec::new();
-    if !missing.is_empty() {
-        let are = if missing.len() == 1 { "tensor is" } else { "tensors are" };
-        problems.push(format!("{} {are} missing: {}", missing.len(), shorten(&missing)));
-        if matches!(&missing[..], [name] if name.contains(LM_HEAD)) {
-            problems.push("config.json does not tie the embeddings (tie_word_embeddings)".into());
-        }
-    }
-    if !misshaped.is_empty() {
-        let have = if misshaped.len() == 1 { "tensor has" } else { "tensors have" };
-        problems.push(format!("{} {have} another shape: {}", misshaped.len(), shorten(&misshaped)));
-    }
-    if !problems.is_empty() {
-        bail!("the checkpoint does not fit its config.json: {}", problems.join("; "));
-    }
-    Ok(())
-}
-
-fn shorten(list: &[String]) -> String {
-    let mut text = list.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if list.len() > SHOWN {
-        text.push_str(", ...");
-    }
-    text
+    let inventory = Inventory::take(config.num_hidden_layers, tensors, expected(config), stored)?;
+    let untied = "config.json does not tie the embeddings (tie_word_embeddings)";
+    let hint = inventory.lacks_only(LM_HEAD).then_some(untied);
+    inventory.check(hint)
 }
 
 /// Every name and shape, in the order in which a file usually has them.

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use examples_support::{note, one_line};
 
 use crate::cli::Cli;
 use crate::generate::Prompter;
@@ -31,8 +32,7 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough of it: `candle-llama | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not `eprintln!`, which panics when standard error is closed.
-            let _ = writeln!(io::stderr(), "error: {}", report::one_line(&error));
+            note(&format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }

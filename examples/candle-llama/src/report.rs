@@ -97,24 +97,6 @@ pub(crate) fn speed(tokens: usize, seconds: f64) -> String {
     format!("{count} in {seconds:.3} s, {:.1} tokens/s", per_second(tokens, seconds))
 }
 
-/// An error and its causes on one line, without what one repeats of another, and without
-/// backtraces, which Candle puts into its messages when `RUST_BACKTRACE` is set.
-pub(crate) fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let text: Vec<_> = text.lines().map(str::trim).take_while(|part| !part.starts_with("0: ")).collect();
-        let text = text.join(" ");
-        if text.contains(&line) {
-            line = text;
-        } else if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-    }
-    line
-}
-
 fn plural(count: usize, noun: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{ending}")
@@ -145,7 +127,6 @@ fn per_second(count: usize, seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::anyhow;
 
     #[test]
     fn sizes_have_units() {
@@ -154,15 +135,5 @@ mod tests {
         assert_eq!(bytes(2_200_000_000), "2.20 GB");
         assert_eq!(rate(500_000_000, 0.25), "2.00 GB/s");
         assert_eq!(speed(1, 0.5), "1 token in 0.500 s, 2.0 tokens/s");
-    }
-
-    #[test]
-    fn errors_have_one_line() {
-        let error = anyhow!("cause\n   0: candle_core::error\n      at src/error.rs:264")
-            .context("while\nloading: cause")
-            .context("/dir");
-        assert_eq!(one_line(&error), "/dir: while loading: cause");
-        let error = anyhow!("/dir/model.safetensors: too short").context("/dir");
-        assert_eq!(one_line(&error), "/dir/model.safetensors: too short");
     }
 }

@@ -1,4 +1,4 @@
-//! What Burn can move at the most: one large tensor there, and back.
+//! What Burn can move at most: one large tensor there, and back.
 
 use std::time::Instant;
 

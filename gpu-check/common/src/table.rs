@@ -15,7 +15,7 @@ pub struct Results {
     pub machine: String,
     /// Bytes of the checkpoint.
     pub bytes: u64,
-    /// What the machine does at the most, in GB/s, or how long it takes for something, in seconds.
+    /// What the machine does at most, in GB/s, or how long it takes for something, in seconds.
     pub ceilings: Vec<Ceiling>,
     /// The one that loads are measured by, in GB/s.
     pub bus: Option<f64>,

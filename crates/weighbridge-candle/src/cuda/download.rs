@@ -10,8 +10,8 @@ use weighbridge::{Error, ErrorKind, Result};
 
 use super::memory::{Arriving, Copier, View};
 use super::{context, failed, own_context};
-use crate::loader::refused;
 use crate::staging::Staging;
+use crate::tensor::refused;
 
 /// The ways from the GPUs of a save.
 pub(crate) struct Downloads<'s> {
@@ -66,7 +66,7 @@ impl Download {
         // Candle may know one GPU as several devices, each with a stream of its own.
         let Device::Cuda(device) = whole.device() else { return Err(lost()) };
         let view = View::of(&whole, device).ok_or_else(lost)?;
-        self.copier.after(&device.cuda_stream()).map_err(failed("copies could not be ordered"))?;
+        self.copier.after(&device.cuda_stream()).map_err(failed("copies cannot be ordered"))?;
         let mut arriving = VecDeque::<Arriving>::new();
         let mut sent = 0;
         let mut written = 0;
@@ -76,7 +76,7 @@ impl Download {
                     Ok(slab) => slab,
                     // Fewer do as well.
                     Err(_) if !arriving.is_empty() => break,
-                    Err(error) => return Err(failed("memory could not be locked")(error)),
+                    Err(error) => return Err(failed("memory cannot be page-locked")(error)),
                 };
                 let bytes = self.staging.bytes().min(view.bytes - sent);
                 arriving.push_back(self.copier.download(&view, sent, slab).map_err(failed("a copy failed"))?);

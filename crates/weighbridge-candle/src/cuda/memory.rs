@@ -1,4 +1,4 @@
-//! Memory that a GPU reads and writes on its own: the crate's only module with `unsafe`.
+//! Memory that a GPU reads and writes on its own. All `unsafe` code for CUDA is in this module.
 //!
 //! What the driver is told to copy is copied some time later. For what goes to the device the session keeps buffers and
 //! memory until it has waited, as it promises to every [`Device`](weighbridge::engine::Device); what comes back is owned by
@@ -166,7 +166,12 @@ impl Copier {
 
     /// Starts to copy what lies in a buffer of a session to the device. `Ok` of an error: nothing is being copied any
     /// more; `Err` of one: nobody knows.
-    pub(super) fn upload<M>(
+    ///
+    /// # Safety
+    ///
+    /// Buffer and memory must be kept, and the buffer must not be written to, until the event has been waited for; if
+    /// nobody knows what is being copied, for good.
+    pub(super) unsafe fn upload<M>(
         &self,
         transfers: &[(&Memory, &Transfer<'_, M>)],
     ) -> Result<Result<CudaEvent, DriverError>, DriverError> {
@@ -179,7 +184,7 @@ impl Copier {
                 let offset = inside.ok_or(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE))?;
                 let to = memory.start + offset as CUdeviceptr;
                 // SAFETY: the destination lies inside of memory that was allocated before, which this stream has waited for;
-                // the session keeps both, and does not touch the buffer, until it has waited for the event.
+                // the caller keeps both, and does not touch the buffer, until it has waited for the event.
                 unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }?;
             }
             self.event()

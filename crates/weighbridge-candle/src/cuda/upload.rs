@@ -8,11 +8,10 @@ use weighbridge::{Entry, Error, ErrorKind, Result};
 
 use super::memory::{Copier, Memory, Slab};
 use super::{context, failed, own_context};
-use crate::dtype::made;
-use crate::loader::refused;
-use crate::session::Devices;
+use crate::devices::Devices;
+use crate::dtype::layout_of;
 use crate::staging::Staging;
-use crate::tensor::check_strides;
+use crate::tensor::{check_strides, refused};
 
 /// The GPUs of a load.
 pub(crate) struct Cuda {
@@ -44,7 +43,7 @@ impl Cuda {
 
     /// The GPU for tensors of that name, and Candle's device for it.
     fn gpu(&self, name: &str) -> Result<(usize, &CudaDevice)> {
-        let Device::Cuda(device) = self.devices.of(name) else {
+        let Device::Cuda(device) = self.devices.for_name(name) else {
             return Err(Error::new(ErrorKind::Internal, "its device is not a GPU"));
         };
         let gpu = self.gpus.iter().position(|gpu| *gpu.context() == context(device));
@@ -62,19 +61,20 @@ impl engine::Device for Cuda {
 
     fn slab(&self, _: usize) -> Result<Slab> {
         let first = self.gpus.first().ok_or_else(|| Error::new(ErrorKind::Internal, "there is no GPU"))?;
-        self.staging.slab(first.context()).map_err(failed("memory could not be locked"))
+        self.staging.slab(first.context()).map_err(failed("memory cannot be page-locked"))
     }
 
     fn allocate(&self, entry: &Entry) -> Result<OnGpu> {
         let (gpu, device) = self.gpu(entry.name())?;
-        let (dtype, elements, _) = made(entry)?;
+        let (dtype, elements, _) = layout_of(entry)?;
         let memory = Memory::new(device, dtype, elements).map_err(|error| refused(&error))?;
         let ordered = self.gpus[gpu].after(&device.cuda_stream());
-        ordered.map_err(failed("copies could not be ordered"))?;
+        ordered.map_err(failed("copies cannot be ordered"))?;
         Ok(OnGpu { gpu, memory })
     }
 
-    fn copy(&self, transfers: &[Transfer<'_, OnGpu>]) -> Result<Vec<CudaEvent>> {
+    #[allow(unsafe_code)]
+    unsafe fn copy(&self, transfers: &[Transfer<'_, OnGpu>]) -> Result<Vec<CudaEvent>> {
         let mut events: Vec<CudaEvent> = Vec::new();
         for (number, gpu) in self.gpus.iter().enumerate() {
             let of_gpu = transfers.iter().filter(|transfer| transfer.memory.gpu == number);
@@ -85,7 +85,10 @@ impl engine::Device for Cuda {
             // An internal error tells the session that something may still be copied.
             let lost =
                 |error| Error::new(ErrorKind::Internal, format!("a copy cannot be waited for: {error}"));
-            match gpu.upload(&of_gpu) {
+            // SAFETY: the caller keeps slab and memory until `wait` has returned for all events, and for good after an internal
+            // error.
+            let started = unsafe { gpu.upload(&of_gpu) };
+            match started {
                 Ok(Ok(event)) => events.push(event),
                 Ok(Err(error)) => {
                     events.iter().try_for_each(CudaEvent::synchronize).map_err(lost)?;
@@ -110,7 +113,7 @@ impl engine::Device for Cuda {
 
     fn finish(&self, entry: &Entry, memory: OnGpu) -> Result<Tensor> {
         let (_, device) = self.gpu(entry.name())?;
-        let (_, _, shape) = made(entry)?;
+        let (_, _, shape) = layout_of(entry)?;
         check_strides(&shape).map_err(|error| refused(&error))?;
         let storage = CudaStorage { slice: memory.memory.into_slice(), device: device.clone() };
         Ok(Tensor::from((Storage::Cuda(storage), shape)))

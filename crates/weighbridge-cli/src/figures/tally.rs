@@ -6,7 +6,7 @@ use anyhow::Result;
 use weighbridge::Dtype;
 use weighbridge::plan::cast_into;
 
-use super::{Figures, histogram, number};
+use super::results::{Figures, histogram, number};
 
 /// Codes and how often each occurs, in ascending order.
 pub(super) type Tally = Vec<(u16, u64)>;

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use weighbridge::Checkpoint;
 use weighbridge::write::{Save, TensorData, Values};
 
+use super::results::BINS;
 use super::*;
-use crate::cli::Global;
+use crate::global::Global;
 use crate::term::Term;
 
 fn bar() -> Bar {

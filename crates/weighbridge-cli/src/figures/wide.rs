@@ -4,8 +4,8 @@ use anyhow::Result;
 use weighbridge::Dtype;
 use weighbridge::plan::cast_into;
 
+use super::results::{Figures, Number, histogram, number};
 use super::tally::{self, Table, Tally};
-use super::{Figures, Number, histogram, number};
 
 /// What is known of some values of more than 16 bits.
 #[derive(Debug, Default)]

@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::Outcome;
 use crate::casts::Casts;
 use crate::destination::Destination;
 use crate::load::open;
+use crate::outcome::Outcome;
 use crate::reshape::{self, Reshape};
 use crate::show::plural;
 use crate::term::Term;
 
 /// Casts tensors to other dtypes
 ///
-/// Values are rounded to nearest, ties to even, as PyTorch does. A value outside the range of the new dtype is an error,
-/// and nothing is written, unless `--overflow` says what becomes of it; NaN stays NaN. Quantised modules, whose values are
-/// codes, are refused. Memory stays the same however large the checkpoint is.
+/// Values are rounded to nearest, ties to even, as PyTorch does. A value outside the range of the new dtype
+/// is an error, and nothing is written, unless `--overflow` says what becomes of it; NaN stays NaN. Quantised
+/// modules, whose values are codes, are refused. Memory stays the same however large the checkpoint is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -2,26 +2,30 @@
 
 mod npy;
 mod number;
+mod stream;
 mod text;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use weighbridge::plan::{Overflow, Part, Streamed};
-use weighbridge::write::{OutputFile, TensorData};
+use weighbridge::plan::{Overflow, Part};
+use weighbridge::write::OutputFile;
 use weighbridge::{Checkpoint, Dtype, Plan, Slice};
 
 use crate::casts::OnQuantized;
 use crate::dtype::parse_dtype;
+use crate::load;
+use crate::outcome::Outcome;
 use crate::show::safe;
 use crate::term::{Bar, Term};
-use crate::{Outcome, interrupt, load};
+use stream::stream;
 
 /// Writes one tensor, or a slice of it, as text, as a NumPy file or as raw bytes
 ///
-/// Only the bytes of the slice are read. Arrays and raw bytes are written while they are read, in constant memory.
+/// Only the bytes of the slice are read. Arrays and raw bytes are written while they are read, in constant
+/// memory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -178,37 +182,5 @@ impl SplitLast for str {
     fn split_once_last(&self, character: char) -> Option<(&str, &str)> {
         self.trim_end().ends_with(']').then_some(())?;
         Some(self.split_at(self.rfind(character)?))
-    }
-}
-
-/// Writes the values while they are made.
-fn stream(tensor: &Streamed, out: &mut dyn Write, bar: &Bar) -> Result<()> {
-    let mut watched = Watched { out, bar };
-    tensor.write_to(&mut watched).map_err(|error| match error.downcast::<weighbridge::Error>() {
-        // Here is no choice of what becomes of values that are too large.
-        Ok(own) => match own.to_string().split_once("; `Overflow::") {
-            Some((what, _)) => anyhow!("{what}"),
-            None => own.into(),
-        },
-        Err(other) => other.into(),
-    })
-}
-
-/// Passes bytes on, counts them, and looks for Ctrl-C.
-struct Watched<'a> {
-    out: &'a mut dyn Write,
-    bar: &'a Bar,
-}
-
-impl Write for Watched<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        interrupt::check().map_err(io::Error::other)?;
-        let written = self.out.write(bytes)?;
-        self.bar.add(written as u64);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }

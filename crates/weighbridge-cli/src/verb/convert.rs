@@ -8,23 +8,25 @@ use weighbridge_convert::{Aliases, Foreign, Note, NoteKind, Options};
 
 mod export;
 
-use crate::casts::Casts;
+use crate::casts::{self, Casts};
 use crate::destination::Destination;
+use crate::load;
+use crate::outcome::Outcome;
 use crate::rename::Renaming;
 use crate::reshape::{self, Reshape};
 use crate::select::Select;
 use crate::show::{plural, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 
 /// So many notes of a kind are shown; --verbose shows all.
 const SHOWN: usize = 10;
 
-/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to safetensors, without running any of their code
+/// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to
+/// safetensors, without running any of their code
 ///
-/// The format is recognised by the content of the file, not by its name. A pickle that imports something not known to be
-/// harmless is refused: `weighbridge scan` lists what it imports. Everything that is renamed, left out or changed is reported
-/// on standard error.
+/// The format is recognised by the content of the file, not by its name. A pickle that imports something not
+/// known to be harmless is refused: `weighbridge scan` lists what it imports. Everything that is renamed,
+/// left out or changed is reported on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +46,8 @@ pub(crate) struct Convert {
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     aliases: OnAlias,
 
-    /// Keep the prefixes `state_dict.`, `model.`, `module.` and `_orig_mod.` that training programs put before all names
+    /// Keep the prefixes `state_dict.`, `model.`, `module.` and `_orig_mod.` that training programs put
+    /// before all names
     #[arg(long)]
     raw_names: bool,
 
@@ -56,8 +59,8 @@ pub(crate) struct Convert {
     #[arg(long)]
     strict: bool,
 
-    /// Read objects of this class in a pickle, or of all classes that match a glob, as plain records of their contents; none
-    /// of their code is run. May be given several times
+    /// Read objects of this class in a pickle, or of all classes that match a glob, as plain records of their
+    /// contents; none of their code is run. May be given several times
     #[arg(long, value_name = "MODULE.CLASS|GLOB")]
     allow_global: Vec<String>,
 
@@ -122,7 +125,7 @@ impl Convert {
         if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
             return Ok(Outcome::Findings);
         }
-        let notes = export.write(&plan)?;
+        let notes = export.write(&plan).map_err(casts::in_options)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));
         report(&notes, term);
         let from = foreign.map_or("safetensors", |foreign| foreign.format().name());
@@ -165,8 +168,13 @@ impl Convert {
             OnAlias::Once => Aliases::Once,
             OnAlias::Each => Aliases::Each,
         };
-        let options =
-            Options::new().aliases(aliases).raw_names(self.raw_names).skip_unsupported(self.skip_unsupported);
+        let mut options = Options::new().aliases(aliases);
+        if self.raw_names {
+            options = options.raw_names();
+        }
+        if self.skip_unsupported {
+            options = options.skip_unsupported();
+        }
         let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
         Ok(self.allow_global.iter().fold(options, Options::allow_global))
     }
@@ -176,7 +184,7 @@ impl Convert {
 fn report(notes: &[Note], term: &Term) {
     for notes in notes.chunk_by(|a, b| a.kind() == b.kind()) {
         let Some(kind) = notes.first().map(Note::kind) else { continue };
-        // Numbers and texts that now stand in the metadata are many and are no loss.
+        // Numbers and texts that are now in the metadata are many and are no loss.
         let shown = if kind == NoteKind::Metadata { 0 } else { SHOWN };
         for (number, note) in notes.iter().enumerate() {
             let line = safe(&note.to_string()).into_owned();

@@ -11,10 +11,11 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::load;
+use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 use structure::Structure;
 use values::{Moved, Tolerance};
 
@@ -51,7 +52,7 @@ pub(crate) struct Diff {
     #[arg(long, value_name = "NUMBER", requires = "data", value_parser = tolerance)]
     atol: Option<f64>,
 
-    /// Show so many of the tensors that moved most
+    /// Show this many of the tensors that moved most
     #[arg(long, value_name = "N", default_value = "20", requires = "data")]
     top: usize,
 

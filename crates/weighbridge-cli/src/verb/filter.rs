@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::Outcome;
 use crate::destination::Destination;
 use crate::load::open;
+use crate::outcome::Outcome;
 use crate::reshape::{self, Reshape};
 use crate::select::Select;
 use crate::show::plural;

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
-use crate::Outcome;
 use crate::cli::Cli;
+use crate::outcome::Outcome;
 use crate::term::Term;
 
 /// Writes the man page or a shell's completions to standard output

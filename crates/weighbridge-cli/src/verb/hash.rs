@@ -12,15 +12,16 @@ use weighbridge::Checkpoint;
 
 pub(crate) use digest::{Algorithm, Digest, git_blob, of_file};
 
+use crate::load;
+use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 use manifest::{Line, Manifest};
 
 /// Computes a digest of the whole checkpoint and of each tensor, whatever its shards and their order
 ///
-/// The first line is the digest of the whole, of all lines that follow. Each of these is of one tensor: the digest of its
-/// bytes as the file has them, its dtype, its shape and its name. Metadata does not count.
+/// The first line is the digest of the whole, of all lines that follow. Each of these is of one tensor: the
+/// digest of its bytes as the file has them, its dtype, its shape and its name. Metadata does not count.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -17,16 +17,18 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::Checkpoint;
 
+use crate::load;
+use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::term::Term;
-use crate::{Outcome, load};
 use survey::Survey;
 use tree::Sort;
 
-/// Shows what is in a checkpoint: a tree of modules with dtypes, shapes and sizes, totals, metadata and shards
+/// Shows what is in a checkpoint: a tree of modules with dtypes, shapes and sizes, totals, metadata and
+/// shards
 ///
-/// Layers that are equal but for their number are one line: `layers.[0-31]`. Sizes count all tensors that a line stands
-/// for. Only headers are read, unless --stats asks for the values.
+/// Layers that are equal but for their number are one line: `layers.[0-31]`. Sizes count all tensors that a
+/// line stands for. Only headers are read, unless --stats asks for the values.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +47,7 @@ pub(crate) struct Inspect {
     #[arg(long, conflicts_with = "depth")]
     flat: bool,
 
-    /// Show so many levels of the tree
+    /// Show this many levels of the tree
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     depth: Option<u16>,
 

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::{Checkpoint, Names};
 
-use crate::Outcome;
 use crate::destination::Destination;
 use crate::load::open;
+use crate::outcome::Outcome;
 use crate::reshape::{self, Reshape};
 use crate::show::{plural, safe};
 use crate::term::Term;

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use weighbridge::Checkpoint;
 use weighbridge::write::{MetadataEdit, Order, Save};
-use weighbridge::{Checkpoint, Shard};
 
 use crate::destination::Destination;
+use crate::interrupt;
 use crate::load::open;
 use crate::metadata;
+use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
-use crate::{Outcome, interrupt};
 
 /// Shows and changes the metadata in the header
 #[derive(Debug, Args)]
@@ -31,8 +32,8 @@ enum Action {
 
 /// Prints the metadata, or the value of one key
 ///
-/// Of a sharded checkpoint, what all shards say together; where they differ, the first one's value is printed, with
-/// a warning. Exits with 1 if there is no such key.
+/// Of a sharded checkpoint, what all shards say together; where they differ, the first one's value is
+/// printed, with a warning. Exits with 1 if there is no such key.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -63,8 +64,8 @@ enum Format {
 
 /// Sets entries
 ///
-/// A file is written anew beside the old one and renamed to it: whenever the program is stopped, the old file is there or
-/// the new one. Shards are changed one after the other.
+/// A file is written anew beside the old one and renamed to it: whenever the program is stopped, the old file
+/// is there or the new one. Shards are changed one after the other.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -121,8 +122,8 @@ struct Change {
     #[arg(long)]
     force: bool,
 
-    /// Write the new header over the old one where it has room for it: no copy is made, but a machine that stops in the middle
-    /// leaves a broken file
+    /// Write the new header over the old one where it has room for it: no copy is made, but a machine that
+    /// stops in the middle leaves a broken file
     #[arg(long, conflicts_with = "output")]
     in_place: bool,
 }
@@ -194,7 +195,7 @@ impl Change {
 
     /// Changes the files themselves.
     fn change(&self, checkpoint: &Checkpoint, edit: &Edit<'_>, term: &Term) -> Result<Outcome> {
-        let files: Vec<_> = checkpoint.shards().iter().filter_map(Shard::path).collect();
+        let files: Vec<_> = checkpoint.shards().iter().filter_map(|shard| shard.path()).collect();
         if let (Some(link), false) = (files.iter().find(|file| file.is_symlink()), self.force) {
             bail!(
                 "{}: it is a link, perhaps into a cache that knows the file by its content; -o writes a copy, --force \

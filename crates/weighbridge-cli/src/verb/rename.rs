@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::Outcome;
 use crate::destination::Destination;
 use crate::load::open;
+use crate::outcome::Outcome;
 use crate::rename::Renaming;
 use crate::reshape::{self, Reshape};
 use crate::show::plural;
@@ -15,8 +15,8 @@ use crate::term::Term;
 
 /// Gives tensors other names
 ///
-/// Rules are applied in the order given, each to what the ones before it made. Two tensors that would get one name are
-/// an error. Bytes are copied by the kernel and do not pass through the program.
+/// Rules are applied in the order given, each to what the ones before it made. Two tensors that would get one
+/// name are an error. Bytes are copied by the kernel and do not pass through the program.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -13,21 +13,22 @@ use weighbridge::header::Rule;
 use weighbridge::write::{Order, Save, Stored, TensorData};
 use weighbridge::{Checkpoint, Dtype};
 
-use crate::Outcome;
 use crate::destination::Destination;
+use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
 use mend::{Kept, Mended};
 
 /// Writes a valid file from a broken one, if its contents are beyond doubt
 ///
-/// It mends: NUL padding in the header or behind it, gaps between tensors and before the first one, bytes behind the last
-/// tensor, a wrong header length if the JSON and the end of the file leave only one possibility, and what `verify` notes about
-/// the header (padding, unknown fields, odd forms of entries). Every change is named on standard error; names, dtypes, shapes
-/// and the bytes of the tensors are never changed.
+/// It mends: NUL padding in the header or behind it, gaps between tensors and before the first one, bytes
+/// behind the last tensor, a wrong header length if the JSON and the end of the file leave only one
+/// possibility, and what `verify` notes about the header (padding, unknown fields, odd forms of entries).
+/// Every change is named on standard error; names, dtypes, shapes and the bytes of the tensors are never
+/// changed.
 ///
-/// It refuses, and writes nothing, if data is cut short, tensors overlap, the header is not JSON, a name occurs twice, or the
-/// dtype and shape of a tensor do not match the number of its bytes.
+/// It refuses, and writes nothing, if data is cut short, tensors overlap, the header is not JSON, a name
+/// occurs twice, or the dtype and shape of a tensor do not match the number of its bytes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 when the file is valid or was repaired; 1 when, without -o, there is something to repair; 2 when it cannot be.
@@ -110,7 +111,8 @@ fn is_named_safetensors(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"))
 }
 
-/// What the specification forbids in the header of a file and readers let pass; `None` if there is nothing to repair.
+/// What the specification forbids in the header of a file and readers let pass; `None` if there is nothing to
+/// repair.
 fn notes(path: &Path) -> Result<Option<Vec<String>>> {
     let diagnosis = Checkpoint::options().diagnose(path)?;
     // What is a matter of names and sizes stays as it is.
@@ -144,6 +146,6 @@ impl TensorData for Data<'_> {
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
-        Some(Stored { file: self.file, path: Some(self.path), range: self.kept.bytes.clone() })
+        Some(Stored::new(self.file, self.kept.bytes.clone()).with_path(self.path))
     }
 }

@@ -11,18 +11,21 @@ use weighbridge::{Names, hub_snapshot};
 use weighbridge_convert::scan::{Pickle, Scan as Found};
 use weighbridge_convert::{Verdict, scan};
 
+use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
-use crate::{Outcome, interrupt, show};
+use crate::{interrupt, show};
 
 /// Lists every global that pickles would import when they are loaded, and says which are dangerous
 ///
-/// Nothing is run. Looks into zip and tar archives, compressed files, archives within archives, several pickles in one file,
-/// and NumPy's object arrays. Directories are searched recursively, and links to files are followed.
+/// Nothing is run. Looks into zip and tar archives, compressed files, archives within archives, several
+/// pickles in one file, and NumPy's object arrays. Directories are searched recursively, and links to files
+/// are followed.
 ///
-/// A file is harmless if every byte of it belongs to a known format, and its pickles import only what makes data and does
-/// nothing else. Dangerous globals run code, or reach something that does. Unknown globals are in no list: look them up before
-/// you load the file, then allow them. A file is incomplete if parts of it were not understood or could not be looked into.
+/// A file is harmless if every byte of it belongs to a known format, and its pickles import only what makes
+/// data and does nothing else. Dangerous globals run code, or reach something that does. Unknown globals are
+/// in no list: look them up before you load the file, then allow them. A file is incomplete if parts of it
+/// were not understood or could not be looked into.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 where everything is harmless, 1 where something is dangerous, unknown or incomplete, 2 where something could not
@@ -39,8 +42,8 @@ pub(crate) struct Scan {
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 
-    /// Treat this unknown global as harmless, such as `sklearn.svm._classes.SVC` or `sklearn.*`; may be given several times.
-    /// Dangerous globals stay dangerous
+    /// Treat this unknown global as harmless, such as `sklearn.svm._classes.SVC` or `sklearn.*`; may be given
+    /// several times. Dangerous globals stay dangerous
     #[arg(long, value_name = "NAME|GLOB")]
     allow: Vec<String>,
 
@@ -194,7 +197,8 @@ impl Allowed {
     }
 }
 
-/// The file, or all files below a directory, by name, and whether it is one; what cannot be read is passed on.
+/// The file, or all files below a directory, by name, and whether it is one; what cannot be read is passed
+/// on.
 fn files_in(path: &Path, unread: &mut impl FnMut(&Path, anyhow::Error)) -> Result<(Vec<PathBuf>, bool)> {
     let root = match path.exists() {
         true => path.to_owned(),

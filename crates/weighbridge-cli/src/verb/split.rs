@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::Outcome;
 use crate::destination::Destination;
 use crate::load::open;
+use crate::outcome::Outcome;
 use crate::reshape::{self, Reshape};
 use crate::term::Term;
 
 /// Cuts a checkpoint into shards with an index
 ///
-/// Tensors are distributed as huggingface_hub does. Bytes are copied by the kernel and do not pass through the
-/// program.
+/// Tensors are distributed as huggingface_hub does. Bytes are copied by the kernel and do not pass through
+/// the program.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -10,15 +10,16 @@ use weighbridge::{Checkpoint, TensorRef};
 
 use crate::dtype::can_read;
 use crate::figures::{self, Figures, Number};
+use crate::load;
+use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::show::{self, safe};
 use crate::term::Term;
-use crate::{Outcome, load};
 
 /// Shows figures of each tensor's values: extremes, mean, deviation, zeros, NaN and infinities
 ///
-/// Extremes, mean and standard deviation are those of the finite values; of complex numbers both parts are looked at.
-/// Every byte is read once.
+/// Extremes, mean and standard deviation are those of the finite values; of complex numbers both parts are
+/// looked at. Every byte is read once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -12,20 +12,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use weighbridge::{Checkpoint, Error, ErrorKind};
+use weighbridge::Checkpoint;
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
 use crate::verb::hash::manifest::Manifest;
 use crate::verb::hash::{self, Digest};
-use finding::{Findings, Severity};
+use finding::{Findings, Severity, is_finding};
 
 /// Checks files, whole sharded repositories and their data, and lists everything that is wrong
 ///
-/// Errors are what readers refuse. Warnings are what they let pass, but nobody wants: NaN and infinities, tensors and shards
-/// that the index does not list. Notes are departures from the specification that the profile `compat` lets pass; in the
-/// profile `strict` they are errors.
+/// Errors are what readers refuse. Warnings are what they let pass, but nobody wants: NaN and infinities,
+/// tensors and shards that the index does not list. Notes are departures from the specification that the
+/// profile `compat` lets pass; in the profile `strict` they are errors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 without errors and warnings, 1 with some, 2 where something could not be looked at.
@@ -44,8 +44,8 @@ pub(crate) struct Verify {
     #[arg(long, value_enum, default_value = "compat")]
     profile: Strictness,
 
-    /// Read every byte, too: NaN, infinities, BOOL bytes other than 0 and 1, and files of the Hugging Face cache that are not
-    /// what the names of their blobs say
+    /// Read every byte, too: NaN, infinities, BOOL bytes other than 0 and 1, and files of the Hugging Face
+    /// cache that are not what the names of their blobs say
     #[arg(long)]
     data: bool,
 
@@ -202,20 +202,6 @@ impl Verify {
     }
 }
 
-/// Whether an error is about what is there, and not about looking at it.
-fn is_finding(kind: ErrorKind) -> bool {
-    !matches!(
-        kind,
-        ErrorKind::Io
-            | ErrorKind::NotFound
-            | ErrorKind::Ambiguous
-            | ErrorKind::Busy
-            | ErrorKind::Memory
-            | ErrorKind::Cancelled
-            | ErrorKind::Internal
-    )
-}
-
 fn file_digest(path: &Path, expected: Digest, findings: &mut Findings, term: &Term) -> Result<()> {
     let files = Checkpoint::options().files(path)?;
     let [file] = &*files.shards else {
@@ -242,16 +228,4 @@ fn compare(
         findings.add("manifest", Severity::Error, Some(path), Some(&difference.name), difference.what);
     }
     Ok(())
-}
-
-/// An error about one file and one tensor of it, in our own words.
-fn described(file: Option<&Path>, tensor: Option<&str>, message: String) -> Error {
-    let mut error = Error::new(ErrorKind::Internal, message);
-    if let Some(file) = file {
-        error = error.in_file(file);
-    }
-    match tensor {
-        Some(tensor) => error.in_tensor(tensor),
-        None => error,
-    }
 }

@@ -198,7 +198,7 @@ impl Reader<'_> {
         Ok(shape)
     }
 
-    /// What numbers are that have no dtype of their own. Floats of 16 bits stand in a record as the integers that have the
+    /// What numbers are that have no dtype of their own. Floats of 16 bits are in a record as the integers that have the
     /// same bits.
     fn dtype_of(&mut self, numbers: Option<&Numbers>) -> Result<Dtype> {
         let said = |dtype: Option<Dtype>, what: &str| {

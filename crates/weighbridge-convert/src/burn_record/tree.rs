@@ -177,7 +177,7 @@ impl Reader<'_, '_> {
                 Ok(Name { text: self.text(range.end - range.start)?, is_text: true })
             }
             Token::Value(text) => Ok(Name { text, is_text: false }),
-            _ => Err(malformed(format!("a key before position {} is no text", self.cursor.at()))),
+            _ => Err(malformed(format!("a key before position {} is not text", self.cursor.at()))),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the elements of a dataset are, from its datatype as it stands in the file: only numbers whose bits are exactly those of
+//! What the elements of a dataset are, from its datatype as it is in the file: only numbers whose bits are exactly those of
 //! a dtype are read.
 
 use weighbridge::Dtype;

@@ -68,9 +68,7 @@ fn text(source: &dyn Source) -> Result<(Vec<u8>, u64)> {
         }
     };
     if len > LONGEST {
-        return Err(unsupported(format!(
-            "its header has {len} bytes; NumPy reads {LONGEST} at the most, too"
-        )));
+        return Err(unsupported(format!("its header has {len} bytes; NumPy reads {LONGEST} at most, too")));
     }
     let text = cursor.take(len as usize)?.to_vec();
     Ok((text, cursor.at()))

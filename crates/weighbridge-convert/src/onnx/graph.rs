@@ -277,7 +277,7 @@ impl Model {
 
     fn enter(&mut self, field: &Field, parent: Option<usize>) -> Result<usize> {
         let Value::Bytes { len, body } = &field.value else {
-            return Err(malformed(format!("its field at position {} is no message", field.whole.start)));
+            return Err(malformed(format!("its field at position {} is not a message", field.whole.start)));
         };
         self.nodes.push(Node { len: len.clone(), body: body.clone(), parent });
         Ok(self.nodes.len() - 1)

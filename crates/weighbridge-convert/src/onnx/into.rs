@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use weighbridge::plan::{self, Entry, Streamed};
+use weighbridge::engine::Streamed;
+use weighbridge::plan::{self, Entry};
 use weighbridge::write::{OutputFile, TensorData};
-use weighbridge::{Dtype, Error, ErrorKind, Plan, QuantizedModule, Result, Source};
+use weighbridge::{Checkpoint, Dtype, Error, ErrorKind, Plan, QuantizedModule, Result, Source};
 
 use super::external::Beside;
 use super::graph::Model;
@@ -49,14 +50,9 @@ struct Slot {
     proto: Proto,
 }
 
-/// Where the codes of a quantised module are: shard, and bytes of its file.
-fn places_of_codes<'c>(
-    module: QuantizedModule<'c>,
-) -> impl Iterator<Item = ((usize, Range<u64>), QuantizedModule<'c>)> {
-    module.codes().map(move |codes| {
-        let input = plan::Input::of(&codes);
-        ((input.shard(), input.range()), module)
-    })
+/// The codes of a quantised module.
+fn codes(module: QuantizedModule<'_>) -> impl Iterator<Item = (plan::Input, QuantizedModule<'_>)> {
+    module.codes().map(move |codes| (plan::Input::of(&codes), module))
 }
 
 /// What a protocol buffer may have.
@@ -141,8 +137,9 @@ impl Graph {
     fn matching(&self, plan: &Plan, cast: bool) -> Result<HashMap<String, Streamed>> {
         let slots: HashMap<&str, &Slot> = self.slots.iter().map(|slot| (&*slot.name, slot)).collect();
         // By where the codes are, since an entry may have got another name.
-        let quantised: HashMap<_, _> = plan.checkpoint().quantized().flat_map(places_of_codes).collect();
-        let mut chosen = Plan::of(plan.checkpoint()).filter(|_| false).build()?;
+        let modules = plan.checkpoints().iter().flat_map(Checkpoint::quantized);
+        let quantised: HashMap<_, _> = modules.flat_map(codes).collect();
+        let mut chosen = Vec::new();
         for entry in plan.entries() {
             let Some(slot) = slots.get(entry.name()) else { continue };
             let fits = || {
@@ -160,20 +157,19 @@ impl Graph {
                         format!("it is {own}, in the model it is {model}; it can be cast on request");
                     return Err(Error::new(ErrorKind::Dtype, message));
                 }
-                let input = entry.inputs().first().map(|input| (input.shard(), input.range()));
-                if let Some(module) = input.and_then(|input| quantised.get(&input)) {
+                if let Some(module) = entry.inputs().first().and_then(|input| quantised.get(input)) {
                     let advice = format!("the model has {} there; dequantise it first", slot.dtype);
                     return Err(module.refusal(entry.name(), &advice));
                 }
                 entry.recast(slot.dtype)
             };
-            chosen = chosen.with(fits().map_err(|error: Error| error.in_tensor(entry.name()))?);
+            chosen.push(fits().map_err(|error: Error| error.in_tensor(entry.name()))?);
         }
-        if chosen.entries().is_empty() {
+        if chosen.is_empty() {
             let message = "no tensor of the checkpoint has the name of an initialiser";
             return Err(Error::new(ErrorKind::MissingTensor, message).in_file(self.input.path()));
         }
-        Ok(chosen.tensors().collect())
+        Ok(Plan::new(chosen).tensors().collect())
     }
 
     fn unmatched(&self, plan: &Plan) -> Vec<Note> {
@@ -340,7 +336,7 @@ enum Piece<'t> {
     /// Bytes of the old model.
     Stored(Range<u64>),
     Bytes(Vec<u8>),
-    /// A tensor of so many bytes.
+    /// A tensor of this many bytes.
     Tensor(&'t Streamed, u64),
 }
 
@@ -411,7 +407,7 @@ fn write_tensor(tensor: &Streamed, len: u64, out: &mut dyn Write) -> Result<()> 
     }
 }
 
-/// Takes so many bytes and no more.
+/// Takes a number of bytes and no more.
 struct Counted<'o> {
     out: &'o mut dyn Write,
     left: u64,

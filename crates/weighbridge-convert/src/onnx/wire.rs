@@ -1,4 +1,4 @@
-//! Protocol buffers: the fields of a message, as they stand in the file.
+//! Protocol buffers: the fields of a message, as they are in the file.
 
 use std::ops::Range;
 
@@ -44,7 +44,7 @@ impl Field {
         match self.value {
             Value::Varint(value) => Ok(value),
             _ => Err(malformed(format!(
-                "its field {} at position {} is no number",
+                "its field {} at position {} is not a number",
                 self.number, self.whole.start
             ))),
         }
@@ -77,7 +77,7 @@ fn field(cursor: &mut Cursor<'_>) -> Result<Field> {
     let start = cursor.at();
     let tag = varint(cursor)?;
     let number = u32::try_from(tag >> 3).ok().filter(|&number| number > 0);
-    let number = number.ok_or_else(|| malformed(format!("at position {start} is no field")))?;
+    let number = number.ok_or_else(|| malformed(format!("the bytes at position {start} are not a field")))?;
     let value = match tag & 7 {
         0 => Value::Varint(varint(cursor)?),
         1 => Value::Fixed64(cursor.array()?),

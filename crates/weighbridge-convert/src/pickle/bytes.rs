@@ -131,7 +131,7 @@ impl Bytes {
         self.line_of(LONGEST_TEXT)
     }
 
-    /// A line of not more than so many bytes.
+    /// A line of at most this many bytes.
     pub(super) fn line_of(&mut self, most: u64) -> Result<Vec<u8>> {
         let start = self.at();
         let mut line = Vec::new();

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use weighbridge::write::Aliases;
 use weighbridge::{Result, Source};
 
 use super::machine::load;
@@ -13,7 +14,7 @@ use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::note::{Note, NoteKind};
-use crate::options::{Aliases, Options};
+use crate::options::Options;
 
 /// The longest file of code that is looked into.
 const LONGEST: u64 = 16 << 20;
@@ -147,7 +148,7 @@ pub(super) fn constants(
     name_constants(&mut pickle);
     let directory = format!("{directory}constants/");
     let open = |storage: &Storage| super::zipped::storage(archive, &directory, storage, &source);
-    let raw = Options { raw_names: true, aliases: Aliases::Each, ..options.clone() };
+    let raw = Options { raw_names: true, aliases: Some(Aliases::Each), ..options.clone() };
     let found = contents(&pickle, Storages { open, swap, file_len: input.size() }, &raw)?;
     all.notes.push(Note::new(
         NoteKind::Kept,

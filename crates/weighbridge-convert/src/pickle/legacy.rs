@@ -72,7 +72,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         let key: Box<str> = match keys.at(name) {
             Value::Text(key) => key.clone(),
             Value::Int(number) => number.to_string().into(),
-            _ => return Err(Error::new(ErrorKind::Malformed, "the key of a storage is no text")),
+            _ => return Err(Error::new(ErrorKind::Malformed, "the key of a storage is not text")),
         };
         let broken = || {
             Error::new(ErrorKind::Malformed, format!("the storage {key:?} ends behind the end of the file"))

@@ -203,7 +203,7 @@ impl Machine {
             Op::StackGlobal => {
                 let names = self.pop_many(2)?;
                 let (Some(module), Some(name)) = (self.text(names[0]), self.text(names[1])) else {
-                    return Err(self.malformed("the name of a global that is no text"));
+                    return Err(self.malformed("the name of a global that is not text"));
                 };
                 let (module, name) = (Box::from(module), Box::from(name));
                 let global = self.global(&module, &name)?;

@@ -22,7 +22,7 @@ pub(crate) enum Op {
     None,
     Bool(bool),
     Int(i64),
-    /// An integer of so many bytes, which 64 bits may not hold.
+    /// An integer of this many bytes, which 64 bits may not hold.
     BigInt,
     Float(f64),
     Text(Box<str>),

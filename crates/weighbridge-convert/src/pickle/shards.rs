@@ -25,7 +25,9 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     // The index speaks of names as they are in the files.
     let options = Options { raw_names: true, ..options.clone() };
     let mut all = Contents::default();
-    let mut found: HashMap<String, &str> = HashMap::new();
+    let listed: HashMap<&str, &str> = index.weights().collect();
+    let mut found: HashSet<String> = HashSet::new();
+    let mut passed_over = Vec::new();
     for name in index.shards() {
         let path = directory.join(name);
         let shard = Input::open(&path).map_err(|error| match error.kind() {
@@ -37,8 +39,14 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
         })?;
         let contents = super::read_single(&shard, &options).map_err(|error| error.in_file(&path))?;
         for tensor in contents.tensors {
-            if found.insert(tensor.name.clone(), name).is_some() && options.wants(&tensor.name) {
-                let error = Error::new(ErrorKind::DuplicateTensor, "it stands in two shards");
+            if let Some(used) = listed.get(&*tensor.name).filter(|used| **used != name) {
+                passed_over.push((tensor.name, name, *used));
+                continue;
+            }
+            if !found.insert(tensor.name.clone()) && options.wants(&tensor.name) {
+                let message =
+                    "another shard holds a tensor of this name, too, and the index does not list it";
+                let error = Error::new(ErrorKind::DuplicateTensor, message);
                 return Err(error.in_tensor(&tensor.name).in_file(&path));
             }
             all.tensors.push(tensor);
@@ -58,17 +66,20 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
             continue;
         }
         // Of tied tensors one stays, and the metadata has the others.
-        let there = found.get(name) == Some(&shard);
-        if !there && !all.metadata.contains_key(name) {
+        if !found.contains(name) && !all.metadata.contains_key(name) {
             let message = format!("the index places it in {shard:?}, which does not hold it");
             return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(name));
         }
     }
-    let listed: HashSet<&str> = index.weights().map(|weight| weight.0).collect();
-    let unlisted = all.tensors.iter().filter(|it| !listed.contains(&*it.name) && options.wants(&it.name));
+    let unlisted = all.tensors.iter().filter(|it| !listed.contains_key(&*it.name) && options.wants(&it.name));
     let notes =
         unlisted.map(|tensor| Note::new(NoteKind::Changed, &*tensor.name, "the index does not list it"));
     let notes: Vec<_> = notes.collect();
     all.notes.extend(notes);
+    let duplicates = passed_over.into_iter().filter(|(tensor, ..)| options.wants(tensor));
+    all.notes.extend(duplicates.map(|(tensor, shard, used)| {
+        let why = format!("the copy in {shard:?} is not used, because the index says that {used:?} holds it");
+        Note::new(NoteKind::Dropped, tensor, why)
+    }));
     Ok(all)
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::json;
+use weighbridge::write::Aliases;
 use weighbridge::{Error, ErrorKind, Result, Source};
 
 use super::flatten::flatten;
@@ -13,7 +14,7 @@ use super::view;
 use super::wanted::{Named, choose};
 use crate::contents::{Contents, Tensor};
 use crate::note::{Note, NoteKind};
-use crate::options::{Aliases, Options};
+use crate::options::Options;
 
 /// Expanded tensors may be so many times as long as the file, and a gibibyte more.
 const MOST_RATIO: u64 = 16;
@@ -40,7 +41,7 @@ where
     }
     let (mut tensors, others) = choose(pickle, &mut flat, &raw, options)?;
     let mut contents = Contents { metadata: flat.metadata, notes: flat.notes, ..Contents::default() };
-    if options.aliases == Aliases::Once {
+    if options.aliases != Some(Aliases::Each) {
         keep_once(pickle, &mut tensors, &mut contents);
     }
     contents.unchosen += others;

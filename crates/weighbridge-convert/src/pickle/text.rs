@@ -1,6 +1,6 @@
 //! The texts in pickles, read as CPython reads them: numbers in lines, and strings with escapes.
 
-/// An integer that stands in a line.
+/// An integer on a line of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Integer {
     Bool(bool),

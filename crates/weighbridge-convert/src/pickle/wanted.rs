@@ -1,4 +1,4 @@
-//! What is chosen of a pickle, and what of it cannot be had: nothing about other names is an error.
+//! What is chosen of a pickle, and what of it cannot be read: nothing about other names is an error.
 
 use std::collections::HashSet;
 

@@ -229,7 +229,7 @@ impl State {
             }
             Op::Text(text) => self.push_text(&text),
             Op::Surrogates(_) | Op::LongText(_) => self.push(Value::OddText),
-            // In which encoding others are texts is up to who reads.
+            // In which encoding others are texts is up to the reader.
             Op::String(bytes) => match std::str::from_utf8(&bytes) {
                 Ok(text) if text.is_ascii() => self.push_text(text),
                 _ => self.push(Value::OddText),

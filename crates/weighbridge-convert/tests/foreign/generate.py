@@ -328,7 +328,7 @@ def write_hdf5_lzf():
 
 
 def write_hdf5_kinds():
-    """What numbers, links and files can be in HDF5, besides what Keras writes; `odd` has what is no number of safetensors."""
+    """What numbers, links and files can be in HDF5, besides what Keras writes; `odd` has what is not a number of safetensors."""
     rng = np.random.default_rng(10)
     real = rng.standard_normal((2, 3))
     whole = (real + 1j * rng.standard_normal((2, 3))).astype("complex128")

@@ -1,4 +1,5 @@
-//! The files of a checkpoint, for those who look at each by itself: a checkpoint that is broken does not open.
+//! The files of a checkpoint, for those who look at each by itself: a checkpoint that is broken does not
+//! open.
 
 use std::path::{Path, PathBuf};
 

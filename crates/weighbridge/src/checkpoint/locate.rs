@@ -1,15 +1,15 @@
 //! From a path to the files of one checkpoint.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_names;
 use crate::journal::Journal;
-use crate::names;
 
-/// The files that make up a checkpoint, and where they are.
+/// The files that make up a checkpoint, and their directory.
 #[derive(Debug)]
 pub(super) struct Located {
     pub(super) files: Files,
@@ -44,25 +44,48 @@ pub(super) fn locate(path: &Path, variant: Option<&str>) -> Result<Located> {
         let located = Listing::read(path).and_then(|listing| in_directory(listing, variant));
         return located.map_err(|error| error.in_file(path));
     }
-    let index = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let (name, listing) = in_its_directory(path)?;
+    Ok(Located { files: if is_index(path) { Files::Index(name) } else { Files::Single(name) }, listing })
+}
+
+/// The path of one safetensors file, and its directory.
+pub(super) fn locate_file(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    if is_index(path) || path.is_dir() {
+        let what = if path.is_dir() { "a directory" } else { "an index" };
+        let message = format!(
+            "this is {what}, and every path of the list must be a safetensors file: open it by itself with \
+             Checkpoint::open, and add it with Checkpoint::union"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message).in_file(path));
+    }
+    let (name, listing) = in_its_directory(path)?;
+    Ok((listing.place(&name), listing.directory))
+}
+
+/// Whether a file has the name of an index.
+fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+/// The name of a file, and as much of its directory as is needed to find it.
+fn in_its_directory(path: &Path) -> Result<(String, Listing)> {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else {
         return Err(Error::new(ErrorKind::NotFound, "the name of the file is not Unicode").in_file(path));
     };
-    let listing = Listing::for_file(names::directory_of(path), name)?;
+    let listing = Listing::for_file(file_names::directory_of(path), name)?;
     if listing.journals.iter().any(|journal| journal.remove.iter().any(|removed| removed == name)) {
         let message = "another checkpoint has taken its place: it is about to be removed";
         return Err(Error::new(ErrorKind::NotFound, message).in_file(path));
     }
-    let name = name.to_owned();
-    Ok(Located { files: if index { Files::Index(name) } else { Files::Single(name) }, listing })
+    Ok((name.to_owned(), listing))
 }
 
 impl Located {
     /// The stem of the checkpoint, where its files are named after one.
     pub(super) fn stem(&self) -> Option<String> {
         match &self.files {
-            Files::Single(name) | Files::Index(name) => names::stem(name),
-            Files::Set(names) => names.first().and_then(|name| names::stem(name)),
+            Files::Single(name) | Files::Index(name) => file_names::stem(name),
+            Files::Set(names) => names.first().and_then(|name| file_names::stem(name)),
         }
     }
 }
@@ -70,7 +93,10 @@ impl Located {
 /// Whether a file that is not there is about to be put there.
 pub(super) fn is_coming(path: &Path) -> Result<bool> {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else { return Ok(false) };
-    Ok(Listing::for_file(names::directory_of(path), name)?.journals.iter().any(|journal| journal.has(name)))
+    Ok(Listing::for_file(file_names::directory_of(path), name)?
+        .journals
+        .iter()
+        .any(|journal| journal.has(name)))
 }
 
 impl Listing {
@@ -94,7 +120,7 @@ impl Listing {
 
     /// Enough to find one file and what belongs to it.
     fn for_file(directory: &Path, name: &str) -> Result<Self> {
-        let journal = match names::stem(name) {
+        let journal = match file_names::stem(name) {
             Some(stem) => Journal::read(directory, &stem)?,
             None => None,
         };
@@ -110,66 +136,6 @@ impl Listing {
         let journal = self.journals.iter().find(|journal| journal.has(name));
         journal.map_or_else(|| self.directory.join(name), |journal| journal.place(&self.directory, name))
     }
-}
-
-/// What can be seen of a checkpoint's files when they are replaced by others.
-pub(super) fn signature(path: &Path) -> Signature {
-    let (directory, stem) = match path.is_dir() {
-        true => (path, None),
-        false => {
-            let stem = path.file_name().and_then(OsStr::to_str).and_then(names::stem);
-            (names::directory_of(path), Some(stem.unwrap_or_default()))
-        }
-    };
-    let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let ours = |name: &OsString| {
-        name.to_str().and_then(stem_of).is_some_and(|its| stem.as_ref().is_none_or(|stem| *stem == its))
-    };
-    let mut found: Vec<_> = names
-        .filter(ours)
-        .map(|name| {
-            let identity = fs::metadata(directory.join(&name)).ok().map(|data| identity(&data));
-            (name, identity)
-        })
-        .collect();
-    found.sort();
-    found
-}
-
-/// Whether the files of a checkpoint, or all where none is named, are the same in both.
-pub(super) fn same(before: &Signature, after: &Signature, stem: Option<&str>) -> bool {
-    let of = |signature: &Signature| -> Vec<_> {
-        let ours = |(name, _): &&(OsString, _)| {
-            stem.is_none_or(|stem| name.to_str().and_then(stem_of).is_some_and(|its| its == stem))
-        };
-        signature.iter().filter(ours).cloned().collect()
-    };
-    of(before) == of(after)
-}
-
-/// The stem of the checkpoint that a file, or a journal, is of.
-fn stem_of(name: &str) -> Option<String> {
-    Journal::stem_of(name).map(str::to_owned).or_else(|| names::stem(name))
-}
-
-type Signature = Vec<(OsString, Option<Identity>)>;
-
-#[cfg(unix)]
-type Identity = [i128; 5];
-
-/// Another file has another inode, and one whose number is used again another time of change.
-#[cfg(unix)]
-fn identity(data: &fs::Metadata) -> Identity {
-    use std::os::unix::fs::MetadataExt;
-    [data.dev().into(), data.ino().into(), data.size().into(), data.ctime().into(), data.ctime_nsec().into()]
-}
-
-#[cfg(not(unix))]
-type Identity = (u64, Option<std::time::SystemTime>);
-
-#[cfg(not(unix))]
-fn identity(data: &fs::Metadata) -> Identity {
-    (data.len(), data.modified().ok())
 }
 
 fn in_directory(listing: Listing, variant: Option<&str>) -> Result<Located> {
@@ -209,10 +175,10 @@ struct Candidate {
 fn candidates(names: &[String]) -> BTreeMap<String, Candidate> {
     let mut candidates = BTreeMap::<String, Candidate>::new();
     for name in names {
-        if let Some(key) = names::index_stem(name) {
+        if let Some(key) = file_names::index_stem(name) {
             candidates.entry(key).or_default().index = Some(name.clone());
         } else if let Some(stem) = name.strip_suffix(".safetensors") {
-            match names::shard_number(stem) {
+            match file_names::shard_number(stem) {
                 Some((key, number, total)) => {
                     let shards = &mut candidates.entry(key.to_owned()).or_default().shards;
                     shards.entry(total).or_default().push((number, name.clone()));

@@ -1,8 +1,8 @@
 //! Quantised modules: which tensors hold codes instead of weights, and by which method.
 //!
-//! Detection works module by module, from names, dtypes and shapes. `config.json` is not consulted: it is often wrong or
-//! incomplete. A module is quantised if its codes have the companions that they need, such as scales: an 8-bit float
-//! without a scale is an ordinary number.
+//! Detection works module by module, from names, dtypes and shapes. `config.json` is not consulted: it is
+//! often wrong or incomplete. A module is quantised if its codes have the companions that they need, such as
+//! scales: an 8-bit float without a scale is an ordinary number.
 
 mod evidence;
 mod find;
@@ -13,9 +13,10 @@ mod tests;
 
 use std::collections::HashMap;
 
-use super::{Checkpoint, Inner, Place, TensorRef};
+use super::catalog::TensorIndex;
+use super::{Checkpoint, Inner, TensorRef};
 use crate::error::{Error, ErrorKind};
-use crate::header::start_of;
+use crate::text::start_of;
 pub use method::QuantMethod;
 
 /// What becomes of the weights of quantised modules that are asked for.
@@ -34,9 +35,9 @@ pub enum Quantized {
 pub(super) struct Modules {
     modules: Vec<Module>,
     /// The tensors of all modules, one module after the other: first those that hold codes.
-    tensors: Vec<Place>,
+    tensors: Vec<TensorIndex>,
     /// The module whose codes a tensor holds.
-    by_codes: HashMap<Place, u32>,
+    by_codes: HashMap<TensorIndex, u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +48,7 @@ struct Module {
     numbers: usize,
     end: usize,
     /// The tensor that gives it away; `None` where the metadata does.
-    sign: Option<Place>,
+    sign: Option<TensorIndex>,
     /// The length of the module's name, which the name of its first tensor begins with.
     name: usize,
     /// What its weight would be called: this much of the name of its first tensor, and this.
@@ -58,7 +59,8 @@ struct Module {
 impl Checkpoint {
     /// The quantised modules.
     ///
-    /// They are detected once, on first use, from the names, dtypes and shapes in all shards; `config.json` is not consulted.
+    /// They are detected once, on first use, from the names, dtypes and shapes in all shards; `config.json`
+    /// is not consulted.
     ///
     /// ```
     /// use weighbridge::{Checkpoint, Dtype, QuantMethod, TensorView, write::Save};
@@ -84,7 +86,7 @@ impl Checkpoint {
         if modules.modules.is_empty() {
             return None;
         }
-        let number = *modules.by_codes.get(&self.0.place(name)?)?;
+        let number = *modules.by_codes.get(&self.0.catalog.find(name)?)?;
         let module = *modules.modules.get(number as usize)?;
         Some(QuantizedModule { inner: &self.0, module })
     }
@@ -98,7 +100,7 @@ impl Checkpoint {
 
 impl Inner {
     fn modules(&self) -> &Modules {
-        self.quantized.get_or_init(|| find::modules(self))
+        self.quantized.get_or_init(|| find::modules(&self.catalog))
     }
 }
 
@@ -140,14 +142,15 @@ impl<'c> QuantizedModule<'c> {
         self.tensors_at(self.module.codes, self.module.end)
     }
 
-    /// The error for a request of `tensor` as a weight; `advice` is the end of the message: what to do instead.
+    /// The error for a request of `tensor` as a weight; `advice` is the end of the message: what to do
+    /// instead.
     pub fn refusal(&self, tensor: &str, advice: &str) -> Error {
         let mut message = format!("the module {:?} is quantised as {}", start_of(self.name()), self.method());
         let codes = self.codes().next();
         if let Some(codes) = codes {
             message += &format!(": {:?} holds codes, not weights", start_of(codes.name()));
         }
-        if let Some(sign) = self.module.sign.and_then(|sign| self.inner.at(sign)) {
+        if let Some(sign) = self.module.sign.and_then(|sign| self.inner.catalog.at(sign)) {
             message += &format!(", as {:?} shows", start_of(sign.name()));
         }
         let error = Error::new(ErrorKind::Dtype, format!("{message}; {advice}")).in_tensor(tensor);
@@ -163,8 +166,8 @@ impl<'c> QuantizedModule<'c> {
 
     fn tensors_at(&self, start: usize, end: usize) -> impl Iterator<Item = TensorRef<'c>> + use<'c> {
         let inner = self.inner;
-        let places = inner.modules().tensors.get(start..end).unwrap_or_default();
-        places.iter().filter_map(move |&place| inner.at(place))
+        let tensors = inner.modules().tensors.get(start..end).unwrap_or_default();
+        tensors.iter().filter_map(move |&tensor| inner.catalog.at(tensor))
     }
 }
 

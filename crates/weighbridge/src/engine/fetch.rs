@@ -6,9 +6,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::Prefetch;
-use super::placement::caught;
-use crate::checkpoint::Checkpoint;
+use super::job::Run;
+use super::options::Prefetch;
+use crate::panics::caught;
 use crate::source::Source;
 
 /// Has sources fetch what will be read, in that order, on a thread of its own, which is started when a source turns out
@@ -27,10 +27,10 @@ struct Running {
 
 type Want = (Arc<dyn Source>, Range<u64>);
 
-/// Gaps up to so many bytes are fetched with what is around them.
+/// Gaps up to this size are fetched with what is around them.
 const GAP: u64 = 64 << 10;
 
-/// So many bytes are looked at, and fetched, at a time.
+/// The bytes that are looked at, and fetched, at a time.
 const PIECE: u64 = 4 << 20;
 
 impl Fetcher {
@@ -58,20 +58,21 @@ impl Fetcher {
     }
 
     /// Fetches bytes of shards that are not in memory already.
-    pub(super) fn fetch(&self, checkpoint: &Checkpoint, mut reads: Vec<(usize, Range<u64>)>) {
-        // In the order in which they will be read; what lies behind one another becomes one.
-        reads.dedup_by(|(shard, range), (last, before)| {
-            let joins = shard == last && range.start >= before.start && range.start <= before.end + GAP;
+    pub(super) fn fetch(&self, mut runs: Vec<Run>) {
+        // In the order in which they will be read; neighbours become one.
+        runs.dedup_by(|Run { shard, bytes }, before| {
+            let joins = Arc::ptr_eq(shard, &before.shard)
+                && bytes.start >= before.bytes.start
+                && bytes.start <= before.bytes.end + GAP;
             if joins {
-                before.end = before.end.max(range.end);
+                before.bytes.end = before.bytes.end.max(bytes.end);
             }
             joins
         });
-        for (number, range) in reads {
-            let Some(shard) = checkpoint.shards().get(number) else { continue };
-            let mut start = range.start;
-            while start < range.end {
-                let piece = start..range.end.min(start + PIECE);
+        for Run { shard, bytes } in runs {
+            let mut start = bytes.start;
+            while start < bytes.end {
+                let piece = start..bytes.end.min(start + PIECE);
                 start = piece.end;
                 self.fetch_piece(shard.source(), piece);
             }

@@ -5,65 +5,58 @@ mod fill;
 mod lend;
 mod stage;
 
+use std::ops::Range;
+
 pub(super) use fill::Fill;
-pub use lend::HostBytes;
 pub(super) use lend::Lend;
+pub use lend::{HostBytes, Lent};
 pub(super) use stage::Stage;
 pub use stage::{Device, Ring, Transfer};
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use super::job::{Group, Job, Part};
+use super::job::{Group, Job, Tile};
 use super::tile::TileMaker;
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::plan::Entry;
 
-/// Takes care of the memory that a session's tensors are made in.
+/// Takes care of the memory that a session's tensors are made in. None of it is called under a lock.
 pub(super) trait Placement: Send + Sync + 'static {
     /// A finished tensor.
     type Tensor: Send + 'static;
-    /// Memory for a tensor that nothing has begun to make.
-    type Blank;
-    /// A tensor while its parts are made.
+    /// A tensor while its tiles are made.
     type Memory: Send;
-    /// The right to make one part of it.
+    /// The right to make one tile of it.
     type Chunk: Send;
 
     /// Whether what is read ahead is begun as soon as there are fewer jobs than threads, and not when there are none left.
     const EARLY: bool = false;
 
-    /// Memory for a tensor. It is called under the session's lock, as [`finish`](Self::finish) is.
-    fn allocate(&self, checkpoint: &Checkpoint, entry: &Entry) -> Result<Self::Blank>;
+    /// Memory for entries, in their order, each each with the size of the chunks to cut it into.
+    fn allocate(&self, entries: &[(&Entry, usize)]) -> Vec<Result<Allocated<Self>>>;
 
-    /// Cuts it into chunks of about `size` bytes: each with the bytes of the tensor that it is for.
-    fn cut(&self, entry: &Entry, blank: Self::Blank, size: usize) -> Cut<Self>;
+    /// Puts tiles of several tensors, all of them small, or tiles of one, together into jobs.
+    fn jobs(&self, tiles: Vec<Tile<Self::Chunk>>) -> Vec<Job<Self::Chunk>>;
 
-    /// Puts parts of several tensors, all of them small or parts of one, together into jobs.
-    fn jobs(&self, checkpoint: &Checkpoint, parts: Vec<Part<Self::Chunk>>) -> Vec<Job<Self::Chunk>>;
-
-    /// Makes the parts of a job; what becomes of each is told to `watch`, then or when a copy that was started for
+    /// Makes the tiles of a job; what becomes of each is told to `watch`, then or when a copy that was started for
     /// it is [settled](Self::settle). It ends early when it is time to stop.
     fn carry_out(&self, job: Job<Self::Chunk>, maker: &mut TileMaker, watch: &dyn Watch);
 
-    /// Waits for the oldest copy that is under way, if there is one, and tells what became of its parts.
+    /// Waits for the oldest copy that is in flight, if there is one, and tells what became of its tiles.
     fn settle(&self, watch: &dyn Watch) -> bool {
         let _ = watch;
         false
     }
 
-    /// The tensor, all of whose parts were made.
+    /// The tensor, all of whose tiles were made.
     fn finish(&self, entry: &Entry, memory: Self::Memory) -> Result<Self::Tensor>;
 
     /// Bytes of an entry that are held while nobody takes it; `None` if it is not to be made before it is asked for.
-    fn ahead(&self, checkpoint: &Checkpoint, entry: &Entry) -> Option<u64> {
-        let _ = checkpoint;
+    fn ahead(&self, entry: &Entry) -> Option<u64> {
         Some(entry.byte_len())
     }
 
-    /// Called with a tensor that is about to be handed out, without any lock.
-    fn hand_out(&self, checkpoint: &Checkpoint, entry: &Entry, tensor: &Self::Tensor) -> Result<()> {
-        let _ = (checkpoint, entry, tensor);
+    /// Called with a tensor that is about to be handed out.
+    fn hand_out(&self, entry: &Entry, tensor: &Self::Tensor) -> Result<()> {
+        let _ = (entry, tensor);
         Ok(())
     }
 
@@ -73,66 +66,60 @@ pub(super) trait Placement: Send + Sync + 'static {
     }
 }
 
-/// A tensor's memory and its chunks.
-pub(super) type Cut<P> = (<P as Placement>::Memory, Vec<(std::ops::Range<u64>, <P as Placement>::Chunk)>);
+/// A tensor's memory and its chunks, each with the bytes of the tensor that it is for.
+pub(super) struct Allocated<P: Placement + ?Sized> {
+    pub(super) memory: P::Memory,
+    pub(super) chunks: Vec<(Range<u64>, P::Chunk)>,
+}
 
 /// What a session learns while a job is carried out.
 pub(super) trait Watch {
-    /// Bytes were read for several parts.
+    /// Bytes were read for several tiles.
     fn read_together(&self, bytes: u64);
 
-    /// A part is done, or has failed.
-    fn done(&self, ticket: Ticket, outcome: Result<()>);
+    /// A tile is done, or has failed.
+    fn done(&self, tile: TileStats, outcome: Result<()>);
 
-    /// A copy was started that will have to be settled.
+    /// A copy has been started that will have to be settled.
     fn in_flight(&self);
 
     /// Whether it is time to stop.
     fn stopped(&self) -> bool;
 }
 
-/// Stands for a part once its chunk was used.
-pub(super) struct Ticket {
-    pub(super) place: usize,
+/// Stands for a tile once its chunk was used.
+pub(super) struct TileStats {
+    /// The slot of its entry.
+    pub(super) slot: usize,
     /// Its bytes.
     pub(super) bytes: u64,
     /// Bytes that were read for it.
     pub(super) read: u64,
 }
 
-impl Ticket {
-    fn of<C>(part: &Part<C>) -> Self {
-        Self { place: part.place, bytes: part.bytes(), read: 0 }
+impl TileStats {
+    fn of<C>(tile: &Tile<C>) -> Self {
+        Self { slot: tile.slot, bytes: tile.bytes(), read: 0 }
     }
 }
 
-/// Has `make` make the parts one after the other, until it is time to stop, with what several of them need read at once.
-fn each_part<C>(
+/// Has `make` make the tiles one after the other, until it is time to stop, with what several of them need read at once.
+fn each_tile<C>(
     groups: Vec<Group<C>>,
     maker: &mut TileMaker,
     watch: &dyn Watch,
-    mut make: impl FnMut(Part<C>, &mut TileMaker),
+    mut make: impl FnMut(Tile<C>, &mut TileMaker),
 ) {
-    for Group { parts, together } in groups {
-        if let Some((shard, range)) = together {
-            watch.read_together(maker.read_together(shard, range));
+    for Group { tiles, together } in groups {
+        if let Some(run) = together {
+            watch.read_together(maker.read_together(&run));
         }
-        for part in parts {
+        for tile in tiles {
             if watch.stopped() {
                 return;
             }
-            make(part, maker);
+            make(tile, maker);
         }
         maker.forget();
     }
-}
-
-/// What `act` gives, a panic of it as an error.
-pub(super) fn caught<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(|text| &**text));
-        let message = format!("a panic while {what}: {}", text.unwrap_or("no message"));
-        Err(Error::new(ErrorKind::Internal, message))
-    })
 }

@@ -1,15 +1,15 @@
 //! A plan that is being carried out.
 //!
-//! This is what its user has in hand; [`Shared`] is what its threads do.
+//! This is what its user has in hand; [`Crew`] is what its threads do.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-use super::Settings;
+use super::crew::Crew;
+use super::options::Settings;
 use super::placement::Placement;
+use super::planned::Planned;
 use super::report::Report;
-use super::shared::Shared;
 use crate::buffer::HostBuffer;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
@@ -35,6 +35,7 @@ use crate::plan::{Entry, Plan};
 /// # Ok(())
 /// # }
 /// ```
+#[must_use]
 pub struct Session<T = HostBuffer> {
     work: Arc<dyn Work<T>>,
     plan: Arc<Planned>,
@@ -42,47 +43,34 @@ pub struct Session<T = HostBuffer> {
 }
 
 /// What a session does, wherever it puts tensors.
-trait Work<T>: Send + Sync {
-    fn take(&self, place: Option<usize>, entry: Arc<Entry>) -> Result<(Arc<Entry>, T)>;
-    fn stop(&self, cancelled: bool);
-    fn stop_handle(&self) -> StopHandle;
+trait Work<T>: Stop {
+    fn take(&self, slot: usize, entry: &Arc<Entry>) -> Result<T>;
+    fn make(&self, entry: &Arc<Entry>) -> Result<T>;
+    fn abandon(&self, slot: usize);
 }
 
-/// The entries of a session's plan.
-pub(super) struct Planned {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) entries: Vec<Arc<Entry>>,
-    by_name: HashMap<String, usize>,
-    pub(super) report: Report,
+trait Stop: Send + Sync {
+    fn stop(&self, is_cancelled: bool);
 }
 
 impl<T: Send + 'static> Session<T> {
     pub(super) fn start<P: Placement<Tensor = T>>(
-        plan: Plan,
+        plan: &Plan,
         settings: Settings,
         placement: P,
     ) -> Result<Self> {
-        let entries = plan.entries().to_vec();
-        let mut by_name = HashMap::with_capacity(entries.len());
-        for (place, entry) in entries.iter().enumerate() {
-            if by_name.insert(entry.name().to_owned(), place).is_some() {
-                let error = Error::new(ErrorKind::DuplicateTensor, "the plan has two entries of this name");
-                return Err(error.in_tensor(entry.name()));
-            }
-        }
-        let report = Report::new(&entries);
-        let plan = Arc::new(Planned { checkpoint: plan.checkpoint().clone(), entries, by_name, report });
+        let plan = Arc::new(Planned::new(plan)?);
         let more_threads = settings.threads - 1;
-        let shared = Arc::new(Shared::new(Arc::clone(&plan), settings, placement));
-        // The caller is the remaining thread. Where threads cannot be had it is the only one.
+        let crew = Arc::new(Crew::new(Arc::clone(&plan), settings, placement));
+        // The caller is the remaining thread. Where no threads can be started it is the only one.
         let threads = (0..more_threads)
             .map_while(|_| {
-                let shared = Arc::clone(&shared);
+                let crew = Arc::clone(&crew);
                 let builder = std::thread::Builder::new().name("weighbridge".to_owned());
-                builder.spawn(move || shared.work()).ok()
+                builder.spawn(move || crew.work()).ok()
             })
             .collect();
-        Ok(Self { work: Arc::new(Handle(shared)), plan, threads })
+        Ok(Self { work: crew, plan, threads })
     }
 
     /// Takes a tensor, waiting for it if need be; `dtype` may ask for another dtype than the plan has. It
@@ -95,26 +83,35 @@ impl<T: Send + 'static> Session<T> {
     /// Fails when the plan has no entry of this name, when there is no cast to `dtype`, when reading or
     /// converting fails, and with [`ErrorKind::Cancelled`] when the session was cancelled.
     pub fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<(Arc<Entry>, T)> {
-        let Some(&place) = self.plan.by_name.get(name) else {
+        let Some(&slot) = self.plan.by_name.get(name) else {
             let error = Error::new(ErrorKind::MissingTensor, "there is no such tensor in the plan");
             return Err(error.in_tensor(name));
         };
-        let planned = &self.plan.entries[place];
-        let entry = match dtype {
-            Some(dtype) if dtype != planned.dtype() => Arc::new(planned.recast(dtype)?),
-            _ => Arc::clone(planned),
+        let planned = &self.plan.entries[slot];
+        let (entry, tensor) = match dtype {
+            Some(dtype) if dtype != planned.dtype() => {
+                let entry = Arc::new(planned.recast(dtype)?);
+                self.work.abandon(slot);
+                let tensor = self.work.make(&entry)?;
+                (entry, tensor)
+            }
+            _ => (Arc::clone(planned), self.work.take(slot, planned)?),
         };
-        self.work.take(Some(place), entry)
+        self.plan.report.note_taken(&entry);
+        Ok((entry, tensor))
     }
 
-    /// Makes a tensor that the plan does not have, of the plan's checkpoint, with all threads: a part that only
-    /// whoever asks for it can name, say.
+    /// Makes a tensor that the plan does not have, of any checkpoint, with all threads: a part that is known only when it is
+    /// asked for, say.
     ///
     /// # Errors
     ///
     /// Fails when reading or converting fails, and with [`ErrorKind::Cancelled`] when the session was cancelled.
     pub fn make(&self, entry: Entry) -> Result<T> {
-        self.work.take(None, Arc::new(entry)).map(|(_, tensor)| tensor)
+        let entry = Arc::new(entry);
+        let tensor = self.work.make(&entry)?;
+        self.plan.report.note_taken(&entry);
+        Ok(tensor)
     }
 
     /// The names of the plan's entries, in their order.
@@ -124,7 +121,7 @@ impl<T: Send + 'static> Session<T> {
 
     /// The entry of that name, as planned.
     pub fn entry(&self, name: &str) -> Option<&Arc<Entry>> {
-        self.plan.by_name.get(name).map(|&place| &self.plan.entries[place])
+        self.plan.by_name.get(name).map(|&index| &self.plan.entries[index])
     }
 
     /// What has been done so far; the handle keeps counting.
@@ -134,14 +131,46 @@ impl<T: Send + 'static> Session<T> {
 
     /// Stops reading: whoever waits for a tensor, or asks for one from now on, gets
     /// [`ErrorKind::Cancelled`]. Chunks that are being read, of a few megabytes each, are finished. The [progress
-    /// handler](super::SessionBuilder::progress) can do the same.
+    /// handler](super::LoadOptions::progress) can do the same.
     pub fn cancel(&self) {
         self.work.stop(true);
     }
 
     /// Cancels from elsewhere, and outlives the session.
     pub fn stop_handle(&self) -> StopHandle {
-        self.work.stop_handle()
+        let stop: Arc<dyn Stop> = Arc::clone(&self.work) as _;
+        StopHandle(Arc::downgrade(&stop))
+    }
+}
+
+impl Checkpoint {
+    /// Reads one tensor, in its stored dtype.
+    ///
+    /// To read several, a [`Session`] is faster: it reads ahead, with all cores.
+    ///
+    /// ```
+    /// use weighbridge::{Checkpoint, HostBuffer};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let bytes = b"\x35\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}xy".to_vec();
+    /// let ckpt = Checkpoint::from_bytes(bytes)?;
+    /// assert_eq!(ckpt.read("a")?, HostBuffer::U8(b"xy".to_vec()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::MissingTensor`] when there is no tensor of this name, and when reading fails.
+    pub fn read(&self, name: &str) -> Result<HostBuffer> {
+        let Some(tensor) = self.tensor(name) else {
+            let near = self.nearest_name(name);
+            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let message = format!("the checkpoint has no tensor of this name{near}");
+            return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(name));
+        };
+        let plan = Plan::new([Entry::of(&tensor, None)?]);
+        Ok(plan.session().start()?.take(name, None)?.1)
     }
 }
 
@@ -149,15 +178,12 @@ impl<T: Send + 'static> Session<T> {
 #[derive(Clone)]
 pub struct StopHandle(Weak<dyn Stop>);
 
-trait Stop: Send + Sync {
-    fn cancel(&self);
-}
-
 impl StopHandle {
-    /// As [`Session::cancel`]; nothing if the session is gone.
+    /// As [`Session::cancel`]; nothing if the session is gone. If the session is dropped at the same time, copies to a device
+    /// that are in flight may be waited for here.
     pub fn cancel(&self) {
         if let Some(session) = self.0.upgrade() {
-            session.cancel();
+            session.stop(true);
         }
     }
 }
@@ -181,40 +207,28 @@ impl<T> Drop for Session<T> {
 impl<T> std::fmt::Debug for Session<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("checkpoint", &self.plan.checkpoint)
             .field("entries", &self.plan.entries.len())
             .field("threads", &(self.threads.len() + 1))
             .finish_non_exhaustive()
     }
 }
 
-struct Handle<P: Placement>(Arc<Shared<P>>);
-
-impl<P: Placement> Work<P::Tensor> for Handle<P> {
-    fn take(&self, place: Option<usize>, entry: Arc<Entry>) -> Result<(Arc<Entry>, P::Tensor)> {
-        match place {
-            Some(place) => self.0.take(place, entry),
-            None => {
-                let place = self.0.add_place();
-                let taken = self.0.take(place, entry);
-                self.0.give_place_back(place);
-                taken
-            }
-        }
+impl<P: Placement> Work<P::Tensor> for Crew<P> {
+    fn take(&self, slot: usize, entry: &Arc<Entry>) -> Result<P::Tensor> {
+        self.take(slot, entry)
     }
 
-    fn stop(&self, cancelled: bool) {
-        self.0.stop(cancelled);
+    fn make(&self, entry: &Arc<Entry>) -> Result<P::Tensor> {
+        self.make(entry)
     }
 
-    fn stop_handle(&self) -> StopHandle {
-        let stop: Arc<dyn Stop> = self.0.clone();
-        StopHandle(Arc::downgrade(&stop))
+    fn abandon(&self, slot: usize) {
+        self.abandon(slot);
     }
 }
 
-impl<P: Placement> Stop for Shared<P> {
-    fn cancel(&self) {
-        self.stop(true);
+impl<P: Placement> Stop for Crew<P> {
+    fn stop(&self, is_cancelled: bool) {
+        self.stop(is_cancelled);
     }
 }

@@ -3,44 +3,41 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::placement::caught;
+use super::job::Run;
 use crate::buffer;
-use crate::checkpoint::Checkpoint;
+use crate::cast::swap_bytes;
+use crate::checkpoint::Shard;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::convert::turn_around;
+use crate::panics::caught;
 use crate::plan::{Entry, Piece};
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
-pub(crate) struct TileMaker {
-    checkpoint: Checkpoint,
-    /// Bytes to read at a time; 0 leaves it to the sources.
-    chunk: usize,
+pub(super) struct TileMaker {
+    /// Bytes to read at a time; `None` leaves it to the sources.
+    chunk: Option<usize>,
+    pieces: Vec<Piece>,
     gathered: Vec<u8>,
-    /// What was read for several tiles, and where it is from.
+    /// What was read for several tiles, and where it is from: the number of the shard, and an offset.
     together: Vec<u8>,
-    from: Option<(usize, u64)>,
+    from: Option<(u64, u64)>,
 }
 
 impl TileMaker {
-    pub(crate) fn new(checkpoint: Checkpoint, chunk: usize) -> Self {
-        Self { checkpoint, chunk, gathered: Vec::new(), together: Vec::new(), from: None }
+    pub(super) fn new(chunk: Option<usize>) -> Self {
+        Self { chunk, pieces: Vec::new(), gathered: Vec::new(), together: Vec::new(), from: None }
     }
 
     /// Reads bytes that several tiles will need; returns how many. If they cannot be read, each tile is left to find
     /// out for itself.
-    pub(super) fn read_together(&mut self, shard: usize, bytes: Range<u64>) -> u64 {
+    pub(super) fn read_together(&mut self, Run { shard, bytes }: &Run) -> u64 {
         self.from = None;
         let len = bytes.end - bytes.start;
         self.together.resize(len as usize, 0);
-        let read = caught("it was read", || {
-            let there =
-                self.checkpoint.shards().get(shard).ok_or_else(|| internal("there is no such shard"))?;
-            there.source().read_at(bytes.start, &mut self.together).map_err(unreadable)
-        });
-        if read.is_err() {
+        let read = || shard.source().read_at(bytes.start, &mut self.together).map_err(unreadable);
+        if caught("it was read", read).is_err() {
             return 0;
         }
-        self.from = Some((shard, bytes.start));
+        self.from = Some((shard.number(), bytes.start));
         len
     }
 
@@ -49,69 +46,65 @@ impl TileMaker {
         self.from = None;
     }
 
-    /// The bytes, if they were read together with others.
-    fn known(&self, shard: usize, offset: u64, len: usize) -> Option<&[u8]> {
-        let (_, start) = self.from.filter(|from| from.0 == shard)?;
-        let at = usize::try_from(offset.checked_sub(start)?).ok()?;
-        self.together.get(at..at.checked_add(len)?)
-    }
-
     /// Fills `memory` with the bytes `tile` of the entry's output. Returns it, and how many bytes were read.
-    pub(crate) fn make<'m>(
+    pub(super) fn make<'m>(
         &mut self,
         entry: &Entry,
         tile: Range<u64>,
         memory: &'m mut [MaybeUninit<u8>],
     ) -> Result<(&'m mut [u8], u64)> {
         let mut read = 0;
-        let (operation, inputs) = (entry.operation(), entry.inputs());
-        let direct = operation.is_direct(inputs);
-        // What is read into its place is read in the pieces that the source likes.
-        let step = operation
-            .step(inputs)
-            .min(if direct { read_size(&self.checkpoint, entry, self.chunk) } else { u64::MAX })
-            .max(1);
+        let tiles = entry.tiles();
+        let is_direct = tiles.is_direct();
+        // What is read into its destination is read in the chunks that the source prefers.
+        let most = if is_direct { read_size(entry, self.chunk) } else { u64::MAX };
+        let step = tiles.step().min(most).max(1);
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
             let part = start..tile.end.min(start.saturating_add(step));
-            let pieces = operation.gather(inputs, part.clone());
+            self.pieces.clear();
+            tiles.gather(part.clone(), &mut self.pieces);
             let rest = &mut rest[..(part.end - part.start) as usize];
-            let len: u64 = pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
-            let known = match (&*pieces, inputs) {
-                ([piece], [input]) => {
-                    self.known(input.shard(), input.range().start + piece.bytes.start, len as usize)
-                }
-                _ => None,
-            };
+            let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
+            let known = self.known(entry, len as usize);
             read += if known.is_some() { 0 } else { len };
             let made = if let Some(known) = known {
-                match direct {
+                match is_direct {
                     true if known.len() == rest.len() => rest.write_copy_of_slice(known),
                     true => return Err(internal("an operation asked for too many bytes").into()),
-                    false => operation.compute(inputs, part, known, rest)?,
+                    false => tiles.compute(part, known, rest)?,
                 }
-            } else if direct {
-                read_pieces(&self.checkpoint, entry, &pieces, rest)?
+            } else if is_direct {
+                read_pieces(entry, &self.pieces, rest)?
             } else {
-                self.gather(entry, &pieces, len as usize)?;
-                operation.compute(inputs, part, &self.gathered[..len as usize], rest)?
+                self.gather(entry, len as usize)?;
+                tiles.compute(part, &self.gathered[..len as usize], rest)?
             };
-            if cfg!(target_endian = "big") && !operation.is_native() {
-                turn_around(entry.dtype(), made);
+            if cfg!(target_endian = "big") && !tiles.is_native() {
+                swap_bytes(entry.dtype(), made);
             }
             Ok(Some(made))
         });
         memory.map(|memory| (memory, read)).map_err(|Fault(error)| error.in_tensor(entry.name()))
     }
 
-    fn gather(&mut self, entry: &Entry, pieces: &[Piece], len: usize) -> Result<()> {
+    /// The only piece, if it was read together with others.
+    fn known(&self, entry: &Entry, len: usize) -> Option<&[u8]> {
+        let (number, start) = self.from?;
+        let ([piece], [input]) = (&*self.pieces, entry.inputs()) else { return None };
+        let offset = input.bytes(&piece.bytes).filter(|_| input.shard().number() == number)?.start;
+        let at = usize::try_from(offset.checked_sub(start)?).ok()?;
+        self.together.get(at..at.checked_add(len)?)
+    }
+
+    fn gather(&mut self, entry: &Entry, len: usize) -> Result<()> {
         if self.gathered.len() < len {
             self.gathered.resize(len, 0);
         }
         let mut rest = &mut self.gathered[..len];
-        for piece in pieces {
+        for piece in &self.pieces {
             let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
-            let (shard, offset) = find(&self.checkpoint, entry, piece)?;
+            let (shard, offset) = find(entry, piece)?;
             shard.source().read_at(offset, into).map_err(|error| shard.blame(unreadable(error)))?;
             rest = behind;
         }
@@ -119,12 +112,11 @@ impl TileMaker {
     }
 }
 
-/// The bytes to read at a time: `chunk`, or, if that is 0, what the entry's source likes.
-pub(super) fn read_size(checkpoint: &Checkpoint, entry: &Entry, chunk: usize) -> u64 {
-    let shard = entry.inputs().first().and_then(|input| checkpoint.shards().get(input.shard()));
-    let hint = if chunk > 0 { chunk } else { shard.map_or(0, |shard| shard.hints().chunk) };
+/// The bytes to read at a time: `chunk`, or what the entry's source prefers.
+pub(super) fn read_size(entry: &Entry, chunk: Option<usize>) -> u64 {
+    let hint = || entry.inputs().first().map_or(0, |input| input.shard().hints().chunk);
     // A multiple of every element's size, those of 6 bits included.
-    (hint.clamp(LEAST_READ, MOST_READ) / 48 * 48) as u64
+    (chunk.unwrap_or_else(hint).clamp(LEAST_READ, MOST_READ) / 48 * 48) as u64
 }
 
 /// Less than a page is asked for only where a tensor has less.
@@ -134,7 +126,6 @@ const LEAST_READ: usize = 4 << 10;
 const MOST_READ: usize = 1 << 30;
 
 fn read_pieces<'m>(
-    checkpoint: &Checkpoint,
     entry: &Entry,
     pieces: &[Piece],
     memory: &'m mut [MaybeUninit<u8>],
@@ -148,7 +139,7 @@ fn read_pieces<'m>(
         if len == 0 {
             return Ok(None);
         }
-        let (shard, offset) = find(checkpoint, entry, piece)?;
+        let (shard, offset) = find(entry, piece)?;
         let into = rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
         let read = shard.source().read_uninit_at(offset, into);
         Ok(Some(read.map_err(|error| shard.blame(unreadable(error)))?))
@@ -156,19 +147,13 @@ fn read_pieces<'m>(
     memory.map_err(|Fault(error)| error)
 }
 
-fn find<'c>(
-    checkpoint: &'c Checkpoint,
-    entry: &Entry,
-    piece: &Piece,
-) -> Result<(&'c crate::checkpoint::Shard, u64)> {
-    let input = entry.inputs().get(piece.input);
-    let shard = input.and_then(|input| checkpoint.shards().get(input.shard()));
-    match (input, shard) {
-        (Some(input), Some(shard)) if piece.bytes.end <= input.range().end - input.range().start => {
-            Ok((shard, input.range().start + piece.bytes.start))
-        }
-        _ => Err(internal("an operation asked for bytes that its inputs do not have")),
-    }
+/// The shard that holds a piece, and the offset in it.
+fn find<'e>(entry: &'e Entry, piece: &Piece) -> Result<(&'e Shard, u64)> {
+    let found = entry.inputs().get(piece.input).and_then(|input| {
+        let bytes = input.bytes(&piece.bytes)?;
+        Some((&**input.shard(), bytes.start))
+    });
+    found.ok_or_else(|| internal("an operation asked for bytes that its inputs do not have"))
 }
 
 fn unreadable(error: std::io::Error) -> Error {

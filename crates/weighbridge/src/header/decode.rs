@@ -64,7 +64,7 @@ impl Decode {
     ///
     /// # Errors
     ///
-    /// Fails when the source cannot be read, and when memory cannot be had.
+    /// Fails when the source cannot be read, and when memory cannot be allocated.
     pub fn diagnose(self, source: &dyn Source) -> Result<Diagnosis> {
         let diagnosis = self.filled(source).and_then(HeaderDecoder::diagnose);
         diagnosis.or_else(|error| match error.kind() {
@@ -99,7 +99,7 @@ impl Decode {
 pub struct Diagnosis {
     /// Departures from the specification that the profile lets pass.
     pub findings: Vec<Finding>,
-    /// Why it is refused; at most [`Finding::MOST`] errors.
+    /// Why it is refused; at most 64 errors.
     pub errors: Vec<Error>,
 }
 
@@ -142,7 +142,7 @@ impl HeaderDecoder {
     pub fn wants(&self) -> Result<Option<Range<u64>>> {
         let Some(len) = self.len else {
             if let Some(size) = self.file_size.filter(|&size| size < PREFIX as u64) {
-                let message = format!("a file of {size} bytes is no safetensors file: the header needs 8");
+                let message = format!("a file of {size} bytes is not a safetensors file: the header needs 8");
                 return Err(Error::new(ErrorKind::HeaderTooSmall, message));
             }
             return Ok(Some(self.prefix.len() as u64..PREFIX as u64));
@@ -175,7 +175,7 @@ impl HeaderDecoder {
         if self.text.capacity() == 0 && self.file_size.is_some() {
             // The file is as long as it claims, so the memory is no more than its reader bargained for.
             self.text.try_reserve_exact(missing).map_err(|error| {
-                let message = format!("{missing} bytes of memory for the header could not be had");
+                let message = format!("{missing} bytes of memory for the header cannot be allocated");
                 Error::new(ErrorKind::Memory, message).with_source(error)
             })?;
         }

@@ -20,7 +20,7 @@ struct Chunk {
 /// Shapes with more dimensions get a chunk of their own, so that no chunk's rest is left empty for them.
 const LARGE: usize = 1024;
 
-/// Dimensions that a shared chunk has at the least and at the most.
+/// Dimensions that a shared chunk has at the least and at most.
 const SHARED: (usize, usize) = (64, 1 << 16);
 
 impl Dims {

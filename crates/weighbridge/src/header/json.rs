@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::rules::start_of;
+use crate::text::start_of;
 
 /// Where and why the text is not what was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct Cursor<'a> {
     depth: u8,
 }
 
-/// A JSON string as it stands in the text, between its quotes; its escapes are known to be valid.
+/// A JSON string as it is in the text, between its quotes; its escapes are known to be valid.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawStr<'a> {
     pub(crate) raw: &'a str,

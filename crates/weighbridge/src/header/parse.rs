@@ -12,9 +12,10 @@ use hashbrown::hash_table::Entry;
 
 use super::dims::Dims;
 use super::json::{Cursor, JsonError, RawStr, unescape};
-use super::rules::{Findings, Profile, Rule};
+use super::rules::{Findings, Profile};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rule::Rule;
 
 /// The least text for a tensor, `"":["F4",[],[0,0]],`, a dimension, `1,`, and a metadata entry, `"":"",`.
 const LEAST_TENSOR: usize = 19;
@@ -43,7 +44,7 @@ pub(super) struct Record {
     pub(super) begin: u64,
     pub(super) end: u64,
     pub(super) name: Span,
-    /// Where the name stands in the text.
+    /// Where the name is in the text.
     pub(super) position: u32,
     dims_start: u32,
     rank: u32,
@@ -142,7 +143,7 @@ impl<'a> Parser<'a> {
 
     fn metadata(&mut self, key: RawStr<'a>) -> Result<()> {
         if self.metadata.is_some() {
-            return Err(syntax(JsonError { position: key.position, message: "__metadata__ stands twice" }));
+            return Err(syntax(JsonError { position: key.position, message: "__metadata__ appears twice" }));
         }
         if key.escaped {
             self.findings.note(Rule::EscapedMetadataKey, key.position, || None)?;
@@ -261,7 +262,7 @@ impl<'a> Parser<'a> {
                 }
             };
             if twice {
-                return Err(self.expected("a field of its entry stands twice").into());
+                return Err(self.expected("a field of its entry appears twice").into());
             }
         }
         let Some(dtype) = dtype else {

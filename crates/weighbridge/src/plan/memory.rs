@@ -3,15 +3,16 @@
 use std::mem::MaybeUninit;
 
 use super::Overflow;
-use super::convert::{Kernel, no_cast};
+use crate::cast::{Kernel, OutOfRange, no_cast};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::view::Element;
 
-/// Turns values as a file has them into Rust's: `stored` has as many elements of `dtype` as `values` has places.
+/// Turns values as a file has them into Rust's: `stored` has as many elements of `dtype` as `values` has
+/// places.
 ///
-/// `T` stands for the first of its [`DTYPES`](Element::DTYPES). What is too large for it becomes infinite, or its largest
-/// value where it has no infinities, as in [`Overflow::Infinity`].
+/// `T` stands for the first of its [`DTYPES`](Element::DTYPES). What is too large for it becomes infinite, or
+/// its largest value where it has no infinities, as in [`Overflow::Infinity`].
 ///
 /// ```
 /// use weighbridge::{Dtype, plan::cast_into};
@@ -26,7 +27,9 @@ use crate::view::Element;
 ///
 /// # Errors
 ///
-/// Fails with [`ErrorKind::Dtype`] where there is no such cast, which is so for values of 6 bits and for complex ones, and with [`ErrorKind::TensorSize`] when the numbers of elements differ.
+/// Fails with [`ErrorKind::Dtype`] where there is no such cast, which is so for values of 6 bits and for
+/// complex ones, with [`ErrorKind::TensorSize`] when the numbers of elements differ, and with
+/// [`ErrorKind::Value`] at a value that `T` cannot represent.
 pub fn cast_into<T: Element>(dtype: Dtype, stored: &[u8], values: &mut [T]) -> Result<()> {
     /// Elements at a time; they stay in the first-level cache.
     const BLOCK: usize = 1024;
@@ -45,9 +48,8 @@ pub fn cast_into<T: Element>(dtype: Dtype, stored: &[u8], values: &mut [T]) -> R
         let block = block.get_mut(..values.len() * size).unwrap_or_default();
         match kernel.run(stored, block) {
             Ok(made) => bytemuck::cast_slice_mut(values).copy_from_slice(made),
-            Err(refused) => {
-                return refuse(ErrorKind::Value, format!("{} has no place in {to}", refused.value));
-            }
+            // The rule for values that are too large is not the caller's choice.
+            Err(refused) => return Err(OutOfRange { remedies: Vec::new(), ..refused }.into()),
         }
     }
     Ok(())

@@ -44,7 +44,7 @@ pub struct Mapping {
 pub enum Populate {
     /// Each when it is touched first.
     Never,
-    /// Those of a tensor when it is [lent](crate::Checkpoint::lend): with one call of the system instead of a fault a
+    /// Those of a tensor when it is [lent](crate::Entry::lend): with one call of the system instead of a fault a
     /// page, and with an error instead of a signal where the file has become shorter. On Linux 5.14 or later;
     /// elsewhere as [`Never`](Self::Never).
     #[default]

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use super::data::Stored;
+use super::output::OutputFile;
 use super::watch::Watch;
-use super::{OutputFile, Stored};
 
 /// Fewer bytes are gathered in the output's buffer, where they cost no system call of their own.
 const WORTH: u64 = 64 << 10;

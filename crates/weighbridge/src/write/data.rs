@@ -8,13 +8,13 @@ use std::path::Path;
 use crate::checkpoint::{Shard, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
+use crate::text::brief;
 use crate::view::{Element, TensorView};
 
 /// A tensor that can be written.
 ///
-/// It is asked for dtype and shape first, and for its bytes once, when they are due. So a tensor may be anything
-/// that can get at its bytes: memory, a device, a place in another file, a computation.
+/// It is asked for dtype and shape first, and for its bytes once, when they are due. So a tensor may be
+/// anything that can get at its bytes: memory, a device, a place in another file, a computation.
 ///
 /// ```
 /// use std::io::{self, Write};
@@ -49,12 +49,12 @@ pub trait TensorData {
     ///
     /// # Errors
     ///
-    /// Passes on what `out` says, and fails when the bytes cannot be had. An [`Error`] of this crate may be
+    /// Passes on what `out` says, and fails when the bytes cannot be read or made. An [`Error`] of this crate may be
     /// wrapped by [`io::Error::other`]; it comes out again as it was.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 
-    /// Where its bytes lie in a file just as they are to be written, if they do: the kernel may then copy them from
-    /// there, and [`write_to`](Self::write_to) is not called.
+    /// Where its bytes lie in a file just as they are to be written, if they do: the kernel may then copy
+    /// them from there, and [`write_to`](Self::write_to) is not called.
     fn stored(&self) -> Option<Stored<'_>> {
         None
     }
@@ -70,20 +70,29 @@ pub trait TensorData {
 /// Bytes of a file.
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
-    /// The file, open for reading.
-    pub file: &'a File,
-    /// Where it is, for errors.
-    pub path: Option<&'a Path>,
-    /// The bytes.
-    pub range: Range<u64>,
+    pub(super) file: &'a File,
+    pub(super) path: Option<&'a Path>,
+    pub(super) range: Range<u64>,
 }
 
 impl<'a> Stored<'a> {
-    /// Bytes of a shard, if they lie in a file one behind the other.
+    /// The bytes in `range` of a file that is open for reading.
+    pub fn new(file: &'a File, range: Range<u64>) -> Self {
+        Self { file, path: None, range }
+    }
+
+    /// Sets the path of the file, for error messages.
+    #[must_use]
+    pub fn with_path(mut self, path: &'a Path) -> Self {
+        self.path = Some(path);
+        self
+    }
+
+    /// Bytes of a shard, if they are contiguous in a file.
     pub(crate) fn of(shard: &'a Shard, range: Range<u64>) -> Option<Self> {
         let len = range.end.checked_sub(range.start)?;
         let (file, start) = shard.source().in_file(range)?;
-        Some(Self { file, path: shard.path(), range: start..start.checked_add(len)? })
+        Some(Self { file, path: shard.label(), range: start..start.checked_add(len)? })
     }
 }
 

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 
-/// A thread that syncs a file again and again while it is being written, so that the disk is at work from the start
-/// and the last sync has little left to do. Dropped, it ends by itself.
+/// A thread that syncs a file again and again while it is being written, so that the disk is at work from the
+/// start and the last sync has little left to do. Dropped, it ends by itself.
 #[derive(Debug)]
 pub(super) struct Flusher {
     wake: SyncSender<()>,
@@ -22,7 +22,7 @@ const STEP: usize = 64 << 20;
 pub(super) const WORTH: u64 = 2 * STEP as u64;
 
 impl Flusher {
-    /// `None` where the file cannot be had twice, or no thread.
+    /// `None` where the file cannot be opened twice, or no thread started.
     pub(super) fn start(file: &File) -> Option<Self> {
         let file = file.try_clone().ok()?;
         let (wake, woken) = mpsc::sync_channel(1);

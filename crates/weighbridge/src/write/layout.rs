@@ -2,13 +2,32 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
-use std::io;
 use std::ops::Range;
 
-use super::{Order, Writer};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Header, MOST_IN_SCHEMA};
+
+/// The order of the tensors in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// That of the official writer: the widest dtypes first, so that every tensor is aligned to its elements,
+    /// then by name.
+    #[default]
+    Official,
+    /// As they are given.
+    Given,
+}
+
+/// What a layout depends on besides the tensors.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Form {
+    pub(super) metadata: BTreeMap<String, String>,
+    pub(super) order: Order,
+    /// A power of two.
+    pub(super) align: Option<u64>,
+}
 
 /// The plan of a file: order, offsets and header. Made by [`Save::layout`](super::Save::layout).
 #[derive(Clone, Debug)]
@@ -63,12 +82,8 @@ impl Planned {
 
 impl Layout {
     /// The names were checked.
-    pub(super) fn new(
-        metadata: &BTreeMap<String, String>,
-        order: Order,
-        align: Option<u64>,
-        tensors: Vec<(String, Dtype, Vec<usize>)>,
-    ) -> Result<Self> {
+    pub(super) fn new(form: &Form, tensors: Vec<(String, Dtype, Vec<usize>)>) -> Result<Self> {
+        let &Form { ref metadata, order, align } = form;
         let planned = tensors.into_iter().enumerate().map(|(given, (name, dtype, shape))| {
             let bytes = dtype.size_of(&shape).map_err(|error| error.in_tensor(&name))?;
             if shape.iter().any(|&dim| dim as u64 > MOST_IN_SCHEMA) {
@@ -123,21 +138,12 @@ impl Layout {
         self.header.len() as u64 + self.data_len
     }
 
-    /// Writes the header and takes the tensors then, one by one.
-    ///
-    /// # Errors
-    ///
-    /// Fails when the header cannot be written.
-    pub fn writer<W: io::Write>(self, sink: W) -> Result<Writer<W>> {
-        Writer::new(self, sink)
-    }
-
     /// An empty vector with room for the file.
     pub(super) fn room(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(size).map_err(|error| {
-            let message = format!("{} bytes of memory could not be had", self.size());
+            let message = format!("{} bytes of memory cannot be allocated", self.size());
             Error::new(ErrorKind::Memory, message).with_source(error)
         })?;
         Ok(bytes)
@@ -185,8 +191,8 @@ pub(super) fn entries(header: &Header) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-/// Eight bytes for the length, still zero, and the JSON: as the official writer has it, but for metadata, which
-/// that one leaves unsorted.
+/// Eight bytes for the length, still zero, and the JSON: as the official writer has it, but for metadata,
+/// which that one leaves unsorted.
 pub(super) fn encode<'e>(
     metadata: &BTreeMap<String, String>,
     entries: impl Iterator<Item = Entry<'e>>,

@@ -5,19 +5,19 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::OutputFile;
 use super::layout::{check_length, encode, entries, pad};
-use super::set::complete_pending;
+use super::output::OutputFile;
+use super::recover::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_names::directory_of;
 use crate::header::{Decode, Header};
-use crate::names::directory_of;
 use crate::source::FileSource;
 
 /// Changes entries of a file's `__metadata__`.
 ///
-/// The file is written anew beside the old one and renamed to it, as [`Save::file`](super::Save::file) does; the
-/// data is copied by the kernel, or shared where the file system can. Data that started at a multiple of a power of
-/// two, up to 4096, starts at one again.
+/// The file is written anew beside the old one and renamed to it, as [`Save::file`](super::Save::file) does;
+/// the data is copied by the kernel, or shared where the file system can. Data that started at a multiple of
+/// a power of two, up to 4096, starts at one again.
 ///
 /// ```no_run
 /// use weighbridge::write::MetadataEdit;
@@ -63,8 +63,8 @@ impl MetadataEdit {
     }
 
     /// Writes the new header over the old one, where it has room for it, instead of writing the file anew.
-    /// **Not atomic**: when the machine stops in the middle, the header is lost and with it the file. A program that
-    /// reads it meanwhile may see both headers mixed.
+    /// **Not atomic**: when the machine stops in the middle, the header is lost and with it the file. A
+    /// program that reads it meanwhile may see both headers mixed.
     #[must_use]
     pub fn in_place(mut self) -> Self {
         self.in_place = true;
@@ -82,9 +82,9 @@ impl MetadataEdit {
     ///
     /// # Errors
     ///
-    /// Fails when the file is not valid or cannot be written, and with [`ErrorKind::Busy`] when somebody else has
-    /// written it meanwhile; it is as it was then. With
-    /// [`in_place`](Self::in_place), fails with [`ErrorKind::NoRoom`] when the new header is longer than the old one.
+    /// Fails when the file is not valid or cannot be written, and with [`ErrorKind::Busy`] when somebody else
+    /// has written it meanwhile; it is as it was then. With [`in_place`](Self::in_place), fails with
+    /// [`ErrorKind::NoRoom`] when the new header is longer than the old one.
     pub fn apply(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let apply = || {

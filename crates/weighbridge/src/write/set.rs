@@ -1,216 +1,191 @@
 //! A set of files that replaces another as a whole.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use super::OutputFile;
-use super::output::{lock_directory, staging, sweep, sync_directory};
+use super::data::TensorData;
+use super::directory::{Directory, Staging, cannot_write, sync_directory};
+use super::layout::{Form, Layout, check_names};
+use super::output::OutputFile;
+use super::recover::{complete, roll_forward, unless_gone};
+use super::split::Split;
+use super::tensors::{described, watch, write_file};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Journal, STAGING, TEMPORARY};
-use crate::names;
+use crate::file_names;
+use crate::index::Index;
+use crate::journal::Journal;
+use crate::progress::Handler;
 
-/// Takes the files of a new checkpoint and puts them in the place of the old one.
+/// What [`Save::directory`](super::Save::directory) wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The safetensors files.
+    pub shards: Vec<PathBuf>,
+    /// The index, where there is more than one shard.
+    pub index: Option<PathBuf>,
+    /// The bytes of all tensors, shared storage counted once: the index's `total_size`.
+    pub total_size: u64,
+}
+
+/// How a set is written.
 #[derive(Debug)]
-pub(super) struct SetWriter {
-    directory: PathBuf,
+pub(super) struct SetOptions<'s> {
+    pub(super) name: &'s str,
+    pub(super) variant: Option<&'s str>,
+    pub(super) form: &'s Form,
+    pub(super) max_shard_size: u64,
+    pub(super) unprotected: bool,
+    pub(super) progress: Option<Handler>,
+}
+
+/// Writes tensors as a set of shards with their index, or as a single file where they fit into one.
+pub(super) fn save<T: TensorData>(
+    directory: &Path,
+    options: SetOptions<'_>,
+    tensors: &[(String, T)],
+) -> Result<Saved> {
+    check_names(tensors.iter().map(|tensor| &*tensor.0))?;
+    let (stem, index) = file_names(options.name, options.variant)?;
+    let split = split(tensors, options.max_shard_size)?;
+    let files = split.file_names(&stem);
+    let layouts = split.shards().iter().map(|shard| {
+        let tensors = shard.iter().map(|&number| described(&tensors[number]));
+        Layout::new(options.form, tensors.collect())
+    });
+    let layouts = layouts.collect::<Result<Vec<_>>>()?;
+    let weights = files.iter().zip(split.shards()).flat_map(|(file, shard)| {
+        shard.iter().map(move |&number| (tensors[number].0.as_str(), file.as_str()))
+    });
+    let index = match files.len() {
+        1 => None,
+        _ => Some((index, Index::new(weights, split.total_size())?)),
+    };
+
+    let mut watch = watch(options.progress, &layouts);
+    let mut set = SetWriter::begin(directory, &stem, options.unprotected)?;
+    for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
+        let mut output = set.create(file)?;
+        output.expect(layout.size())?;
+        write_file(layout, output, |given| &tensors[shard[given]].1, &mut watch)
+            .and_then(OutputFile::commit)
+            .map_err(|error| error.in_file(&directory.join(file)))?;
+    }
+    if let Some((file, index)) = &index {
+        set.create(file)?.write_and_commit(index.to_json().as_bytes())?;
+    }
+    set.commit()?;
+    Ok(Saved {
+        shards: files.iter().map(|file| directory.join(file)).collect(),
+        index: index.map(|(file, _)| directory.join(file)),
+        total_size: split.total_size(),
+    })
+}
+
+/// The stem of a checkpoint's files, and the name of its index.
+fn file_names(name: &str, variant: Option<&str>) -> Result<(String, String)> {
+    let stem = variant.map_or_else(|| name.to_owned(), |variant| format!("{name}.{variant}"));
+    let index = file_names::index(name, variant);
+    let own = [&file_names::single(&stem), &index];
+    let recognised = own.iter().all(|file| file_names::stem(file).as_deref() == Some(&*stem));
+    if !file_names::is_plain(&stem) || !recognised {
+        let message = format!("{stem:?} cannot be the name of a checkpoint");
+        return Err(Error::new(ErrorKind::ShardName, message));
+    }
+    Ok((stem, index))
+}
+
+fn split<T: TensorData>(tensors: &[(String, T)], max_shard_size: u64) -> Result<Split> {
+    let sizes = tensors.iter().map(|(name, data)| {
+        let bytes = data.dtype().size_of(data.shape()).map_err(|error| error.in_tensor(name))?;
+        Ok((bytes, data.storage()))
+    });
+    Ok(Split::new(sizes.collect::<Result<Vec<_>>>()?, max_shard_size))
+}
+
+/// Takes the files of a new checkpoint and replaces the old one by them.
+#[derive(Debug)]
+struct SetWriter {
     stem: String,
-    /// Where the new files are until the switch; none if they are written in their places.
-    staging: Option<(TempDir, File)>,
-    /// Dropped behind what is in it.
-    _made: Option<Made>,
     files: Vec<String>,
-    /// Keeps others from replacing it at the same time.
-    _lock: File,
+    /// Where the new files are until the switch; `None` if they are written over the old ones. Dropped before
+    /// `directory`, which is removed if it was made for nothing.
+    staging: Option<Staging>,
+    directory: Directory,
 }
 
 impl SetWriter {
-    pub(super) fn begin(directory: &Path, stem: &str, unprotected: bool) -> Result<Self> {
-        let make = || {
-            let made = !directory.exists();
-            fs::create_dir_all(directory)?;
-            let directory = directory.canonicalize()?;
-            let made = made.then(|| Made(directory.clone()));
-            if let (Some(_), Some(parent)) = (&made, directory.parent()) {
-                sync_directory(parent)?;
-            }
-            Ok((directory, made))
-        };
-        let (directory, made): (PathBuf, _) = make().map_err(cannot)?;
-        let lock = exclusively(&directory)?;
-        complete(&directory, stem)?;
+    fn begin(directory: &Path, stem: &str, unprotected: bool) -> Result<Self> {
+        let directory = Directory::create(directory)?;
+        complete(directory.path(), stem)?;
         let staging = match unprotected {
             true => None,
-            false => {
-                let name = names::single(stem);
-                let name = OsStr::new(&name);
-                sweep(&directory, name, TEMPORARY);
-                sweep(&directory, name, STAGING);
-                Some(staging(&directory, name).map_err(cannot)?)
-            }
+            false => Some(directory.staging(file_names::single(stem).as_ref()).map_err(cannot_write)?),
         };
-        let (stem, files) = (stem.to_owned(), Vec::new());
-        Ok(Self { directory, stem, staging, _made: made, files, _lock: lock })
+        Ok(Self { stem: stem.to_owned(), files: Vec::new(), staging, directory })
     }
 
     /// A file of the new set; it is part of it when it was committed.
-    pub(super) fn create(&mut self, file: &str) -> Result<OutputFile> {
-        let place = self.directory.join(file);
+    fn create(&mut self, file: &str) -> Result<OutputFile> {
+        let path = self.directory.path().join(file);
         self.files.push(file.to_owned());
         match &self.staging {
-            Some((staging, _)) => OutputFile::staged(&staging.path().join(file), &place),
+            Some(staging) => OutputFile::staged(&staging.path().join(file), &path),
             None => {
                 // A tensor that is still to be written may come from the old file: it keeps its bytes.
-                unless_gone(fs::remove_file(&place)).map_err(|error| cannot(error).in_file(&place))?;
-                OutputFile::unprotected(place)
+                unless_gone(fs::remove_file(&path)).map_err(|error| cannot_write(error).in_file(&path))?;
+                OutputFile::unprotected(path)
             }
         }
     }
 
     /// Makes the new set the checkpoint.
-    pub(super) fn commit(mut self) -> Result<()> {
-        let remove = self.superseded().map_err(cannot)?;
-        let Some((staging, _handle)) = self.staging.take() else {
-            let removed = remove.iter().try_for_each(|file| fs::remove_file(self.directory.join(file)));
-            return removed.and_then(|()| sync_directory(&self.directory)).map_err(cannot);
+    fn commit(mut self) -> Result<()> {
+        let remove = self.superseded().map_err(cannot_write)?;
+        let Self { stem, files, staging, directory } = &mut self;
+        let path = directory.path();
+        let Some(staging) = staging.take() else {
+            let removed = remove.iter().try_for_each(|file| fs::remove_file(path.join(file)));
+            return removed.and_then(|()| sync_directory(path)).map_err(cannot_write);
         };
-        sync_directory(staging.path()).and_then(|()| sync_directory(&self.directory)).map_err(cannot)?;
+        sync_directory(staging.path()).and_then(|()| sync_directory(path)).map_err(cannot_write)?;
         let name = staging.path().file_name().and_then(OsStr::to_str);
         let Some(name) = name.map(str::to_owned) else {
             return Err(Error::new(ErrorKind::Internal, "the name of a temporary directory is not Unicode"));
         };
-        let Self { stem, files, directory, .. } = &mut self;
         let journal =
             Journal { stem: std::mem::take(stem), staging: name, files: std::mem::take(files), remove };
-        let path = directory.join(Journal::file_name(&journal.stem));
-        let written =
-            OutputFile::atomic(&path).and_then(|file| file.write_and_commit(journal.to_json().as_bytes()));
-        if let Err(error) = written {
-            // It may have got into its place and only then failed. Where it cannot be taken back it stands, and
-            // so must what it speaks of.
-            match fs::remove_file(&path) {
+        let file = Journal::file_name(&journal.stem);
+        if let Err(error) = directory.write(&file, journal.to_json().as_bytes()) {
+            // The journal may have been renamed before the error. If it cannot be removed it counts, and the
+            // files that it names must stay.
+            match fs::remove_file(path.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => drop(staging.keep()),
                 _ => {}
             }
             return Err(error);
         }
         // From here on the new set is the checkpoint.
-        let _ = staging.keep();
-        roll_forward(directory, &journal)
+        let _lock = staging.keep();
+        roll_forward(path, &journal)
     }
 
     /// Files of the old set that the new one does not replace.
     fn superseded(&self) -> io::Result<Vec<String>> {
         let mut superseded = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in fs::read_dir(self.directory.path())? {
             let entry = entry?;
             let Ok(file) = entry.file_name().into_string() else { continue };
             if entry.file_type()?.is_dir() {
                 continue;
             }
-            if names::stem(&file).as_deref() == Some(&*self.stem) && !self.files.contains(&file) {
+            if file_names::stem(&file).as_deref() == Some(&*self.stem) && !self.files.contains(&file) {
                 superseded.push(file);
             }
         }
         superseded.sort();
         Ok(superseded)
-    }
-}
-
-/// A directory that was made for a set, and goes again if nothing was put there.
-#[derive(Debug)]
-struct Made(PathBuf);
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        // One that holds something stays.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-fn cannot(error: io::Error) -> Error {
-    Error::io("it cannot be written", error)
-}
-
-fn exclusively(directory: &Path) -> Result<File> {
-    let busy = || Error::new(ErrorKind::Busy, "another process is saving a checkpoint there");
-    lock_directory(directory).map_err(cannot)?.ok_or_else(busy)
-}
-
-/// Completes what an interrupted [`Save::directory`](super::Save::directory) left in a directory, for programs that
-/// do not know the journal; returns whether there was something to complete.
-///
-/// [`Checkpoint::open`](crate::Checkpoint::open) and the next save need no recovery.
-///
-/// # Errors
-///
-/// Fails when files cannot be renamed or removed, with [`ErrorKind::Busy`] when a save is under way, and with
-/// [`ErrorKind::Journal`] when a journal is there that cannot be followed.
-pub fn recover(directory: impl AsRef<Path>) -> Result<bool> {
-    let directory = directory.as_ref();
-    let complete_all = || {
-        let _lock = exclusively(directory)?;
-        let mut any = false;
-        for entry in fs::read_dir(directory).map_err(cannot)? {
-            let file = entry.map_err(cannot)?.file_name();
-            if let Some(stem) = file.to_str().and_then(Journal::stem_of) {
-                any |= complete(directory, stem)?;
-            }
-        }
-        Ok(any)
-    };
-    complete_all().map_err(|error: Error| error.in_file(directory))
-}
-
-/// Completes what was interrupted of the checkpoint that a file belongs to, if anything was.
-pub(super) fn complete_pending(directory: &Path, file: &OsStr) -> Result<()> {
-    let Some(stem) = file.to_str().and_then(names::stem) else { return Ok(()) };
-    if Journal::read(directory, &stem)?.is_some() {
-        let _lock = exclusively(directory)?;
-        complete(directory, &stem)?;
-    }
-    Ok(())
-}
-
-/// Completes the switch that a journal of this checkpoint describes, if there is one.
-fn complete(directory: &Path, stem: &str) -> Result<bool> {
-    let Some(journal) = Journal::read(directory, stem)? else {
-        return Ok(false);
-    };
-    roll_forward(directory, &journal)?;
-    Ok(true)
-}
-
-/// Every step may have been done before.
-fn roll_forward(directory: &Path, journal: &Journal) -> Result<()> {
-    for file in &journal.files {
-        let (staged, place) = journal.places(directory, file);
-        match fs::rename(&staged, &place) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && place.exists() => {}
-            Err(error) => return Err(cannot(error).in_file(&place)),
-            Ok(()) => {}
-        }
-    }
-    for file in &journal.remove {
-        let place = directory.join(file);
-        unless_gone(fs::remove_file(&place)).map_err(|error| cannot(error).in_file(&place))?;
-    }
-    let finish = || {
-        sync_directory(directory)?;
-        unless_gone(fs::remove_file(directory.join(Journal::file_name(&journal.stem))))?;
-        // The journal must not come back without what it speaks of.
-        sync_directory(directory)?;
-        unless_gone(fs::remove_dir_all(directory.join(&journal.staging)))
-    };
-    finish().map_err(cannot)
-}
-
-fn unless_gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::names;
+use crate::file_names;
 
 /// A distribution of tensors over shards, exactly that of `huggingface_hub`
 /// (`split_state_dict_into_shards_factory`).
 ///
-/// Tensors are taken in order. One that is larger than a shard may be becomes a shard of its own at once; one that
-/// does not fit the current shard begins the next. Tensors that share storage go where the first of them
+/// Tensors are taken in order. One that is larger than a shard may be becomes a shard of its own at once; one
+/// that does not fit the current shard begins the next. Tensors that share storage go where the first of them
 /// went and count once.
 ///
 /// ```
@@ -28,8 +28,8 @@ impl Split {
     /// The size of a shard unless told otherwise: 5 GB, as in `huggingface_hub`.
     pub const DEFAULT_SIZE: u64 = 5_000_000_000;
 
-    /// Distributes tensors, each given by its bytes and, where it shares storage with others, a number for that
-    /// storage, over shards of at most `max_size` bytes.
+    /// Distributes tensors, each given by its bytes and, where it shares storage with others, a number for
+    /// that storage, over shards of at most `max_size` bytes.
     pub fn new(sizes: impl IntoIterator<Item = (u64, Option<u64>)>, max_size: u64) -> Self {
         let mut shards = Vec::new();
         let mut first_of = HashMap::new();
@@ -79,8 +79,8 @@ impl Split {
     /// The names of the shards' files, for a stem such as `model` or `model.fp16`.
     pub(super) fn file_names(&self, stem: &str) -> Vec<String> {
         match self.shards.len() {
-            1 => vec![names::single(stem)],
-            total => (1..=total).map(|number| names::shard(stem, number, total)).collect(),
+            1 => vec![file_names::single(stem)],
+            total => (1..=total).map(|number| file_names::shard(stem, number, total)).collect(),
         }
     }
 
@@ -90,8 +90,8 @@ impl Split {
     }
 }
 
-/// Reads a number of bytes: `5GB` is 5,000,000,000 and `5GiB` 5,368,709,120, as are `0.5TB`, `200 MB` and `1048576`.
-/// Units are decimal, as in `huggingface_hub`, unless they have an `i`; case makes no difference.
+/// Reads a number of bytes: `5GB` is 5,000,000,000 and `5GiB` 5,368,709,120, as are `0.5TB`, `200 MB` and
+/// `1048576`. Units are decimal, as in `huggingface_hub`, unless they have an `i`; case makes no difference.
 ///
 /// # Errors
 ///
@@ -99,7 +99,7 @@ impl Split {
 pub fn parse_size(text: &str) -> Result<u64> {
     let wrong = || {
         let shown: String = text.chars().take(32).collect();
-        let message = format!("{shown:?} is no number of bytes; write 5GB, 5GiB or 5000000000");
+        let message = format!("{shown:?} is not a number of bytes; write 5GB, 5GiB or 5000000000");
         Error::new(ErrorKind::Size, message)
     };
     let text = text.trim();

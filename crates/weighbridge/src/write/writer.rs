@@ -1,38 +1,48 @@
-//! Tensors into a sink, one behind the other, every length checked.
+//! Tensors into a sink, one after the other, every length checked.
 
 use std::io;
 
+use super::data::{Stored, TensorData};
+use super::layout::{Layout, Planned};
+use super::output::OutputFile;
 use super::watch::{Watch, Watched};
-use super::{Layout, OutputFile, Planned, Stored, TensorData};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Takes the tensors of a [`Layout`] in its order and writes them; nothing is held back.
 ///
-/// After an error in the middle of a tensor the writer refuses everything: what its sink has is no checkpoint.
+/// After an error in the middle of a tensor the writer refuses everything: what its sink has is no
+/// checkpoint.
 #[derive(Debug)]
 pub struct Writer<W> {
     layout: Layout,
     sink: W,
-    /// The tensor that is written or comes next.
-    place: usize,
+    /// The index of the tensor that is being written or comes next.
+    next: usize,
     /// Whether a tensor was begun and not finished.
     open: bool,
 }
 
-impl<W: io::Write> Writer<W> {
-    pub(super) fn new(layout: Layout, mut sink: W) -> Result<Self> {
-        sink.write_all(layout.header()).map_err(|error| Error::io("the header cannot be written", error))?;
-        Ok(Self { layout, sink, place: 0, open: false })
+impl Layout {
+    /// Writes the header and takes the tensors then, one by one.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the header cannot be written.
+    pub fn writer<W: io::Write>(self, mut sink: W) -> Result<Writer<W>> {
+        sink.write_all(self.header()).map_err(|error| Error::io("the header cannot be written", error))?;
+        Ok(Writer { layout: self, sink, next: 0, open: false })
     }
+}
 
+impl<W: io::Write> Writer<W> {
     /// The tensor whose turn it is; `None` when all are written.
     pub fn expects(&self) -> Option<&str> {
-        self.layout.tensors().get(self.place).map(Planned::name)
+        self.layout.tensors().get(self.next).map(Planned::name)
     }
 
     /// Where the tensor whose turn it is stood in the order given.
     pub(super) fn given(&self) -> Option<usize> {
-        self.layout.tensors().get(self.place).map(Planned::given)
+        self.layout.tensors().get(self.next).map(Planned::given)
     }
 
     /// What is written.
@@ -47,7 +57,7 @@ impl<W: io::Write> Writer<W> {
     /// Fails when it is another one's turn, or the one before was not finished.
     pub fn tensor(&mut self, name: &str) -> Result<TensorWriter<'_, W>> {
         let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(name));
-        let Some(planned) = self.layout.tensors().get(self.place) else {
+        let Some(planned) = self.layout.tensors().get(self.next) else {
             return fail(ErrorKind::MissingTensor, "all tensors of the layout are written".to_owned());
         };
         if self.open {
@@ -67,8 +77,8 @@ impl<W: io::Write> Writer<W> {
     ///
     /// # Errors
     ///
-    /// As [`tensor`](Self::tensor); fails, too, when the bytes are not as many as the layout says or cannot be
-    /// written.
+    /// As [`tensor`](Self::tensor); fails, too, when the bytes are not as many as the layout says or cannot
+    /// be written.
     pub fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut tensor = self.tensor(name)?;
         let written = io::Write::write_all(&mut tensor, bytes);
@@ -109,7 +119,8 @@ impl<W: io::Write> Writer<W> {
 }
 
 impl Writer<OutputFile> {
-    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is still to come.
+    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is
+    /// still to come.
     pub(super) fn copy(&mut self, stored: &Stored<'_>, watch: &mut Watch) -> Result<bool> {
         let name = self.next_name()?;
         let mut tensor = self.tensor(&name)?;
@@ -159,7 +170,7 @@ impl<W: io::Write> TensorWriter<'_, W> {
             return Err(self.wrong_size("only", self.needed() - self.left));
         }
         self.writer.open = false;
-        self.writer.place += 1;
+        self.writer.next += 1;
         Ok(())
     }
 
@@ -168,13 +179,13 @@ impl<W: io::Write> TensorWriter<'_, W> {
     }
 
     fn needed(&self) -> u64 {
-        self.writer.layout.tensors()[self.writer.place].byte_len()
+        self.writer.layout.tensors()[self.writer.next].byte_len()
     }
 
     fn wrong_size(&self, how: &str, came: u64) -> Error {
-        let planned = &self.writer.layout.tensors()[self.writer.place];
+        let planned = &self.writer.layout.tensors()[self.writer.next];
         let (dtype, needed) = (planned.dtype(), planned.byte_len());
-        let shape = crate::header::brief(planned.shape());
+        let shape = crate::text::brief(planned.shape());
         let message = format!("shape {shape} of {dtype} needs {needed} bytes, but {how} {came} came");
         Error::new(ErrorKind::TensorSize, message).in_tensor(planned.name())
     }

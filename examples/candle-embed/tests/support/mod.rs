@@ -1,9 +1,10 @@
 //! Tiny checkpoints in temporary directories, and the program run on them.
 
-use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use examples_support::testing::{self, Directory, weights};
+pub(crate) use examples_support::testing::{error_of, json_of};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
@@ -11,19 +12,21 @@ use serde_json::{Value, json};
 /// A BERT of two layers over a vocabulary of 40 words, `w0` to `w39`; `w1` and `w2` surround a
 /// text.
 pub(crate) struct Tiny {
-    directory: tempfile::TempDir,
+    directory: Directory,
 }
 
 impl Tiny {
     /// Writes a checkpoint whose tensors are called what `rename` makes of their names.
     pub(crate) fn new(config: &Value, rename: impl Fn(&str) -> String) -> Self {
-        let tiny = Self { directory: tempfile::tempdir().unwrap() };
+        let tiny = Self { directory: Directory::new() };
         tiny.write("config.json", config.to_string());
         tiny.write("tokenizer.json", tokenizer().to_string());
         let tensors: Vec<_> = tensors(config)
             .into_iter()
             .map(|(name, shape)| {
-                let data = weights(&name, &shape);
+                // Matrices have larger numbers.
+                let scale = if shape.len() == 2 { 4.0 } else { 1.0 };
+                let data = weights(&name, shape.iter().product(), scale);
                 (rename(&name), shape, data)
             })
             .collect();
@@ -39,13 +42,11 @@ impl Tiny {
     }
 
     pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
-        let path = self.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, contents).unwrap();
+        self.directory.write(name, contents);
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        fs::remove_file(self.path().join(name)).unwrap();
+        self.directory.remove(name);
     }
 
     /// Runs the program on this checkpoint.
@@ -56,24 +57,7 @@ impl Tiny {
 
 /// Runs the program.
 pub(crate) fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_candle-embed")).args(args).env("RUST_BACKTRACE", "1").output().unwrap()
-}
-
-/// Standard output of a run that succeeded, as JSON.
-pub(crate) fn json_of(output: &Output) -> Value {
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// The one line on standard error of a run that failed.
-pub(crate) fn error_of(output: &Output) -> String {
-    let line = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{line}");
-    assert!(output.stdout.is_empty(), "{output:?}");
-    assert!(line.starts_with("error: "), "{line}");
-    assert!(!line.contains("panicked"), "{line}");
-    assert_eq!(line.trim_end().lines().count(), 1, "{line}");
-    line.trim_end().to_owned()
+    testing::run(env!("CARGO_BIN_EXE_candle-embed"), args)
 }
 
 /// With a padding and a truncation that have to be overridden, like those of all-MiniLM-L6-v2.
@@ -130,21 +114,4 @@ fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
         }
     }
     tensors
-}
-
-/// Numbers in [-0.5, 0.5), or [-2, 2) in matrices, that depend on the name only and are exact in
-/// f32, so that any language can make the same checkpoint: see `reference.py`.
-fn weights(name: &str, shape: &[usize]) -> Vec<u8> {
-    let count = shape.iter().product();
-    let scale = if shape.len() == 2 { 4.0 } else { 1.0 };
-    let mut state = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mut bytes = Vec::with_capacity(4 * count);
-    for _ in 0..count {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let value = ((state >> 40) as f32 / 16_777_216.0 - 0.5) * scale;
-        bytes.extend_from_slice(&value.to_le_bytes());
-    }
-    bytes
 }

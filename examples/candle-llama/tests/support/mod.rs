@@ -1,23 +1,24 @@
 //! Tiny checkpoints in temporary directories, and the program run on them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use examples_support::testing::{self, Directory, weights};
+pub(crate) use examples_support::testing::{error_of, json_of};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 
 /// A Llama of two layers over a vocabulary of 40 words, `w0` to `w39`.
 pub(crate) struct Tiny {
-    directory: tempfile::TempDir,
+    directory: Directory,
 }
 
 impl Tiny {
     /// Writes a checkpoint with this configuration and this number of shards.
     pub(crate) fn new(config: &Value, shards: usize) -> Self {
-        let tiny = Self { directory: tempfile::tempdir().unwrap() };
+        let tiny = Self { directory: Directory::new() };
         tiny.write("config.json", config.to_string());
         tiny.write("tokenizer.json", tokenizer().to_string());
         tiny.write_weights(config, shards);
@@ -29,11 +30,11 @@ impl Tiny {
     }
 
     pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
-        fs::write(self.path().join(name), contents).unwrap();
+        self.directory.write(name, contents);
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        fs::remove_file(self.path().join(name)).unwrap();
+        self.directory.remove(name);
     }
 
     /// Runs the program on this checkpoint.
@@ -45,7 +46,7 @@ impl Tiny {
         let tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = tensors(config)
             .into_iter()
             .map(|(name, shape)| {
-                let data = weights(&name, shape.iter().product());
+                let data = weights(&name, shape.iter().product(), 1.0);
                 (name, (shape, data))
             })
             .collect();
@@ -71,26 +72,9 @@ impl Tiny {
     }
 }
 
-/// Runs the program. Its output must be that of a program which ends of its own accord.
+/// Runs the program.
 pub(crate) fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_candle-llama")).args(args).env("RUST_BACKTRACE", "1").output().unwrap()
-}
-
-/// Standard output of a run that succeeded, as JSON.
-pub(crate) fn json_of(output: &Output) -> Value {
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// The one line on standard error of a run that failed.
-pub(crate) fn error_of(output: &Output) -> String {
-    let line = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{line}");
-    assert!(output.stdout.is_empty(), "{output:?}");
-    assert!(line.starts_with("error: "), "{line}");
-    assert!(!line.contains("panicked"), "{line}");
-    assert_eq!(line.trim_end().lines().count(), 1, "{line}");
-    line.trim_end().to_owned()
+    testing::run(env!("CARGO_BIN_EXE_candle-llama"), args)
 }
 
 /// The sample checkpoint of this repository.
@@ -134,19 +118,4 @@ fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
         }
     }
     tensors
-}
-
-/// Numbers in [-0.5, 0.5) that depend on the name only, exact in f32, so that any language can make
-/// the same checkpoint: see `reference.py`.
-fn weights(name: &str, count: usize) -> Vec<u8> {
-    let mut state = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mut bytes = Vec::with_capacity(4 * count);
-    for _ in 0..count {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let value = (state >> 40) as f32 / 16_777_216.0 - 0.5;
-        bytes.extend_from_slice(&value.to_le_bytes());
-    }
-    bytes
 }

@@ -27,7 +27,8 @@ impl Style {
         Self { width: 0, real: Floats::of(dtype), imaginary: Floats::of(dtype) }
     }
 
-    /// First all elements are shown to it, twice: how they are written depends on their size, and how wide on that.
+    /// First all elements are shown to it, twice: how they are written depends on their size, and how wide on
+    /// that.
     pub(super) fn see(&mut self, value: Value, pass: Pass) {
         match value {
             Value::Real(value) => self.real.see(value, pass),

@@ -1,16 +1,18 @@
-//! Arrays as text, laid out as NumPy does: brackets for each dimension, lines of at most 75 characters, and of large ones
-//! only the first and the last three places of each dimension.
+//! Arrays as text, laid out as NumPy does: brackets for each dimension, lines of at most 75 characters, and
+//! of large ones only the first and the last three places of each dimension.
 
 use std::io::Write;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
-use weighbridge::plan::{Streamed, cast_into};
+use weighbridge::engine::Streamed;
+use weighbridge::plan::cast_into;
 use weighbridge::slice::Region;
 use weighbridge::{Dtype, Slice, TensorRef};
 
 use super::npy::MOST_DIMS;
 use super::number::{Pass, Style, Value};
+use super::stream::stream;
 use crate::dtype::can_read;
 use crate::interrupt;
 use crate::term::Bar;
@@ -51,7 +53,7 @@ impl<'c> Values<'c> {
             bail!("tensor {:?}: it is too large to be cast for printing; take a slice", entry.name());
         }
         let mut bytes = Vec::new();
-        super::stream(tensor, &mut bytes, bar)?;
+        stream(tensor, &mut bytes, bar)?;
         Ok(Self { dtype: entry.dtype(), shape: entry.shape().to_vec(), source: Source::Made(bytes) })
     }
 

@@ -1,4 +1,5 @@
-//! Tensors that may have got another name: of one dtype and shape, with the same bytes where a look was taken.
+//! Tensors that may have got another name: of one dtype and shape, with the same bytes where a look was
+//! taken.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,6 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use weighbridge::TensorRef;
 
-use super::structure::Tensor;
 use crate::interrupt;
 
 /// A tensor of the one, and one of the other.
@@ -17,13 +17,13 @@ pub(super) struct Renamed<'a> {
 }
 
 /// Pairs that are alike and like no others: hints, and no proof.
-pub(super) fn find<'a>(removed: &[Tensor<'a>], added: &[Tensor<'a>]) -> Result<Vec<Renamed<'a>>> {
+pub(super) fn find<'a>(removed: &[TensorRef<'a>], added: &[TensorRef<'a>]) -> Result<Vec<Renamed<'a>>> {
     if removed.is_empty() || added.is_empty() {
         return Ok(Vec::new());
     }
     let mut alike = HashMap::<_, [Vec<&'a str>; 2]>::new();
     for (side, tensors) in [removed, added].into_iter().enumerate() {
-        for Tensor(tensor) in tensors {
+        for tensor in tensors {
             let key = (tensor.dtype(), tensor.shape(), sample(tensor)?);
             alike.entry(key).or_default()[side].push(tensor.name());
         }
@@ -35,7 +35,7 @@ pub(super) fn find<'a>(removed: &[Tensor<'a>], added: &[Tensor<'a>]) -> Result<V
             _ => None,
         })
         .collect();
-    found.sort_by(|a, b| crate::load::natural(a.from, b.from));
+    found.sort_by(|a, b| weighbridge::natural_order(a.from, b.from));
     Ok(found)
 }
 

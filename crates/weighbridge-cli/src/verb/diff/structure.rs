@@ -62,7 +62,7 @@ impl<'a> Structure<'a> {
         for tensor in chosen(a) {
             let name = tensor.name();
             let Some(other) = b.tensor(name) else {
-                removed.push(Tensor(tensor));
+                removed.push(tensor);
                 continue;
             };
             if tensor.dtype() != other.dtype() {
@@ -73,9 +73,9 @@ impl<'a> Structure<'a> {
                 false => shapes.push(Changed { name, a: tensor.shape(), b: other.shape() }),
             }
         }
-        let added: Vec<_> =
-            chosen(b).filter(|tensor| a.tensor(tensor.name()).is_none()).map(Tensor).collect();
+        let added: Vec<_> = chosen(b).filter(|tensor| a.tensor(tensor.name()).is_none()).collect();
         let renamed = renamed::find(&removed, &added)?;
+        let [removed, added] = [removed, added].map(|tensors| tensors.into_iter().map(Tensor).collect());
         Ok(Self { removed, added, renamed, dtypes, shapes, metadata: metadata(a, b), pairs })
     }
 

@@ -80,7 +80,7 @@ pub(super) fn compare<'a>(
     // Those that could not be compared in front, as if they had moved without end.
     let distance = |moved: &Moved<'_>| moved.moved.unwrap_or(f64::INFINITY);
     found.sort_by(|a, b| {
-        distance(b).total_cmp(&distance(a)).then_with(|| crate::load::natural(a.name, b.name))
+        distance(b).total_cmp(&distance(a)).then_with(|| weighbridge::natural_order(a.name, b.name))
     });
     Ok(found)
 }

@@ -1,7 +1,7 @@
 //! Digests of bytes, computed on all cores.
 //!
-//! BLAKE3 is a tree: pieces of one tensor are hashed at the same time and put together. SHA-256 is a chain, so that only
-//! tensors are hashed side by side, the largest first.
+//! BLAKE3 is a tree: pieces of one tensor are hashed at the same time and put together. SHA-256 is a chain,
+//! so that only tensors are hashed side by side, the largest first.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -119,8 +119,8 @@ fn trees(tensors: &[TensorRef<'_>], bar: &Bar) -> Result<Vec<Digest>> {
     Ok(digests)
 }
 
-/// BLAKE3's tree over leaves of one size, of which the last may be shorter. The left subtree of every node is the largest
-/// full one that leaves something to the right.
+/// BLAKE3's tree over leaves of one size, of which the last may be shorter. The left subtree of every node is
+/// the largest full one that leaves something to the right.
 #[derive(Default)]
 struct Tree {
     leaves: usize,
@@ -130,7 +130,8 @@ struct Tree {
 
 impl Tree {
     fn push(&mut self, leaf: ChainingValue) {
-        // Two subtrees of one size become one as soon as there is something to the right of them, which a root has not.
+        // Two subtrees of one size become one as soon as there is something to the right of them, which a
+        // root has not.
         while self.stack.len() > self.leaves.count_ones() as usize {
             self.join();
         }

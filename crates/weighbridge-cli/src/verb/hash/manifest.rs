@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use weighbridge::TensorRef;
 
-use super::{Algorithm, Digest};
+use super::digest::{Algorithm, Digest};
 use crate::show::is_unsafe;
 
 /// The digests of a checkpoint's tensors, sorted by name.
@@ -99,14 +99,14 @@ impl Manifest {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        const NONE: &str = "this is no manifest that `weighbridge hash` wrote";
+        const NONE: &str = "this is not a manifest that `weighbridge hash` wrote";
         let (first, rest) = text.split_once('\n').context(NONE)?;
         let (algorithm, digest) = first.split_once(' ').context(NONE)?;
         let algorithm = Algorithm::from_str(algorithm, false).ok().context(NONE)?;
         let digest = Digest::parse(digest.trim_end()).context(NONE)?;
         let mut lines = Vec::new();
         for (number, line) in rest.lines().enumerate() {
-            let wrong = || format!("line {} of the manifest is none of a tensor", number + 2);
+            let wrong = || format!("line {} of the manifest does not describe a tensor", number + 2);
             lines.push(Line::parse(line).with_context(wrong)?);
         }
         lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -234,6 +234,6 @@ mod tests {
         assert!(error(&text.replace("U8", "I8")).contains("changed"));
         assert!(error(&text.replace("\"b\"", "\"a\"")).contains("twice"));
         assert!(error(&text.replace("\"b\"", "b")).contains("line 3"));
-        assert!(error("").contains("no manifest"));
+        assert!(error("").contains("not a manifest"));
     }
 }

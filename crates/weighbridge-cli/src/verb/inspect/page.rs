@@ -1,7 +1,7 @@
 //! The report as a page for browsers: one file that asks for nothing else.
 //!
-//! It carries the document that `--format json` writes, and the script that shows it. A policy in its head lets the
-//! browser run this script and no other, and forbids every request, whatever names a checkpoint has.
+//! It carries the document that `--format json` writes, and the script that shows it. A policy in its head
+//! lets the browser run this script and no other, and forbids every request, whatever names a checkpoint has.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -95,8 +95,8 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Writes JSON so that nothing in it ends the script element in which it stands. These characters are in strings only,
-/// where JSON has another way to write them.
+/// Writes JSON so that nothing in it ends the script element in which it stands. These characters are in
+/// strings only, where JSON has another way to write them.
 struct InScript<W>(W);
 
 impl<W: Write> Write for InScript<W> {

@@ -103,7 +103,7 @@ proptest! {
         // The order of the parts, each compared for itself.
         let slowly = |a: &String, b: &String| {
             let (a, b): (Vec<_>, Vec<_>) = (a.split('.').collect(), b.split('.').collect());
-            let parts = a.iter().zip(&b).map(|(a, b)| crate::load::natural(a, b));
+            let parts = a.iter().zip(&b).map(|(a, b)| weighbridge::natural_order(a, b));
             parts.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then).then(a.len().cmp(&b.len()))
         };
         let mut expected = names.clone();

@@ -1,16 +1,15 @@
-//! The tree of modules that the names make when they are split at dots, with equal numbered siblings folded into one.
+//! The tree of modules that the names make when they are split at dots, with equal numbered siblings folded
+//! into one.
 //!
-//! Sorted by path, the tensors of a module stand side by side, so a node is a range of them and children are found when
-//! somebody asks. Nothing is kept for a node, whatever names a file may have.
+//! Sorted by path, the tensors of a module stand side by side, so a node is a range of them and children are
+//! found when somebody asks. Nothing is kept for a node, whatever names a file may have.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use clap::ValueEnum;
-use weighbridge::TensorRef;
-
-use crate::load::natural;
+use weighbridge::{TensorRef, natural_order};
 
 /// What follows so many dots is one name: so deep are recursions, and no model is.
 const DEEPEST: usize = 64;
@@ -33,7 +32,7 @@ pub(super) fn by_path(a: &str, b: &str) -> Ordering {
     let start = a.as_bytes()[..same].iter().rposition(|&byte| byte == b'.').map_or(0, |dot| dot + 1);
     let part = |name: &str| name[start..].find('.').map_or(name.len(), |dot| start + dot);
     let (end_a, end_b) = (part(a), part(b));
-    natural(&a[start..end_a], &b[start..end_b]).then_with(|| a.len().cmp(&b.len()))
+    natural_order(&a[start..end_a], &b[start..end_b]).then_with(|| a.len().cmp(&b.len()))
 }
 
 /// One line of the tree: a module or a tensor, or several siblings that are equal but for their number.
@@ -187,7 +186,7 @@ fn fold<'t, 'c>(nodes: Vec<Node<'t, 'c>>) -> Vec<Node<'t, 'c>> {
             folded.push(node);
             continue;
         };
-        // Texts one behind the other must not hash like one text: each part is hashed for itself.
+        // Texts one after the other must not hash like one text: each part is hashed for itself.
         let parts = node.structure().map(|part| hasher.hash_one(part));
         let alike = known.entry(parts.fold(0, |hash, part| hasher.hash_one((hash, part)))).or_default();
         let equal = alike.iter().copied().find(|&other| folded[other].structure().eq(node.structure()));

@@ -51,7 +51,7 @@ pub(super) fn read(mut file: &File, size: u64) -> Result<Raw> {
     let start = if has_mark { START + MARK.len() as u64 } else { START };
     file.seek(SeekFrom::Start(start))?;
     let text = Blanked::of(BufReader::new(file.take(Decode::DEFAULT_LIMIT)));
-    let (top, end, nuls) = parse(text).context("it cannot be repaired: its header is no JSON of tensors")?;
+    let (top, end, nuls) = parse(text).context("it cannot be repaired: its header is not JSON of tensors")?;
     let len = u64::from_le_bytes(len);
     Ok(Raw { len, end: start + end, nuls, has_mark, entries: top.0, metadata: top.1 })
 }
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for Top {
                     if name == "__metadata__" {
                         let pairs = map.next_value::<Option<Pairs>>()?.map_or_else(Vec::new, |pairs| pairs.0);
                         if metadata.replace(pairs).is_some() {
-                            return Err(A::Error::custom("__metadata__ stands twice"));
+                            return Err(A::Error::custom("__metadata__ appears twice"));
                         }
                     } else {
                         let named = |error: A::Error| A::Error::custom(format!("tensor {name:?}: {error}"));
@@ -154,7 +154,7 @@ impl<'de> Deserialize<'de> for Entry {
                         }
                     };
                     if twice {
-                        return Err(A::Error::custom(format!("its {key} stands twice")));
+                        return Err(A::Error::custom(format!("its {key} appears twice")));
                     }
                 }
                 let missing = |what| A::Error::custom(format!("it has no {what}"));

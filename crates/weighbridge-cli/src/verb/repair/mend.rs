@@ -115,7 +115,7 @@ fn no_duplicates(entries: &[(String, Entry)]) -> Result<()> {
     let mut names: Vec<_> = entries.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => bail!("it cannot be repaired: tensor {:?}: the name stands twice", safe(pair[0])),
+        Some(pair) => bail!("it cannot be repaired: tensor {:?}: its name appears twice", safe(pair[0])),
         None => Ok(()),
     }
 }
@@ -198,8 +198,8 @@ fn data_start(
     Ok(start)
 }
 
-/// Bytes too many at the end could as well be padding before the data, if there is as much padding there, and it aligns the
-/// data: then nobody can tell.
+/// Bytes too many at the end could as well be padding before the data, if there is as much padding there, and
+/// it aligns the data: then nobody can tell.
 fn no_other_start(file: &File, data_start: u64, rest: Range<u64>, others: u64) -> Result<()> {
     let len = rest.end - rest.start;
     let alignment = 1_u64.checked_shl((data_start + len).trailing_zeros()).unwrap_or(0);

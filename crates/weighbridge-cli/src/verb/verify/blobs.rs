@@ -55,8 +55,8 @@ impl Named {
     }
 }
 
-/// Compares all files of a snapshot with the names of their blobs, those included that are no weights; of a file that is no
-/// link into the cache nothing is known.
+/// Compares all files of a snapshot with the names of their blobs, those included that are no weights; of a
+/// file that is no link into the cache nothing is known.
 pub(super) fn check(
     path: &Path,
     findings: &mut Findings,

@@ -60,7 +60,7 @@ fn add(
     tensor: &TensorRef<'_>,
     message: String,
 ) {
-    findings.add(rule, severity, tensor.shard().path(), Some(tensor.name()), message);
+    findings.add(rule, severity, tensor.shard().label(), Some(tensor.name()), message);
 }
 
 /// Whether values of it can be infinite or no number.

@@ -6,9 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use weighbridge::Error;
+use weighbridge::{Error, ErrorKind};
 
-use super::described;
 use crate::show::safe;
 
 /// How bad a finding is.
@@ -110,5 +109,31 @@ impl Findings {
             writeln!(out, "and {} more of [{rule}]", count - Self::MOST)?;
         }
         Ok(())
+    }
+}
+
+/// Whether an error is about what is there, and not about looking at it.
+pub(super) fn is_finding(kind: ErrorKind) -> bool {
+    !matches!(
+        kind,
+        ErrorKind::Io
+            | ErrorKind::NotFound
+            | ErrorKind::Ambiguous
+            | ErrorKind::Busy
+            | ErrorKind::Memory
+            | ErrorKind::Cancelled
+            | ErrorKind::Internal
+    )
+}
+
+/// An error about one file and one tensor of it, in our own words.
+fn described(file: Option<&Path>, tensor: Option<&str>, message: String) -> Error {
+    let mut error = Error::new(ErrorKind::Internal, message);
+    if let Some(file) = file {
+        error = error.in_file(file);
+    }
+    match tensor {
+        Some(tensor) => error.in_tensor(tensor),
+        None => error,
     }
 }

@@ -77,7 +77,7 @@ impl Listed {
             return Err(fail(ErrorKind::Index, format!("the index is longer than {} bytes", Index::LIMIT)));
         }
         serde_json::from_str(&text)
-            .map_err(|error| fail(ErrorKind::Index, format!("it is no index: {error}")))
+            .map_err(|error| fail(ErrorKind::Index, format!("it is not an index: {error}")))
     }
 
     /// `metadata.total_size`, where it is a number.

@@ -1,14 +1,14 @@
 //! The files of a checkpoint: each by itself, and whether they belong together.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
 
 use weighbridge::index::stays_inside;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use super::finding::{Findings, Severity};
+use super::finding::{Findings, Severity, is_finding};
 use super::index::Listed;
-use super::is_finding;
 
 /// The files that are what they should be, each as a checkpoint of its own.
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl Look<'_> {
     fn numbered(&mut self, paths: &[PathBuf]) -> Shards {
         let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let shards: Shards = paths.iter().map(|path| (name(path), self.file(path))).collect();
-        self.owners(&shards);
+        self.owners(&shards, &BTreeMap::new());
         shards
     }
 
@@ -118,11 +118,13 @@ impl Look<'_> {
             };
             shards.insert(plain, shard);
         }
-        let owners = self.owners(&shards);
+        let owners = self.owners(&shards, &weights);
         self.agree(path, &weights, &shards, &owners);
         let complete = shards.values().all(Option::is_some);
         if let Some(total) = listed.total_size().filter(|_| complete) {
-            let bytes: u64 = shards.values().flatten().map(Checkpoint::byte_len).sum();
+            let counted =
+                owners.iter().filter_map(|(tensor, shard)| shards.get(*shard)?.as_ref()?.tensor(tensor));
+            let bytes: u64 = counted.map(|tensor| tensor.byte_len()).sum();
             #[expect(clippy::cast_precision_loss, reason = "some writers have it as a float")]
             let same = total.as_u64() == Some(bytes) || total.as_f64() == Some(bytes as f64);
             if !same {
@@ -139,24 +141,48 @@ impl Look<'_> {
         let mut weights = BTreeMap::new();
         for (tensor, shard) in &listed.weight_map.0 {
             if weights.insert(&**tensor, &**shard).is_some() {
-                let message = "it stands twice in the index".to_owned();
+                let message = "it appears twice in the index".to_owned();
                 self.findings.add("duplicate-tensor", severity, Some(path), Some(tensor), message);
             }
         }
         weights
     }
 
-    /// Which shard holds each tensor; two may not hold one.
-    fn owners<'s>(&mut self, shards: &'s Shards) -> BTreeMap<&'s str, &'s str> {
-        let mut owners = BTreeMap::new();
+    /// Which shard each tensor is read from. Of two that hold it, it is the one that the index names; if none
+    /// is named, readers refuse the set.
+    fn owners<'s>(
+        &mut self,
+        shards: &'s Shards,
+        weights: &BTreeMap<&str, &str>,
+    ) -> BTreeMap<&'s str, &'s str> {
+        let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
         for (name, shard) in shards {
-            let Some(shard) = shard else { continue };
-            for tensor in shard.tensors() {
-                if let Some(first) = owners.insert(tensor.name(), &**name) {
-                    let error = Error::new(ErrorKind::DuplicateTensor, format!("it stands in {first} too"));
-                    let path = tensor.shard().path().unwrap_or(Path::new(name));
-                    self.findings.add_error(error.in_tensor(tensor.name()).in_file(path));
-                }
+            for tensor in shard.iter().flat_map(Checkpoint::tensors) {
+                let mut owner = match owners.entry(tensor.name()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(name);
+                        continue;
+                    }
+                    Entry::Occupied(owner) => owner,
+                };
+                let listed = weights.get(tensor.name()).map(|shard| plain(shard));
+                let unused = match &listed {
+                    Some(listed) if listed == name => owner.insert(name),
+                    _ => name,
+                };
+                let (severity, message) = match listed {
+                    Some(listed) => {
+                        let message = format!(
+                            "it is not used, because the index says that {listed:?} holds this tensor"
+                        );
+                        (Severity::Warning, message)
+                    }
+                    None => (Severity::Error, format!("{:?} holds a tensor of this name, too", owner.get())),
+                };
+                let file =
+                    shards.get(unused).and_then(Option::as_ref).and_then(|shard| shard.shards().first());
+                let path = file.and_then(|file| file.path());
+                self.findings.add("duplicate-tensor", severity, path, Some(tensor.name()), message);
             }
         }
         owners
@@ -178,7 +204,7 @@ impl Look<'_> {
                 continue;
             }
             let place = match owners.get(tensor) {
-                Some(owner) => format!("but it stands in {owner:?}"),
+                Some(owner) => format!("but it is in {owner:?}"),
                 None => "which does not hold it".to_owned(),
             };
             let message = format!("the index places it in {shard:?}, {place}");
@@ -187,7 +213,7 @@ impl Look<'_> {
         }
         for (tensor, shard) in owners {
             if !weights.contains_key(tensor) {
-                let message = format!("it stands in {shard}, and the index does not list it");
+                let message = format!("it is in {shard}, and the index does not list it");
                 self.findings.add("unlisted-tensor", Severity::Warning, Some(path), Some(tensor), message);
             }
         }

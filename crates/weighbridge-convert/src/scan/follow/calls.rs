@@ -147,7 +147,7 @@ impl State {
             )
         };
         if !may_be_text(module) || !may_be_text(name) {
-            return Err("the name of a global that is no text".to_owned());
+            return Err("the name of a global that is not text".to_owned());
         }
         // Names that are not written as texts are made so that nobody sees them.
         self.hidden("a name that is computed", Verdict::Dangerous);

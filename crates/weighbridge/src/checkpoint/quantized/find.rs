@@ -3,7 +3,8 @@
 use super::evidence::{Seen, is_integer};
 use super::layout::{LAYOUTS, Layout};
 use super::{Module, Modules, QuantMethod};
-use crate::checkpoint::{Inner, Place, Shard, TensorRef};
+use crate::checkpoint::catalog::{Catalog, TensorIndex};
+use crate::checkpoint::{Shard, TensorRef};
 use crate::header::Cursor;
 
 /// The metadata entry of `weighbridge-burn`: a JSON object of the names of quantised tensors.
@@ -16,24 +17,22 @@ const PYTORCH: &str = ".quantization";
 const ONNX: &str = "onnx.packed.";
 
 /// All quantised modules of a checkpoint, in the order of their tensors.
-pub(super) fn modules(inner: &Inner) -> Modules {
-    let mut finder = Finder { inner, modules: Modules::default(), name: String::new() };
-    for (shard, number) in inner.shards.iter().zip(0..) {
-        for (info, tensor) in shard.header.tensors().zip(0..) {
-            // Codes have such a dtype, or a companion has; the tensors of ordinary checkpoints end here.
-            if is_integer(info.dtype()) || info.dtype().is_float() && info.dtype().bits() < 16 {
-                finder.tensor(info.name(), Place { shard: number, tensor });
-            }
+pub(super) fn modules(catalog: &Catalog) -> Modules {
+    let mut finder = Finder { catalog, modules: Modules::default(), name: String::new() };
+    for tensor in catalog.tensors() {
+        // Codes have such a dtype, or a companion has; the tensors of ordinary checkpoints end here.
+        if is_integer(tensor.dtype()) || tensor.dtype().is_float() && tensor.dtype().bits() < 16 {
+            finder.tensor(&tensor);
         }
     }
-    for shard in &inner.shards {
-        finder.metadata(shard);
+    for (number, shard) in catalog.shards().iter().enumerate() {
+        finder.metadata(shard, catalog.prefix(number));
     }
     finder.modules
 }
 
 struct Finder<'i> {
-    inner: &'i Inner,
+    catalog: &'i Catalog,
     modules: Modules,
     /// A name that is looked up.
     name: String,
@@ -41,17 +40,16 @@ struct Finder<'i> {
 
 impl<'i> Finder<'i> {
     /// Tries every row of the table on a tensor.
-    fn tensor(&mut self, name: &'i str, place: Place) {
-        let Some(tensor) = self.inner.at(place) else { return };
-        if self.modules.by_codes.contains_key(&place) {
+    fn tensor(&mut self, tensor: &TensorRef<'i>) {
+        if self.modules.by_codes.contains_key(&tensor.index()) {
             return;
         }
         for layout in LAYOUTS {
             if !layout.dtypes.contains(&tensor.dtype()) {
                 continue;
             }
-            if let Some(stem) = stem(name, layout.anchor)
-                && self.fits(stem, place, layout)
+            if let Some(stem) = stem(tensor.name(), layout.anchor)
+                && self.fits(stem, tensor.index(), layout)
             {
                 return;
             }
@@ -59,13 +57,13 @@ impl<'i> Finder<'i> {
     }
 
     /// Whether a row fits, which makes a module.
-    fn fits(&mut self, stem: &'i str, anchor: Place, layout: &Layout) -> bool {
+    fn fits(&mut self, stem: &'i str, anchor: TensorIndex, layout: &Layout) -> bool {
         let beside = layout.beside.iter().find_map(|ending| self.at(stem, ending));
         let Some(codes) = layout.codes.first().and_then(|ending| self.at(stem, ending)) else { return false };
         if beside.is_none() && !layout.alone || self.modules.by_codes.contains_key(&codes) {
             return false;
         }
-        let tensor = |place: Place| self.inner.at(place);
+        let tensor = |index: TensorIndex| self.catalog.at(index);
         let Some(seen) = tensor(codes).map(|codes| Seen { codes, beside: beside.and_then(tensor) }) else {
             return false;
         };
@@ -81,7 +79,7 @@ impl<'i> Finder<'i> {
         method: QuantMethod,
         stem: &str,
         dense: &'static str,
-        sign: Option<Place>,
+        sign: Option<TensorIndex>,
         codes: &[&str],
         numbers: &[&str],
     ) {
@@ -89,14 +87,14 @@ impl<'i> Finder<'i> {
         let number = u32::try_from(self.modules.modules.len()).unwrap_or(u32::MAX);
         let mut others = Vec::new();
         for (at, ending) in codes.iter().enumerate() {
-            let Some(place) = self.at(stem, ending) else { continue };
+            let Some(index) = self.at(stem, ending) else { continue };
             // A scale that is stored as a float is a number, one that is stored as a byte is a code.
-            let is_code = at == 0 || self.inner.at(place).is_some_and(|tensor| is_integer(tensor.dtype()));
-            if is_code && !self.modules.by_codes.contains_key(&place) {
-                self.modules.by_codes.insert(place, number);
-                self.modules.tensors.push(place);
+            let is_code = at == 0 || self.catalog.at(index).is_some_and(|tensor| is_integer(tensor.dtype()));
+            if is_code && !self.modules.by_codes.contains_key(&index) {
+                self.modules.by_codes.insert(index, number);
+                self.modules.tensors.push(index);
             } else if !is_code {
-                others.push(place);
+                others.push(index);
             }
         }
         let middle = self.modules.tensors.len();
@@ -121,28 +119,28 @@ impl<'i> Finder<'i> {
     }
 
     /// The tensor whose name is `stem` and `ending`.
-    fn at(&mut self, stem: &str, ending: &str) -> Option<Place> {
+    fn at(&mut self, stem: &str, ending: &str) -> Option<TensorIndex> {
         self.name.clear();
         self.name.push_str(stem);
         self.name.push_str(ending);
-        self.inner.place(&self.name)
+        self.catalog.find(&self.name)
     }
 
-    /// Modules that the metadata of a shard declares; malformed entries are ignored.
-    fn metadata(&mut self, shard: &'i Shard) {
-        for (key, value) in shard.header.metadata().into_iter().flatten() {
+    /// Modules that the metadata of a shard declares, under names without the prefix of its tensors;
+    /// malformed entries are ignored.
+    fn metadata(&mut self, shard: &Shard, prefix: &str) {
+        let mut told = |method, name: &str, ending| self.told(method, &format!("{prefix}{name}"), ending);
+        for (key, value) in shard.header().metadata().into_iter().flatten() {
             match key {
-                BURN => {
-                    _ = each_key(&mut Cursor::new(value), |name| self.told(QuantMethod::Burn, name, ""));
-                }
-                COMFY => _ = comfy_layers(value, |layer| self.told(QuantMethod::ComfyUi, layer, ".weight")),
+                BURN => _ = each_key(&mut Cursor::new(value), |name| told(QuantMethod::Burn, name, "")),
+                COMFY => _ = comfy_layers(value, |layer| told(QuantMethod::ComfyUi, layer, ".weight")),
                 _ => {
                     if let Some(name) = key.strip_suffix(PYTORCH)
                         && value.starts_with('{')
                     {
-                        self.told(QuantMethod::PyTorch, name, "");
+                        told(QuantMethod::PyTorch, name, "");
                     } else if let Some(name) = key.strip_prefix(ONNX) {
-                        self.told(QuantMethod::Onnx, name, "");
+                        told(QuantMethod::Onnx, name, "");
                     }
                 }
             }
@@ -151,9 +149,9 @@ impl<'i> Finder<'i> {
 
     /// Adds a module of one tensor, if that can hold codes and the table does not have it.
     fn told(&mut self, method: QuantMethod, stem: &str, ending: &'static str) {
-        let Some(place) = self.at(stem, ending) else { return };
+        let Some(index) = self.at(stem, ending) else { return };
         let is_coded = |tensor: TensorRef<'_>| is_integer(tensor.dtype()) || tensor.dtype().bits() < 16;
-        if !self.inner.at(place).is_some_and(is_coded) || self.modules.by_codes.contains_key(&place) {
+        if !self.catalog.at(index).is_some_and(is_coded) || self.modules.by_codes.contains_key(&index) {
             return;
         }
         self.module(method, stem, ending, None, &[ending], &[".scales", ".zero_points"]);

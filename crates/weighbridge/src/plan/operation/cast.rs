@@ -4,10 +4,10 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Operation, Piece, Read};
+use super::{Bound, Operation, Piece, Read, Tiles};
+use crate::cast::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::convert::{self, Kernel, Refused};
 use crate::plan::{Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
@@ -49,87 +49,89 @@ impl Cast {
         Kernel::of(from, to, Overflow::default()).is_some()
     }
 
-    fn kernel(&self, from: Dtype) -> Result<Kernel> {
-        Kernel::of(from, self.dtype, self.overflow)
-            .ok_or_else(|| Error::new(ErrorKind::Dtype, convert::no_cast(from, self.dtype)))
-    }
-
-    fn refusal(&self, from: Dtype, refused: &Refused) -> Error {
-        let (value, to) = (&refused.value, self.dtype);
-        let remedies: Vec<_> = refused.remedies.iter().map(|rule| format!("`Overflow::{rule:?}`")).collect();
-        let message = match &*remedies.join(" or ") {
-            "" => format!("{value} of {from} has no place in {to}"),
-            remedies => format!("{value} of {from} does not fit {to}; {remedies} would take it"),
-        };
-        Error::new(ErrorKind::Value, message)
-    }
-
-    /// The bytes before the cast of a tile after it; `from` is the dtype before.
-    fn before(&self, from: u64, tile: &Range<u64>) -> Range<u64> {
-        let stored = |made: u64| made * 8 / u64::from(self.dtype.bits()) * from / 8;
-        stored(tile.start)..stored(tile.end)
-    }
-
-    /// Bits of an element before the cast.
-    fn bits_before(&self, inputs: &[Input]) -> u64 {
-        self.of.output(inputs).map_or(0, |(from, _)| u64::from(from.bits()))
+    /// The tiles `of`, whose values have dtype `from`, in dtype `to`.
+    pub(in crate::plan) fn tiles(
+        of: &Arc<dyn Tiles>,
+        from: Dtype,
+        to: Dtype,
+        overflow: Overflow,
+    ) -> Result<impl Tiles + 'static> {
+        let kernel = Kernel::of(from, to, overflow)
+            .ok_or_else(|| Error::new(ErrorKind::Dtype, cast::no_cast(from, to)))?;
+        Ok(CastTiles { of: Arc::clone(of), from, to, kernel })
     }
 }
 
 impl Operation for Cast {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        let (from, shape) = self.of.output(inputs)?;
-        self.kernel(from)?;
-        Ok((self.dtype, shape))
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        let Bound { dtype: from, shape, tiles } = self.of.bind(inputs)?;
+        Ok(Bound::new(self.dtype, shape, Self::tiles(&tiles, from, self.dtype, self.overflow)?))
+    }
+}
+
+/// Tiles of dtype `from` in dtype `to`.
+#[derive(Debug)]
+struct CastTiles {
+    of: Arc<dyn Tiles>,
+    from: Dtype,
+    to: Dtype,
+    kernel: Kernel,
+}
+
+impl CastTiles {
+    /// The bytes before the cast of a tile after it.
+    fn before(&self, tile: &Range<u64>) -> Range<u64> {
+        let stored = |made: u64| made * 8 / u64::from(self.to.bits()) * u64::from(self.from.bits()) / 8;
+        stored(tile.start)..stored(tile.end)
+    }
+}
+
+impl Tiles for CastTiles {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        self.of.gather(self.before(&tile), pieces);
     }
 
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        self.of.gather(inputs, self.before(self.bits_before(inputs), &tile))
-    }
-
-    fn is_direct(&self, _: &[Input]) -> bool {
-        false
+    fn run(&self, tile: &Range<u64>) -> Option<Range<u64>> {
+        self.of.run(&self.before(tile))
     }
 
     fn compute<'t>(
         &self,
-        inputs: &[Input],
-        range: Range<u64>,
+        tile: Range<u64>,
         gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
+        out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
-        let from = self.of.output(inputs)?.0;
-        let before = self.before(u64::from(from.bits()), &range);
+        let before = self.before(&tile);
+        let len = before.end - before.start;
         let mut scratch = Vec::new();
-        let stored: &[u8] = if self.of.is_direct(inputs) {
+        let stored: &[u8] = if self.of.is_direct() {
             gathered
         } else {
-            let len = (before.end - before.start) as usize;
-            scratch.reserve_exact(len);
-            let room = &mut scratch.spare_capacity_mut()[..len];
-            let made = self.of.compute(inputs, before.clone(), gathered, room)?;
+            scratch.reserve_exact(len as usize);
+            let room = &mut scratch.spare_capacity_mut()[..len as usize];
+            let made = self.of.compute(before, gathered, room)?;
             if cfg!(target_endian = "big") && self.of.is_native() {
-                convert::turn_around(from, made);
+                cast::swap_bytes(self.from, made);
             }
             made
         };
-        let fits = stored.len() as u64 == before.end - before.start
-            && stored.len() as u64 * u64::from(self.dtype.bits())
-                == tile.len() as u64 * u64::from(from.bits());
+        let fits = stored.len() as u64 == len
+            && stored.len() as u64 * u64::from(self.to.bits())
+                == out.len() as u64 * u64::from(self.from.bits());
         if !fits {
             return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
         }
-        self.kernel(from)?.run(stored, tile).map_err(|refused| self.refusal(from, &refused))
+        Ok(self.kernel.run(stored, out)?)
     }
 
-    fn step(&self, inputs: &[Input]) -> u64 {
-        let step = match self.of.is_direct(inputs) {
-            true => self.of.step(inputs).min(256 << 10),
-            false => self.of.step(inputs),
+    fn step(&self) -> u64 {
+        let step = match self.of.is_direct() {
+            true => self.of.step().min(256 << 10),
+            false => self.of.step(),
         };
-        let from = self.bits_before(inputs).max(1);
+        let (from, to) = (u64::from(self.from.bits()), u64::from(self.to.bits()));
         // Whole elements on both sides, those of 6 bits included.
-        (step.saturating_mul(u64::from(self.dtype.bits())) / from / 48).max(1) * 48
+        (step.saturating_mul(to) / from / 48).max(1) * 48
     }
 
     fn is_native(&self) -> bool {

@@ -3,9 +3,8 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{MOST_PIECES, Operation, Piece, only};
+use super::{Bound, MOST_PIECES, Operation, Piece, Tiles, only};
 use crate::buffer;
-use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Input;
 use crate::slice::{Region, Slice};
@@ -20,7 +19,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Gaps of so many bytes cost about as much to read as another call of the system does.
+    /// Gaps of this many bytes cost about as much to read as another call of the system does.
     pub const READ_THROUGH: u64 = 2 << 10;
 
     /// The part that `slice` says.
@@ -44,14 +43,12 @@ impl Part {
             return fail(format!("dimension {dim} of {size} has no part {rank} of {world} equal ones"));
         }
         let share = size / world;
-        let bound = |rank: usize| i64::try_from(rank * share).unwrap_or(i64::MAX);
-        let whole = (0..dim).fold(Slice::new(), |slice, _| slice.range(..));
-        Ok(Self { slice: whole.range(bound(rank)..bound(rank + 1)) })
+        Ok(Self { slice: Slice::along(dim, rank * share..(rank + 1) * share) })
     }
 
-    fn region(&self, inputs: &[Input]) -> Result<Region> {
-        let input = only(inputs)?;
-        self.slice.of(input.dtype(), input.shape())
+    /// Which part it is.
+    pub fn slice(&self) -> &Slice {
+        &self.slice
     }
 }
 
@@ -73,38 +70,43 @@ fn covered(region: &Region, tile: Range<u64>) -> impl Iterator<Item = (Range<u64
 }
 
 impl Operation for Part {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
-        let region = self.region(inputs)?;
-        Ok((region.dtype(), region.shape().to_vec()))
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
+        let input = only(inputs)?;
+        let region = self.slice.of(input.dtype(), input.shape())?;
+        let (dtype, shape) = (region.dtype(), region.shape().to_vec());
+        Ok(Bound::new(dtype, shape, PartTiles { region }))
     }
+}
 
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        // A region that is none was refused when the output was asked for.
-        let Ok(region) = self.region(inputs) else { return Vec::new() };
+#[derive(Debug)]
+struct PartTiles {
+    region: Region,
+}
+
+impl Tiles for PartTiles {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
         let piece = |bytes| Piece { input: 0, bytes };
-        match region.least_gap() <= Self::READ_THROUGH {
-            true => covered(&region, tile).map(|(whole, _)| piece(whole)).collect(),
-            false => region.byte_ranges_in(tile).map(piece).collect(),
+        match self.is_direct() {
+            true => pieces.extend(self.region.byte_ranges_in(tile).map(piece)),
+            false => pieces.extend(covered(&self.region, tile).map(|(whole, _)| piece(whole))),
         }
     }
 
-    fn is_direct(&self, inputs: &[Input]) -> bool {
-        self.region(inputs).is_ok_and(|region| region.least_gap() > Self::READ_THROUGH)
+    fn is_direct(&self) -> bool {
+        self.region.least_gap() > Part::READ_THROUGH
     }
 
     fn compute<'t>(
         &self,
-        inputs: &[Input],
-        range: Range<u64>,
+        tile: Range<u64>,
         gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
+        out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
-        let region = self.region(inputs)?;
-        let mut groups = covered(&region, range);
+        let mut groups = covered(&self.region, tile);
         let mut group = (0..0, Vec::new().into_iter());
         let mut behind = 0;
         let wrong = || Error::new(ErrorKind::Internal, "a part was not gathered");
-        buffer::fill::<std::io::Error>(tile, |_, rest| {
+        buffer::fill::<std::io::Error>(out, |_, rest| {
             let Some(wanted) = group.1.next() else {
                 behind += group.0.end - group.0.start;
                 let Some((whole, wanted)) = groups.next() else { return Ok(Some(&[])) };
@@ -121,14 +123,13 @@ impl Operation for Part {
         .map_err(|_| wrong())
     }
 
-    fn step(&self, inputs: &[Input]) -> u64 {
+    fn step(&self) -> u64 {
         // So much output that what is read for it fits the cache, whatever is left out of it.
         const READ: u64 = 1 << 20;
-        let Ok(region) = self.region(inputs) else { return 1 };
-        let (run, gap) = (region.run_bytes(), region.least_gap());
-        let step = match gap <= Self::READ_THROUGH {
-            true => READ.saturating_mul(run) / (run + gap).max(1),
-            false => run.saturating_mul(MOST_PIECES),
+        let (run, gap) = (self.region.run_bytes(), self.region.least_gap());
+        let step = match self.is_direct() {
+            true => run.saturating_mul(MOST_PIECES),
+            false => READ.saturating_mul(run) / (run + gap).max(1),
         };
         (step / 48).max(1) * 48
     }

@@ -1,18 +1,15 @@
-//! Two neighbouring dimensions exchanged.
+//! Two adjacent dimensions swapped.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{Operation, Piece, only};
+use super::{Bound, Operation, Piece, Tiles, only};
 use crate::buffer;
-use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::brief;
 use crate::plan::Input;
+use crate::text::brief;
 
-/// A stored tensor with dimension `dim` and the one behind it exchanged.
-///
-/// A matrix whose rows are the columns of the stored one, for `dim` 0.
+/// A stored tensor with dimension `dim` and the next one swapped: for `dim` 0, the transposed matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Transpose {
     dim: usize,
@@ -34,20 +31,9 @@ struct Band {
 }
 
 impl Transpose {
-    /// Exchanges dimension `dim` and the one behind it.
+    /// Swaps dimension `dim` and the next one.
     pub fn of(dim: usize) -> Self {
         Self { dim }
-    }
-
-    fn grid(&self, input: &Input) -> Option<Grid> {
-        let shape = input.shape();
-        let (&rows, &columns) = (shape.get(self.dim)?, shape.get(self.dim + 1)?);
-        let inner: u64 = shape[self.dim + 2..].iter().map(|&dim| dim as u64).product();
-        Some(Grid {
-            rows: rows as u64,
-            columns: columns as u64,
-            unit: inner * u64::from(input.dtype().bits()) / 8,
-        })
     }
 }
 
@@ -77,81 +63,75 @@ impl Grid {
 }
 
 impl Operation for Transpose {
-    fn output(&self, inputs: &[Input]) -> Result<(Dtype, Vec<usize>)> {
+    fn bind(&self, inputs: &[Input]) -> Result<Bound> {
         let input = only(inputs)?;
         let mut shape = input.shape().to_vec();
-        if self.dim + 1 >= shape.len() {
+        let (Some(&rows), Some(&columns)) = (shape.get(self.dim), shape.get(self.dim + 1)) else {
             let message =
                 format!("shape {} has no dimensions {} and {}", brief(&shape), self.dim, self.dim + 1);
             return Err(Error::new(ErrorKind::Shape, message));
-        }
+        };
         if input.dtype().bits() % 8 != 0 {
             return Err(Error::new(ErrorKind::Dtype, format!("{} cannot be transposed", input.dtype())));
         }
+        let inner: u64 = shape[self.dim + 2..].iter().map(|&dim| dim as u64).product();
+        let unit = inner * u64::from(input.dtype().bits()) / 8;
         shape.swap(self.dim, self.dim + 1);
-        Ok((input.dtype(), shape))
+        Ok(Bound::new(input.dtype(), shape, Grid { rows: rows as u64, columns: columns as u64, unit }))
     }
+}
 
-    fn gather(&self, inputs: &[Input], tile: Range<u64>) -> Vec<Piece> {
-        let Some(grid) = inputs.first().and_then(|input| self.grid(input)) else { return Vec::new() };
-        let mut pieces = Vec::new();
-        for Band { batch, columns } in grid.bands(&tile) {
+impl Tiles for Grid {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        for Band { batch, columns } in self.bands(&tile) {
             let row = |row: u64| {
-                let start = (batch * grid.rows + row) * grid.columns;
-                (start + columns.start) * grid.unit..(start + columns.end) * grid.unit
+                let start = (batch * self.rows + row) * self.columns;
+                (start + columns.start) * self.unit..(start + columns.end) * self.unit
             };
-            if columns == (0..grid.columns) {
-                pieces.push(Piece { input: 0, bytes: row(0).start..row(grid.rows - 1).end });
+            if columns == (0..self.columns) {
+                pieces.push(Piece { input: 0, bytes: row(0).start..row(self.rows - 1).end });
             } else {
-                pieces.extend((0..grid.rows).map(|number| Piece { input: 0, bytes: row(number) }));
+                pieces.extend((0..self.rows).map(|number| Piece { input: 0, bytes: row(number) }));
             }
         }
-        pieces
-    }
-
-    fn is_direct(&self, _: &[Input]) -> bool {
-        false
     }
 
     fn compute<'t>(
         &self,
-        inputs: &[Input],
-        range: Range<u64>,
+        tile: Range<u64>,
         gathered: &[u8],
-        tile: &'t mut [MaybeUninit<u8>],
+        out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
         let wrong = || Error::new(ErrorKind::Internal, "a tile and its input differ in length");
-        let grid = self.grid(only(inputs)?).ok_or_else(wrong)?;
-        let mut bands = grid.bands(&range).into_iter();
+        let mut bands = self.bands(&tile).into_iter();
         let mut rest = gathered;
-        let mut at = range.start;
-        buffer::fill::<std::io::Error>(tile, |_, into| {
+        let mut at = tile.start;
+        buffer::fill::<std::io::Error>(out, |_, into| {
             let Some(Band { batch, columns }) = bands.next() else { return Ok(Some(&[])) };
             let width = columns.end - columns.start;
-            let Some((band, behind)) = rest.split_at_checked((grid.rows * width * grid.unit) as usize) else {
+            let Some((band, behind)) = rest.split_at_checked((self.rows * width * self.unit) as usize) else {
                 return Ok(Some(&[]));
             };
             rest = behind;
-            let start = (batch * grid.columns + columns.start) * grid.made_row();
-            let end = range.end.min(start + width * grid.made_row());
+            let start = (batch * self.columns + columns.start) * self.made_row();
+            let end = tile.end.min(start + width * self.made_row());
             let len = (end - at) as usize;
             let Some(into) = into.get_mut(..len) else { return Ok(Some(&[])) };
             let skipped = (at - start) as usize;
             at = end;
-            let (rows, width, unit) = (grid.rows as usize, width as usize, grid.unit as usize);
+            let (rows, width, unit) = (self.rows as usize, width as usize, self.unit as usize);
             Ok(buffer::transpose(band, rows, width, unit, skipped, into).map(|made| &*made).or(Some(&[])))
         })
         .map_err(|_| wrong())
     }
 
-    fn step(&self, inputs: &[Input]) -> u64 {
+    fn step(&self) -> u64 {
         /// Pieces of this size are read at about the speed of large ones.
         const PIECE: u64 = 4 << 10;
         /// More than this is not gathered at a time.
         const MOST: u64 = 8 << 20;
-        let Some(grid) = inputs.first().and_then(|input| self.grid(input)) else { return 1 };
-        let row = grid.made_row().max(1);
-        let columns = PIECE.div_ceil(grid.unit.max(1)).min(MOST / row).clamp(1, grid.columns.max(1));
+        let row = self.made_row().max(1);
+        let columns = PIECE.div_ceil(self.unit.max(1)).min(MOST / row).clamp(1, self.columns.max(1));
         (columns * row).next_multiple_of(16)
     }
 }

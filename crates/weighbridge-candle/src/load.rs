@@ -1,0 +1,96 @@
+//! All tensors at once.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Tensor};
+use weighbridge::engine::ReadOrder;
+use weighbridge::{Dtype, Report, Result};
+
+use crate::Loader;
+use crate::session::Tensors;
+
+/// What [`Loader::load`] gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The tensors by name.
+    pub tensors: HashMap<String, Tensor>,
+    /// The tensors that Candle cannot hold.
+    pub skipped: Vec<Skipped>,
+    /// The tensors whose dtype was changed.
+    pub converted: Vec<Conversion>,
+    /// Bytes taken and read.
+    pub report: Report,
+}
+
+/// A tensor that was not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Its stored dtype.
+    pub dtype: Dtype,
+    /// Why, and what would load it.
+    pub reason: String,
+}
+
+/// A tensor that came in another dtype than it is stored in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conversion {
+    /// Its name.
+    pub name: String,
+    /// Its stored dtype.
+    pub from: Dtype,
+    /// Its dtype in Candle.
+    pub to: DType,
+}
+
+impl Loader {
+    /// Loads all tensors.
+    ///
+    /// What Candle cannot hold is listed in [`Loaded::skipped`].
+    ///
+    /// # Errors
+    ///
+    /// Fails when reading, casting or placing a tensor on the device fails, when one holds codes of a
+    /// [quantised](Self::quantized) module, when two get [one name](Self::rename), and, with
+    /// [`require_all`](Self::require_all), when Candle cannot hold one.
+    pub fn load(mut self) -> Result<Loaded> {
+        let catalog = self.catalog()?;
+        catalog.refuse_all_codes()?;
+        let devices = self.devices.clone();
+        let route = devices.route();
+        let (mut entries, mut requests) = (Vec::new(), Vec::new());
+        let (mut skipped, mut converted) = (Vec::new(), Vec::new());
+        for item in catalog.items() {
+            let (name, stored) = (item.name(), item.tensor.dtype());
+            let dtype = item.rule(self.dtype.filter(|_| stored.is_float()));
+            let device = devices.for_name(name);
+            let target = match item.target(dtype, device) {
+                Ok(target) => target,
+                Err(error) if self.require_all => return Err(error.in_tensor(name)),
+                Err(error) => {
+                    let (name, reason) = (name.to_owned(), error.to_string());
+                    skipped.push(Skipped { name, dtype: stored, reason });
+                    continue;
+                }
+            };
+            let (entry, request) = item.planned(&target, dtype.is_some(), route, device)?;
+            entries.push(entry);
+            requests.push((name, request));
+            if stored != target.read_as || target.pairs {
+                converted.push(Conversion { name: name.to_owned(), from: stored, to: target.dtype });
+            }
+        }
+        let read_ahead = route.ends_with_reading().then_some(u64::MAX);
+        let session = self.session(entries, ReadOrder::File, read_ahead);
+        let session = Tensors::start(session, &devices, &self.staging)?;
+        let mut tensors = HashMap::with_capacity(requests.len());
+        for (name, request) in requests {
+            tensors.insert(name.to_owned(), session.take(name, request)?);
+        }
+        Ok(Loaded { tensors, skipped, converted, report: session.report() })
+    }
+}

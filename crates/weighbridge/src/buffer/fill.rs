@@ -1,0 +1,72 @@
+//! Initialising a slice step by step.
+
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+
+/// Zeroes `buf` and returns it as bytes.
+pub(crate) fn zeroed(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
+    buf.fill(MaybeUninit::new(0));
+    // SAFETY: the line above initialised every byte.
+    unsafe { buf.assume_init_mut() }
+}
+
+/// Initialises `buf` step by step. `step` is handed the number of bytes done and the rest of the slice; it
+/// initialises a part at the start of the rest and returns that part. An empty part means that there is no
+/// more to read, `None` that it was interrupted and wants to be called again.
+///
+/// # Errors
+///
+/// Passes on the error of `step`, and fails with `UnexpectedEof` when a step returns nothing.
+pub(crate) fn fill<E: From<std::io::Error>>(
+    buf: &mut [MaybeUninit<u8>],
+    mut step: impl for<'a> FnMut(usize, &'a mut [MaybeUninit<u8>]) -> Result<Option<&'a [u8]>, E>,
+) -> Result<&mut [u8], E> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        let rest = &mut buf[filled..];
+        let (address, most) = (rest.as_ptr().cast::<u8>(), rest.len());
+        let Some(part) = step(filled, rest)? else {
+            continue;
+        };
+        if part.is_empty() {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        if !std::ptr::eq(part.as_ptr(), address) || part.len() > most {
+            return Err(std::io::Error::other("a reader returned memory that it was not given").into());
+        }
+        filled += part.len();
+    }
+    // SAFETY: each step returned an initialised slice that starts where the last one ended (the argument of
+    // module `buffer`; a shared slice of that address is as good a proof as an exclusive one, since the
+    // step's exclusive borrow left no other path to the memory), and together they cover `buf`.
+    Ok(unsafe { buf.assume_init_mut() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_go_on_where_the_last_one_ended() {
+        let mut memory = [MaybeUninit::uninit(); 10];
+        let mut interrupted = false;
+        let filled = fill::<std::io::Error>(&mut memory, |done, rest| {
+            interrupted = !interrupted;
+            if interrupted {
+                return Ok(None);
+            }
+            let len = rest.len().min(4);
+            Ok(Some(rest[..len].write_copy_of_slice(&[done as u8; 4][..len])))
+        });
+        assert_eq!(filled.unwrap(), [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]);
+        assert_eq!(zeroed(&mut memory), [0; 10]);
+    }
+
+    #[test]
+    fn other_memory_and_none_are_refused() {
+        let mut memory = [MaybeUninit::uninit(); 4];
+        assert!(fill::<std::io::Error>(&mut memory, |_, _| Ok(Some(&[1; 4]))).is_err());
+        assert!(fill::<std::io::Error>(&mut memory, |_, _| Ok(Some(&[]))).is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! One file of a checkpoint.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Error;
+use crate::header::Header;
+use crate::source::{Hints, Source};
+
+/// One file of a checkpoint, with its header decoded.
+///
+/// It stays open: whatever happens to the file's name, the bytes are those whose header was proven.
+pub struct Shard {
+    /// What errors call it: the path of a file, or the label of another source.
+    label: Option<PathBuf>,
+    is_file: bool,
+    source: Arc<dyn Source>,
+    header: Header,
+    hints: Hints,
+    number: u64,
+}
+
+/// Numbers shards in the order in which they are opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
+
+impl Shard {
+    /// A safetensors file, already open.
+    pub(super) fn file(path: &Path, header: Header, source: impl Source + 'static) -> Self {
+        Self { is_file: true, ..Self::labelled(Some(path), header, source) }
+    }
+
+    /// Bytes that are not a file of their own.
+    pub(super) fn labelled(label: Option<&Path>, header: Header, source: impl Source + 'static) -> Self {
+        Self {
+            label: label.map(Path::to_owned),
+            is_file: false,
+            hints: source.hints(),
+            header,
+            source: Arc::new(source),
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The file name of its [`label`](Self::label), or `<memory>`.
+    pub fn name(&self) -> Cow<'_, str> {
+        match &self.label {
+            Some(label) => label.file_name().unwrap_or(label.as_os_str()).to_string_lossy(),
+            None => "<memory>".into(),
+        }
+    }
+
+    /// The path of the safetensors file. `None` for bytes in memory and for a [`Source`].
+    pub fn path(&self) -> Option<&Path> {
+        self.label().filter(|_| self.is_file)
+    }
+
+    /// What errors call it: the path of the file, or the [label](crate::OpenOptions::label) that bytes or a
+    /// [`Source`] were opened with. Only a [`path`](Self::path) is known to be a safetensors file.
+    pub fn label(&self) -> Option<&Path> {
+        self.label.as_deref()
+    }
+
+    /// What the file holds, under the names that it has there.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes of the file.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// Tells it from every other shard of the program; ascends in the order in which shards were opened.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How its source likes to be read.
+    pub(crate) fn hints(&self) -> Hints {
+        self.hints
+    }
+
+    /// Names this shard in an error.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        match &self.label {
+            Some(label) => error.in_file(label),
+            None => error,
+        }
+    }
+
+    /// What to call this shard in an error about another one: the file name suffices if both are in one
+    /// directory.
+    pub(super) fn name_beside(&self, other: &Self) -> Cow<'_, str> {
+        let directory = |shard: &Self| shard.label.as_deref().and_then(Path::parent).map(Path::to_owned);
+        match &self.label {
+            Some(label) if directory(self) != directory(other) => label.to_string_lossy(),
+            _ => self.name(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("label", &self.label)
+            .field("tensors", &self.header.len())
+            .field("bytes", &self.header.data_len())
+            .finish()
+    }
+}

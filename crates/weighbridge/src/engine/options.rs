@@ -1,0 +1,168 @@
+//! How a load goes about its work: threads, budgets, order, progress.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::names::natural_order;
+use crate::plan::Entry;
+use crate::progress::{Handler, IntoFlow, Progress};
+
+/// How a load goes about its work; for [sessions](super::SessionBuilder::options) and for the loaders of the adapters.
+///
+/// What is not set is left to whoever uses the options. Whatever is set, the tensors are the same.
+///
+/// ```
+/// use weighbridge::engine::ReadOrder;
+/// use weighbridge::{Checkpoint, LoadOptions, Plan};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+/// let options = LoadOptions::new()
+///     .threads(4)
+///     .read_ahead(256 << 20)
+///     .order(ReadOrder::Natural)
+///     .progress(|progress| eprintln!("{} of {} bytes", progress.bytes_done, progress.bytes_total));
+/// let session = Plan::of(&Checkpoint::open(dir)?).build()?.session().options(options).start()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct LoadOptions {
+    threads: Option<usize>,
+    read_ahead: Option<u64>,
+    chunk: Option<usize>,
+    order: Option<ReadOrder>,
+    prefetch: Option<Prefetch>,
+    progress: Option<Handler>,
+}
+
+/// Whether a session has sources fetch bytes before it reads them, so that a disk is never idle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prefetch {
+    /// Where they are not in memory already, as far as the source can tell.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// In which order a session reads ahead of what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadOrder {
+    /// As the data lies in the files: best when everything is taken.
+    File,
+    /// By name, numbers by value (`layers.2` before `layers.10`): near the order in which models are built.
+    Natural,
+}
+
+impl LoadOptions {
+    /// 64 MiB.
+    pub const DEFAULT_READ_AHEAD: u64 = 64 << 20;
+
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the number of threads that read, the caller's own included while it waits; by default one a core,
+    /// and 8 at most; more than 1024 count as 1024.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads.clamp(1, 1024));
+        self
+    }
+
+    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit; 64 MiB otherwise.
+    /// Threads wait at the limit. A tensor above it is read when it is asked for. On top of it, each thread has at most
+    /// a few megabytes to convert in.
+    pub fn read_ahead(mut self, bytes: u64) -> Self {
+        self.read_ahead = Some(bytes);
+        self
+    }
+
+    /// Sets how many bytes a thread reads at a time, from 4 KiB to 1 GiB; otherwise sources say
+    /// [what they prefer](crate::Hints), which is 4 MiB for files.
+    pub fn chunk(mut self, bytes: usize) -> Self {
+        self.chunk = Some(bytes);
+        self
+    }
+
+    /// Sets in which order tensors are read ahead.
+    pub fn order(mut self, order: ReadOrder) -> Self {
+        self.order = Some(order);
+        self
+    }
+
+    /// Sets whether sources fetch bytes before they are read: files have the kernel read ahead.
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.prefetch = Some(prefetch);
+        self
+    }
+
+    /// Has `handler` called as bytes arrive.
+    ///
+    /// It is called from the threads that read, by one at a time, with figures that never fall; it should
+    /// return at once, for they wait for it, and must not touch what it reports on. Where it returns
+    /// [`ControlFlow::Break`](std::ops::ControlFlow::Break), loading ends with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    pub fn progress<F: IntoFlow>(mut self, handler: impl FnMut(Progress) -> F + Send + 'static) -> Self {
+        self.progress = Some(Handler::new(handler));
+        self
+    }
+
+    /// These options, and what they leave open as in `others`.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            threads: self.threads.or(others.threads),
+            read_ahead: self.read_ahead.or(others.read_ahead),
+            chunk: self.chunk.or(others.chunk),
+            order: self.order.or(others.order),
+            prefetch: self.prefetch.or(others.prefetch),
+            progress: self.progress.or(others.progress),
+        }
+    }
+
+    pub(super) fn settings(self) -> Settings {
+        /// More threads than this do not read faster on any machine that was measured.
+        const MOST_THREADS: usize = 8;
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Settings {
+            threads: self.threads.unwrap_or_else(|| cores().min(MOST_THREADS)),
+            read_ahead: self.read_ahead.unwrap_or(Self::DEFAULT_READ_AHEAD),
+            chunk: self.chunk,
+            order: self.order.unwrap_or(ReadOrder::File),
+            prefetch: self.prefetch.unwrap_or_default(),
+            progress: self.progress,
+        }
+    }
+}
+
+/// Options, all of them set.
+pub(super) struct Settings {
+    pub(super) threads: usize,
+    pub(super) read_ahead: u64,
+    /// Bytes to read at a time; `None` leaves it to the sources.
+    pub(super) chunk: Option<usize>,
+    pub(super) order: ReadOrder,
+    pub(super) prefetch: Prefetch,
+    pub(super) progress: Option<Handler>,
+}
+
+impl ReadOrder {
+    /// The indices of entries in this order, but of those that are [deferred](Entry::deferred).
+    pub(super) fn of(self, entries: &[Arc<Entry>]) -> Vec<usize> {
+        let is_ahead = |&index: &usize| !entries[index].is_deferred();
+        let mut order: Vec<usize> = (0..entries.len()).filter(is_ahead).collect();
+        match self {
+            Self::File => {
+                order.sort_by(|&a, &b| entries[a].inputs().first().cmp(&entries[b].inputs().first()));
+            }
+            Self::Natural => order.sort_by(|&a, &b| natural_order(entries[a].name(), entries[b].name())),
+        }
+        order
+    }
+}

@@ -1,0 +1,407 @@
+//! Directories that files are written to: locks, temporary files, syncs, and what killed writers left behind.
+//!
+//! Whatever is being written lies in a temporary file or a staging directory next to its destination, locked
+//! for as long as its writer lives. So one that nobody has locked was left by a writer that died, and is
+//! removed.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{NamedTempFile, TempDir};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::file_names;
+use crate::journal::{STAGING, TEMPORARY, prefix};
+
+/// A directory that is locked for writing: for programs that keep several files in step, as
+/// [`Save::directory`](super::Save::directory) does, which takes the same lock.
+///
+/// The lock is advisory and belongs to this value: a second `Directory` of the same path is refused, in this
+/// process or another, until the first is dropped or its process ends, however it ends. Readers need no lock.
+/// Nobody is refused on file systems without locks, and where directories cannot be locked, as on Windows.
+///
+/// ```
+/// use weighbridge::{ErrorKind, write::Directory};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("run");
+/// let directory = Directory::create(&path)?;
+/// # #[cfg(unix)]
+/// assert_eq!(Directory::lock(&path).unwrap_err().kind(), ErrorKind::Busy);
+/// directory.write("state.json", b"{}")?; // atomic, and on the disk when it returns
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// Dropped before the lock is released.
+    _created: Option<Created>,
+    _lock: File,
+}
+
+impl Directory {
+    /// Locks a directory that exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails at once with [`ErrorKind::Busy`] when somebody else has locked it, and when it cannot be opened.
+    pub fn lock(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let lock = || {
+            let handle = open_directory(path)?;
+            Ok(try_lock(&handle)?.then_some((path.canonicalize()?, handle)))
+        };
+        let locked = lock().map_err(|error| cannot_write(error).in_file(path))?;
+        let (canonical, lock) = locked.ok_or_else(|| busy(path))?;
+        Ok(Self { path: canonical, _created: None, _lock: lock })
+    }
+
+    /// Locks a directory, which is created with its parents if it does not exist. A created directory is
+    /// removed again if it is still empty when this value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), and when the directory cannot be created.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let create = || loop {
+            let exists = path.exists();
+            fs::create_dir_all(path)?;
+            let handle = open_directory(path)?;
+            if !try_lock(&handle)? {
+                return Ok(None);
+            }
+            // Whoever created it may have removed it before we got the lock.
+            if !is_linked(&handle)? {
+                continue;
+            }
+            let path = path.canonicalize()?;
+            let created = (!exists).then(|| Created(path.clone()));
+            if let (Some(_), Some(parent)) = (&created, path.parent()) {
+                sync_directory(parent)?;
+            }
+            return Ok(Some(Self { path, _created: created, _lock: handle }));
+        };
+        create().map_err(|error| cannot_write(error).in_file(path))?.ok_or_else(|| busy(path))
+    }
+
+    /// The absolute path, with links resolved.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a small file in the directory: synced, renamed over the file of that name, if there is one, and
+    /// the directory synced. Readers see the old file or the new one, whenever the process or the machine
+    /// stops. What killed writers of the same file left is removed.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::Value`] unless `name` is a plain file name, and for the names of checkpoint
+    /// files, which [`Save`](super::Save) writes; fails, too, when the file cannot be written. Unless it is
+    /// the last sync that fails, the old file is unchanged then.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        let refuse =
+            |why: &str| Err(Error::new(ErrorKind::Value, format!("{name:?} {why}")).in_file(&self.path));
+        if !file_names::is_plain(name) {
+            return refuse("is not a plain file name");
+        }
+        if file_names::stem(name).is_some() {
+            return refuse("is the name of a checkpoint file; write it with `Save`");
+        }
+        let write = || {
+            let temporary = Temporary::beside(follow_links(&path)?)?;
+            temporary.as_file().write_all(bytes)?;
+            sync(temporary.as_file())?;
+            temporary.rename()
+        };
+        write().map_err(|error| cannot_write(error).in_file(&path))
+    }
+
+    /// Waits until the names of the directory's files and subdirectories are on the disk. Windows cannot do
+    /// that.
+    ///
+    /// # Errors
+    ///
+    /// Passes on what the file system reports.
+    pub fn sync(&self) -> Result<()> {
+        sync_directory(&self.path).map_err(|error| cannot_write(error).in_file(&self.path))
+    }
+
+    /// A new subdirectory for files that will replace others, the first of them `name`. What killed writers
+    /// of `name` left is removed, so a journal must not name any of it.
+    pub(super) fn staging(&self, name: &OsStr) -> io::Result<Staging> {
+        sweep(&self.path, name, TEMPORARY);
+        sweep(&self.path, name, STAGING);
+        let prefix = prefix(name);
+        loop {
+            let mut builder = tempfile::Builder::new();
+            builder.prefix(&prefix).suffix(STAGING);
+            let directory = with_permissions(&mut builder, 0o777).tempdir_in(&self.path)?;
+            let lock = open_directory(directory.path())?;
+            if lock_temporary(&lock)? {
+                return Ok(Staging { directory, lock });
+            }
+        }
+    }
+}
+
+/// A directory that did not exist before; removed when dropped, unless something was put into it.
+#[derive(Debug)]
+struct Created(PathBuf);
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        // Fails if it is not empty.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// A subdirectory for the files of a new set; removed with them when dropped.
+#[derive(Debug)]
+pub(super) struct Staging {
+    directory: TempDir,
+    lock: File,
+}
+
+impl Staging {
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Leaves the directory on the disk. It stays locked for as long as the file that is returned is open.
+    pub(super) fn keep(self) -> File {
+        let _ = self.directory.keep();
+        self.lock
+    }
+}
+
+/// A temporary file next to the file that it will replace; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    file: NamedTempFile,
+    target: PathBuf,
+}
+
+impl Temporary {
+    /// A temporary file for `target`, which is not a link, with the permissions of the old file, or those
+    /// that the umask leaves to a new one.
+    pub(super) fn beside(target: PathBuf) -> io::Result<Self> {
+        let (directory, name) = parts(&target)?;
+        let old = replaced(&target)?;
+        sweep(directory, name, TEMPORARY);
+        let file = temporary(directory, name, old.as_ref())?;
+        if let Some(old) = old {
+            take_after(file.as_file(), &old)?;
+        }
+        Ok(Self { file, target })
+    }
+
+    pub(super) fn as_file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    /// Renames the file over its target, and syncs the directory.
+    pub(super) fn rename(self) -> io::Result<()> {
+        self.file.persist(&self.target).map_err(|error| error.error)?;
+        sync_directory(parts(&self.target)?.0)
+    }
+}
+
+pub(super) fn cannot_write(error: io::Error) -> Error {
+    Error::io("it cannot be written", error)
+}
+
+fn busy(path: &Path) -> Error {
+    let message = "another process is saving there; try again when it has finished";
+    Error::new(ErrorKind::Busy, message).in_file(path)
+}
+
+/// Where a path leads, whether or not something is there.
+pub(super) fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    /// As many as Linux follows.
+    const MOST: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "too many links lead to it"))
+}
+
+/// Directory and name of a file.
+pub(super) fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "it is not the name of a file");
+    let name = path.file_name().ok_or_else(none)?;
+    Ok((file_names::directory_of(path), name))
+}
+
+/// The metadata of the file that is to be replaced; `None` if there is none.
+pub(super) fn replaced(path: &Path) -> io::Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Ok(old) if old.is_file() => Ok(Some(old)),
+        Ok(old) => {
+            let what = if old.is_dir() { "it is a directory" } else { "it is not a regular file" };
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a new file the permissions of an old one, and its owner, if that is allowed.
+pub(super) fn take_after(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let new = file.metadata()?;
+        if new.gid() != old.gid() {
+            let _ = fchown(file, None, Some(old.gid()));
+        }
+        if new.uid() != old.uid() {
+            let _ = fchown(file, Some(old.uid()), None);
+        }
+    }
+    file.set_permissions(old.permissions())
+}
+
+/// A temporary file with the permissions that the umask leaves, or with no more than those of the old file.
+fn temporary(directory: &Path, name: &OsStr, old: Option<&fs::Metadata>) -> io::Result<NamedTempFile> {
+    #[cfg(unix)]
+    let mode = old.map_or(0o666, |old| std::os::unix::fs::MetadataExt::mode(old) & 0o666);
+    #[cfg(not(unix))]
+    let mode = old.map_or(0, |_| 0);
+    let prefix = prefix(name);
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(TEMPORARY);
+        let temporary = with_permissions(&mut builder, mode).tempfile_in(directory)?;
+        if lock_temporary(temporary.as_file())? {
+            return Ok(temporary);
+        }
+    }
+}
+
+fn with_permissions<'b, 'p, 's>(
+    builder: &'b mut tempfile::Builder<'p, 's>,
+    mode: u32,
+) -> &'b mut tempfile::Builder<'p, 's> {
+    #[cfg(unix)]
+    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
+}
+
+/// Marks a temporary as in use; `false` if another writer removed it before it was locked.
+fn lock_temporary(temporary: &File) -> io::Result<bool> {
+    // Without locks nobody else can lock it either, and only what could be locked is removed.
+    if temporary.lock().is_err() {
+        return Ok(true);
+    }
+    is_linked(temporary)
+}
+
+/// Whether an open file or directory still has a name.
+fn is_linked(file: &File) -> io::Result<bool> {
+    #[cfg(unix)]
+    let linked = std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 0;
+    #[cfg(not(unix))]
+    let linked = {
+        let _ = file;
+        true
+    };
+    Ok(linked)
+}
+
+/// Removes what killed writers of a file left next to it: temporary files, or stagings, which no journal may
+/// name.
+pub(super) fn sweep(directory: &Path, name: &OsStr, suffix: &str) {
+    let prefix = prefix(name);
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let left = entry.file_name().to_str().is_some_and(|name| {
+            name.strip_prefix(&*prefix)
+                .and_then(|rest| rest.strip_suffix(suffix))
+                .is_some_and(|random| random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+        });
+        let Ok(kind) = entry.file_type() else { continue };
+        if !left || kind.is_symlink() || kind.is_dir() != (suffix == STAGING) {
+            continue;
+        }
+        let path = entry.path();
+        let opened = if kind.is_dir() { open_directory(&path) } else { File::open(&path) };
+        // A living writer holds the lock.
+        let Ok(handle) = opened else { continue };
+        if let Ok(()) = handle.try_lock() {
+            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+}
+
+/// Locks a directory against other writers; `false` if another one has it.
+fn try_lock(handle: &File) -> io::Result<bool> {
+    match handle.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(false),
+        // Where there are no locks, nobody can be kept out.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(true),
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(windows)]
+    {
+        // FILE_FLAG_BACKUP_SEMANTICS, without which directories cannot be opened.
+        std::os::windows::fs::OpenOptionsExt::custom_flags(&mut options, 0x0200_0000);
+    }
+    options.open(path)
+}
+
+/// Waits until the bytes are on the disk; pipes and devices have none.
+pub(super) fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && !file.metadata()?.is_file() => Ok(()),
+        other => other,
+    }
+}
+
+/// Waits until the names in a directory are on the disk. Windows has no way to.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    match open_directory(directory)?.sync_all() {
+        // Some network file systems refuse to sync directories.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_before_it_was_locked_is_recognised() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        fs::create_dir(&path).unwrap();
+        let handle = open_directory(&path).unwrap();
+        assert!(is_linked(&handle).unwrap());
+        fs::remove_dir(&path).unwrap();
+        assert!(try_lock(&handle).unwrap() && !is_linked(&handle).unwrap());
+
+        let file = tempfile::NamedTempFile::new_in(parent.path()).unwrap();
+        let handle = file.reopen().unwrap();
+        assert!(lock_temporary(&handle).unwrap());
+        drop(file);
+        assert!(!lock_temporary(&handle).unwrap());
+    }
+}
