@@ -1,4 +1,5 @@
-//! A safetensors file that exists nowhere as a whole: its header is in memory, its tensors are where they are.
+//! A safetensors file that exists nowhere as a whole: its header is in memory, its tensors are where they
+//! are.
 
 use std::collections::HashMap;
 use std::path::Path;

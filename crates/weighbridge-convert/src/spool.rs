@@ -1,5 +1,5 @@
-//! What has to be made when a file is opened, because it cannot be made piece by piece later: one temporary file without a
-//! name, for all of it.
+//! What has to be made when a file is opened, because it cannot be made piece by piece later: one temporary
+//! file without a name, for all of it.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -26,8 +26,8 @@ impl Spool {
         self.end
     }
 
-    /// Appends `len` bytes, which `write` writes in any order: offsets count from their start. What it leaves out is
-    /// zero.
+    /// Appends `len` bytes, which `write` writes in any order: offsets count from their start. What it leaves
+    /// out is zero.
     pub(crate) fn append(
         &mut self,
         len: u64,
@@ -48,7 +48,8 @@ impl Spool {
         part(file, start..end)
     }
 
-    /// Appends what `write` writes front to back, even if it fails later; returns that and what `write` returned.
+    /// Appends what `write` writes front to back, even if it fails later; returns that and what `write`
+    /// returned.
     pub(crate) fn grow<T>(&mut self, write: impl FnOnce(&mut dyn Write) -> T) -> Result<(FilePart, T)> {
         let file = self.file()?;
         let start = self.end;

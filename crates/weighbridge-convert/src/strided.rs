@@ -62,7 +62,8 @@ impl Strided {
         Some((block.range.clone(), Arc::clone(&block.bytes)))
     }
 
-    /// The block of the result that holds the byte `at`: one index of the outer dimensions, a range of one, all of the inner.
+    /// The block of the result that holds the byte `at`: one index of the outer dimensions, a range of one,
+    /// all of the inner.
     fn block_at(&self, at: u64) -> Gathered {
         let mut inner = self.width as u64;
         let mut cut = self.dims.len();

@@ -1,7 +1,7 @@
 //! Where bytes are: files, memory, and whatever else can be read at an offset.
 //!
-//! [`Source`] is the trait. Ready-made are [`FileSource`], [`MemorySource`], [`Window`], a range of another source, and
-//! [`Concat`], several sources laid end to end. With [`Mapping`] a checkpoint maps its files.
+//! [`Source`] is the trait. Ready-made are [`FileSource`], [`MemorySource`], [`Window`], a range of another
+//! source, and [`Concat`], several sources laid end to end. With [`Mapping`] a checkpoint maps its files.
 
 mod concat;
 mod file;
@@ -28,9 +28,9 @@ pub use window::Window;
 
 /// Bytes that can be read at any offset, from several threads at a time.
 ///
-/// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults. A source that wraps
-/// another should forward [`prefetch`](Source::prefetch) and [`is_cached`](Source::is_cached) too: without them nothing
-/// is read ahead from a cold disk, and every file is taken for cold.
+/// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults. A source that
+/// wraps another should forward [`prefetch`](Source::prefetch) and [`is_cached`](Source::is_cached) too:
+/// without them nothing is read ahead from a cold disk, and every file is taken for cold.
 ///
 /// ```
 /// use std::io;
@@ -88,10 +88,10 @@ pub trait Source: Send + Sync {
     /// Interruptions are the implementer's to retry.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Fills memory that holds nothing yet, and returns the same memory as initialised bytes.
+    /// Fills uninitialised memory, and returns the same memory as initialised bytes.
     ///
-    /// The default zeroes it first and calls [`read_at`](Source::read_at). Override it where the bytes can be
-    /// written without that. The engine checks that what comes back is the very slice that it passed in.
+    /// The default zeroes it first and calls [`read_at`](Source::read_at). Override it if the bytes can be
+    /// written without that. The engine checks that what is returned is the slice that it passed in.
     ///
     /// # Errors
     ///
@@ -102,31 +102,31 @@ pub trait Source: Send + Sync {
         Ok(buf)
     }
 
-    /// The bytes, where they are in memory as a whole; they are then lent without being read. It is the same memory
-    /// every time.
+    /// All bytes, if they are in memory: they are then lent instead of read. Returns the same memory every
+    /// time.
     fn as_bytes(&self) -> Option<&[u8]> {
         None
     }
 
-    /// The open file in which these bytes lie one after the other, if they do, and the offset of the first: they can then
-    /// be copied into another file by the kernel.
+    /// The open file that holds these bytes contiguously, and the offset of the first, so that the kernel can
+    /// copy them into another file. `None` if no file does.
     fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
         let _ = range;
         None
     }
 
-    /// Brings in bytes that are about to be lent.
+    /// Brings bytes that are about to be lent into memory.
     ///
     /// # Errors
     ///
-    /// Fails when they cannot be brought in.
+    /// Fails when they cannot be read.
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         let _ = range;
         Ok(())
     }
 
-    /// Fetches bytes that will be read soon into a cache, and may wait for them: a session has a thread that does nothing
-    /// else. A few megabytes are asked for at a time.
+    /// Fetches bytes that will be read soon into a cache. It may block: a session calls it on a thread of its
+    /// own, for a few megabytes at a time.
     fn prefetch(&self, range: Range<u64>) {
         let _ = range;
     }

@@ -7,9 +7,11 @@ const MOST_OPCODES: u64 = 150_000_000;
 /// What is compressed may become this many times as long as the file, and 256 MiB more.
 const MOST_RATIO: u64 = 16;
 const MOST_MORE: u64 = 256 << 20;
-/// Streams of what is compressed, and one more for each kibibyte of the file: bzip2 takes a while for each, however short.
+/// Streams of what is compressed, and one more for each kibibyte of the file: bzip2 takes a while for each,
+/// however short.
 const MOST_STREAMS: u64 = 20_000;
-/// What is stored may be read this many times, and a gibibyte more: members may overlap, each as long as the file.
+/// What is stored may be read this many times, and a gibibyte more: members may overlap, each as long as the
+/// file.
 const MOST_READ: u64 = 32;
 const MOST_MORE_READ: u64 = 1 << 30;
 /// Bytes of what is told.

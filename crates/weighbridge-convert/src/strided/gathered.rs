@@ -34,7 +34,8 @@ pub(super) struct Gathered {
 enum Reads {
     /// Everything from the first element to the last.
     Once,
-    /// Along the dimension whose elements are nearest to each other, everything from the first to the last: so many bytes.
+    /// Along the dimension whose elements are nearest to each other, everything from the first to the last:
+    /// so many bytes.
     Runs { nearest: usize, len: u64 },
     /// Along the same dimension, each element by itself.
     Each { nearest: usize },
@@ -108,8 +109,8 @@ impl Gathered {
         failed
     }
 
-    /// Calls `row` with where a row starts, where in the result it goes, and the dimension along it: for each index of the
-    /// others.
+    /// Calls `row` with where a row starts, where in the result it goes, and the dimension along it: for each
+    /// index of the others.
     fn for_rows(&self, mut row: impl FnMut(u64, usize, Dim)) {
         let one = Dim { len: 1, stride: 0 };
         let (last, others) =
@@ -118,8 +119,8 @@ impl Gathered {
         for_indices(others, &strides, |from, to| row(from, to, last));
     }
 
-    /// Has the storage fetch what it will be gathered from. Many runs, or elements that are read one by one, are not
-    /// fetched: it would take as long as reading them.
+    /// Has the storage fetch what it will be gathered from. Many runs, or elements that are read one by one,
+    /// are not fetched: it would take as long as reading them.
     pub(super) fn prefetch(&self, storage: &dyn Source) {
         match self.reads() {
             Reads::Once => storage.prefetch(self.reach()),

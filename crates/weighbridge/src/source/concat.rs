@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::{Hints, Source};
 use crate::buffer;
 
-/// Several sources laid end to end: a header in memory before data in a file, a file that was cut into pieces.
+/// Several sources laid end to end: a header in memory before data in a file, a file that was cut into
+/// pieces.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -38,8 +39,8 @@ struct Part {
 }
 
 impl Concat {
-    /// The bytes of the sources, in this order; `None` if they are more than [`u64::MAX`]. The size of each is asked for
-    /// once, here.
+    /// The bytes of the sources, in this order; `None` if they are more than [`u64::MAX`]. The size of each
+    /// is asked for once, here.
     pub fn new(sources: impl IntoIterator<Item = Arc<dyn Source>>) -> Option<Self> {
         let mut parts = Vec::new();
         let mut start = 0_u64;

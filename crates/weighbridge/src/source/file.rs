@@ -42,8 +42,8 @@ impl FileSource {
     ///
     /// # Errors
     ///
-    /// Fails when there is no such file, when it cannot be opened, and when it is not a regular file: opening a pipe
-    /// would wait until somebody writes to it. The error names the file.
+    /// Fails when there is no such file, when it cannot be opened, and when it is not a regular file: opening
+    /// a pipe would wait until somebody writes to it. The error names the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::opened(path, open_regular(path))
@@ -79,7 +79,8 @@ impl FileSource {
     }
 }
 
-/// Opens a file for reading, and nothing else that has a path: a pipe would block until somebody writes into it.
+/// Opens a file for reading, and nothing else that has a path: a pipe would block until somebody writes into
+/// it.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let kind = fs::metadata(path)?.file_type();
     if kind.is_file() {
@@ -113,9 +114,9 @@ impl Source for FileSource {
         (range.end <= self.size).then_some((&*self.file, range.start))
     }
 
-    /// Reads a byte here and there, in order, so that the kernel reads ahead as for any program that reads a file from
-    /// front to back: with growing windows and large pages. (What `posix_fadvise` fetches comes in small pages, which cost
-    /// more to make and to copy from than the disk saves.)
+    /// Reads a byte here and there, in order, so that the kernel reads ahead as for any program that reads a
+    /// file from front to back: with growing windows and large pages. (What `posix_fadvise` fetches comes in
+    /// small pages, which cost more to make and to copy from than the disk saves.)
     #[cfg(unix)]
     fn prefetch(&self, range: Range<u64>) {
         /// The smallest piece in which the kernel reads ahead.
@@ -126,8 +127,8 @@ impl Source for FileSource {
         }
     }
 
-    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large pieces. Of a range
-    /// that fits a page the first byte is enough.
+    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large
+    /// pieces. Of a range that fits a page the first byte is enough.
     #[cfg(target_os = "linux")]
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
         let (first, last) = (range.start, range.end.saturating_sub(1));
@@ -170,8 +171,8 @@ fn read_exact_at(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result
     Ok(())
 }
 
-/// Other systems have files with a cursor only, if they have any. One read at a time may move it, whatever the file:
-/// several sources may share one.
+/// Other systems have files with a cursor only, if they have any. One read at a time may move it, whatever
+/// the file: several sources may share one.
 #[cfg(not(any(unix, windows)))]
 fn read_exact_at(mut file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
     use std::io::{Read, Seek, SeekFrom};

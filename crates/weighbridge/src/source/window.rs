@@ -7,10 +7,11 @@ use std::ops::Range;
 
 use super::{Hints, Source};
 
-/// A range of bytes of another source, as a source of its own: a shard inside an archive, a tensor inside a file.
+/// A range of bytes of another source, as a source of its own: a shard inside an archive, a tensor inside a
+/// file.
 ///
-/// Everything that the other source can do with these bytes, the window can: it lends them where they are in memory,
-/// says in which file they are, and prefetches them.
+/// Everything that the other source can do with these bytes, the window can: it lends them where they are in
+/// memory, says in which file they are, and prefetches them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -41,8 +42,8 @@ impl<S: Source> Window<S> {
         Self { source, range }
     }
 
-    /// A window onto a part of this one. `range` counts from the start of this window; `None` if it ends before it
-    /// starts, or beyond this window.
+    /// A window onto a part of this one. `range` counts from the start of this window; `None` if it ends
+    /// before it starts, or beyond this window.
     pub fn narrow(&self, range: Range<u64>) -> Option<Self>
     where
         S: Clone,
