@@ -10,7 +10,6 @@ mod prefixed;
 mod quantized;
 mod shard;
 mod snapshot;
-mod tensor;
 mod union;
 mod warning;
 
@@ -21,12 +20,12 @@ use crate::error::Result;
 use crate::names::nearest_name;
 use crate::source::Source;
 use catalog::Catalog;
+pub use catalog::TensorRef;
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;
 pub use quantized::{QuantMethod, Quantized, QuantizedModule};
 pub use shard::Shard;
-pub use tensor::TensorRef;
 use warning::Warning;
 
 /// The tensors of a model, wherever their shards lie. Cloning is cheap.
