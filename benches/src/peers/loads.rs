@@ -8,12 +8,13 @@ use anyhow::{Result, ensure};
 use benches::checkpoint::Layout;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::Mmap;
 use safetensors::SafeTensors;
 use weighbridge::Checkpoint;
 use weighbridge_candle::Loader;
 
 use crate::burn;
+use crate::limits;
 use crate::measure::{Measure, Size, measure};
 use crate::work::{Column, Job, Side, Way, Work};
 
@@ -26,7 +27,7 @@ pub(crate) const LOAD: Work = Work {
     python: true,
     own_tensors: false,
     ways: &[
-        LIMIT,
+        limits::COPY,
         VAR_BUILDER,
         OUR_LOAD,
         CANDLE_MMAP,
@@ -44,7 +45,7 @@ pub(crate) const CAST: Work = Work {
     title: "The same Llama, cast to f32",
     dtype: DType::F32,
     python: false,
-    ways: &[VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_BUFFERED],
+    ways: &[limits::CAST, VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_BUFFERED],
     ..LOAD
 };
 
@@ -53,21 +54,35 @@ pub(crate) const SHARDS: Work = Work {
     title: "The same Llama as shards with an index",
     layout: Layout::Shards,
     // Candle's buffered `VarBuilder` takes one file, and so does burn-store.
-    ways: &[LIMIT, VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_LOAD],
+    ways: &[limits::COPY, VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_LOAD],
     ..LOAD
 };
 
-pub(crate) const SMALL: Work =
-    Work { name: "small", title: "Many small tensors, 64 KB each", layout: Layout::Small, ..LOAD };
+pub(crate) const SMALL: Work = Work {
+    name: "small",
+    title: "Many small tensors, 64 KB each",
+    layout: Layout::Small,
+    ways: &[
+        limits::COPY,
+        limits::SMALL,
+        VAR_BUILDER,
+        OUR_LOAD,
+        CANDLE_MMAP,
+        CANDLE_BUFFERED,
+        CANDLE_LOAD,
+        OFFICIAL_READ,
+        OFFICIAL_TOUCH,
+        burn::STORE,
+    ],
+    ..LOAD
+};
 
-pub(crate) const SMALL_CAST: Work =
-    Work { name: "small-cast", title: "Many small tensors, cast to f32", layout: Layout::Small, ..CAST };
-
-const LIMIT: Way = Way {
-    name: "limit",
-    title: "the limit of a copy: every core, `pread`, huge pages",
-    side: Side::Machine,
-    run: limit,
+pub(crate) const SMALL_CAST: Work = Work {
+    name: "small-cast",
+    title: "Many small tensors, cast to f32",
+    layout: Layout::Small,
+    ways: &[limits::SMALL_CAST, VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_BUFFERED],
+    ..CAST
 };
 
 pub(crate) const VAR_BUILDER: Way = Way {
@@ -189,40 +204,4 @@ pub(crate) fn mapped(files: &[impl AsRef<Path>], dtype: DType) -> Result<VarBuil
 fn map(file: &Path) -> Result<Mmap> {
     // SAFETY: the file is ours, and nobody changes it while it is mapped.
     Ok(unsafe { Mmap::map(&File::open(file)?) }?)
-}
-
-/// What no loader that copies can beat: every core reads its share of each file into one buffer on huge
-/// pages.
-fn limit(job: &Job) -> Result<Measure> {
-    measure(|| read_all(&job.files), |memory| size(memory.iter().map(|part| part.len() as u64).sum()))
-}
-
-pub(crate) fn read_all(files: &[impl AsRef<Path>]) -> Result<Vec<MmapMut>> {
-    files.iter().map(|file| read_shared(file.as_ref())).collect()
-}
-
-fn read_shared(file: &Path) -> Result<MmapMut> {
-    const CHUNK: usize = 4 << 20;
-    let file = File::open(file)?;
-    let len = usize::try_from(file.metadata()?.len())?;
-    let mut memory = MmapMut::map_anon(len)?;
-    memory.advise(Advice::HugePage)?;
-    let share = len.div_ceil(std::thread::available_parallelism()?.get()).next_multiple_of(CHUNK);
-    let read = |start: usize, memory: &mut [u8]| -> Result<()> {
-        for (number, chunk) in memory.chunks_mut(CHUNK).enumerate() {
-            let offset = (start + number * CHUNK) as u64;
-            std::os::unix::fs::FileExt::read_exact_at(&file, chunk, offset)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let shares = memory.chunks_mut(share).enumerate();
-        let readers: Vec<_> =
-            shares.map(|(number, part)| scope.spawn(move || read(number * share, part))).collect();
-        let join = |reader: std::thread::ScopedJoinHandle<'_, Result<()>>| {
-            reader.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
-        };
-        readers.into_iter().try_for_each(join)
-    })?;
-    Ok(memory)
 }

@@ -2,6 +2,7 @@
 
 mod burn;
 mod cold;
+mod limits;
 mod loads;
 mod machine;
 mod markdown;

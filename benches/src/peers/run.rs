@@ -10,7 +10,7 @@ use gpu_check_common::complaint::complaint;
 use memmap2::{Advice, MmapMut};
 
 use crate::cold::drop_pages;
-use crate::loads::read_all;
+use crate::limits::read_all;
 use crate::measure::Measure;
 use crate::python::Python;
 use crate::results::{Absent, Row, Table};

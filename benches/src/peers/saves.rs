@@ -12,6 +12,7 @@ use weighbridge::Checkpoint;
 use weighbridge::write::Save;
 use weighbridge_candle::{Loader, Saver};
 
+use crate::limits;
 use crate::loads::LOAD;
 use crate::measure::{Measure, Size, measure};
 use crate::work::{Column, Job, Side, Way, Work};
@@ -21,6 +22,7 @@ pub(crate) const SAVE: Work = Work {
     title: "The same Llama from memory into a file, fsync included",
     python: false,
     ways: &[
+        limits::SAVE,
         Way {
             name: "sequential",
             title: "as many bytes in order, 1 MiB at a time, and `fsync`, as `dd` does",
@@ -67,14 +69,18 @@ pub(crate) const SAVE: Work = Work {
 };
 
 /// Where a save goes; gone again at the end.
-struct Destination(PathBuf);
+pub(crate) struct Destination(PathBuf);
 
 impl Destination {
-    fn of(job: &Job) -> Result<Self> {
+    pub(crate) fn of(job: &Job) -> Result<Self> {
         // In a directory of its own: it is none of the checkpoint's files.
         let directory = job.directory.join("saved");
         std::fs::create_dir_all(&directory)?;
         Ok(Self(directory.join("model.safetensors")))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

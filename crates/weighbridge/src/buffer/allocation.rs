@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,8 @@ pub(crate) struct Allocation {
     /// The first byte of the buffer's capacity.
     start: NonNull<u8>,
     bytes: usize,
+    /// The addresses at which a first touch brings in a huge page.
+    huge: Range<usize>,
     /// Bytes that finished chunks have initialised.
     filled: AtomicUsize,
 }
@@ -46,8 +49,8 @@ impl Allocation {
                 .with_source(error)
         })?;
         let start = buffer.spare();
-        pages::advise_huge(start.addr().get(), bytes);
-        Ok(Self { buffer, start, bytes, filled: AtomicUsize::new(0) })
+        let huge = pages::advise_huge(start.addr().get(), bytes);
+        Ok(Self { buffer, start, bytes, huge, filled: AtomicUsize::new(0) })
     }
 
     /// Cuts the memory into chunks of about `size` bytes, which is not 0.
@@ -109,7 +112,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     /// The bytes of the tensor that this chunk is for.
-    pub(crate) fn range(&self) -> std::ops::Range<u64> {
+    pub(crate) fn range(&self) -> Range<u64> {
         self.start as u64..(self.start + self.len) as u64
     }
 
@@ -123,9 +126,10 @@ impl Chunk {
         HugePage::of(self.address())
     }
 
-    /// Has the kernel back the chunk with memory at once: many first touches, a page each, cost more.
+    /// Has the kernel back the chunk with memory at once, but for its huge pages: many first touches, a small page each,
+    /// cost more.
     pub(crate) fn populate(&self) {
-        pages::populate(self.address(), self.len);
+        pages::populate(self.address(), self.len, &self.memory.huge);
     }
 
     /// Has `fill` initialise the whole chunk; it returns the slice it was given, now as bytes.

@@ -36,9 +36,15 @@ fn capacity(bytes: usize, on_linux: bool) -> usize {
 
 /// Asks for huge pages behind a large allocation, before it is touched. The last huge page is left out unless
 /// it is needed whole, so that no memory is taken in vain.
-pub(super) fn advise_huge(address: usize, bytes: usize) {
-    if let Some(pages) = huge_part(address, bytes, kernel::page_size()) {
-        kernel::advise(pages, Advice::Huge);
+///
+/// Returns the addresses at which a first touch brings in a huge page. They do not include the huge page in which the
+/// allocation begins if it begins behind its start, since the allocator may have touched that.
+pub(super) fn advise_huge(address: usize, bytes: usize) -> Range<usize> {
+    let Some(pages) = huge_part(address, bytes, kernel::page_size()) else { return 0..0 };
+    let end = pages.end;
+    match kernel::advise(pages, Advice::Huge) && kernel::has_huge_pages() {
+        true => address.next_multiple_of(HUGE_PAGE)..end,
+        false => 0..0,
     }
 }
 
@@ -50,15 +56,30 @@ fn huge_part(address: usize, bytes: usize, page: usize) -> Option<Range<usize>> 
     (is_worth_it && (end - start).is_multiple_of(page)).then_some(start..end)
 }
 
-/// Has the kernel back memory with pages at once, where it is more than a few.
-pub(super) fn populate(address: usize, len: usize) {
+/// Has the kernel back memory with pages at once, where it is more than a few small ones.
+///
+/// In `huge` a first touch does as much. It is left to whoever writes there: what was just cleared is then still in the
+/// processor's cache.
+pub(super) fn populate(address: usize, len: usize, huge: &Range<usize>) {
     /// Fewer bytes than this are not worth a system call.
     const WORTH: usize = 64 << 10;
-    if len < WORTH {
-        return;
+    for small in outside(address..address + len, huge) {
+        if small.len() >= WORTH
+            && let Some(pages) = pages_inside(small.start, small.len(), kernel::page_size())
+        {
+            kernel::advise(pages, Advice::Populate);
+        }
     }
-    if let Some(pages) = pages_inside(address, len, kernel::page_size()) {
-        kernel::advise(pages, Advice::Populate);
+}
+
+/// What of `memory` lies before and behind `huge`.
+fn outside(memory: Range<usize>, huge: &Range<usize>) -> [Range<usize>; 2] {
+    match huge.is_empty() {
+        true => [memory, 0..0],
+        false => {
+            let (before, behind) = (memory.end.min(huge.start), memory.start.max(huge.end));
+            [memory.start..before, behind..memory.end]
+        }
     }
 }
 
@@ -117,6 +138,7 @@ enum Advice {
 #[cfg(all(target_os = "linux", not(miri)))]
 mod kernel {
     use std::ops::Range;
+    use std::sync::OnceLock;
 
     use super::Advice;
 
@@ -124,8 +146,20 @@ mod kernel {
         rustix::param::page_size()
     }
 
-    /// A kernel that does not know the advice, or cannot follow it, refuses, which is no failure.
-    pub(super) fn advise(pages: Range<usize>, advice: Advice) {
+    /// Whether advice is all that it takes to have huge pages.
+    pub(super) fn has_huge_pages() -> bool {
+        static HAS: OnceLock<bool> = OnceLock::new();
+        *HAS.get_or_init(|| {
+            let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+            let is_on = |modes: String| modes.contains("[madvise]") || modes.contains("[always]");
+            // SAFETY: it returns a setting of this process and has no other effect.
+            let is_disabled = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
+            enabled.is_ok_and(is_on) && is_disabled == 0
+        })
+    }
+
+    /// Whether the advice was taken. A kernel that does not know it, or cannot follow it, refuses, which is no failure.
+    pub(super) fn advise(pages: Range<usize>, advice: Advice) -> bool {
         let start = std::ptr::without_provenance_mut(pages.start);
         let advice = match advice {
             Advice::Huge => libc::MADV_HUGEPAGE,
@@ -134,7 +168,7 @@ mod kernel {
         };
         // SAFETY: these three change how the kernel backs pages, never what they hold, so they may be given
         // about any memory; of addresses at which there is none, the kernel says so.
-        let _ = unsafe { libc::madvise(start, pages.len(), advice) };
+        unsafe { libc::madvise(start, pages.len(), advice) == 0 }
     }
 }
 
@@ -149,7 +183,13 @@ mod kernel {
         4096
     }
 
-    pub(super) fn advise(_: Range<usize>, _: Advice) {}
+    pub(super) fn has_huge_pages() -> bool {
+        false
+    }
+
+    pub(super) fn advise(_: Range<usize>, _: Advice) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +231,34 @@ mod tests {
         assert_eq!(huge_part(at, 4 * HUGE_PAGE, 32 << 20), None, "pages are larger than huge ones");
         let at = 3 * HUGE_PAGE + 300 * KIB;
         assert_eq!(huge_part(at, HUGE_PAGE, 256 * KIB), Some(3 * HUGE_PAGE + 256 * KIB..4 * HUGE_PAGE));
+    }
+
+    #[test]
+    fn only_small_pages_are_populated() {
+        let parts = |memory: Range<usize>, huge: Range<usize>| {
+            let [before, behind] = outside(memory, &huge);
+            [before.len(), behind.len()]
+        };
+        assert_eq!(parts(10..90, 0..0), [80, 0]);
+        assert_eq!(parts(10..90, 20..80), [10, 10]);
+        assert_eq!(parts(30..70, 20..80), [0, 0]);
+        assert_eq!(parts(10..50, 20..80), [10, 0]);
+        assert_eq!(parts(50..90, 20..80), [0, 10]);
+        assert_eq!(parts(10..20, 20..80), [10, 0]);
+        assert_eq!(parts(80..90, 20..80), [0, 10]);
+    }
+
+    /// Whatever was touched before, the memory behind the advice is the kernel's to make huge, and the head is not.
+    #[test]
+    fn what_comes_huge_begins_at_a_boundary() {
+        let memory: Vec<u8> = Vec::with_capacity(capacity_for(5 * HUGE_PAGE));
+        let address = memory.as_ptr().addr();
+        let huge = advise_huge(address, 5 * HUGE_PAGE);
+        if !huge.is_empty() {
+            assert_eq!(huge.start, address.next_multiple_of(HUGE_PAGE));
+            assert_eq!(huge.end, (address + 5 * HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE);
+        }
+        assert!(advise_huge(address, HUGE_PAGE / 2).is_empty());
     }
 
     #[test]
