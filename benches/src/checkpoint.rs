@@ -38,7 +38,7 @@ fn layers(size: u64) -> u64 {
 }
 
 /// What the tensors of a checkpoint are like, and how they lie in files. All are bf16.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
     /// Those of a Llama, some hundreds, most of them large, in one file.

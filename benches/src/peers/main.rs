@@ -87,9 +87,12 @@ struct Arguments {
     /// Prints JSON instead of Markdown.
     #[arg(long)]
     json: bool,
-    /// Makes a checkpoint there, with the config.json of a Llama, and measures nothing.
+    /// Makes a checkpoint there and measures nothing; a Llama comes with its config.json.
     #[arg(long, value_name = "DIRECTORY")]
     make: Option<PathBuf>,
+    /// Which checkpoint to make.
+    #[arg(long, value_enum, default_value_t = Layout::Llama, requires = "make")]
+    layout: Layout,
     /// One measurement in this process: a work, a way, and the checkpoint's directory.
     #[arg(long, hide = true, num_args = 3)]
     measure: Vec<String>,
@@ -104,8 +107,11 @@ fn main() -> Result<()> {
         return Ok(());
     }
     if let Some(directory) = &arguments.make {
-        Layout::Llama.write(directory, arguments.size)?;
-        return checkpoint::write_config(&directory.join("config.json"), arguments.size);
+        arguments.layout.write(directory, arguments.size)?;
+        return match arguments.layout {
+            Layout::Small => Ok(()),
+            _ => checkpoint::write_config(&directory.join("config.json"), arguments.size),
+        };
     }
     let results = match &arguments.from {
         Some(file) => serde_json::from_reader(BufReader::new(File::open(file)?))?,
