@@ -1,5 +1,9 @@
-//! The guide for programs that change over to weighbridge: each "after" is compiled and run here.
+//! The guides of `docs/` whose programs are compiled, and run where they can be.
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/migrate.md")]
-struct Guide;
+struct Migrate;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/slow-load.md")]
+struct SlowLoad;
