@@ -7,11 +7,18 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Source;
+#[cfg(target_os = "linux")]
+use super::residency::Residency;
+#[cfg(target_os = "linux")]
+use super::uncached::Uncached;
+use super::{Hints, Source};
 #[cfg(unix)]
 use crate::buffer;
 use crate::error::{Error, Result};
+#[cfg(target_os = "linux")]
+use crate::header::FIRST_READ;
 
 /// An open file and its size. Cloning is cheap; clones share the open file.
 ///
@@ -35,6 +42,16 @@ use crate::error::{Error, Result};
 pub struct FileSource {
     file: Arc<File>,
     size: u64,
+    known: Arc<Known>,
+}
+
+/// What is known of an open file.
+#[derive(Debug, Default)]
+struct Known {
+    /// Whether what is read from it does not stay in the page cache.
+    never_cached: AtomicBool,
+    /// So many bytes at its start were brought into the page cache when its header was read.
+    header: AtomicU64,
 }
 
 impl FileSource {
@@ -63,19 +80,54 @@ impl FileSource {
 
     /// The first `size` bytes of a file that is open, such as a temporary file without a name.
     pub fn new(file: impl Into<Arc<File>>, size: u64) -> Self {
-        Self { file: file.into(), size }
+        Self { file: file.into(), size, known: Arc::default() }
     }
 
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Whether `len` bytes are there from `offset` on.
-    fn check(&self, offset: u64, len: usize) -> io::Result<()> {
-        match offset.checked_add(len as u64) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    /// The end of `len` bytes that are there from `offset` on.
+    pub(super) fn end(&self, offset: u64, len: usize) -> io::Result<u64> {
+        let end = offset.checked_add(len as u64).filter(|&end| end <= self.size);
+        end.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// What is done for [`PageCache::Release`](crate::engine::PageCache::Release) before it is known whether it will be
+/// asked for.
+#[cfg(target_os = "linux")]
+impl FileSource {
+    /// Has `read` read the header, of which it says how long it is. Where it comes from the disk, only its own pages
+    /// are read, and it is noted which.
+    pub(crate) fn read_header<T>(&self, read: impl FnOnce() -> Result<(T, u64)>) -> Result<T> {
+        let is_cold = Residency::of(&self.file, &(0..1)).is_some_and(Residency::none);
+        if !is_cold {
+            return read().map(|(made, _)| made);
         }
+        // A system that refuses reads more than that.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random);
+        let outcome = read();
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Normal);
+        outcome.map(|(made, header)| {
+            self.known.header.store(header.max(FIRST_READ), Ordering::Relaxed);
+            made
+        })
+    }
+
+    /// Gives the pages back that the header was read into.
+    fn give_header_back(&self) {
+        let header = self.known.header.swap(0, Ordering::Relaxed);
+        if let Some(header) = std::num::NonZeroU64::new(header.next_multiple_of(4096)) {
+            let _ = rustix::fs::fadvise(&self.file, 0, Some(header), rustix::fs::Advice::DontNeed);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl FileSource {
+    pub(crate) fn read_header<T>(&self, read: impl FnOnce() -> Result<(T, u64)>) -> Result<T> {
+        read().map(|(made, _)| made)
     }
 }
 
@@ -96,13 +148,13 @@ impl Source for FileSource {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check(offset, buf.len())?;
+        self.end(offset, buf.len())?;
         read_exact_at(&self.file, offset, buf)
     }
 
     #[cfg(unix)]
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        self.check(offset, buf.len())?;
+        self.end(offset, buf.len())?;
         buffer::fill(buf, |filled, rest| match rustix::io::pread(&self.file, rest, offset + filled as u64) {
             Ok((read, _)) => Ok(Some(read)),
             Err(rustix::io::Errno::INTR) => Ok(None),
@@ -117,20 +169,62 @@ impl Source for FileSource {
     /// Reads a byte here and there, in order, so that the kernel reads ahead as for any program that reads a
     /// file from front to back: with growing windows and large pages. (What `posix_fadvise` fetches comes in
     /// small pages, which cost more to make and to copy from than the disk saves.)
+    ///
+    /// Each byte is a request of its own where what is read does not stay in the page cache, so it ends there.
     #[cfg(unix)]
     fn prefetch(&self, range: Range<u64>) {
         /// The smallest piece in which the kernel reads ahead.
         const STEP: usize = 16 << 10;
+        if self.known.never_cached.load(Ordering::Relaxed) {
+            return;
+        }
         for offset in (range.start..range.end.min(self.size)).step_by(STEP) {
             // A failure is met again by whoever reads.
-            let _ = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
+            let read = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
+            if read.is_err() {
+                return;
+            }
+            #[cfg(target_os = "linux")]
+            if offset == range.start && self.is_cached(offset..offset + 1) != Some(true) {
+                self.known.never_cached.store(true, Ordering::Relaxed);
+                return;
+            }
         }
     }
 
-    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large
-    /// pieces. Of a range that fits a page the first byte is enough.
+    /// Where the system does not say, with reads of the first byte, the last, and one in the middle that may not
+    /// wait: what is cached comes and goes in large pieces.
     #[cfg(target_os = "linux")]
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        match Residency::of(&self.file, &range) {
+            Some(residency) if residency.all() => Some(true),
+            // Files of a memory file system are nowhere else.
+            Some(_) => Some(is_in_memory(&self.file)),
+            None => self.reads_at_once(&range),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        if is_in_memory(&self.file) {
+            return None;
+        }
+        self.give_header_back();
+        Some(Arc::new(Uncached::new(self)?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn hints(&self) -> Hints {
+        /// Requests that a server answers at the same time without being the slower for it.
+        const SERVER: usize = 32;
+        let hints = Hints::default();
+        if is_remote(&self.file) { hints.concurrency(SERVER) } else { hints }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl FileSource {
+    fn reads_at_once(&self, range: &Range<u64>) -> Option<bool> {
         let (first, last) = (range.start, range.end.saturating_sub(1));
         let offsets = [first, last, first / 2 + last / 2];
         let fits_a_page = last.saturating_sub(first) < 4096;
@@ -141,7 +235,6 @@ impl Source for FileSource {
             match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::AGAIN) => return Some(false),
-                // Files of a memory file system are nowhere else, and cannot be asked.
                 Err(_) => return is_in_memory(&self.file).then_some(true),
             }
         }
@@ -183,12 +276,42 @@ fn read_exact_at(mut file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()>
     file.read_exact(buf)
 }
 
-/// Whether a file is on a file system that is in memory.
+/// Whether a file is on a file system that is in memory: tmpfs, ramfs, hugetlbfs, by the numbers of
+/// `linux/magic.h`.
 #[cfg(target_os = "linux")]
 fn is_in_memory(file: &File) -> bool {
-    // From `linux/magic.h`: tmpfs, ramfs, hugetlbfs.
-    const MAGIC: [u32; 3] = [0x0102_1994, 0x8584_58F6, 0x9584_58F6];
-    rustix::fs::fstatfs(file).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u32)))
+    is_on(file, &[0x0102_1994, 0x8584_58F6, 0x9584_58F6])
+}
+
+/// Whether what is read from a file is asked of another machine, or of another process, and takes its time: NFS,
+/// SMB (three numbers), FUSE, 9p, Ceph, AFS (two), Lustre, GPFS, OCFS2, GFS2, BeeGFS, PanFS, VirtualBox, VMware.
+#[cfg(target_os = "linux")]
+fn is_remote(file: &File) -> bool {
+    const MAGIC: [u32; 17] = [
+        0x6969,
+        0x517B,
+        0xFF53_4D42,
+        0xFE53_4D42,
+        0x6573_5546,
+        0x0102_1997,
+        0x00C3_6400,
+        0x5346_414F,
+        0x6B41_4653,
+        0x0BD0_0BD0,
+        0x4750_4653,
+        0x7461_636F,
+        0x0116_1970,
+        0x1983_0326,
+        0xAAD7_AAEA,
+        0x786F_4256,
+        0xBACB_ACBC,
+    ];
+    is_on(file, &MAGIC)
+}
+
+#[cfg(target_os = "linux")]
+fn is_on(file: &File, file_systems: &[u32]) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|stat| file_systems.contains(&(stat.f_type as u32)))
 }
 
 #[cfg(test)]
