@@ -193,19 +193,23 @@ impl Settings {
         const MOST: usize = 64;
         /// The bytes of each source that are looked at.
         const LOOK: u64 = 4 << 20;
-        if !self.may_have_more_threads {
-            return self;
-        }
         let mut seen = HashSet::new();
-        for (shard, bytes) in entries.iter().filter_map(|entry| entry.run()) {
-            if !seen.insert(shard.number()) {
+        let mut last = None;
+        for input in entries.iter().flat_map(|entry| entry.inputs()) {
+            let shard = input.shard();
+            if last == Some(shard.number()) || !seen.insert(shard.number()) {
                 continue;
             }
+            last = Some(shard.number());
+            // Here, so that those are released that turn out not to be read.
             let source = shard.source_for(self.page_cache);
             let wanted = source.hints().concurrency.min(MOST);
-            let first = bytes.start..bytes.end.min(bytes.start.saturating_add(LOOK));
-            if wanted > self.threads && source.is_cached(first) != Some(true) {
-                self.threads = wanted;
+            if self.may_have_more_threads && wanted > self.threads {
+                let start = input.range().start;
+                let first = start..source.size().min(start.saturating_add(LOOK));
+                if source.is_cached(first) != Some(true) {
+                    self.threads = wanted;
+                }
             }
         }
         self
