@@ -5,6 +5,8 @@
 
 mod concat;
 mod file;
+#[cfg(target_os = "linux")]
+mod file_system;
 mod mapping;
 mod memory;
 #[cfg(test)]

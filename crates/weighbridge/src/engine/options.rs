@@ -67,8 +67,8 @@ pub enum PageCache {
     /// memory, and it is left to the system. Other [sources](crate::Source::uncached) say how it is done, if they can.
     /// A file that was not cached is read directly, from the disk into memory, by 8 threads unless there
     /// [are to be others](LoadOptions::threads); one that is cached in part is read directly too, near the parts that
-    /// are not. Before Linux 6.5, and for files of other users on some systems, it cannot be seen what is cached, so
-    /// that everything is read from the disk.
+    /// are not. Where it cannot be seen what is cached, everything is read from the disk: before Linux 6.5, on overlayfs,
+    /// and for files of other users on some systems. The headers of files that nothing is loaded from stay.
     Release,
 }
 

@@ -7,13 +7,14 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
+#[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::Source;
 #[cfg(target_os = "linux")]
-use super::residency::Residency;
-#[cfg(target_os = "linux")]
-use super::uncached::Uncached;
-use super::{Hints, Source};
+use super::{Hints, file_system::FileSystem, residency::Residency, uncached::Uncached};
 #[cfg(unix)]
 use crate::buffer;
 use crate::error::{Error, Result};
@@ -42,12 +43,16 @@ use crate::header::FIRST_READ;
 pub struct FileSource {
     file: Arc<File>,
     size: u64,
+    #[cfg(target_os = "linux")]
     known: Arc<Known>,
 }
 
 /// What is known of an open file.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Default)]
 struct Known {
+    file_system: OnceLock<FileSystem>,
+    uncached: OnceLock<Option<Arc<Uncached>>>,
     /// Whether what is read from it does not stay in the page cache.
     never_cached: AtomicBool,
     /// So many bytes at its start were brought into the page cache when its header was read.
@@ -80,7 +85,12 @@ impl FileSource {
 
     /// The first `size` bytes of a file that is open, such as a temporary file without a name.
     pub fn new(file: impl Into<Arc<File>>, size: u64) -> Self {
-        Self { file: file.into(), size, known: Arc::default() }
+        Self {
+            file: file.into(),
+            size,
+            #[cfg(target_os = "linux")]
+            known: Arc::default(),
+        }
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -101,7 +111,7 @@ impl FileSource {
     /// Has `read` read the header, of which it says how long it is. Where it comes from the disk, only its own pages
     /// are read, and it is noted which.
     pub(crate) fn read_header<T>(&self, read: impl FnOnce() -> Result<(T, u64)>) -> Result<T> {
-        let is_cold = Residency::of(&self.file, &(0..1)).is_some_and(Residency::none);
+        let is_cold = self.residency(&(0..1)).is_some_and(Residency::none);
         if !is_cold {
             return read().map(|(made, _)| made);
         }
@@ -175,6 +185,7 @@ impl Source for FileSource {
     fn prefetch(&self, range: Range<u64>) {
         /// The smallest piece in which the kernel reads ahead.
         const STEP: usize = 16 << 10;
+        #[cfg(target_os = "linux")]
         if self.known.never_cached.load(Ordering::Relaxed) {
             return;
         }
@@ -185,7 +196,9 @@ impl Source for FileSource {
                 return;
             }
             #[cfg(target_os = "linux")]
-            if offset == range.start && self.is_cached(offset..offset + 1) != Some(true) {
+            if offset == range.start
+                && !self.is_cached(offset..offset + 1).unwrap_or(!self.file_system().remote)
+            {
                 self.known.never_cached.store(true, Ordering::Relaxed);
                 return;
             }
@@ -196,21 +209,21 @@ impl Source for FileSource {
     /// wait: what is cached comes and goes in large pieces.
     #[cfg(target_os = "linux")]
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
-        match Residency::of(&self.file, &range) {
-            Some(residency) if residency.all() => Some(true),
-            // Files of a memory file system are nowhere else.
-            Some(_) => Some(is_in_memory(&self.file)),
+        match self.residency(&range) {
+            Some(residency) => Some(residency.all() || self.file_system().in_memory),
             None => self.reads_at_once(&range),
         }
     }
 
     #[cfg(target_os = "linux")]
     fn uncached(&self) -> Option<Arc<dyn Source>> {
-        if is_in_memory(&self.file) {
+        if self.file_system().in_memory {
             return None;
         }
         self.give_header_back();
-        Some(Arc::new(Uncached::new(self)?))
+        // Of itself, so that nothing holds the other.
+        let again = || Uncached::new(Self::new(Arc::clone(&self.file), self.size)).map(Arc::new);
+        Some(Arc::clone(self.known.uncached.get_or_init(again).as_ref()?) as _)
     }
 
     #[cfg(target_os = "linux")]
@@ -218,12 +231,24 @@ impl Source for FileSource {
         /// Requests that a server answers at the same time without being the slower for it.
         const SERVER: usize = 32;
         let hints = Hints::default();
-        if is_remote(&self.file) { hints.concurrency(SERVER) } else { hints }
+        if self.file_system().remote { hints.concurrency(SERVER) } else { hints }
     }
 }
 
 #[cfg(target_os = "linux")]
 impl FileSource {
+    fn file_system(&self) -> &FileSystem {
+        self.known.file_system.get_or_init(|| FileSystem::of(&self.file))
+    }
+
+    /// What the page cache has of a range; `None` where that cannot be told.
+    pub(super) fn residency(&self, range: &Range<u64>) -> Option<Residency> {
+        if self.file_system().stacked {
+            return None;
+        }
+        Residency::of(&self.file, range)
+    }
+
     fn reads_at_once(&self, range: &Range<u64>) -> Option<bool> {
         let (first, last) = (range.start, range.end.saturating_sub(1));
         let offsets = [first, last, first / 2 + last / 2];
@@ -235,7 +260,7 @@ impl FileSource {
             match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::AGAIN) => return Some(false),
-                Err(_) => return is_in_memory(&self.file).then_some(true),
+                Err(_) => return self.file_system().in_memory.then_some(true),
             }
         }
         Some(true)
@@ -274,44 +299,6 @@ fn read_exact_at(mut file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()>
     let _one_at_a_time = CURSOR.lock().unwrap_or_else(PoisonError::into_inner);
     file.seek(SeekFrom::Start(offset))?;
     file.read_exact(buf)
-}
-
-/// Whether a file is on a file system that is in memory: tmpfs, ramfs, hugetlbfs, by the numbers of
-/// `linux/magic.h`.
-#[cfg(target_os = "linux")]
-fn is_in_memory(file: &File) -> bool {
-    is_on(file, &[0x0102_1994, 0x8584_58F6, 0x9584_58F6])
-}
-
-/// Whether what is read from a file is asked of another machine, or of another process, and takes its time: NFS,
-/// SMB (three numbers), FUSE, 9p, Ceph, AFS (two), Lustre, GPFS, OCFS2, GFS2, BeeGFS, PanFS, VirtualBox, VMware.
-#[cfg(target_os = "linux")]
-fn is_remote(file: &File) -> bool {
-    const MAGIC: [u32; 17] = [
-        0x6969,
-        0x517B,
-        0xFF53_4D42,
-        0xFE53_4D42,
-        0x6573_5546,
-        0x0102_1997,
-        0x00C3_6400,
-        0x5346_414F,
-        0x6B41_4653,
-        0x0BD0_0BD0,
-        0x4750_4653,
-        0x7461_636F,
-        0x0116_1970,
-        0x1983_0326,
-        0xAAD7_AAEA,
-        0x786F_4256,
-        0xBACB_ACBC,
-    ];
-    is_on(file, &MAGIC)
-}
-
-#[cfg(target_os = "linux")]
-fn is_on(file: &File, file_systems: &[u32]) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|stat| file_systems.contains(&(stat.f_type as u32)))
 }
 
 #[cfg(test)]

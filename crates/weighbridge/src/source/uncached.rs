@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Advice, AtFlags, StatxFlags, fadvise, statx};
 use rustix::io::{Errno, pread};
@@ -24,19 +24,21 @@ use super::residency::{Residency, cold};
 use super::{FileSource, Hints, Source};
 use crate::buffer;
 
+#[derive(Debug)]
 pub(super) struct Uncached {
     /// For what is cached.
     file: FileSource,
     direct: Option<Direct>,
     /// Whether direct reads were refused.
     refused: AtomicBool,
-    /// The file once more, of which nothing is read ahead.
-    exact: FileSource,
+    /// The file once more, of which nothing is read ahead, where direct reads are refused.
+    exact: OnceLock<FileSource>,
     /// Bytes that were all cached when they were looked at last, and so many behind them.
     cached: Mutex<Range<u64>>,
 }
 
 /// The file, opened for direct reads, and what offsets and addresses must be multiples of.
+#[derive(Debug)]
 struct Direct {
     file: File,
     offset: usize,
@@ -64,30 +66,29 @@ thread_local! {
 
 impl Uncached {
     /// `None` if there is no way to leave the page cache as it is.
-    pub(super) fn new(file: &FileSource) -> Option<Self> {
-        let again = |flags: i32| {
-            let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
-            File::options().read(true).custom_flags(flags).open(path)
-        };
-        let exact = again(0).ok()?;
-        fadvise(&exact, 0, None, Advice::Random).ok()?;
-        let direct = again(libc::O_DIRECT).ok().and_then(Direct::new);
-        if direct.is_none() && Residency::of(&exact, &(0..1)).is_none() {
+    pub(super) fn new(file: FileSource) -> Option<Self> {
+        let direct = reopen(&file, libc::O_DIRECT).ok().and_then(Direct::new);
+        if direct.is_none() && file.residency(&(0..1)).is_none() {
             return None;
         }
-        Some(Self {
-            exact: FileSource::new(exact, file.size()),
-            file: file.clone(),
-            direct,
-            refused: AtomicBool::new(false),
-            cached: Mutex::new(0..0),
+        let (refused, exact, cached) = (AtomicBool::new(false), OnceLock::new(), Mutex::new(0..0));
+        Some(Self { file, direct, refused, exact, cached })
+    }
+
+    fn exact(&self) -> &FileSource {
+        self.exact.get_or_init(|| match reopen(&self.file, 0) {
+            Ok(exact) => {
+                let _ = fadvise(&exact, 0, None, Advice::Random);
+                FileSource::new(exact, self.file.size())
+            }
+            Err(_) => self.file.clone(),
         })
     }
 
     /// Whether bytes are cached, and so many behind them that reading them starts no reading ahead.
     fn is_cached_well(&self, start: u64, end: u64) -> bool {
         let size = self.file.size();
-        let all = |end: u64| Residency::of(self.file.file(), &(start..end)).is_some_and(Residency::all);
+        let all = |end: u64| self.file.residency(&(start..end)).is_some_and(Residency::all);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.start <= start && end <= cached.end {
             return true;
@@ -152,14 +153,21 @@ impl Uncached {
         read: impl FnOnce(&FileSource) -> io::Result<T>,
     ) -> io::Result<T> {
         let range = offset..offset.saturating_add(len as u64);
-        let cold = cold(self.exact.file(), &range).unwrap_or_default();
-        let outcome = read(&self.exact);
+        let exact = self.exact();
+        let cold = cold(exact.file(), &range).unwrap_or_default();
+        let outcome = read(exact);
         for Range { start, end } in cold {
             // Pages that others use now stay.
-            let _ = fadvise(self.exact.file(), start, NonZeroU64::new(end - start), Advice::DontNeed);
+            let _ = fadvise(exact.file(), start, NonZeroU64::new(end - start), Advice::DontNeed);
         }
         outcome
     }
+}
+
+/// The file once more, with other flags. Its name may be another file's by now.
+fn reopen(file: &FileSource, flags: i32) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
+    File::options().read(true).custom_flags(flags).open(path)
 }
 
 impl Direct {
@@ -258,7 +266,7 @@ impl Source for Uncached {
     fn prefetch(&self, _: Range<u64>) {}
 
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
-        Residency::of(self.file.file(), &range).map(Residency::all)
+        self.file.residency(&range).map(Residency::all)
     }
 
     fn uncached(&self) -> Option<Arc<dyn Source>> {
@@ -314,10 +322,10 @@ mod tests {
 
     /// Ways to read, and whether they are there.
     fn ways(source: &FileSource) -> Vec<(&'static str, Uncached)> {
-        let Some(usual) = Uncached::new(source) else { return Vec::new() };
+        let Some(usual) = Uncached::new(source.clone()) else { return Vec::new() };
         let mut ways = vec![("directly", usual)];
         let mut add = |name, change: fn(&mut Uncached)| {
-            let mut uncached = Uncached::new(source).unwrap();
+            let mut uncached = Uncached::new(source.clone()).unwrap();
             change(&mut uncached);
             ways.push((name, uncached));
         };
