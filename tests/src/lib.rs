@@ -1,5 +1,8 @@
 //! Checkpoints for tests, written by the official crate.
 
+#[cfg(target_os = "linux")]
+pub mod page_cache;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,11 @@ use std::io::Read;
 
 use anyhow::Result;
 use rustix::fs::{Advice, fadvise};
+use weighbridge::Checkpoint;
+use weighbridge::engine::PageCache;
+use weighbridge_candle::Loader;
 
-use crate::loads::{CANDLE_LOAD, CANDLE_MMAP, LOAD, OUR_LOAD, VAR_BUILDER};
+use crate::loads::{CANDLE_LOAD, CANDLE_MMAP, LOAD, OUR_LOAD, VAR_BUILDER, in_candle};
 use crate::measure::{Measure, Size, measure};
 use crate::work::{Column, Job, Side, Way, Work};
 
@@ -14,7 +17,7 @@ pub(crate) const COLD: Work = Work {
     name: "cold",
     title: "The same Llama from the disk, page cache cold",
     cold: true,
-    ways: &[SEQUENTIAL, VAR_BUILDER, OUR_LOAD, CANDLE_MMAP, CANDLE_LOAD],
+    ways: &[SEQUENTIAL, VAR_BUILDER, OUR_LOAD, RELEASED, CANDLE_MMAP, CANDLE_LOAD],
     columns: &[Column::Speed, Column::DiskRead, Column::Cpu, Column::Peak],
     ..LOAD
 };
@@ -24,6 +27,20 @@ const SEQUENTIAL: Way = Way {
     title: "the file in order, 128 KiB at a time, as `cat` does",
     side: Side::Machine,
     run: sequential,
+};
+
+/// What it leaves behind is in the table of `slow-files`.
+const RELEASED: Way = Way {
+    name: "weighbridge-released",
+    title: "**weighbridge** `load`, page cache released",
+    side: Side::Ours,
+    run: |job| {
+        in_candle(job, || {
+            let checkpoint = Checkpoint::open(&job.directory)?;
+            let loader = Loader::new(&checkpoint).dtype(job.work.dtype).page_cache(PageCache::Release);
+            Ok(loader.load()?.tensors.into_values().collect())
+        })
+    },
 };
 
 fn sequential(job: &Job) -> Result<Measure> {

@@ -8,7 +8,7 @@ use std::fmt;
 
 use burn::module::Module;
 use burn::tensor::DType;
-use weighbridge::engine::{IntoFlow, Prefetch, ReadOrder};
+use weighbridge::engine::{IntoFlow, PageCache, Prefetch, ReadOrder};
 use weighbridge::plan::Overflow;
 use weighbridge::{Checkpoint, Error, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result};
 
@@ -248,6 +248,11 @@ impl Loader {
     /// See [`LoadOptions::prefetch`].
     pub fn prefetch(self, prefetch: Prefetch) -> Self {
         self.options(LoadOptions::new().prefetch(prefetch))
+    }
+
+    /// See [`LoadOptions::page_cache`].
+    pub fn page_cache(self, page_cache: PageCache) -> Self {
+        self.options(LoadOptions::new().page_cache(page_cache))
     }
 
     /// See [`LoadOptions::progress`].

@@ -5,7 +5,7 @@ use std::fmt;
 
 use candle_core::{DType, Device};
 use candle_nn::var_builder::Shard;
-use weighbridge::engine::{IntoFlow, Prefetch, ReadOrder, SessionBuilder};
+use weighbridge::engine::{IntoFlow, PageCache, Prefetch, ReadOrder, SessionBuilder};
 use weighbridge::plan::Overflow;
 use weighbridge::{
     Checkpoint, Dtype, Entry, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result, Slice,
@@ -269,6 +269,11 @@ impl Loader {
     /// See [`LoadOptions::prefetch`].
     pub fn prefetch(self, prefetch: Prefetch) -> Self {
         self.options(LoadOptions::new().prefetch(prefetch))
+    }
+
+    /// See [`LoadOptions::page_cache`].
+    pub fn page_cache(self, page_cache: PageCache) -> Self {
+        self.options(LoadOptions::new().page_cache(page_cache))
     }
 
     /// See [`LoadOptions::progress`].

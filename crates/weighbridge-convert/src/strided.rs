@@ -169,6 +169,11 @@ impl Source for Strided {
         }
         all
     }
+
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        let (storage, dims) = (self.storage.uncached()?, self.dims.clone());
+        Some(Arc::new(Self { storage, dims, last: Mutex::default(), ..*self }))
+    }
 }
 
 #[cfg(test)]

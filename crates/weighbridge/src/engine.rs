@@ -15,7 +15,7 @@ mod stream;
 mod sync;
 mod tile;
 
-pub use options::{LoadOptions, Prefetch, ReadOrder};
+pub use options::{LoadOptions, PageCache, Prefetch, ReadOrder};
 pub use placement::{Device, HostBytes, Lent, Ring, Transfer};
 use placement::{Fill, Lend, Stage};
 pub use report::Report;
@@ -64,6 +64,11 @@ impl SessionBuilder {
     /// See [`LoadOptions::prefetch`].
     pub fn prefetch(self, prefetch: Prefetch) -> Self {
         self.options(LoadOptions::new().prefetch(prefetch))
+    }
+
+    /// See [`LoadOptions::page_cache`].
+    pub fn page_cache(self, page_cache: PageCache) -> Self {
+        self.options(LoadOptions::new().page_cache(page_cache))
     }
 
     /// See [`LoadOptions::progress`]; the handler must not touch the session.

@@ -5,10 +5,16 @@
 
 mod concat;
 mod file;
+#[cfg(target_os = "linux")]
+mod file_system;
 mod mapping;
 mod memory;
 #[cfg(test)]
 mod probe;
+#[cfg(target_os = "linux")]
+mod residency;
+#[cfg(target_os = "linux")]
+mod uncached;
 mod window;
 
 use std::fs::File;
@@ -29,8 +35,10 @@ pub use window::Window;
 /// Bytes that can be read at any offset, from several threads at a time.
 ///
 /// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults. A source that
-/// wraps another should forward [`prefetch`](Source::prefetch) and [`is_cached`](Source::is_cached) too:
-/// without them nothing is read ahead from a cold disk, and every file is taken for cold.
+/// wraps another should forward [`prefetch`](Source::prefetch), [`is_cached`](Source::is_cached) and
+/// [`hints`](Source::hints) too: without them nothing is read ahead from a cold disk, every file is taken for
+/// cold, and slow ones are read by too few threads. With [`uncached`](Source::uncached) it takes part in
+/// [`PageCache::Release`](crate::engine::PageCache::Release).
 ///
 /// ```
 /// use std::io;
@@ -137,6 +145,40 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The same bytes, to be read so that afterwards no cache holds more of them than before. `None` if there is
+    /// no such way, or nothing to be done for it.
+    ///
+    /// A source that wraps others wraps what they give here:
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use std::sync::Arc;
+    /// # use weighbridge::Source;
+    /// /// Counts what is read.
+    /// struct Counted {
+    ///     inner: Arc<dyn Source>,
+    ///     # read: std::sync::atomic::AtomicU64,
+    /// }
+    ///
+    /// impl Source for Counted {
+    ///     # fn size(&self) -> u64 {
+    ///     #     self.inner.size()
+    ///     # }
+    ///     # fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    ///     #     self.inner.read_at(offset, buf)
+    ///     # }
+    ///     // ...
+    ///     fn uncached(&self) -> Option<Arc<dyn Source>> {
+    ///         Some(Arc::new(Counted { inner: self.inner.uncached()?, /* ... */
+    ///             # read: Default::default(),
+    ///         }))
+    ///     }
+    /// }
+    /// ```
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        None
+    }
+
     /// How this source likes to be read.
     fn hints(&self) -> Hints {
         Hints::default()
@@ -153,11 +195,15 @@ pub struct Hints {
     pub chunk: usize,
     /// Gaps up to this many bytes are cheaper to read through than to skip.
     pub read_through: usize,
+    /// Requests to have in flight, where they are not answered from a cache; fewer than there are cores ask for
+    /// nothing. A [session](crate::Session) has as many threads, 64 at most, unless it was
+    /// [told otherwise](crate::LoadOptions::threads).
+    pub concurrency: usize,
 }
 
 impl Default for Hints {
     fn default() -> Self {
-        Self { chunk: 4 << 20, read_through: 16 << 10 }
+        Self { chunk: 4 << 20, read_through: 16 << 10, concurrency: 1 }
     }
 }
 
@@ -173,6 +219,13 @@ impl Hints {
     #[must_use]
     pub fn read_through(mut self, bytes: usize) -> Self {
         self.read_through = bytes;
+        self
+    }
+
+    /// Sets the requests to have in flight.
+    #[must_use]
+    pub fn concurrency(mut self, requests: usize) -> Self {
+        self.concurrency = requests;
         self
     }
 }
@@ -208,6 +261,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
         (**self).is_cached(range)
+    }
+
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        (**self).uncached()
     }
 
     fn hints(&self) -> Hints {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use weighbridge::{Dtype, Result, Source};
+use weighbridge::{Dtype, Hints, Result, Source};
 
 use super::block::Quant;
 use crate::cursor::unsupported;
@@ -92,6 +92,14 @@ impl Source for Dequantised {
 
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
         self.blocks.is_cached(self.stored(range))
+    }
+
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        Some(Arc::new(Self { blocks: self.blocks.uncached()?, ..*self }))
+    }
+
+    fn hints(&self) -> Hints {
+        self.blocks.hints()
     }
 }
 

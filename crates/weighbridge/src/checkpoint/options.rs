@@ -208,7 +208,13 @@ impl OpenOptions {
         let unopened = |error| Error::io("it cannot be opened", error);
         let shard = match &self.mapping {
             Some(mapping) => mapping.open(path).map_err(unopened).and_then(|source| self.shard(path, source)),
-            None => FileSource::open(path).and_then(|source| self.shard(path, source)),
+            None => FileSource::open(path).and_then(|source| {
+                source.read_header(|| {
+                    let shard = self.shard(path, source.clone())?;
+                    let header = shard.header().data_start();
+                    Ok((shard, header))
+                })
+            }),
         };
         shard.map_err(|error| error.in_file(path))
     }

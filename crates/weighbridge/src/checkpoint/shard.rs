@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use crate::engine::PageCache;
 use crate::error::Error;
 use crate::header::Header;
 use crate::source::{Hints, Source};
@@ -17,6 +18,8 @@ pub struct Shard {
     label: Option<PathBuf>,
     is_file: bool,
     source: Arc<dyn Source>,
+    /// The same, read past the page cache; made when it is asked for.
+    uncached: OnceLock<Option<Arc<dyn Source>>>,
     header: Header,
     hints: Hints,
     number: u64,
@@ -39,6 +42,7 @@ impl Shard {
             hints: source.hints(),
             header,
             source: Arc::new(source),
+            uncached: OnceLock::new(),
             number: OPENED.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -70,6 +74,16 @@ impl Shard {
     /// The bytes of the file.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// The same, to be read so that the page cache is kept or released.
+    pub(crate) fn source_for(&self, page_cache: PageCache) -> &Arc<dyn Source> {
+        match page_cache {
+            PageCache::Keep => &self.source,
+            PageCache::Release => {
+                self.uncached.get_or_init(|| self.source.uncached()).as_ref().unwrap_or(&self.source)
+            }
+        }
     }
 
     /// Tells it from every other shard of the program; ascends in the order in which shards were opened.

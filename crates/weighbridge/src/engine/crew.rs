@@ -54,7 +54,7 @@ impl<P: Placement> Crew<P> {
             schedule: Mutex::new(Schedule::new(order, sizes, settings.read_ahead)),
             plan,
             placement,
-            fetcher: Fetcher::new(settings.prefetch),
+            fetcher: Fetcher::new(settings.prefetch, settings.page_cache),
             settings,
             work: Condvar::new(),
             moved: Condvar::new(),
@@ -89,7 +89,7 @@ impl<P: Placement> Crew<P> {
 
     /// What a thread of the session does.
     pub(super) fn work(&self) {
-        let mut maker = TileMaker::new(self.settings.chunk);
+        let mut maker = TileMaker::new(self.settings.chunk, self.settings.page_cache);
         // Early, so that memory of a device, which takes long to allocate, is there when it is needed.
         let least = if P::EARLY { self.settings.threads } else { 1 };
         let mut is_idle = false;
@@ -156,7 +156,7 @@ impl<P: Placement> Crew<P> {
     }
 
     fn wait_for(&self, slot: usize, entry: &Arc<Entry>) -> Result<P::Tensor> {
-        let mut maker = TileMaker::new(self.settings.chunk);
+        let mut maker = TileMaker::new(self.settings.chunk, self.settings.page_cache);
         let mut schedule = self.lock();
         schedule.enter(slot);
         loop {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::job::Run;
-use super::options::Prefetch;
+use super::options::{PageCache, Prefetch};
 use crate::panics::caught;
 use crate::source::Source;
 
@@ -15,6 +15,7 @@ use crate::source::Source;
 /// to be cold.
 pub(super) struct Fetcher {
     policy: Prefetch,
+    page_cache: PageCache,
     cold: AtomicBool,
     thread: Mutex<Option<Running>>,
     stop: Arc<AtomicBool>,
@@ -34,9 +35,10 @@ const GAP: u64 = 64 << 10;
 const PIECE: u64 = 4 << 20;
 
 impl Fetcher {
-    pub(super) fn new(policy: Prefetch) -> Self {
+    pub(super) fn new(policy: Prefetch, page_cache: PageCache) -> Self {
         Self {
             policy,
+            page_cache,
             cold: AtomicBool::new(policy == Prefetch::Always),
             thread: Mutex::new(None),
             stop: Arc::new(AtomicBool::new(false)),
@@ -74,7 +76,7 @@ impl Fetcher {
             while start < bytes.end {
                 let piece = start..bytes.end.min(start + PIECE);
                 start = piece.end;
-                self.fetch_piece(shard.source(), piece);
+                self.fetch_piece(shard.source_for(self.page_cache), piece);
             }
         }
     }

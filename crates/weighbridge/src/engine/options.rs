@@ -1,5 +1,6 @@
 //! How a load goes about its work: threads, budgets, order, progress.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub struct LoadOptions {
     chunk: Option<usize>,
     order: Option<ReadOrder>,
     prefetch: Option<Prefetch>,
+    page_cache: Option<PageCache>,
     progress: Option<Handler>,
 }
 
@@ -48,6 +50,26 @@ pub enum Prefetch {
     Always,
     /// Never.
     Never,
+}
+
+/// What is left of files in the page cache, the system's copy of them in memory, when they have been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PageCache {
+    /// What the system keeps, so that the next load is fast.
+    #[default]
+    Keep,
+    /// What was there before. Files that others use stay cached, and are read from the cache; the rest leaves
+    /// nothing in it, which is worth most where memory is short or shared with a GPU, and in containers, whose limits
+    /// count the page cache.
+    ///
+    /// On Linux, for files that are read: of those that are [mapped](crate::OpenOptions::map) the page cache *is* the
+    /// memory, and it is left to the system. Other [sources](crate::Source::uncached) say how it is done, if they can.
+    /// A file that was not cached is read directly, from the disk into memory, by 8 threads unless there
+    /// [are to be others](LoadOptions::threads); one that is cached in part is read directly too, near the parts that
+    /// are not. Where it cannot be seen what is cached, everything is read from the disk: before Linux 6.5, on overlayfs,
+    /// and for files of other users on some systems. The headers of files that nothing is loaded from stay.
+    Release,
 }
 
 /// In which order a session reads ahead of what is asked for.
@@ -70,7 +92,8 @@ impl LoadOptions {
     }
 
     /// Sets the number of threads that read, the caller's own included while it waits; by default one a core,
-    /// and 8 at most; more than 1024 count as 1024.
+    /// and 8 at most, or more, where [sources](crate::Hints::concurrency) are slow and like more requests at a time; more
+    /// than 1024 count as 1024.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.clamp(1, 1024));
         self
@@ -103,6 +126,12 @@ impl LoadOptions {
         self
     }
 
+    /// Sets what is left of files in the page cache; [`PageCache::Keep`] otherwise.
+    pub fn page_cache(mut self, page_cache: PageCache) -> Self {
+        self.page_cache = Some(page_cache);
+        self
+    }
+
     /// Has `handler` called as bytes arrive.
     ///
     /// It is called from the threads that read, by one at a time, with figures that never fall; it should
@@ -122,6 +151,7 @@ impl LoadOptions {
             chunk: self.chunk.or(others.chunk),
             order: self.order.or(others.order),
             prefetch: self.prefetch.or(others.prefetch),
+            page_cache: self.page_cache.or(others.page_cache),
             progress: self.progress.or(others.progress),
         }
     }
@@ -132,10 +162,12 @@ impl LoadOptions {
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Settings {
             threads: self.threads.unwrap_or_else(|| cores().min(MOST_THREADS)),
+            may_have_more_threads: self.threads.is_none(),
             read_ahead: self.read_ahead.unwrap_or(Self::DEFAULT_READ_AHEAD),
             chunk: self.chunk,
             order: self.order.unwrap_or(ReadOrder::File),
             prefetch: self.prefetch.unwrap_or_default(),
+            page_cache: self.page_cache.unwrap_or_default(),
             progress: self.progress,
         }
     }
@@ -144,12 +176,44 @@ impl LoadOptions {
 /// Options, all of them set.
 pub(super) struct Settings {
     pub(super) threads: usize,
+    /// Nobody has said how many threads there are to be.
+    may_have_more_threads: bool,
     pub(super) read_ahead: u64,
     /// Bytes to read at a time; `None` leaves it to the sources.
     pub(super) chunk: Option<usize>,
     pub(super) order: ReadOrder,
     pub(super) prefetch: Prefetch,
+    pub(super) page_cache: PageCache,
     pub(super) progress: Option<Handler>,
+}
+
+impl Settings {
+    /// The same, with as many threads as sources that are slow and not cached like to have.
+    pub(super) fn suited_to(mut self, entries: &[Arc<Entry>]) -> Self {
+        const MOST: usize = 64;
+        /// The bytes of each source that are looked at.
+        const LOOK: u64 = 4 << 20;
+        let mut seen = HashSet::new();
+        let mut last = None;
+        for input in entries.iter().flat_map(|entry| entry.inputs()) {
+            let shard = input.shard();
+            if last == Some(shard.number()) || !seen.insert(shard.number()) {
+                continue;
+            }
+            last = Some(shard.number());
+            // Here, so that those are released that turn out not to be read.
+            let source = shard.source_for(self.page_cache);
+            let wanted = source.hints().concurrency.min(MOST);
+            if self.may_have_more_threads && wanted > self.threads {
+                let start = input.range().start;
+                let first = start..source.size().min(start.saturating_add(LOOK));
+                if source.is_cached(first) != Some(true) {
+                    self.threads = wanted;
+                }
+            }
+        }
+        self
+    }
 }
 
 impl ReadOrder {

@@ -60,6 +60,7 @@ impl<T: Send + 'static> Session<T> {
         placement: P,
     ) -> Result<Self> {
         let plan = Arc::new(Planned::new(plan)?);
+        let settings = settings.suited_to(&plan.entries);
         let more_threads = settings.threads - 1;
         let crew = Arc::new(Crew::new(Arc::clone(&plan), settings, placement));
         // The caller is the remaining thread. Where no threads can be started it is the only one.

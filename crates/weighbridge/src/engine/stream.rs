@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
+use super::options::PageCache;
 use super::tile::TileMaker;
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
@@ -55,7 +56,7 @@ impl TensorData for Streamed {
         /// A multiple of every element's size, those of 6 bits included.
         const TILE: u64 = (1 << 20) / 48 * 48;
         let entry = &*self.entry;
-        let mut maker = TileMaker::new(None);
+        let mut maker = TileMaker::new(None, PageCache::Keep);
         let mut memory = vec![MaybeUninit::uninit(); entry.byte_len().min(TILE) as usize];
         let mut start = 0;
         while start < entry.byte_len() {

@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::job::Run;
+use super::options::PageCache;
 use crate::buffer;
 use crate::cast::swap_bytes;
 use crate::checkpoint::Shard;
@@ -15,6 +16,7 @@ use crate::plan::{Entry, Piece};
 pub(super) struct TileMaker {
     /// Bytes to read at a time; `None` leaves it to the sources.
     chunk: Option<usize>,
+    page_cache: PageCache,
     pieces: Vec<Piece>,
     gathered: Vec<u8>,
     /// What was read for several tiles, and where it is from: the number of the shard, and an offset.
@@ -23,8 +25,9 @@ pub(super) struct TileMaker {
 }
 
 impl TileMaker {
-    pub(super) fn new(chunk: Option<usize>) -> Self {
-        Self { chunk, pieces: Vec::new(), gathered: Vec::new(), together: Vec::new(), from: None }
+    pub(super) fn new(chunk: Option<usize>, page_cache: PageCache) -> Self {
+        let (pieces, gathered, together) = (Vec::new(), Vec::new(), Vec::new());
+        Self { chunk, page_cache, pieces, gathered, together, from: None }
     }
 
     /// Reads bytes that several tiles will need; returns how many. If they cannot be read, each tile is left to find
@@ -33,7 +36,8 @@ impl TileMaker {
         self.from = None;
         let len = bytes.end - bytes.start;
         self.together.resize(len as usize, 0);
-        let read = || shard.source().read_at(bytes.start, &mut self.together).map_err(unreadable);
+        let source = shard.source_for(self.page_cache);
+        let read = || source.read_at(bytes.start, &mut self.together).map_err(unreadable);
         if caught("it was read", read).is_err() {
             return 0;
         }
@@ -75,7 +79,7 @@ impl TileMaker {
                     false => tiles.compute(part, known, rest)?,
                 }
             } else if is_direct {
-                read_pieces(entry, &self.pieces, rest)?
+                read_pieces(entry, &self.pieces, self.page_cache, rest)?
             } else {
                 self.gather(entry, len as usize)?;
                 tiles.compute(part, &self.gathered[..len as usize], rest)?
@@ -105,7 +109,8 @@ impl TileMaker {
         for piece in &self.pieces {
             let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
             let (shard, offset) = find(entry, piece)?;
-            shard.source().read_at(offset, into).map_err(|error| shard.blame(unreadable(error)))?;
+            let read = shard.source_for(self.page_cache).read_at(offset, into);
+            read.map_err(|error| shard.blame(unreadable(error)))?;
             rest = behind;
         }
         Ok(())
@@ -128,6 +133,7 @@ const MOST_READ: usize = 1 << 30;
 fn read_pieces<'m>(
     entry: &Entry,
     pieces: &[Piece],
+    page_cache: PageCache,
     memory: &'m mut [MaybeUninit<u8>],
 ) -> Result<&'m mut [u8]> {
     let mut pieces = pieces.iter();
@@ -141,7 +147,7 @@ fn read_pieces<'m>(
         }
         let (shard, offset) = find(entry, piece)?;
         let into = rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
-        let read = shard.source().read_uninit_at(offset, into);
+        let read = shard.source_for(page_cache).read_uninit_at(offset, into);
         Ok(Some(read.map_err(|error| shard.blame(unreadable(error)))?))
     });
     memory.map_err(|Fault(error)| error)

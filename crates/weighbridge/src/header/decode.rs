@@ -75,13 +75,11 @@ impl Decode {
 
     /// A decoder that has the whole header.
     fn filled(self, source: &dyn Source) -> Result<HeaderDecoder> {
-        // One read suffices for the headers of most shards.
-        const FIRST: u64 = 32 << 10;
         let size = source.size();
         let mut decoder = self.decoder(Some(size));
         let mut buf = Vec::new();
         while let Some(wanted) = decoder.wants()? {
-            let end = wanted.end.max(FIRST).min(size);
+            let end = wanted.end.max(FIRST_READ).min(size);
             let len = end.saturating_sub(wanted.start).min(1 << 20);
             buf.resize(len as usize, 0);
             source
@@ -92,6 +90,9 @@ impl Decode {
         Ok(decoder)
     }
 }
+
+/// The bytes that are read first: they suffice for the headers of most shards.
+pub(crate) const FIRST_READ: u64 = 32 << 10;
 
 /// What is wrong with a header.
 #[derive(Debug, Default)]

@@ -141,12 +141,25 @@ impl Source for Concat {
         all
     }
 
+    /// With those of the sources that there are.
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        let uncached: Vec<_> = self.parts.iter().map(|part| part.source.uncached()).collect();
+        uncached.iter().any(Option::is_some).then(|| {
+            let parts = self.parts.iter().zip(uncached).map(|(part, uncached)| Part {
+                source: uncached.unwrap_or_else(|| Arc::clone(&part.source)),
+                ..*part
+            });
+            Arc::new(Self { parts: parts.collect() }) as _
+        })
+    }
+
     /// The largest of the hints of all sources.
     fn hints(&self) -> Hints {
         let hints = self.parts.iter().map(|part| part.source.hints());
         let largest = hints.reduce(|one, other| Hints {
             chunk: one.chunk.max(other.chunk),
             read_through: one.read_through.max(other.read_through),
+            concurrency: one.concurrency.max(other.concurrency),
         });
         largest.unwrap_or_default()
     }

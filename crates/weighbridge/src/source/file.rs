@@ -7,11 +7,19 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Source;
+#[cfg(target_os = "linux")]
+use super::{Hints, file_system::FileSystem, residency::Residency, uncached::Uncached};
 #[cfg(unix)]
 use crate::buffer;
 use crate::error::{Error, Result};
+#[cfg(target_os = "linux")]
+use crate::header::FIRST_READ;
 
 /// An open file and its size. Cloning is cheap; clones share the open file.
 ///
@@ -35,6 +43,20 @@ use crate::error::{Error, Result};
 pub struct FileSource {
     file: Arc<File>,
     size: u64,
+    #[cfg(target_os = "linux")]
+    known: Arc<Known>,
+}
+
+/// What is known of an open file.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Default)]
+struct Known {
+    file_system: OnceLock<FileSystem>,
+    uncached: OnceLock<Option<Arc<Uncached>>>,
+    /// Whether what is read from it does not stay in the page cache.
+    never_cached: AtomicBool,
+    /// So many bytes at its start were brought into the page cache when its header was read.
+    header: AtomicU64,
 }
 
 impl FileSource {
@@ -63,19 +85,59 @@ impl FileSource {
 
     /// The first `size` bytes of a file that is open, such as a temporary file without a name.
     pub fn new(file: impl Into<Arc<File>>, size: u64) -> Self {
-        Self { file: file.into(), size }
+        Self {
+            file: file.into(),
+            size,
+            #[cfg(target_os = "linux")]
+            known: Arc::default(),
+        }
     }
 
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Whether `len` bytes are there from `offset` on.
-    fn check(&self, offset: u64, len: usize) -> io::Result<()> {
-        match offset.checked_add(len as u64) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    /// The end of `len` bytes that are there from `offset` on.
+    pub(super) fn end(&self, offset: u64, len: usize) -> io::Result<u64> {
+        let end = offset.checked_add(len as u64).filter(|&end| end <= self.size);
+        end.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// What is done for [`PageCache::Release`](crate::engine::PageCache::Release) before it is known whether it will be
+/// asked for.
+#[cfg(target_os = "linux")]
+impl FileSource {
+    /// Has `read` read the header, of which it says how long it is. Where it comes from the disk, only its own pages
+    /// are read, and it is noted which.
+    pub(crate) fn read_header<T>(&self, read: impl FnOnce() -> Result<(T, u64)>) -> Result<T> {
+        let is_cold = self.residency(&(0..1)).is_some_and(Residency::none);
+        if !is_cold {
+            return read().map(|(made, _)| made);
         }
+        // A system that refuses reads more than that.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random);
+        let outcome = read();
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Normal);
+        outcome.map(|(made, header)| {
+            self.known.header.store(header.max(FIRST_READ), Ordering::Relaxed);
+            made
+        })
+    }
+
+    /// Gives the pages back that the header was read into.
+    fn give_header_back(&self) {
+        let header = self.known.header.swap(0, Ordering::Relaxed);
+        if let Some(header) = std::num::NonZeroU64::new(header.next_multiple_of(4096)) {
+            let _ = rustix::fs::fadvise(&self.file, 0, Some(header), rustix::fs::Advice::DontNeed);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl FileSource {
+    pub(crate) fn read_header<T>(&self, read: impl FnOnce() -> Result<(T, u64)>) -> Result<T> {
+        read().map(|(made, _)| made)
     }
 }
 
@@ -96,13 +158,13 @@ impl Source for FileSource {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check(offset, buf.len())?;
+        self.end(offset, buf.len())?;
         read_exact_at(&self.file, offset, buf)
     }
 
     #[cfg(unix)]
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        self.check(offset, buf.len())?;
+        self.end(offset, buf.len())?;
         buffer::fill(buf, |filled, rest| match rustix::io::pread(&self.file, rest, offset + filled as u64) {
             Ok((read, _)) => Ok(Some(read)),
             Err(rustix::io::Errno::INTR) => Ok(None),
@@ -117,20 +179,77 @@ impl Source for FileSource {
     /// Reads a byte here and there, in order, so that the kernel reads ahead as for any program that reads a
     /// file from front to back: with growing windows and large pages. (What `posix_fadvise` fetches comes in
     /// small pages, which cost more to make and to copy from than the disk saves.)
+    ///
+    /// Each byte is a request of its own where what is read does not stay in the page cache, so it ends there.
     #[cfg(unix)]
     fn prefetch(&self, range: Range<u64>) {
         /// The smallest piece in which the kernel reads ahead.
         const STEP: usize = 16 << 10;
+        #[cfg(target_os = "linux")]
+        if self.known.never_cached.load(Ordering::Relaxed) {
+            return;
+        }
         for offset in (range.start..range.end.min(self.size)).step_by(STEP) {
             // A failure is met again by whoever reads.
-            let _ = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
+            let read = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
+            if read.is_err() {
+                return;
+            }
+            #[cfg(target_os = "linux")]
+            if offset == range.start
+                && !self.is_cached(offset..offset + 1).unwrap_or(!self.file_system().remote)
+            {
+                self.known.never_cached.store(true, Ordering::Relaxed);
+                return;
+            }
         }
     }
 
-    /// Looks at the first byte, the last, and one in the middle: what is cached comes and goes in large
-    /// pieces. Of a range that fits a page the first byte is enough.
+    /// Where the system does not say, with reads of the first byte, the last, and one in the middle that may not
+    /// wait: what is cached comes and goes in large pieces.
     #[cfg(target_os = "linux")]
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
+        match self.residency(&range) {
+            Some(residency) => Some(residency.all() || self.file_system().in_memory),
+            None => self.reads_at_once(&range),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        if self.file_system().in_memory {
+            return None;
+        }
+        self.give_header_back();
+        // Of itself, so that nothing holds the other.
+        let again = || Uncached::new(Self::new(Arc::clone(&self.file), self.size)).map(Arc::new);
+        Some(Arc::clone(self.known.uncached.get_or_init(again).as_ref()?) as _)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn hints(&self) -> Hints {
+        /// Requests that a server answers at the same time without being the slower for it.
+        const SERVER: usize = 32;
+        let hints = Hints::default();
+        if self.file_system().remote { hints.concurrency(SERVER) } else { hints }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl FileSource {
+    fn file_system(&self) -> &FileSystem {
+        self.known.file_system.get_or_init(|| FileSystem::of(&self.file))
+    }
+
+    /// What the page cache has of a range; `None` where that cannot be told.
+    pub(super) fn residency(&self, range: &Range<u64>) -> Option<Residency> {
+        if self.file_system().stacked {
+            return None;
+        }
+        Residency::of(&self.file, range)
+    }
+
+    fn reads_at_once(&self, range: &Range<u64>) -> Option<bool> {
         let (first, last) = (range.start, range.end.saturating_sub(1));
         let offsets = [first, last, first / 2 + last / 2];
         let fits_a_page = last.saturating_sub(first) < 4096;
@@ -141,8 +260,7 @@ impl Source for FileSource {
             match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::AGAIN) => return Some(false),
-                // Files of a memory file system are nowhere else, and cannot be asked.
-                Err(_) => return is_in_memory(&self.file).then_some(true),
+                Err(_) => return self.file_system().in_memory.then_some(true),
             }
         }
         Some(true)
@@ -181,14 +299,6 @@ fn read_exact_at(mut file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()>
     let _one_at_a_time = CURSOR.lock().unwrap_or_else(PoisonError::into_inner);
     file.seek(SeekFrom::Start(offset))?;
     file.read_exact(buf)
-}
-
-/// Whether a file is on a file system that is in memory.
-#[cfg(target_os = "linux")]
-fn is_in_memory(file: &File) -> bool {
-    // From `linux/magic.h`: tmpfs, ramfs, hugetlbfs.
-    const MAGIC: [u32; 3] = [0x0102_1994, 0x8584_58F6, 0x9584_58F6];
-    rustix::fs::fstatfs(file).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u32)))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Hints, Source};
 
@@ -108,6 +109,10 @@ impl<S: Source> Source for Window<S> {
 
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
         self.source.is_cached(self.locate(range)?)
+    }
+
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        Some(Arc::new(Window { source: self.source.uncached()?, range: self.range.clone() }))
     }
 
     fn hints(&self) -> Hints {
