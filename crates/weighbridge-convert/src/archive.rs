@@ -15,7 +15,7 @@ use crate::spool::Spool;
 const MOST_MEMBERS: u64 = 4 << 20;
 /// The longest directory.
 const LONGEST_DIRECTORY: u64 = 256 << 20;
-/// All members together may become so many times as long as the archive, and a gibibyte more. Deflate reaches 1032, real
+/// All members together may become this many times as long as the archive, and a gibibyte more. Deflate reaches 1032, real
 /// weights hardly 2.
 const MOST_RATIO: u64 = 16;
 /// Stored members up to this length have their checksum checked whenever they are opened. Larger ones, which are storages of

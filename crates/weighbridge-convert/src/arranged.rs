@@ -19,7 +19,7 @@ pub(crate) struct Order {
 /// The elements of an array as safetensors wants them. The part has as many bytes as they need.
 pub(crate) fn arranged(part: FilePart, dtype: Dtype, shape: &[usize], order: Order) -> Arc<dyn Source> {
     let width = dtype.bits() as usize / 8;
-    // The parts of a complex number are turned around each by itself.
+    // The two parts of a complex number are byte-swapped each by itself.
     let word = if dtype == Dtype::C64 { width / 2 } else { width };
     let swap = if order.big { word } else { 1 };
     let fortran = order.fortran && shape.iter().filter(|&&dim| dim > 1).count() > 1;

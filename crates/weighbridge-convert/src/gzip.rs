@@ -9,7 +9,7 @@ use crate::cursor::malformed;
 use crate::input::{FilePart, Input, Sequential, unread};
 use crate::spool::{Spool, unwritten};
 
-/// As with archives: so many times as long as the file, and a gibibyte more.
+/// As with archives: this many times as long as the file, and a gibibyte more.
 const MOST_RATIO: u64 = 16;
 const MOST_MORE: u64 = 1 << 30;
 

@@ -17,7 +17,7 @@ pub(crate) struct Strided {
     storage: Arc<dyn Source>,
     /// Bytes of an element.
     width: usize,
-    /// Bytes of the words in it that are turned around; 1 turns nothing.
+    /// Bytes of the words in it that are byte-swapped; 1 swaps nothing.
     swap: usize,
     /// Where the first element is, in bytes.
     start: u64,

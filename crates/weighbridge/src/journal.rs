@@ -51,7 +51,7 @@ pub(crate) fn prefix(name: &OsStr) -> String {
     format!(".{start}.{:016x}.", hasher.finish())
 }
 
-/// Names of shards: no checkpoint has so many.
+/// The most names of shards: no checkpoint has as many.
 const MOST_BYTES: u64 = 16 << 20;
 
 impl Journal {

@@ -43,7 +43,7 @@ pub(super) fn of_pairs(bytes: &[u8]) -> Tally {
     of_codes(codes.len(), codes.iter().map(|&code| u16::from_le_bytes(code)))
 }
 
-/// Counts codes that something makes; about so many.
+/// Counts codes, about `count` of them.
 pub(super) fn of_codes(count: usize, codes: impl Iterator<Item = u16>) -> Tally {
     /// Up to here sorting takes less time than looking through the table.
     const FEW: usize = 4096;

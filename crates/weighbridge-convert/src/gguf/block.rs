@@ -22,7 +22,7 @@ pub(super) struct Quant {
     pub(super) values: usize,
     /// Bytes of a block.
     pub(super) bytes: usize,
-    /// Where in a block numbers of several bytes stand, and how many bytes these have: they are turned around in files that
+    /// The offsets in a block of numbers of several bytes, and their sizes: they are byte-swapped in files that
     /// are big-endian.
     pub(super) wide: &'static [(usize, usize)],
     /// Makes the values of one little-endian block.
@@ -105,7 +105,7 @@ impl Kind {
         }))
     }
 
-    /// `Q8_1` has had two layouts: which it is, where there is room for so many bytes until the next tensor.
+    /// `Q8_1` has had two layouts: which it is, given the number of bytes until the next tensor.
     pub(super) fn in_room(self, shape: &[usize], room: u64, align: u64) -> Self {
         let old = Self::Quantised(&Q8_1_LONG);
         if self.name() != old.name() {

@@ -20,9 +20,9 @@ pub(super) struct Header {
 /// A value of the metadata.
 pub(super) enum Value {
     Text(String),
-    /// An array, skipped, of so many values.
+    /// An array, skipped, and its number of values.
     Array(u64),
-    /// A text that is too long to keep, of so many bytes.
+    /// A text that is too long to keep, and its length in bytes.
     Long(u64),
     /// A text that is not UTF-8, or a value whose key is not.
     Binary,

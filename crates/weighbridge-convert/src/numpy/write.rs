@@ -14,7 +14,7 @@ use crate::note::{Note, NoteKind};
 /// Before NumPy 2.
 const OLD_MOST_DIMS: usize = 32;
 
-/// Writes one tensor as `.npy`; returns what is to be said of it: that only NumPy 2 reads so many dimensions.
+/// Writes one tensor as `.npy`; returns a warning if it has more dimensions than NumPy 1 reads.
 ///
 /// # Errors
 ///

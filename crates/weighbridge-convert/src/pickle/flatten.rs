@@ -115,7 +115,7 @@ enum Step {
     Leave(Id),
 }
 
-/// How much may still be walked through: a value may stand in several places, but not in so many that the file would be a bomb.
+/// How many values may still be visited: one value may be used in several places, but not so often that the file is a bomb.
 struct Budget {
     visits: usize,
     names: usize,

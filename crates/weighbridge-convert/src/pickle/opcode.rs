@@ -40,7 +40,7 @@ pub(crate) enum Op {
     EmptySet,
     List,
     Tuple,
-    /// A tuple of the topmost items of the stack, so many.
+    /// A tuple of this number of items from the top of the stack.
     TupleOf(usize),
     Dict,
     FrozenSet,

@@ -6,7 +6,7 @@ use super::value::{Id, Pickle, Value};
 pub(super) fn holds_tensors(pickle: &Pickle) -> Vec<bool> {
     let count = pickle.nodes.len();
     let ids = || (0..count).filter_map(|id| Id::try_from(id).ok());
-    // The edges, turned around: where those of a node begin, then which nodes hold it.
+    // The edges in the opposite direction: where those of a node begin, then which nodes hold it.
     let mut starts = vec![0_u32; count + 1];
     for id in ids() {
         pickle.for_children(id, |child| {

@@ -16,7 +16,7 @@ use crate::contents::{Contents, Tensor};
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
 
-/// Expanded tensors may be so many times as long as the file, and a gibibyte more.
+/// Expanded tensors may be this many times as long as the file, and a gibibyte more.
 const MOST_RATIO: u64 = 16;
 
 /// Where the bytes of storages are.

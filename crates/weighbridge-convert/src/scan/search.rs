@@ -208,7 +208,7 @@ impl Search {
             }
             next = followed.stopped.then_some(followed.end);
         }
-        // Nothing that people write ends in so many places.
+        // No file that people write has that many ends.
         true
     }
 

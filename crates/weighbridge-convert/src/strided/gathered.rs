@@ -171,7 +171,7 @@ fn for_indices(dims: &[Dim], out: &[usize], mut each: impl FnMut(u64, usize)) {
     }
 }
 
-/// Copies so many elements, `from_step` bytes apart, to places that are `to_step` bytes apart.
+/// Copies `count` elements, `from_step` bytes apart, to where they are `to_step` bytes apart.
 fn spread(width: usize, from: &[u8], from_step: usize, to: &mut [u8], to_step: usize, count: u64) {
     if from_step == width && to_step == width {
         let len = count as usize * width;

@@ -30,7 +30,7 @@ enum Source<'c> {
     Made(Vec<u8>),
 }
 
-/// Above so many values the middle is left out.
+/// Of more values than this the middle is left out.
 const THRESHOLD: usize = 1000;
 /// So many places are kept at each end.
 const EDGE: usize = 3;

@@ -93,7 +93,7 @@ fn with_other<R>(
 ) -> Result<R> {
     thread_local!(static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
     let (own, its) = (u64::from(chunk.tensor.dtype().bits()), u64::from(other.dtype().bits()));
-    // Pieces start and end between elements, whose bits are so many.
+    // Pieces start and end between elements, which have `own` and `its` bits.
     let place = |byte: u64| byte / own * its + byte % own * its / own;
     let (start, end) = (place(chunk.range.start), place(chunk.range.end));
     MEMORY.with_borrow_mut(|memory| {
@@ -203,7 +203,7 @@ impl Sums {
     }
 }
 
-/// Elements of so many bits that are not the same.
+/// The number of elements of `bits` bits that differ.
 fn differing_bits(bits: usize, a: &[u8], b: &[u8]) -> u64 {
     if bits == 4 {
         let differ = |byte: u8| u64::from(byte & 0xF != 0) + u64::from(byte >> 4 != 0);

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use clap::ValueEnum;
 use weighbridge::{TensorRef, natural_order};
 
-/// What follows so many dots is one name: so deep are recursions, and no model is.
+/// Deeper than this, the rest of a name is one name: the tree is walked recursively, and no model is as deep.
 const DEEPEST: usize = 64;
 
 /// The order of siblings, and of tensors in a list.

@@ -1,4 +1,4 @@
-//! An index read for what is wrong with it: everything that stands there, outside names and duplicates included.
+//! An index read for what is wrong with it: every entry, those of files outside and duplicates included.
 
 use std::fmt;
 use std::io::Read;

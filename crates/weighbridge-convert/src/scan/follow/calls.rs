@@ -29,7 +29,7 @@ const KEEPING_TYPES: &[(&str, &str)] = &[
 /// Pickles within pickles.
 const DEEPEST: usize = 8;
 impl State {
-    /// Passes over an array of so many bytes, and before it over padding, whose length is a byte.
+    /// Skips padding, whose length is in its first byte, and then an array of `len` bytes.
     pub(in crate::scan) fn pass_array(&mut self, len: u64, padded: bool) -> Result<(), Broken> {
         let mut at = self.opcodes.position();
         if padded {
