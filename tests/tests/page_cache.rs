@@ -12,7 +12,7 @@ use weighbridge::engine::{PageCache, Prefetch, ReadOrder};
 use weighbridge::plan::{Input, Part};
 use weighbridge::source::{Concat, FileSource, Source, Window};
 use weighbridge::{Checkpoint, Dtype, Entry, LoadOptions, Plan, Session, Slice};
-use weighbridge_tests::page_cache::{evict, page_size, resident, resident_bytes, warm};
+use weighbridge_tests::page_cache::{evict, is_told, page_size, resident, resident_bytes, warm};
 use weighbridge_tests::{Stored, in_file_order, sharded};
 
 /// Two shards: large tensors, small ones, and a long header.
@@ -35,8 +35,11 @@ impl Model {
         sharded(directory.path(), &[("1.safetensors", one), ("2.safetensors", two)]);
         let files = ["1.safetensors", "2.safetensors"].map(|name| directory.path().join(name));
         let model = Self { directory, tensors, files };
-        if !model.evict() {
-            eprintln!("skipped: pages of files in {} cannot be evicted", model.directory.path().display());
+        if !model.evict() || !is_told(&model.files[0]) {
+            let directory = model.directory.path().display();
+            eprintln!(
+                "skipped: pages of files in {directory} cannot be evicted, or the system does not tell of them"
+            );
             return None;
         }
         Some(model)

@@ -63,6 +63,10 @@ impl Source for Probe {
         self.note(Asked::Prefetch(range));
     }
 
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        Some(Arc::new(self.clone()))
+    }
+
     fn is_cached(&self, range: Range<u64>) -> Option<bool> {
         let cached = range.end <= self.cached;
         self.note(Asked::IsCached(range));

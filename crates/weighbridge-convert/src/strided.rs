@@ -199,6 +199,18 @@ mod tests {
         out
     }
 
+    #[test]
+    fn the_storage_is_read_uncached() {
+        let probe = Probe::new((0..24).collect());
+        let transposed = Strided::new(Arc::new(probe.clone()), (2, 1), 0, &[4, 3], &[1, 4]);
+        let (mut usual, mut uncached) = ([0; 24], [1; 24]);
+        transposed.read_at(0, &mut usual).unwrap();
+        let asked = probe.asked();
+        transposed.uncached().unwrap().read_at(0, &mut uncached).unwrap();
+        assert_eq!((usual, &probe.asked()), (uncached, &asked));
+        assert!(!asked.is_empty());
+    }
+
     fn check(width: usize, start: u64, shape: &[usize], strides: &[u64], offset: u64, len: usize) {
         let reach = start
             + shape.iter().zip(strides).map(|(dim, stride)| (*dim as u64 - 1) * stride).sum::<u64>()

@@ -95,6 +95,10 @@ fn nothing_is_left_in_the_page_cache_if_it_is_released() {
     let model = Model::new();
     for behaviour in both() {
         let Some(mounted) = model.mounted(behaviour) else { return };
+        if !weighbridge_tests::page_cache::is_told(&mounted.path().join("model-1.safetensors")) {
+            eprintln!("skipped: the system does not tell what is cached");
+            return;
+        }
         for page_cache in [PageCache::Release, PageCache::Keep] {
             model.load(&open(mounted.path()), LoadOptions::new().page_cache(page_cache));
             let cached: u64 = ["model-1.safetensors", "model-2.safetensors"]

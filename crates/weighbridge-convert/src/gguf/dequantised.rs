@@ -127,6 +127,18 @@ mod tests {
     use crate::probe::{Asked, Probe};
 
     #[test]
+    fn blocks_are_read_uncached() {
+        let Some(Kind::Quantised(quant)) = Kind::of(8) else { panic!("it is unknown") };
+        let probe = Probe::new((0..34 * 10).map(|i| (i * 7) as u8).collect());
+        let values = Dequantised::new(Arc::new(probe.clone()), quant, false, Dtype::F16).unwrap();
+        let (mut usual, mut uncached) = ([0; 100], [1; 100]);
+        values.read_at(60, &mut usual).unwrap();
+        values.uncached().unwrap().read_at(60, &mut uncached).unwrap();
+        assert_eq!(usual, uncached);
+        assert_eq!(probe.asked(), [Asked::Read(0..102), Asked::Read(0..102)]);
+    }
+
+    #[test]
     fn the_blocks_of_values_are_fetched_ahead() {
         // Q8_0: 34 bytes for 32 values.
         let Some(Kind::Quantised(quant)) = Kind::of(8) else { panic!("it is unknown") };

@@ -228,6 +228,18 @@ mod tests {
     }
 
     #[test]
+    fn those_that_can_be_read_uncached_are() {
+        let probe = Probe::new(vec![1; 4]);
+        let memory = || Arc::new(MemorySource([2; 4])) as Arc<dyn Source>;
+        let whole = Concat::new([memory(), Arc::new(probe.clone()), memory()]).unwrap();
+        let uncached = whole.uncached().unwrap();
+        assert_eq!((uncached.size(), uncached.hints().chunk), (12, Hints::default().chunk));
+        assert_eq!(read_uninit(&uncached, 3, 6).unwrap(), [2, 1, 1, 1, 1, 2]);
+        assert_eq!(probe.asked(), [Asked::ReadUninit(0..4)]);
+        assert!(Concat::new([memory(), memory()]).unwrap().uncached().is_none());
+    }
+
+    #[test]
     fn it_is_cached_if_all_is() {
         let cached = |answers: &[Option<bool>]| {
             let parts = answers.iter().map(|&answer| Probe::new(vec![0; 2]).cached(answer));

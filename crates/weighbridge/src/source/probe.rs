@@ -90,6 +90,10 @@ impl Source for Probe {
         self.cached
     }
 
+    fn uncached(&self) -> Option<Arc<dyn Source>> {
+        Some(Arc::new(self.clone()))
+    }
+
     fn hints(&self) -> Hints {
         Hints::default().chunk(12_345)
     }

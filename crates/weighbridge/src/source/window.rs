@@ -152,6 +152,16 @@ mod tests {
     }
 
     #[test]
+    fn an_uncached_window_is_one_onto_the_uncached_source() {
+        let probe = Probe::new((0..40).collect());
+        let window = Window::new(probe.clone(), 10..30).unwrap().uncached().unwrap();
+        assert_eq!(read_uninit(&window, 7, 2).unwrap(), [17, 18]);
+        assert!(window.read_at(19, &mut [0; 2]).is_err());
+        assert_eq!(probe.asked(), [Asked::ReadUninit(17..19)]);
+        assert!(Window::whole(MemorySource([0; 4])).uncached().is_none());
+    }
+
+    #[test]
     fn nothing_beyond_a_window_is_read() {
         let probe = Probe::new((0..40).collect());
         let window = Window::new(probe.clone(), 10..20).unwrap();
