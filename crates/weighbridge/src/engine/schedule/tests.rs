@@ -110,7 +110,7 @@ impl Crew {
     /// One of those who wait asks; whether it came further.
     fn ask(&mut self, taker: usize) -> bool {
         let slot = self.takers[taker];
-        match self.schedule.ask(slot) {
+        match self.schedule.ask(slot, true) {
             Ask::Begin => self.begins.push((vec![slot], false)),
             Ask::BeginBatch(slots) => {
                 assert_eq!(slots[0], slot);
@@ -284,7 +284,7 @@ fn reading_ahead_waits_for_room_that_is_worth_it() {
         schedule.begun([Begun { slot, memory: slot, tiles: 0 }]);
         schedule.landed(slot, Ok(slot));
         schedule.enter(slot);
-        match schedule.ask(slot) {
+        match schedule.ask(slot, true) {
             Ask::Ready { has_room: room, .. } => has_room.push(room),
             other => panic!("{other:?}"),
         }
@@ -298,9 +298,9 @@ fn reading_ahead_waits_for_room_that_is_worth_it() {
 fn what_comes_next_brings_its_neighbours_and_what_does_not_comes_alone() {
     let mut schedule = Tested::new((0..10).collect(), vec![Some(MIB); 10], 5 * MIB);
     schedule.enter(7);
-    assert!(matches!(schedule.ask(7), Ask::Begin));
+    assert!(matches!(schedule.ask(7, true), Ask::Begin));
     schedule.enter(0);
-    match schedule.ask(0) {
+    match schedule.ask(0, true) {
         Ask::BeginBatch(slots) => assert_eq!(slots, [0, 1, 2, 3, 4]),
         other => panic!("{other:?}"),
     }
@@ -311,7 +311,7 @@ fn a_slot_that_was_added_is_used_again() {
     let mut schedule = Tested::new(Vec::new(), Vec::new(), 0);
     let slot = schedule.add_slot();
     schedule.enter(slot);
-    assert!(matches!(schedule.ask(slot), Ask::Begin));
+    assert!(matches!(schedule.ask(slot, true), Ask::Begin));
     // Cancelled in the middle: its memory may still be written to.
     schedule.leave(slot);
     assert!(schedule.remove_slot(slot).is_none());
