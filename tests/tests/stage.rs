@@ -57,6 +57,8 @@ struct Machine {
     dice: Dice,
     /// Whether the host can write to the device's memory.
     in_place: bool,
+    /// Whether bytes are cast to two of them each on the device.
+    casts: bool,
     fault: Option<(Step, bool)>,
     /// Calls of the step that fails until it does.
     until: AtomicU64,
@@ -75,8 +77,16 @@ struct Machine {
 
 /// A copy that the device will make.
 enum Work {
-    Copy { parts: Vec<(Staged, Bytes, usize)>, done: Arc<(Mutex<bool>, Condvar)> },
+    Copy { parts: Vec<Part>, done: Arc<(Mutex<bool>, Condvar)> },
     Stop,
+}
+
+/// Bytes of a slab, where they go to, and whether they are cast.
+struct Part {
+    staged: Staged,
+    to: Bytes,
+    offset: usize,
+    is_cast: bool,
 }
 
 type Bytes = Arc<Mutex<Vec<u8>>>;
@@ -208,8 +218,12 @@ impl Machine {
             if self.slow && self.dice.roll(2) == 0 {
                 thread::sleep(Duration::from_micros(self.dice.roll(300)));
             }
-            for (staged, to, offset) in parts {
-                to.lock().unwrap()[offset..offset + staged.1].copy_from_slice(staged.read());
+            for Part { staged, to, offset, is_cast } in parts {
+                let bytes = match is_cast {
+                    true => staged.read().iter().flat_map(|&byte| in_native_order(byte)).collect(),
+                    false => staged.read().to_vec(),
+                };
+                to.lock().unwrap()[offset..offset + bytes.len()].copy_from_slice(&bytes);
             }
             *done.0.lock().unwrap() = true;
             done.1.notify_all();
@@ -267,7 +281,12 @@ impl Device for Simulated {
         self.0.step(Step::Copy)?;
         let done = Arc::new((Mutex::new(false), Condvar::new()));
         let staged = |t: &Transfer<'_, Memory>| Staged(t.bytes.as_ptr(), t.bytes.len());
-        let part = |t| (staged(t), Arc::clone(&t.memory.bytes), t.offset as usize);
+        let part = |t: &Transfer<'_, Memory>| Part {
+            staged: staged(t),
+            to: Arc::clone(&t.memory.bytes),
+            offset: t.offset as usize,
+            is_cast: t.cast.is_some_and(|cast| cast == (Dtype::U8, Dtype::U16)),
+        };
         let parts = transfers.iter().map(part).collect();
         lane.sent.push_back(Arc::clone(&done));
         self.0.push(Work::Copy { parts, done: Arc::clone(&done) });
@@ -283,6 +302,10 @@ impl Device for Simulated {
             done = fence.1.wait(done).unwrap();
         }
         failed
+    }
+
+    fn casts(&self, from: Dtype, to: Dtype) -> bool {
+        self.0.casts && (from, to) == (Dtype::U8, Dtype::U16)
     }
 
     fn is_done(&self, _: &Lane, fence: &Fence) -> bool {
@@ -322,6 +345,7 @@ impl Schedule {
         let machine = Arc::new(Machine {
             dice,
             in_place,
+            casts: until % 2 == 0,
             fault,
             until: AtomicU64::new(until),
             slow,

@@ -77,7 +77,7 @@ impl Loader {
                     continue;
                 }
             };
-            let (entry, request) = item.planned(&target, dtype.is_some(), route, device)?;
+            let (entry, request) = item.planned(&target, dtype.is_some(), device)?;
             entries.push(entry);
             requests.push((name, request));
             if stored != target.read_as || target.pairs {

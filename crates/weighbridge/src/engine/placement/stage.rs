@@ -15,7 +15,7 @@ use std::sync::Arc;
 use device::ALIGN;
 pub use device::{Device, Ring, Transfer};
 use slabs::{Next, Slabs};
-use target::Target;
+use target::{Target, Uncast};
 
 use super::{Allocated, CarriedOut, Placement, Refused, TileStats, Watch, each_tile};
 use crate::engine::job::{Group, Job, Tile, coalesce};
@@ -154,6 +154,15 @@ impl<D: Device> Stage<D> {
         });
     }
 
+    /// What crosses the bus in the place of an entry, if the device casts it.
+    fn uncast(&self, entry: &Entry) -> Option<Uncast> {
+        let (stored, to) = (entry.uncast()?, entry.dtype());
+        let (small, large) = (u64::from(stored.dtype().bits()), u64::from(to.bits()));
+        let is_whole = small.is_multiple_of(8) && large.is_multiple_of(small);
+        let casts = || caught("it was planned", || Ok(self.device.casts(stored.dtype(), to)));
+        (is_whole && casts().unwrap_or(false)).then(|| Uncast { entry: stored, to, times: large / small })
+    }
+
     /// Makes the tiles of a job in a slab, one after the other, and sends them.
     fn fill_and_send(
         &self,
@@ -182,8 +191,9 @@ impl<D: Device> Stage<D> {
             let (bytes, behind) = mem::take(&mut rest).split_at_mut(room(&tile));
             rest = behind;
             let outcome = caught("it was loaded", || {
-                let memory = &mut bytes[..tile.bytes() as usize];
-                let (bytes, read) = maker.make(&tile.entry, tile.range.clone(), memory)?;
+                let (entry, range) = tile.chunk.staged();
+                let memory = &mut bytes[..(range.end - range.start) as usize];
+                let (bytes, read) = maker.make(entry.unwrap_or(&tile.entry), range, memory)?;
                 stats.read = read;
                 Ok(bytes)
             });
@@ -200,7 +210,12 @@ impl<D: Device> Stage<D> {
         }
         let transfers: Vec<_> = made
             .iter()
-            .map(|(_, target, bytes)| Transfer { bytes, memory: target.memory(), offset: target.offset() })
+            .map(|(_, target, bytes)| Transfer {
+                bytes,
+                memory: target.memory(),
+                offset: target.offset(),
+                cast: target.cast(),
+            })
             .collect();
         let copy = || {
             // SAFETY: the slab and the memory go into a `Flight` below, which nobody touches before `wait` has returned; if
@@ -241,8 +256,9 @@ fn leave<S, F>(slab: S, slabs: &mut Slabs<S, F>) {
 }
 
 /// The bytes that a tile takes of a slab. It has no more bytes than a slab.
-fn room<C>(tile: &Tile<C>) -> usize {
-    (tile.bytes() as usize).next_multiple_of(ALIGN)
+fn room<D: Device>(tile: &Tile<Target<D>>) -> usize {
+    let (_, staged) = tile.chunk.staged();
+    ((staged.end - staged.start) as usize).next_multiple_of(ALIGN)
 }
 
 impl<D: Device> Placement for Stage<D> {
@@ -258,7 +274,7 @@ impl<D: Device> Placement for Stage<D> {
         let one = |&(entry, size): &(&Entry, usize)| {
             let memory = caught("memory of the device was allocated", || self.device.allocate(entry))?;
             let size = (size.min(self.slab_bytes) / ALIGN * ALIGN).max(ALIGN) as u64;
-            let (memory, targets) = Target::cut(memory, entry.byte_len(), size);
+            let (memory, targets) = Target::cut(memory, entry.byte_len(), size, self.uncast(entry));
             let chunks = targets.into_iter().map(|target| (target.range(), target)).collect();
             Ok(Allocated { memory, chunks })
         };

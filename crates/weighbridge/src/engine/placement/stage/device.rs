@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::plan::Entry;
 
@@ -64,6 +65,13 @@ pub trait Device: Send + Sync + 'static {
         None
     }
 
+    /// Whether it can cast what it copies from one dtype to another, whose elements are some times as large: they then cross the
+    /// bus as they are stored.
+    fn casts(&self, from: Dtype, to: Dtype) -> bool {
+        let _ = (from, to);
+        false
+    }
+
     /// Starts to copy, all from one slab of the lane. If it fails, nothing may be read or written any more when it returns.
     ///
     /// # Errors
@@ -114,8 +122,10 @@ pub struct Transfer<'a, M> {
     pub bytes: &'a [u8],
     /// The memory that they go to.
     pub memory: &'a M,
-    /// The offset of the first in that memory.
+    /// The offset in that memory of the first, or of what it is cast to.
     pub offset: u64,
+    /// From and to which dtype they are to be cast there, as the device said that it [can](Device::casts).
+    pub cast: Option<(Dtype, Dtype)>,
 }
 
 /// The staging buffers of a session: how many, and of which size.
