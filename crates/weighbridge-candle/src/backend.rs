@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::{Shard, SimpleBackend};
 use candle_nn::{Init, VarBuilder};
 use weighbridge::engine::ReadOrder;
-use weighbridge::{Checkpoint, Error, Report, Result, Slice};
+use weighbridge::{Checkpoint, Error, LoadOptions, Report, Result, Slice};
 
 use crate::Loader;
 use crate::catalog::{Catalog, Item, slice_of_shard};
@@ -100,7 +100,7 @@ impl Loader {
             let is_known = !catalog.has_codes(&item) && (wholes || item.part().is_some());
             entries.push(if is_known { entry } else { entry.deferred() });
         }
-        let session = self.session(entries, ReadOrder::Natural, None);
+        let session = self.session(entries, LoadOptions::new().order(ReadOrder::Natural), None);
         let session = Tensors::start(session, &self.devices, &self.staging)?;
         Ok(Backend { catalog, session, devices: self.devices, dtype })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use candle_core::{DType, Device};
 use candle_nn::var_builder::Shard;
-use weighbridge::engine::{IntoFlow, Prefetch, ReadOrder, SessionBuilder};
+use weighbridge::engine::{IntoFlow, Prefetch, SessionBuilder};
 use weighbridge::plan::Overflow;
 use weighbridge::{
     Checkpoint, Dtype, Entry, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result, Slice,
@@ -281,14 +281,13 @@ impl Loader {
         Catalog::new(&self.checkpoint, std::mem::take(&mut self.rules))
     }
 
-    /// A session over entries in this order, with `read_ahead` whatever was set, if it is given.
+    /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set, if it is given.
     pub(crate) fn session(
         &self,
         entries: Vec<Entry>,
-        order: ReadOrder,
+        defaults: LoadOptions,
         read_ahead: Option<u64>,
     ) -> SessionBuilder {
-        let defaults = LoadOptions::new().order(order);
         let session = Plan::new(entries).session().options(self.options.clone().or(defaults));
         match read_ahead {
             Some(bytes) => session.read_ahead(bytes),

@@ -19,7 +19,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
 };
-use weighbridge::Result;
+use weighbridge::Error;
 
 use super::casts::{Cast, Casts};
 use super::failed;
@@ -27,7 +27,7 @@ use super::memory::{Memory, Slab, View, place};
 use crate::tensor::refused;
 
 /// A point in a stream. Who waits for it sleeps; cudarc's own also take the time.
-pub(super) struct Event {
+pub(crate) struct Event {
     event: sys::CUevent,
     context: Arc<CudaContext>,
 }
@@ -158,7 +158,7 @@ impl Copier {
         uploads: &[Upload<'_>],
         casts: &Casts,
         room: usize,
-    ) -> Result<Result<Event>, DriverError> {
+    ) -> Result<Result<Event, Error>, DriverError> {
         // SAFETY: as the caller has promised.
         match unsafe { self.send(uploads, casts, room) } {
             Ok(event) => Ok(Ok(event)),
@@ -169,7 +169,7 @@ impl Copier {
     /// # Safety
     ///
     /// As for [`upload`](Self::upload), also when it fails, until the stream has been waited for.
-    unsafe fn send(&mut self, uploads: &[Upload<'_>], casts: &Casts, room: usize) -> Result<Event> {
+    unsafe fn send(&mut self, uploads: &[Upload<'_>], casts: &Casts, room: usize) -> Result<Event, Error> {
         let refused_copy = failed("a copy could not be started");
         self.context().bind_to_thread().map_err(&refused_copy)?;
         let mut cast_before = 0;
@@ -206,7 +206,7 @@ impl Copier {
     }
 
     /// Memory of `room` bytes in which bytes arrive that are cast, and its size.
-    fn scratch(&mut self, device: &CudaDevice, room: usize) -> Result<(CUdeviceptr, usize)> {
+    fn scratch(&mut self, device: &CudaDevice, room: usize) -> Result<(CUdeviceptr, usize), Error> {
         if self.scratch.is_none() {
             // SAFETY: it is read only behind copies to it.
             let made = unsafe { device.alloc::<u8>(room) }.map_err(|error| refused(&error))?;
@@ -226,7 +226,7 @@ impl Copier {
         upload: &Upload<'_>,
         from: CUdeviceptr,
         to: CUdeviceptr,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         let kernel = match self.casts.get(&cast) {
             Some(kernel) => kernel.clone(),
             None => {

@@ -101,12 +101,6 @@ impl engine::Device for Cuda {
         let mut events: Self::Fence = Vec::new();
         for (number, (gpu, copier)) in self.gpus.iter().zip(lane).enumerate() {
             let of_gpu = transfers.iter().filter(|transfer| transfer.memory.gpu == number);
-            let upload = |transfer: &Transfer<'_, OnGpu>| {
-                let &Transfer { bytes, memory: OnGpu { memory, ready, device, .. }, offset, cast, .. } =
-                    transfer;
-                let cast = cast.and_then(|(from, to)| Cast::new(from, to));
-                Upload { memory, ready, device, bytes, offset, cast }
-            };
             let uploads: Vec<_> = of_gpu.map(upload).collect();
             if uploads.is_empty() {
                 continue;
@@ -157,4 +151,10 @@ impl engine::Device for Cuda {
         let storage = CudaStorage { slice: memory.memory.into_slice(), device: memory.device };
         Ok(Tensor::from((Storage::Cuda(storage), shape)))
     }
+}
+
+fn upload<'a>(transfer: &Transfer<'a, OnGpu>) -> Upload<'a> {
+    let &Transfer { bytes, memory: OnGpu { memory, ready, device, .. }, offset, cast, .. } = transfer;
+    let cast = cast.and_then(|(from, to)| Cast::new(from, to));
+    Upload { memory, ready, device, bytes, offset, cast }
 }
