@@ -117,7 +117,7 @@ impl Results {
                 )
             });
             let mut parts: Vec<_> = parts.collect();
-            if !saves {
+            if !saves && !loader.contains("rank") {
                 parts.extend(others.iter().map(|(peer, _, theirs)| format!("{:.1}x {peer}", best / theirs)));
             }
             shares.push(format!("{loader}, {place}: {}", parts.join(", ")));

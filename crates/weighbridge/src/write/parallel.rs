@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 const PIECE: u64 = 4 << 20;
 
 /// Fewer are not worth threads.
-const WORTH: u64 = 4 * PIECE;
+const WORTH: u64 = 2 * PIECE;
 
 /// Bytes of a tensor, and where they go to in the file.
 struct Piece<'t> {
