@@ -1,4 +1,5 @@
-//! Saves whose tensors give their bytes in any order, to several threads: the same file as any other, or none.
+//! Saves whose tensors give their bytes in any order, to several threads: the same file as any other, or
+//! none.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 

@@ -248,8 +248,9 @@ impl Loader {
         self
     }
 
-    /// Sets how the load goes about its work: all that is set in `options`. By default [`load`](Self::load) reads in the order of
-    /// the files and without a limit, and a `VarBuilder` reads ahead in the natural order of names.
+    /// Sets how the load goes about its work: all that is set in `options`. By default [`load`](Self::load)
+    /// reads in the order of the files and without a limit, and a `VarBuilder` reads ahead in the natural
+    /// order of names.
     pub fn options(mut self, options: LoadOptions) -> Self {
         self.options = options.or(self.options);
         self
@@ -260,8 +261,8 @@ impl Loader {
         self.options(LoadOptions::new().threads(threads))
     }
 
-    /// See [`LoadOptions::read_ahead`]: the bytes that a `VarBuilder` may have read ahead of what the model has asked for. On a
-    /// GPU there is no limit unless one is set: what is read ahead is in its place.
+    /// See [`LoadOptions::read_ahead`]: the bytes that a `VarBuilder` may have read ahead of what the model
+    /// has asked for. On a GPU there is no limit unless one is set: what is read ahead is in its place.
     pub fn read_ahead(self, bytes: u64) -> Self {
         self.options(LoadOptions::new().read_ahead(bytes))
     }
@@ -281,7 +282,8 @@ impl Loader {
         Catalog::new(&self.checkpoint, std::mem::take(&mut self.rules))
     }
 
-    /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set, if it is given.
+    /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set,
+    /// if it is given.
     pub(crate) fn session(
         &self,
         entries: Vec<Entry>,

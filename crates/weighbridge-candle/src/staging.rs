@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(any(feature = "cuda", feature = "metal"))]
 use weighbridge::engine::Ring;
 
-/// Page-locked memory through which tensors go to a GPU and come back: 32 buffers of 2 MiB unless something else is
-/// said. Other devices need none.
+/// Page-locked memory through which tensors go to a GPU and come back: 32 buffers of 2 MiB unless something
+/// else is said. Other devices need none.
 ///
-/// Each thread that reads has two buffers of its own, or one where there are fewer, and fills one while the other is
-/// copied from: they are small enough to be still in the processor's cache then. A load makes the buffers that it
-/// needs, not more than that, and frees them. Locking pages takes time, about as much as it takes to send a few
-/// gigabytes; who loads or saves more than once gives the same `Staging` to each [`Loader`](crate::Loader::staging) and [`Saver`](crate::Saver::staging), and frees it by
-/// dropping it.
+/// Each thread that reads has two buffers of its own, or one where there are fewer, and fills one while the
+/// other is copied from: they are small enough to be still in the processor's cache then. A load makes the
+/// buffers that it needs, not more than that, and frees them. Locking pages takes time: who loads or saves more
+/// than once gives the same `Staging` to each [`Loader`](crate::Loader::staging) and
+/// [`Saver`](crate::Saver::staging), and frees it by dropping it.
 ///
 /// ```
 /// use weighbridge_candle::{Loader, Staging};
@@ -22,7 +22,7 @@ use weighbridge::engine::Ring;
 ///
 /// # fn main() -> weighbridge_candle::weighbridge::Result<()> {
 /// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
-/// let staging = Staging::new().buffers(16).buffer_bytes(8 << 20); // 128 MiB
+/// let staging = Staging::new().buffers(16); // 32 MiB
 /// let loaded = Loader::new(&ckpt).staging(&staging).load()?;
 /// # Ok(())
 /// # }
@@ -48,8 +48,8 @@ impl Staging {
         Self::default()
     }
 
-    /// Sets the number of buffers that a load or a save has at most; at least one. Where there are fewer than threads, not all
-    /// threads read.
+    /// Sets the number of buffers that a load or a save has at most; at least one. Where there are fewer than
+    /// threads, not all threads read.
     pub fn buffers(self, buffers: usize) -> Self {
         Self::of(buffers.max(1), self.buffer_bytes)
     }

@@ -93,7 +93,8 @@ impl SessionBuilder {
     }
 
     /// The same, with tensors on a device, through the staging buffers of a ring. These are above what is
-    /// [read ahead](LoadOptions::read_ahead), which counts bytes on the device, and has no limit unless one is set.
+    /// [read ahead](LoadOptions::read_ahead), which counts bytes on the device, and has no limit unless one
+    /// is set.
     ///
     /// # Errors
     ///

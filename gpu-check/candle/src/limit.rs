@@ -1,7 +1,8 @@
-//! What a load could reach: the page cache to the device with nothing in between, and what a save could reach.
+//! What a load could reach: the page cache to the device with nothing in between, and what a save could
+//! reach.
 //!
-//! As many threads as read in a load, each with two small page-locked slabs and a stream of its own: it reads into one while the
-//! device copies from the other. There are no tensors and nothing is scheduled.
+//! As many threads as read in a load, each with two small page-locked slabs and a stream of its own: it reads
+//! into one while the device copies from the other. There are no tensors and nothing is scheduled.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -26,7 +27,8 @@ fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(16)
 }
 
-/// Brings a file to the device in pieces of `slab` bytes. The first time makes slabs, streams and memory of the device, too.
+/// Brings a file to the device in pieces of `slab` bytes. The first time makes slabs, streams and memory of
+/// the device, too.
 pub(crate) fn load(file: &Path, model: &Model, slab: usize, repeat: usize) -> Result<Measured> {
     let context = CudaContext::new(0)?;
     let stream = context.new_stream()?;
@@ -100,7 +102,8 @@ fn bring(
         event.synchronize()?;
         let bytes = &mut pinned.as_mut_slice()?[..(len - start).min(size as u64) as usize];
         file.read_exact_at(bytes, start)?;
-        // SAFETY: both have so many bytes there; the slab is touched again when the event was waited for, and lives longer.
+        // SAFETY: both have so many bytes there; the slab is touched again when the event was waited for, and
+        // lives longer.
         #[allow(unsafe_code)]
         unsafe { result::memcpy_htod_async(to + start, bytes, stream.cu_stream()) }?;
         event.record(stream)?;
@@ -108,7 +111,8 @@ fn bring(
     Ok(stream.synchronize()?)
 }
 
-/// Writes as many bytes from memory to a new file in the directory of `file`, from several threads, and syncs it.
+/// Writes as many bytes from memory to a new file in the directory of `file`, from several threads, and syncs
+/// it.
 pub(crate) fn save(file: &Path, model: &Model, repeat: usize) -> Result<Measured> {
     const PIECE: usize = 2 << 20;
     let path = file.with_file_name("limit");

@@ -86,8 +86,8 @@ impl Results {
         self.rows.push(Row { loader: loader.to_owned(), place, outcome });
     }
 
-    /// Says how near ours come to the limit of a load and to what the bus can do, the first time and the best, and how many
-    /// times as fast as others they are, each at its best.
+    /// Says how near ours come to the limit of a load and to what the bus can do, the first time and the
+    /// best, and how many times as fast as others they are, each at its best.
     pub fn compare(&mut self, place: &Path) {
         let place = place.display().to_string();
         let measured = self.rows.iter().filter(|row| row.place == place).filter_map(|row| {

@@ -53,7 +53,8 @@ impl Cast {
     }
 }
 
-/// The kernels of one GPU that were loaded so far: a device of Candle's would load them for each thread that is first.
+/// The kernels of one GPU that were loaded so far: a device of Candle's would load them for each thread that
+/// is first.
 #[derive(Default)]
 pub(super) struct Casts(Mutex<HashMap<Cast, CudaFunction>>);
 

@@ -1,8 +1,8 @@
 //! A stream of our own, in which one thread copies.
 //!
-//! What the driver is told to copy is copied some time later. For what goes to the device the session keeps buffers and
-//! memory until it has waited, as it promises to every [`Device`](weighbridge::engine::Device); what comes back is owned by
-//! an [`Arriving`] until then.
+//! What the driver is told to copy is copied some time later. For what goes to the device the session keeps
+//! buffers and memory until it has waited, as it promises to every [`Device`](weighbridge::engine::Device);
+//! what comes back is owned by an [`Arriving`] until then.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -48,7 +48,8 @@ impl Event {
         Ok(Self { event, context: Arc::clone(context) })
     }
 
-    /// One behind all that was sent to a stream so far, by the calling thread if the stream is another one in each thread.
+    /// One behind all that was sent to a stream so far, by the calling thread if the stream is another one in
+    /// each thread.
     pub(super) fn behind(context: &Arc<CudaContext>, stream: &CudaStream) -> Result<Self, DriverError> {
         let event = Self::new(context)?;
         event.record(stream)?;
@@ -85,8 +86,8 @@ impl Drop for Event {
 
 /// A stream of our own, in which one thread copies, and what it needs for that.
 ///
-/// The stream is made without cudarc's knowledge: `CudaContext::new_stream` would have every kernel of Candle record events
-/// from then on.
+/// The stream is made without cudarc's knowledge: `CudaContext::new_stream` would have every kernel of Candle
+/// record events from then on.
 pub(crate) struct Copier {
     stream: Arc<CudaStream>,
     /// Events that nobody waits for: as many as there are buffers, used again and again.
@@ -125,7 +126,8 @@ impl Copier {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<Self, DriverError> {
         context.bind_to_thread()?;
         let stream = result::stream::create(StreamKind::NonBlocking)?;
-        // SAFETY: the stream is of this context and lives as long as `Self`, which keeps the wrapper to itself.
+        // SAFETY: the stream is of this context and lives as long as `Self`, which keeps the wrapper to
+        // itself.
         let stream = unsafe { context.wrap_borrowed_stream(stream) };
         Ok(Self { stream, spare: Vec::new(), scratch: None, casts: HashMap::new() })
     }
@@ -146,13 +148,14 @@ impl Copier {
         unsafe { result::stream::wait_event(self.stream.cu_stream(), event.event, flags) }
     }
 
-    /// Starts to copy what lies in a buffer of a session to the device, and to cast it there; what is cast takes at most
-    /// `room` bytes, the same each time. `Ok` of an error: nothing is being copied any more; `Err` of one: nobody knows.
+    /// Starts to copy what lies in a buffer of a session to the device, and to cast it there; what is cast
+    /// takes at most `room` bytes, the same each time. `Ok` of an error: nothing is being copied any more;
+    /// `Err` of one: nobody knows.
     ///
     /// # Safety
     ///
-    /// Buffer and memory must be kept, and the buffer must not be written to, until the event has been waited for; if
-    /// nobody knows what is being copied, for good.
+    /// Buffer and memory must be kept, and the buffer must not be written to, until the event has been waited
+    /// for; if nobody knows what is being copied, for good.
     pub(super) unsafe fn upload(
         &mut self,
         uploads: &[Upload<'_>],
@@ -177,8 +180,9 @@ impl Copier {
             let to = upload.place().map_err(&refused_copy)?;
             self.after_event(upload.ready).map_err(failed("copies cannot be ordered"))?;
             let Some(cast) = upload.cast else {
-                // SAFETY: the destination lies inside of memory that was allocated before, which this stream has waited for; the
-                // caller keeps both, and does not touch the buffer, until it has waited for the event.
+                // SAFETY: the destination lies inside of memory that was allocated before, which this stream
+                // has waited for; the caller keeps both, and does not touch the buffer, until it has waited
+                // for the event.
                 unsafe { result::memcpy_htod_async(to, upload.bytes, self.stream.cu_stream()) }
                     .map_err(&refused_copy)?;
                 continue;
@@ -190,11 +194,12 @@ impl Copier {
             }
             let from = scratch + cast_before as CUdeviceptr;
             cast_before = end.next_multiple_of(256);
-            // SAFETY: the destination lies inside of the scratch memory, which is used in this stream only: what was cast from it
-            // before comes first. The source is kept as above.
+            // SAFETY: the destination lies inside of the scratch memory, which is used in this stream only:
+            // what was cast from it before comes first. The source is kept as above.
             unsafe { result::memcpy_htod_async(from, upload.bytes, self.stream.cu_stream()) }
                 .map_err(&refused_copy)?;
-            // SAFETY: both have room for so many elements, the source as copied above, the destination as `place` has found.
+            // SAFETY: both have room for so many elements, the source as copied above, the destination as
+            // `place` has found.
             unsafe { self.cast(cast, casts, upload, from, to) }?;
         }
         let event = match self.spare.pop() {
@@ -251,8 +256,8 @@ impl Copier {
         Ok(())
     }
 
-    /// Starts to copy some bytes of a tensor that lies in one piece to a buffer, all of which it fills or as much as there
-    /// is until `end`.
+    /// Starts to copy some bytes of a tensor that lies in one piece to a buffer, all of which it fills or as
+    /// much as there is until `end`.
     pub(super) fn download(
         &mut self,
         from: &View,
@@ -270,7 +275,8 @@ impl Copier {
         let start = memory.as_mut_ptr();
         // SAFETY: the buffer has so many bytes. It is moved into `Arriving`, its memory stays where it is.
         let to = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        // SAFETY: the source lies inside of the tensor's memory; `Arriving` keeps it and the buffer until it has waited.
+        // SAFETY: the source lies inside of the tensor's memory; `Arriving` keeps it and the buffer until it
+        // has waited.
         unsafe {
             result::memcpy_dtoh_async(to, from.start + offset as CUdeviceptr, self.stream.cu_stream())
         }?;
@@ -308,8 +314,8 @@ impl Drop for Copier {
             // It may still be written to.
             mem::forget(self.scratch.take());
         }
-        // SAFETY: it was made in `new`, is destroyed once, and the wrapper, which goes with `self`, does not use it any more.
-        // What is in it is still done.
+        // SAFETY: it was made in `new`, is destroyed once, and the wrapper, which goes with `self`, does not
+        // use it any more. What is in it is still done.
         context.record_err(unsafe { result::stream::destroy(self.stream.cu_stream()) });
     }
 }

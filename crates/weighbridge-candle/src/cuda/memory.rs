@@ -1,4 +1,5 @@
-//! Memory that a GPU reads and writes on its own. All `unsafe` code for CUDA is in this module and in [`copier`](super::copier).
+//! Memory that a GPU reads and writes on its own. All `unsafe` code for CUDA is in this module and in
+//! [`copier`](super::copier).
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;

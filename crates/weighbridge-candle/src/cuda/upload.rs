@@ -90,8 +90,9 @@ impl engine::Device for Cuda {
         Ok(OnGpu { gpu, device: device.clone(), memory, ready })
     }
 
-    /// The bus is the bottleneck on the way to a GPU. Casts that make values narrower are done by the readers, who have the
-    /// bytes in their cache; what becomes wider is cast on the device, so that it crosses the bus as it is stored.
+    /// The bus is the bottleneck on the way to a GPU. Casts that make values narrower are done by the
+    /// readers, who have the bytes in their cache; what becomes wider is cast on the device, so that it
+    /// crosses the bus as it is stored.
     fn casts(&self, from: Dtype, to: Dtype) -> bool {
         Cast::new(from, to).is_some()
     }
@@ -113,8 +114,8 @@ impl engine::Device for Cuda {
                 None => Copier::new(&gpu.context).map(|made| copier.insert(made)),
             };
             let started = match copier {
-                // SAFETY: the caller keeps slab and memory until `wait` has returned for all events, and for good after an
-                // internal error.
+                // SAFETY: the caller keeps slab and memory until `wait` has returned for all events, and for
+                // good after an internal error.
                 Ok(copier) => unsafe { copier.upload(&uploads, &gpu.casts, self.staging.bytes()) },
                 Err(error) => Ok(Err(failed("a stream could not be made")(error))),
             };

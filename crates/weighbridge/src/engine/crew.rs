@@ -29,8 +29,8 @@ pub(super) struct Crew<P: Placement> {
     chart: Mutex<Chart<P>>,
     /// There are jobs, or there is room to read ahead, or what it takes to read, or it is time to stop.
     work: Condvar,
-    /// A slot has changed for those who wait for it: an entry is ready or has failed, or its jobs are there, or what it takes
-    /// to read.
+    /// A slot has changed for those who wait for it: an entry is ready or has failed, or its jobs are there,
+    /// or what it takes to read.
     moved: Condvar,
     stopped: AtomicBool,
     cancelled: AtomicBool,
@@ -48,7 +48,8 @@ struct Chart<P: Placement> {
     readers: Readers<Reader<P>>,
 }
 
-/// What a thread needs to read. One that sleeps, or is not in here, has none, and nothing that it sent is in flight.
+/// What a thread needs to read. One that sleeps, or is not in here, has none, and nothing that it sent is in
+/// flight.
 struct Reader<P: Placement> {
     maker: TileMaker,
     lane: P::Lane,
@@ -134,8 +135,8 @@ impl<P: Placement> Crew<P> {
         own.is_some()
     }
 
-    /// Settles the oldest copy of its own that is in flight: any, or one for that slot. If there is none, the lock is given
-    /// back as it was.
+    /// Settles the oldest copy of its own that is in flight: any, or one for that slot. If there is none, the
+    /// lock is given back as it was.
     fn settle<'c>(
         &self,
         chart: Guard<'c, P>,
@@ -356,8 +357,8 @@ impl<P: Placement> Crew<P> {
         self.finish_all(finished);
     }
 
-    /// Allocates an entry that somebody waits for, and queues its jobs in front of all others. `false`: there was no memory, but
-    /// some is being given up.
+    /// Allocates an entry that somebody waits for, and queues its jobs in front of all others. `false`: there
+    /// was no memory, but some is being given up.
     fn begin(&self, slot: usize, entry: &Arc<Entry>) -> Result<bool> {
         let nothing = || Err(Error::new(ErrorKind::Internal, "its memory was not allocated"));
         let (memory, tiles) = match self.allocate(&[(slot, entry)], true).pop().unwrap_or_else(nothing) {
@@ -376,7 +377,8 @@ impl<P: Placement> Crew<P> {
         Ok(true)
     }
 
-    /// Says that there is no memory for an entry, and makes room, if what was read ahead in vain may be in its place.
+    /// Says that there is no memory for an entry, and makes room, if what was read ahead in vain may be in
+    /// its place.
     fn not_begun(&self, slot: usize, error: Error) -> Result<bool> {
         let mut chart = self.lock();
         chart.schedule.not_begun(slot);

@@ -69,20 +69,21 @@ impl LoadOptions {
         Self::default()
     }
 
-    /// Sets the number of threads that read, the caller's own included while it waits; by default one a core, at most 8 where
-    /// tensors stay in memory of the host, and 16 where they go to a device: a core reads a few gigabytes a second, and a bus
-    /// moves fifty. More than 1024 count as 1024.
+    /// Sets the number of threads that read, the caller's own included while it waits; by default one a core,
+    /// at most 8 where tensors stay in memory of the host, and 16 where they go to a device: a core reads a
+    /// few gigabytes a second, and a bus moves fifty. More than 1024 count as 1024.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.clamp(1, 1024));
         self
     }
 
-    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit. Threads wait at the limit.
-    /// A tensor above it is read when it is asked for. On top of it, each thread has at most a few megabytes to convert in.
+    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit. Threads
+    /// wait at the limit. A tensor above it is read when it is asked for. On top of it, each thread has at
+    /// most a few megabytes to convert in.
     ///
-    /// Otherwise it is 64 MiB in memory of the host, and there is no limit where tensors go to a device: what is read ahead is
-    /// in its place already. If memory of the device runs out when a tensor is asked for, those that were read ahead and
-    /// that nobody has asked for are given up.
+    /// Otherwise it is 64 MiB in memory of the host, and there is no limit where tensors go to a device: what
+    /// is read ahead is in its place already. If memory of the device runs out when a tensor is asked for,
+    /// those that were read ahead and that nobody has asked for are given up.
     pub fn read_ahead(mut self, bytes: u64) -> Self {
         self.read_ahead = Some(bytes);
         self
@@ -130,8 +131,8 @@ impl LoadOptions {
         }
     }
 
-    /// With what is left open as it is best where tensors stay in memory of the host. More threads do not read faster on any
-    /// machine that was measured.
+    /// With what is left open as it is best where tensors stay in memory of the host. More threads do not
+    /// read faster on any machine that was measured.
     pub(super) fn settings(self) -> Settings {
         self.settings_or(8, Self::DEFAULT_READ_AHEAD)
     }

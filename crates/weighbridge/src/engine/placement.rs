@@ -60,7 +60,8 @@ pub(super) trait Placement: Send + Sync + 'static {
         watch: &dyn Watch,
     ) -> CarriedOut<Self::Chunk>;
 
-    /// Whether copies of a lane are in flight: any, or for the entry of a slot. They must be settled before its thread sleeps.
+    /// Whether copies of a lane are in flight: any, or for the entry of a slot. They must be settled before
+    /// its thread sleeps.
     fn in_flight(&self, lane: &Self::Lane, slot: Option<usize>) -> bool {
         let _ = (lane, slot);
         false

@@ -16,7 +16,8 @@ impl<R> Readers<R> {
         Self { idle: Vec::new(), count: 0, most: most.max(1), refused: false }
     }
 
-    /// Whether there is one to [take](Self::take). If not, the thread that asks is told when one is [put back](Self::put).
+    /// Whether there is one to [take](Self::take). If not, the thread that asks is told when one is [put
+    /// back](Self::put).
     pub(super) fn has_one(&mut self) -> bool {
         let has_one = !self.idle.is_empty() || self.count < self.most;
         self.refused |= !has_one;
@@ -39,7 +40,8 @@ impl<R> Readers<R> {
         std::mem::take(&mut self.refused)
     }
 
-    /// Says that one which was taken is of no use, and no more may be made in its place; whether there are others.
+    /// Says that one which was taken is of no use, and no more may be made in its place; whether there are
+    /// others.
     pub(super) fn retire(&mut self) -> bool {
         let has_others = self.most > 1;
         if has_others {
@@ -57,7 +59,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// There are never more than allowed, whoever is refused is told of the next that is put back, and one stays.
+        /// There are never more than allowed, whoever is refused is told of the next that is put back, and
+        /// one stays.
         #[test]
         fn nobody_waits_for_a_reader_that_is_idle(
             most in 1..5_usize,

@@ -241,7 +241,8 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
         }
     }
 
-    /// Reads no more ahead, and gives up what was and nobody waits for: its memory is needed for something else.
+    /// Reads no more ahead, and gives up what was and nobody waits for: its memory is needed for something
+    /// else.
     pub(super) fn surrender(&mut self) -> Vec<T> {
         (self.ahead.next, self.ahead.left) = (self.ahead.order.len(), 0);
         (0..self.slots.len()).filter_map(|slot| self.abandon(slot)).collect()

@@ -59,8 +59,9 @@ pub trait TensorData {
         None
     }
 
-    /// Its bytes in any order, if it can give them so: several threads may then write them to a file at a time, and
-    /// [`write_to`](Self::write_to) is not called. It is of use where the bytes come from a device, or are made.
+    /// Its bytes in any order, if it can give them so: several threads may then write them to a file at a
+    /// time, and [`write_to`](Self::write_to) is not called. It is of use where the bytes come from a device,
+    /// or are made.
     fn ranges(&self) -> Option<&dyn Ranges> {
         None
     }

@@ -48,8 +48,8 @@ struct Told<'w> {
 }
 
 impl Writer<OutputFile> {
-    /// Writes as many of the next tensors as `ranges` gives bytes of in any order, if that is worth it. Gives how many are
-    /// still to come, because it is not.
+    /// Writes as many of the next tensors as `ranges` gives bytes of in any order, if that is worth it. Gives
+    /// how many are still to come, because it is not.
     pub(super) fn write_together<'t>(
         &mut self,
         ranges: impl Fn(usize) -> Option<&'t dyn Ranges>,

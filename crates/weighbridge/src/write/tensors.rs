@@ -39,8 +39,8 @@ pub(super) fn write_into<'t, T: TensorData + 't, W: io::Write>(
     writer.finish()
 }
 
-/// The same into a file, to which the kernel copies what lies in other files, and several threads write what comes in any
-/// order.
+/// The same into a file, to which the kernel copies what lies in other files, and several threads write what
+/// comes in any order.
 pub(super) fn write_file<'t, T: TensorData + 't>(
     layout: Layout,
     output: OutputFile,

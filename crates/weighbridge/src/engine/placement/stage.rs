@@ -1,9 +1,9 @@
 //! Tensors on a device, through staging buffers.
 //!
-//! Each reader has a [`Lane`]: slabs of its own, and what the device needs to copy from them. It fills one slab while the
-//! device copies from the other, which it then fills again; nothing of that is shared with other readers. What a reader has
-//! sent it also lands: before it fills the next slab, when it needs one, and before it sleeps or leaves, so that no copy is in
-//! flight without a thread that is about to wait for it.
+//! Each reader has a [`Lane`]: slabs of its own, and what the device needs to copy from them. It fills one
+//! slab while the device copies from the other, which it then fills again; nothing of that is shared with
+//! other readers. What a reader has sent it also lands: before it fills the next slab, when it needs one, and
+//! before it sleeps or leaves, so that no copy is in flight without a thread that is about to wait for it.
 
 mod device;
 mod slabs;
@@ -359,7 +359,8 @@ impl<D: Device> Placement for Stage<D> {
 }
 
 impl<D: Device> Drop for Lane<D> {
-    /// A reader lands what it has sent, unless it panics: what is being copied from is then left to the device.
+    /// A reader lands what it has sent, unless it panics: what is being copied from is then left to the
+    /// device.
     fn drop(&mut self) {
         let mut is_busy = false;
         while let Some(flight) = self.slabs.land() {

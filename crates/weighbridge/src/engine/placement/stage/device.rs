@@ -9,8 +9,8 @@ use crate::plan::Entry;
 
 /// A device that copies from staging memory into memory of its own.
 ///
-/// A session calls it from several threads at a time, without holding a lock. Each thread that reads has a [lane](Self::Lane) of
-/// its own, which no other uses meanwhile.
+/// A session calls it from several threads at a time, without holding a lock. Each thread that reads has a
+/// [lane](Self::Lane) of its own, which no other uses meanwhile.
 ///
 /// A copy may go on after [`copy`](Self::copy) has returned. Two of the functions are `unsafe` to call for what their caller
 /// has to see to meanwhile; a session does.
@@ -65,14 +65,15 @@ pub trait Device: Send + Sync + 'static {
         None
     }
 
-    /// Whether it can cast what it copies from one dtype to another, whose elements are some times as large: they then cross the
-    /// bus as they are stored.
+    /// Whether it can cast what it copies from one dtype to another, whose elements are some times as large:
+    /// they then cross the bus as they are stored.
     fn casts(&self, from: Dtype, to: Dtype) -> bool {
         let _ = (from, to);
         false
     }
 
-    /// Starts to copy, all from one slab of the lane. If it fails, nothing may be read or written any more when it returns.
+    /// Starts to copy, all from one slab of the lane. If it fails, nothing may be read or written any more
+    /// when it returns.
     ///
     /// # Errors
     ///
@@ -99,8 +100,8 @@ pub trait Device: Send + Sync + 'static {
     /// Fails when the copy has failed; the tensors that have bytes in it fail then.
     fn wait(&self, lane: &mut Self::Lane, fence: Self::Fence) -> Result<()>;
 
-    /// Whether a copy of the lane is known to be done, without waiting: its slab is then filled again instead of another one,
-    /// and its tensors need not wait until that is done.
+    /// Whether a copy of the lane is known to be done, without waiting: its slab is then filled again instead
+    /// of another one, and its tensors need not wait until that is done.
     fn is_done(&self, lane: &Self::Lane, fence: &Self::Fence) -> bool {
         let _ = (lane, fence);
         false
@@ -130,8 +131,9 @@ pub struct Transfer<'a, M> {
 
 /// The staging buffers of a session: how many, and of which size.
 ///
-/// Each reader has two of its own, or one where there are fewer: it fills one while the device copies from the other. They
-/// are best small enough that what was read is still in the processor's cache when the device fetches it.
+/// Each reader has two of its own, or one where there are fewer: it fills one while the device copies from
+/// the other. They are best small enough that what was read is still in the processor's cache when the device
+/// fetches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ring {
@@ -151,8 +153,8 @@ impl Ring {
         Self::default()
     }
 
-    /// Sets the maximum number of slabs, at least one. They are made when they are needed; where there are fewer of them than
-    /// threads, not all threads read.
+    /// Sets the maximum number of slabs, at least one. They are made when they are needed; where there are
+    /// fewer of them than threads, not all threads read.
     #[must_use]
     pub fn slabs(mut self, slabs: usize) -> Self {
         self.slabs = slabs.max(1);

@@ -1,4 +1,5 @@
-//! The slabs of one reader: free, in its hand, or in flight. It fills one while the device copies from the others.
+//! The slabs of one reader: free, in its hand, or in flight. It fills one while the device copies from the
+//! others.
 //!
 //! There are no locks and no device in here: [`Stage`](super::Stage) does what it says.
 
@@ -100,8 +101,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// Whatever fails, no slab is lost or in two places, there are never more than allowed, copies land in the order in
-        /// which they were sent, and a reader gets a slab as long as there are any.
+        /// Whatever fails, no slab is lost or in two places, there are never more than allowed, copies land
+        /// in the order in which they were sent, and a reader gets a slab as long as there are any.
         #[test]
         fn a_reader_never_gets_stuck(
             most in 1..4_usize,
