@@ -67,6 +67,8 @@ struct Machine {
     room: AtomicU64,
     used: AtomicU64,
     lanes: AtomicUsize,
+    /// Tiles that were cast on the device.
+    cast: AtomicUsize,
     queue: Mutex<VecDeque<Work>>,
     changed: Condvar,
     slabs: AtomicUsize,
@@ -219,6 +221,7 @@ impl Machine {
                 thread::sleep(Duration::from_micros(self.dice.roll(300)));
             }
             for Part { staged, to, offset, is_cast } in parts {
+                self.cast.fetch_add(usize::from(is_cast), Ordering::Relaxed);
                 let bytes = match is_cast {
                     true => staged.read().iter().flat_map(|&byte| in_native_order(byte)).collect(),
                     false => staged.read().to_vec(),
@@ -352,6 +355,7 @@ impl Schedule {
             room: AtomicU64::new(u64::MAX),
             used: AtomicU64::new(0),
             lanes: AtomicUsize::new(0),
+            cast: AtomicUsize::new(0),
             queue: Mutex::new(VecDeque::new()),
             changed: Condvar::new(),
             slabs: AtomicUsize::new(0),
@@ -448,13 +452,16 @@ fn schedules(of: u64) -> u64 {
 #[test]
 fn every_schedule_brings_every_tensor() {
     let (file, tensors) = tensors();
+    let mut cast = 0;
     for seed in 0..schedules(4) {
         let schedule = Schedule::new(seed, None);
         let session = schedule.session(&file);
         assert_eq!(take_all(&session, &tensors, &schedule.machine), 0, "seed {seed}");
         drop(session);
+        cast += schedule.machine.cast.load(Ordering::Relaxed);
         schedule.check(false);
     }
+    assert!(cast > 0, "no device has cast anything");
 }
 
 #[test]

@@ -293,6 +293,7 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
     /// A slot whose memory cannot be allocated. Whoever asks for it tries again.
     pub(super) fn not_begun(&mut self, slot: usize) {
         self.slots[slot].state = State::Taken;
+        self.slots[slot].abandoned = false;
         self.release(slot);
     }
 

@@ -320,3 +320,28 @@ fn a_slot_that_was_added_is_used_again() {
     assert!(schedule.tile_done(slot, Ok(())).is_some());
     assert_eq!(schedule.landed(slot, Ok(slot)), Some(slot));
 }
+
+#[test]
+fn what_is_surrendered_is_given_up_at_last() {
+    let mut schedule = Tested::new(vec![0, 1, 2, 3], vec![Some(10 << 20); 4], u64::MAX);
+    let Next::Begin(slots) = schedule.next(1) else { panic!("nothing is read ahead") };
+    assert_eq!(slots, [0, 1, 2]);
+    // One is ready, one is being read, one is being allocated, and one is asked for.
+    let begun = slots[..2].iter().map(|&slot| Begun { slot, memory: slot, tiles: 1 });
+    assert!(schedule.begun(begun).is_empty());
+    assert!(schedule.tile_done(0, Ok(())).is_some());
+    assert_eq!(schedule.landed(0, Ok(0)), None);
+    schedule.enter(3);
+    assert!(matches!(schedule.ask(3, true), Ask::Begin));
+    schedule.not_begun(3);
+    assert_eq!(schedule.surrender(), [0]);
+    assert!(schedule.is_giving_up());
+    assert!(schedule.tile_done(1, Ok(())).is_some());
+    assert_eq!(schedule.landed(1, Ok(1)), Some(1), "it is given back, since nobody wants it");
+    assert!(schedule.is_giving_up());
+    schedule.not_begun(2);
+    assert!(!schedule.is_giving_up());
+    schedule.prepared();
+    assert!(matches!(schedule.next(1), Next::Nothing), "it reads ahead no more");
+    assert!(matches!(schedule.ask(3, true), Ask::Begin));
+}
