@@ -165,6 +165,6 @@ impl Download {
 impl Drop for Buffers<'_> {
     fn drop(&mut self) {
         *self.of.buffers.lock().unwrap_or_else(PoisonError::into_inner) += self.count;
-        self.of.given_back.notify_one();
+        self.of.given_back.notify_all();
     }
 }

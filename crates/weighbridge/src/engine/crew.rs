@@ -263,7 +263,7 @@ impl<P: Placement> Crew<P> {
                     match begun {
                         Ok(true) => {}
                         Ok(false) if chart.schedule.is_giving_up() => {
-                            chart = self.help(slot, chart, &mut own)
+                            chart = self.help(slot, chart, &mut own);
                         }
                         Ok(false) => {}
                         Err(error) => break (Err(error), false),
