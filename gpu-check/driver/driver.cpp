@@ -356,6 +356,8 @@ int cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsig
     bool narrow = name != "ucopy_f32";
     of(stream).send([=] {
         auto* shape = (const size_t*)info;
+        if (shape == nullptr) check(from, count * (narrow ? 2 : 4));
+        check(to, count * (narrow && !widens ? 2 : 4));
         if (widens) strided<uint16_t, float>(count, dims, shape, (uint16_t*)from, (float*)to, float_of);
         else if (narrow) strided<uint16_t, uint16_t>(count, dims, shape, (uint16_t*)from, (uint16_t*)to, [](uint16_t x) { return x; });
         else strided<uint32_t, uint32_t>(count, dims, shape, (uint32_t*)from, (uint32_t*)to, [](uint32_t x) { return x; });

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::{Shard, SimpleBackend};
 use candle_nn::{Init, VarBuilder};
 use weighbridge::engine::ReadOrder;
-use weighbridge::{Checkpoint, Error, Report, Result, Slice};
+use weighbridge::{Checkpoint, Error, LoadOptions, Report, Result, Slice};
 
 use crate::Loader;
 use crate::catalog::{Catalog, Item, slice_of_shard};
@@ -86,7 +86,6 @@ impl Loader {
     pub(crate) fn start_backend(mut self, wholes: bool) -> Result<Backend> {
         let catalog = self.catalog()?;
         let dtype = self.builder_dtype(&catalog);
-        let route = self.devices.route();
         let mut entries = Vec::new();
         for item in catalog.items() {
             if catalog.refuse_codes(item.name()).is_err() {
@@ -97,11 +96,11 @@ impl Loader {
             // What does not come in the builder's dtype may be asked for in another one.
             let target = item.target(rule, device).or_else(|_| item.target(None, device));
             let Ok(target) = target else { continue };
-            let (entry, _) = item.planned(&target, rule.is_some(), route, device)?;
+            let (entry, _) = item.planned(&target, rule.is_some(), device)?;
             let is_known = !catalog.has_codes(&item) && (wholes || item.part().is_some());
             entries.push(if is_known { entry } else { entry.deferred() });
         }
-        let session = self.session(entries, ReadOrder::Natural, None);
+        let session = self.session(entries, LoadOptions::new().order(ReadOrder::Natural), None);
         let session = Tensors::start(session, &self.devices, &self.staging)?;
         Ok(Backend { catalog, session, devices: self.devices, dtype })
     }
@@ -246,9 +245,7 @@ impl Backend {
             let (expected, msg) = (expected.clone(), format!("shape mismatch for {name}"));
             return Err(candle_core::Error::UnexpectedShape { msg, expected, got: shape }.bt());
         }
-        let is_empty = shape.dims().contains(&0);
-        let read_as = self.devices.route().read_as(item.tensor.dtype(), &target, is_empty);
-        let request = Request { read_as, dtype: target.dtype, shape, device };
+        let request = Request { read_as: target.read_as, dtype: target.dtype, shape, device };
         let taken = match other {
             Some(entry) => self.session.make(&entry, request),
             None => self.session.take(name, request),

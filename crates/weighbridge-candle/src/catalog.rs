@@ -15,7 +15,6 @@ use weighbridge::{
     TensorRef, nearest_name,
 };
 
-use crate::devices::Route;
 use crate::dtype::{Target, keeps_bits, target};
 use crate::session::Request;
 
@@ -247,11 +246,10 @@ impl<'c> Item<'c> {
         &self,
         target: &Target,
         requested: bool,
-        route: Route,
         device: &'d Device,
     ) -> Result<(Entry, Request<'d>)> {
         let entry = self.entry(self.part(), requested)?;
-        let read_as = route.read_as(entry.dtype(), target, entry.byte_len() == 0);
+        let read_as = target.read_as;
         let shape = target.shape(entry.shape());
         let entry = if entry.dtype() == read_as { entry } else { entry.recast(read_as)? };
         Ok((entry, Request { read_as, dtype: target.dtype, shape, device }))

@@ -3,13 +3,16 @@
 //! Order is kept by our own events and by waiting on the host, never by what cudarc does of itself, which
 //! does nothing on the devices that Candle makes, whose stream is another one for each thread:
 //!
-//! - Memory is allocated in Candle's stream of the calling thread. The stream that copies waits for an event
-//!   that is recorded there, before anything is copied: the memory may be what a kernel that is still running
-//!   has given up.
-//! - A buffer is free again, and a tensor is finished, when the host has waited for an event behind the
-//!   copies. What is done with the tensor afterwards, in whichever stream, comes after that.
+//! - Memory is allocated in Candle's stream of the calling thread. An event is recorded behind that, and each
+//!   stream that copies there waits for it first: the memory may be what a kernel that is still running has
+//!   given up.
+//! - Each reader copies, and casts, in a stream of its own. A buffer is free again, and a tensor is finished,
+//!   when the host has waited for an event behind all of that. What is done with the tensor afterwards, in
+//!   whichever stream, comes after that.
 //! - Before a tensor is saved, the host waits for everything that the device has to do.
 
+mod casts;
+mod copier;
 mod download;
 mod memory;
 mod upload;
@@ -36,6 +39,6 @@ fn own_context(device: &CudaDevice) -> Result<Arc<Context>, DriverError> {
     Context::new(context(device).ordinal())
 }
 
-fn failed(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
+fn failed(what: &str) -> impl Fn(DriverError) -> Error + '_ {
     move |error| Error::new(ErrorKind::Device, format!("{what}: {error}")).with_source(error)
 }

@@ -1,9 +1,7 @@
 //! Which device each tensor goes to, and how it gets there.
 
 use candle_core::Device;
-use weighbridge::{Dtype, Names};
-
-use crate::dtype::Target;
+use weighbridge::Names;
 
 /// The devices that tensors go to.
 #[derive(Clone)]
@@ -64,34 +62,5 @@ impl Route {
     /// Whether reading a tensor is its last copy; if so, read-ahead needs no budget.
     pub(crate) fn ends_with_reading(self) -> bool {
         self != Self::Through
-    }
-
-    /// The dtype in which a session reads a tensor of `stored` that is to become `target`.
-    ///
-    /// The bus is the bottleneck on the way to a GPU. Casts that make values narrower are done by the
-    /// readers, who have the bytes in their cache; what becomes wider is cast on the device, so that it
-    /// crosses the bus as it is stored. Candle cannot cast empty tensors on CUDA.
-    pub(crate) fn read_as(self, stored: Dtype, target: &Target, is_empty: bool) -> Dtype {
-        #[cfg(feature = "cuda")]
-        if self == Self::Cuda
-            && matches!(stored, Dtype::F16 | Dtype::BF16)
-            && matches!(target.read_as, Dtype::F32 | Dtype::F64)
-            && !is_empty
-        {
-            return stored;
-        }
-        let _ = (stored, is_empty);
-        target.read_as
-    }
-
-    /// The default number of reader threads, where it is not the engine's: up to 16 for CUDA, because a core
-    /// reads a few gigabytes a second and a bus moves fifty.
-    pub(crate) fn threads(self) -> Option<usize> {
-        #[cfg(feature = "cuda")]
-        if self == Self::Cuda {
-            const MOST: usize = 16;
-            return std::thread::available_parallelism().ok().map(|cores| cores.get().min(MOST));
-        }
-        None
     }
 }

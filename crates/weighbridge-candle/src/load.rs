@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
 use weighbridge::engine::ReadOrder;
-use weighbridge::{Dtype, Report, Result};
+use weighbridge::{Dtype, LoadOptions, Report, Result};
 
 use crate::Loader;
 use crate::session::Tensors;
@@ -77,7 +77,7 @@ impl Loader {
                     continue;
                 }
             };
-            let (entry, request) = item.planned(&target, dtype.is_some(), route, device)?;
+            let (entry, request) = item.planned(&target, dtype.is_some(), device)?;
             entries.push(entry);
             requests.push((name, request));
             if stored != target.read_as || target.pairs {
@@ -85,7 +85,7 @@ impl Loader {
             }
         }
         let read_ahead = route.ends_with_reading().then_some(u64::MAX);
-        let session = self.session(entries, ReadOrder::File, read_ahead);
+        let session = self.session(entries, LoadOptions::new().order(ReadOrder::File), read_ahead);
         let session = Tensors::start(session, &devices, &self.staging)?;
         let mut tensors = HashMap::with_capacity(requests.len());
         for (name, request) in requests {

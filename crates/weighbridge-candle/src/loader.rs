@@ -5,7 +5,7 @@ use std::fmt;
 
 use candle_core::{DType, Device};
 use candle_nn::var_builder::Shard;
-use weighbridge::engine::{IntoFlow, PageCache, Prefetch, ReadOrder, SessionBuilder};
+use weighbridge::engine::{IntoFlow, PageCache, Prefetch, SessionBuilder};
 use weighbridge::plan::Overflow;
 use weighbridge::{
     Checkpoint, Dtype, Entry, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result, Slice,
@@ -248,20 +248,21 @@ impl Loader {
         self
     }
 
-    /// Sets how the load goes about its work: all that is set in `options`. By default 16 threads read where tensors go to
-    /// CUDA, [`load`](Self::load) reads in the order of the files and without a limit, and a `VarBuilder` reads ahead in the
-    /// natural order of names.
+    /// Sets how the load goes about its work: all that is set in `options`. By default [`load`](Self::load)
+    /// reads in the order of the files and without a limit, and a `VarBuilder` reads ahead in the natural
+    /// order of names.
     pub fn options(mut self, options: LoadOptions) -> Self {
         self.options = options.or(self.options);
         self
     }
 
-    /// See [`LoadOptions::threads`]; up to 16 by default where tensors go to CUDA.
+    /// See [`LoadOptions::threads`].
     pub fn threads(self, threads: usize) -> Self {
         self.options(LoadOptions::new().threads(threads))
     }
 
-    /// See [`LoadOptions::read_ahead`]: the bytes that a `VarBuilder` may have read ahead of what the model has asked for.
+    /// See [`LoadOptions::read_ahead`]: the bytes that a `VarBuilder` may have read ahead of what the model
+    /// has asked for. On a GPU there is no limit unless one is set: what is read ahead is in its place.
     pub fn read_ahead(self, bytes: u64) -> Self {
         self.options(LoadOptions::new().read_ahead(bytes))
     }
@@ -286,17 +287,14 @@ impl Loader {
         Catalog::new(&self.checkpoint, std::mem::take(&mut self.rules))
     }
 
-    /// A session over entries in this order, with `read_ahead` whatever was set, if it is given.
+    /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set,
+    /// if it is given.
     pub(crate) fn session(
         &self,
         entries: Vec<Entry>,
-        order: ReadOrder,
+        defaults: LoadOptions,
         read_ahead: Option<u64>,
     ) -> SessionBuilder {
-        let mut defaults = LoadOptions::new().order(order);
-        if let Some(threads) = self.devices.route().threads() {
-            defaults = defaults.threads(threads);
-        }
         let session = Plan::new(entries).session().options(self.options.clone().or(defaults));
         match read_ahead {
             Some(bytes) => session.read_ahead(bytes),

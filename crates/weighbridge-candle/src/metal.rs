@@ -53,9 +53,14 @@ impl engine::Device for Metal {
     type Slab = Vec<MaybeUninit<u8>>;
     type Memory = Shared;
     type Tensor = Tensor;
+    type Lane = ();
     type Fence = ();
 
-    fn slab(&self, _: usize) -> Result<Self::Slab> {
+    fn lane(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn slab(&self, (): &mut (), _: usize) -> Result<Self::Slab> {
         Err(no_copies())
     }
 
@@ -94,11 +99,11 @@ impl engine::Device for Metal {
         Some(unsafe { std::slice::from_raw_parts_mut(start.cast(), (bytes.end - bytes.start) as usize) })
     }
 
-    fn copy(&self, _: &[Transfer<'_, Shared>]) -> Result<()> {
+    fn copy(&self, (): &mut (), _: &[Transfer<'_, Shared>]) -> Result<()> {
         Err(no_copies())
     }
 
-    fn wait(&self, (): ()) -> Result<()> {
+    fn wait(&self, (): &mut (), (): ()) -> Result<()> {
         Ok(())
     }
 

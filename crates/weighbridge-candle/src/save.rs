@@ -212,9 +212,24 @@ impl TensorData for Stored {
         write(&self.tensor, out)
     }
 
+    #[cfg(feature = "cuda")]
+    fn ranges(&self) -> Option<&dyn weighbridge::write::Ranges> {
+        // What does not lie in one piece would be put together for each range.
+        (self.download.is_some() && self.tensor.is_contiguous()).then_some(self)
+    }
+
     /// Tensors without elements share nothing.
     fn storage(&self) -> Option<u64> {
         (self.tensor.elem_count() > 0).then(|| self.memory())
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl weighbridge::write::Ranges for Stored {
+    fn write_range(&self, bytes: std::ops::Range<u64>, out: &mut dyn Write) -> io::Result<()> {
+        let lost = || Error::new(ErrorKind::Internal, "it is not on a GPU");
+        let download = self.download.as_ref().ok_or_else(|| io::Error::other(lost()))?;
+        download.write_range(&self.tensor, bytes, out).map_err(io::Error::other)?
     }
 }
 

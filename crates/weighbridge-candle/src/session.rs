@@ -92,18 +92,7 @@ impl Request<'_> {
 
     #[cfg(any(feature = "cuda", feature = "metal"))]
     fn finished(self, name: &str, tensor: Tensor) -> Result<Tensor> {
-        let wider = || {
-            if tensor.dtype() == self.dtype {
-                return Ok(tensor.clone());
-            }
-            let wider = tensor.to_dtype(self.dtype)?;
-            // Cast in this thread's stream: another's would not wait for it.
-            wider.device().synchronize()?;
-            Ok(wider)
-        };
         // A model may ask for another device than the plan has.
-        wider()
-            .and_then(|tensor| tensor.to_device(self.device))
-            .map_err(|error| refused(&error).in_tensor(name))
+        tensor.to_device(self.device).map_err(|error| refused(&error).in_tensor(name))
     }
 }

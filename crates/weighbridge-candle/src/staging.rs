@@ -4,15 +4,17 @@ use std::fmt;
 #[cfg(feature = "cuda")]
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(any(feature = "cuda", feature = "metal"))]
 use weighbridge::engine::Ring;
 
-/// Page-locked memory through which tensors go to a GPU and come back: 64 buffers of 4 MiB unless more is
-/// said. Other devices need none.
+/// Page-locked memory through which tensors go to a GPU and come back: 32 buffers of 2 MiB unless something
+/// else is said. Other devices need none.
 ///
-/// A load makes the buffers that it needs, not more than that, and frees them. Locking pages takes time,
-/// about as much as it takes to send some gigabytes; who loads or saves more than once gives the same
-/// `Staging` to each [`Loader`](crate::Loader::staging) and [`Saver`](crate::Saver::staging), and frees it by
-/// dropping it.
+/// Each thread that reads has two buffers of its own, or one where there are fewer, and fills one while the
+/// other is copied from: they are small enough to be still in the processor's cache then. A load makes the
+/// buffers that it needs, not more than that, and frees them. Locking pages takes time: who loads or saves more
+/// than once gives the same `Staging` to each [`Loader`](crate::Loader::staging) and
+/// [`Saver`](crate::Saver::staging), and frees it by dropping it.
 ///
 /// ```
 /// use weighbridge_candle::{Loader, Staging};
@@ -20,7 +22,7 @@ use weighbridge::engine::Ring;
 ///
 /// # fn main() -> weighbridge_candle::weighbridge::Result<()> {
 /// # let ckpt = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
-/// let staging = Staging::new().buffers(16).buffer_bytes(8 << 20); // 128 MiB
+/// let staging = Staging::new().buffers(16); // 32 MiB
 /// let loaded = Loader::new(&ckpt).staging(&staging).load()?;
 /// # Ok(())
 /// # }
@@ -35,19 +37,19 @@ pub struct Staging {
 }
 
 impl Default for Staging {
-    /// Buffers that are as large as the chunks that files are read in, so that each is full when it is sent.
     fn default() -> Self {
-        Self::of(64, 4 << 20)
+        Self::of(32, 2 << 20)
     }
 }
 
 impl Staging {
-    /// 64 buffers of 4 MiB, none of which is made yet.
+    /// 32 buffers of 2 MiB, 64 MiB in all, none of which is made yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the number of buffers that a load or a save has at most; at least one.
+    /// Sets the number of buffers that a load or a save has at most; at least one. Where there are fewer than
+    /// threads, not all threads read.
     pub fn buffers(self, buffers: usize) -> Self {
         Self::of(buffers.max(1), self.buffer_bytes)
     }
@@ -67,7 +69,8 @@ impl Staging {
     }
 
     /// The same as the engine has it.
-    pub fn ring(&self) -> Ring {
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    pub(crate) fn ring(&self) -> Ring {
         Ring::new().slabs(self.buffers).slab_bytes(self.buffer_bytes)
     }
 }

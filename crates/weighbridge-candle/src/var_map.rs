@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor, Var};
 use candle_nn::VarMap;
 use weighbridge::engine::ReadOrder;
-use weighbridge::{Error, ErrorKind, Names, Result};
+use weighbridge::{Error, ErrorKind, LoadOptions, Names, Result};
 
 use crate::Loader;
 use crate::devices::Devices;
@@ -53,7 +53,6 @@ impl Loader {
         vars.sort_by_key(|(name, _)| *name);
         let catalog = self.catalog()?;
         self.devices = devices_of(&vars);
-        let route = self.devices.route();
         let (mut entries, mut requests) = (Vec::new(), Vec::new());
         for &(name, var) in &vars {
             let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(name));
@@ -72,15 +71,19 @@ impl Loader {
                     format!("the variable has shape {:?}, the stored tensor {shape:?}", var.shape());
                 return fail(ErrorKind::Shape, message);
             }
-            let (entry, request) = item.planned(&target, true, route, device)?;
+            let (entry, request) = item.planned(&target, true, device)?;
             entries.push(entry);
             requests.push((name, var, request));
         }
         let unused = catalog.items().map(|item| item.name().to_owned());
         let unused = unused.filter(|name| !data.contains_key(name)).collect();
         let session = match in_place {
-            true => self.session(entries, ReadOrder::Natural, None),
-            false => self.session(entries, ReadOrder::File, Some(u64::MAX)),
+            // What is read ahead is not in its place, whichever the device.
+            true => {
+                let defaults = LoadOptions::new().read_ahead(LoadOptions::DEFAULT_READ_AHEAD);
+                self.session(entries, defaults.order(ReadOrder::Natural), None)
+            }
+            false => self.session(entries, LoadOptions::new().order(ReadOrder::File), Some(u64::MAX)),
         };
         let session = Tensors::start(session, &self.devices, &self.staging)?;
         let set = |var: &Var, tensor: &Tensor| var.set(tensor).map_err(|error| refused(&error));

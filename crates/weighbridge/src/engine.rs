@@ -6,6 +6,7 @@ mod job;
 mod options;
 mod placement;
 mod planned;
+mod readers;
 mod report;
 mod schedule;
 mod session;
@@ -96,14 +97,17 @@ impl SessionBuilder {
         Session::start(&self.plan, self.options.settings(), Lend)
     }
 
-    /// The same, with tensors on a device, through the staging buffers of a ring. What is in the ring is above what
-    /// is [read ahead](LoadOptions::read_ahead), which counts bytes on the device.
+    /// The same, with tensors on a device, through the staging buffers of a ring. These are above what is
+    /// [read ahead](LoadOptions::read_ahead), which counts bytes on the device, and has no limit unless one
+    /// is set.
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start).
     pub fn start_on<D: Device>(self, device: D, ring: Ring) -> Result<Session<D::Tensor>> {
-        Session::start(&self.plan, self.options.settings(), Stage::new(device, ring))
+        let settings = self.options.settings_for_device();
+        let stage = Stage::new(device, ring, settings.threads);
+        Session::start(&self.plan, settings, stage)
     }
 }
 

@@ -364,6 +364,12 @@ impl Entry {
         self.cast_anew()
     }
 
+    /// The same tensor as its operation makes it, if values are cast after that.
+    pub(crate) fn uncast(&self) -> Option<Self> {
+        let is_cast = !Arc::ptr_eq(&self.base.tiles, &self.made.tiles);
+        is_cast.then(|| self.recast(self.base.dtype).ok()).flatten()
+    }
+
     fn cast_anew(mut self) -> Self {
         // Under other rules the same casts exist.
         if let Ok(made) = self.base.cast(self.made.dtype, self.rules) {

@@ -60,6 +60,7 @@ mod flush;
 mod layout;
 mod metadata;
 mod output;
+mod parallel;
 mod recover;
 mod set;
 mod split;
@@ -71,7 +72,7 @@ use std::io;
 use std::path::Path;
 
 pub use aliases::Aliases;
-pub use data::{Stored, TensorData, Values};
+pub use data::{Ranges, Stored, TensorData, Values};
 pub use directory::Directory;
 pub use layout::{Layout, Order, Planned};
 pub use metadata::MetadataEdit;

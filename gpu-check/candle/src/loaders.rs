@@ -7,24 +7,42 @@ use anyhow::{Context, Result, bail};
 use candle_core::cpu_backend::CpuStorage;
 use candle_core::{DType, Device, Storage, Tensor};
 use candle_nn::VarBuilder;
+use candle_nn::var_builder::Shard;
 use gpu_check_common::checkpoint::{Float, Model};
 use gpu_check_common::run::{Measured, measure};
-use weighbridge::Checkpoint;
+use weighbridge::{Checkpoint, Names};
 use weighbridge_candle::{Saver, Staging};
 
 /// What loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loader {
+    /// From the page cache to the device with nothing in between, in slabs of 2 MiB.
+    #[cfg(feature = "cuda")]
+    Limit,
+    /// The same in slabs of 4 MiB.
+    #[cfg(feature = "cuda")]
+    LimitInLarge,
     /// `Loader::load`, each time with staging memory of its own.
     Load,
     /// `Loader::load` with staging memory that is kept.
     Kept,
     /// `Loader::var_builder`, asked for all tensors in order.
     VarBuilder,
-    /// Every second half of each tensor, as a rank of two has it.
-    Part,
+    /// The second half of the rows of each tensor, as a rank of two asks for it.
+    Rows,
+    /// The same, said before, so that it is read ahead.
+    DeclaredRows,
+    /// The second half of the columns of each matrix.
+    Columns,
+    /// `Loader::load` in the other dtype.
+    Cast,
     /// What was loaded, saved to memory again.
     Save,
+    /// The same to a file.
+    SaveFile,
+    /// As many bytes, from memory to a file.
+    #[cfg(feature = "cuda")]
+    SaveLimit,
     /// Candle's `VarBuilder::from_mmaped_safetensors`.
     Mapped,
     /// Candle's `safetensors::load`.
@@ -32,23 +50,51 @@ pub(crate) enum Loader {
 }
 
 impl Loader {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Load, Self::Kept, Self::VarBuilder, Self::Part, Self::Save, Self::Mapped, Self::Whole];
+    pub(crate) const ALL: &[Self] = &[
+        #[cfg(feature = "cuda")]
+        Self::Limit,
+        #[cfg(feature = "cuda")]
+        Self::LimitInLarge,
+        Self::Load,
+        Self::Kept,
+        Self::VarBuilder,
+        Self::Rows,
+        Self::DeclaredRows,
+        Self::Columns,
+        Self::Cast,
+        Self::SaveFile,
+        #[cfg(feature = "cuda")]
+        Self::SaveLimit,
+        Self::Save,
+        Self::Mapped,
+        Self::Whole,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Load => "weighbridge load",
             Self::Kept => "weighbridge load, staging kept",
             Self::VarBuilder => "weighbridge var_builder",
-            Self::Part => "weighbridge half of each tensor",
+            #[cfg(feature = "cuda")]
+            Self::Limit => "limit: page cache to device, 2 MiB",
+            #[cfg(feature = "cuda")]
+            Self::LimitInLarge => "limit: page cache to device, 4 MiB",
+            Self::Rows => "weighbridge rows of a rank",
+            Self::DeclaredRows => "weighbridge rows of a rank, declared",
+            Self::Columns => "weighbridge columns of a rank",
+            Self::Cast => "weighbridge load, cast",
             Self::Save => "weighbridge save to memory",
+            Self::SaveFile => "weighbridge save to a file",
+            #[cfg(feature = "cuda")]
+            Self::SaveLimit => "save limit: memory to a file",
             Self::Mapped => "candle from_mmaped_safetensors",
             Self::Whole => "candle safetensors::load",
         }
     }
 
     pub(crate) fn named(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|loader| loader.name() == name).with_context(|| format!("no {name}"))
+        let found = Self::ALL.iter().find(|loader| loader.name() == name);
+        found.copied().with_context(|| format!("no {name}"))
     }
 
     pub(crate) fn measure(
@@ -65,6 +111,12 @@ impl Loader {
             model.verify_all(|name| bytes(tensors.get(name).with_context(|| format!("no {name}"))?))
         };
         match self {
+            #[cfg(feature = "cuda")]
+            Self::Limit => crate::limit::load(file, model, 2 << 20, repeat),
+            #[cfg(feature = "cuda")]
+            Self::LimitInLarge => crate::limit::load(file, model, 4 << 20, repeat),
+            #[cfg(feature = "cuda")]
+            Self::SaveLimit => crate::limit::save(file, model, repeat),
             Self::Load => measure(repeat, settle, || synced(ours()?, device), verify),
             Self::Kept => {
                 let load = || {
@@ -82,19 +134,22 @@ impl Loader {
                 };
                 measure(repeat, settle, load, verify)
             }
-            Self::Part => {
+            Self::Rows => halves(file, model, device, repeat, Half { dim: 0, is_declared: false }),
+            Self::DeclaredRows => halves(file, model, device, repeat, Half { dim: 0, is_declared: true }),
+            Self::Columns => halves(file, model, device, repeat, Half { dim: 1, is_declared: false }),
+            Self::Cast => {
+                let other = if model.float == Float::Bf16 { DType::F32 } else { DType::BF16 };
                 let load = || {
                     let ckpt = Checkpoint::open(file)?;
-                    let builder = weighbridge_candle::Loader::new(&ckpt).device(device);
-                    synced(halves(builder, model)?, device)
+                    let loader = weighbridge_candle::Loader::new(&ckpt).device(device).dtype(other);
+                    synced(loader.loaded()?, device)
                 };
-                let verify = |halves: HashMap<String, Tensor>| {
-                    // Against the other half of what Candle loads.
+                let verify = |cast: HashMap<String, Tensor>| {
+                    // As Candle casts it on the host.
                     let whole = candle_core::safetensors::load(file, &Device::Cpu)?;
-                    for (name, half) in halves {
-                        let rows = half.dim(0)?;
-                        let expected = whole.get(&name).context("no such tensor")?.narrow(0, rows, rows)?;
-                        anyhow::ensure!(bytes(&half)? == bytes(&expected.contiguous()?)?, "{name} differs");
+                    for (name, tensor) in cast {
+                        let expected = whole.get(&name).context("no such tensor")?.to_dtype(other)?;
+                        anyhow::ensure!(bytes(&tensor)? == bytes(&expected)?, "{name} differs");
                     }
                     Ok(())
                 };
@@ -103,13 +158,16 @@ impl Loader {
             Self::Save => {
                 let tensors = ours()?;
                 let save = || Ok(Saver::new().staging(&staging).bytes(&tensors)?);
-                let verify = |saved: Vec<u8>| {
-                    let ckpt = weighbridge::SafeTensors::parse(&saved)?;
-                    model.verify_all(|name| {
-                        Ok(ckpt.tensor(name).with_context(|| format!("no {name}"))?.bytes().to_vec())
-                    })
-                };
-                measure(repeat, settle, save, verify)
+                measure(repeat, settle, save, |saved| verify_saved(model, &saved))
+            }
+            Self::SaveFile => {
+                let tensors = ours()?;
+                let path = file.with_file_name("saved.safetensors");
+                let save = || Ok(Saver::new().staging(&staging).file(&path, &tensors)?);
+                let measured =
+                    measure(repeat, settle, save, |()| verify_saved(model, &std::fs::read(&path)?));
+                let _ = std::fs::remove_file(&path);
+                measured
             }
             Self::Mapped => {
                 let dtype = match model.float {
@@ -157,12 +215,51 @@ fn build(builder: &VarBuilder<'_>, model: &Model) -> Result<HashMap<String, Tens
     model.tensors.iter().map(get).collect()
 }
 
-/// The second half of each tensor.
-fn halves(loader: weighbridge_candle::Loader, model: &Model) -> Result<HashMap<String, Tensor>> {
-    let builder = loader.sharded_var_builder()?;
-    let second = candle_nn::var_builder::Shard { dim: 0, rank: 1, world_size: 2 };
-    let get = |name: &String| Ok((name.clone(), builder.get_with_hints((), name, second)?));
-    model.tensors.keys().map(get).collect()
+fn verify_saved(model: &Model, saved: &[u8]) -> Result<()> {
+    let ckpt = weighbridge::SafeTensors::parse(saved)?;
+    model.verify_all(|name| Ok(ckpt.tensor(name).with_context(|| format!("no {name}"))?.bytes().to_vec()))
+}
+
+/// Which half of each tensor, and whether the loader is told before.
+#[derive(Clone, Copy)]
+struct Half {
+    dim: usize,
+    is_declared: bool,
+}
+
+impl Half {
+    fn shard(self, rank: usize) -> Shard {
+        Shard { dim: self.dim.min(rank - 1), rank: 1, world_size: 2 }
+    }
+}
+
+/// The second half of each tensor, compared with what Candle loads of it.
+fn halves(file: &Path, model: &Model, device: &Device, repeat: usize, half: Half) -> Result<Measured> {
+    let load = || {
+        let ckpt = Checkpoint::open(file)?;
+        let mut loader = weighbridge_candle::Loader::new(&ckpt).device(device);
+        if half.is_declared {
+            loader = loader.shard_for(Names::glob("*.weight")?, half.shard(2));
+            loader = loader.shard_for(Names::glob("*.gamma")?, half.shard(1));
+        }
+        let builder = loader.sharded_var_builder()?;
+        let get = |(name, tensor): (&String, &gpu_check_common::checkpoint::Tensor)| {
+            Ok((name.clone(), builder.get_with_hints((), name, half.shard(tensor.shape.len()))?))
+        };
+        synced(model.tensors.iter().map(get).collect::<Result<HashMap<_, _>>>()?, device)
+    };
+    let verify = |halves: HashMap<String, Tensor>| {
+        let whole = candle_core::safetensors::load(file, &Device::Cpu)?;
+        for (name, part) in halves {
+            let shard = half.shard(part.rank());
+            let size = part.dim(shard.dim)?;
+            let expected = whole.get(&name).context("no such tensor")?.narrow(shard.dim, size, size)?;
+            anyhow::ensure!(bytes(&part)? == bytes(&expected.contiguous()?)?, "{name} differs");
+        }
+        Ok(())
+    };
+    let measured = measure(repeat, || Ok(device.synchronize()?), load, verify)?;
+    Ok(Measured { bytes: Some(model.bytes() / 2), ..measured })
 }
 
 /// The bytes of a tensor, brought to the host by Candle.

@@ -1,6 +1,8 @@
 //! Loads a checkpoint that it makes itself with us and with Candle's own loaders, compares every bit, looks for races, and
 //! measures beside what the machine can do. `gpu-check-candle --help` says more.
 
+#[cfg(feature = "cuda")]
+mod limit;
 mod loaders;
 #[cfg(feature = "cuda")]
 mod machine;
@@ -63,7 +65,7 @@ fn all(options: &Options) -> Result<()> {
     results.machine = processor();
     #[cfg(feature = "cuda")]
     machine::measure(&model, &mut results)?;
-    let loaders = Loader::ALL.map(Loader::name);
+    let loaders: Vec<_> = Loader::ALL.iter().map(|loader| loader.name()).collect();
     check::check("gpu-check-candle", &loaders, options, &model, results, start)
 }
 

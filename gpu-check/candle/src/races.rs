@@ -102,7 +102,13 @@ fn once(seed: u64, device: &Device, directory: &Path, kept: &Staging) -> Result<
                     Ok((name.clone(), if tensor.rank() == 2 { tensor.t()? } else { tensor.clone() }))
                 })
                 .collect::<Result<_>>()?;
-            let saved = Saver::new().staging(staging).bytes(&turned)?;
+            let saver = Saver::new().staging(staging);
+            // Once as views, in memory, once as they are, in a file that several threads write.
+            let path = directory.join("saved.safetensors");
+            saver.file(&path, &tensors)?;
+            let whole = candle_core::safetensors::load(&path, &Device::Cpu)?;
+            model.verify_all(|name| bytes(whole.get(name).with_context(|| format!("no {name}"))?))?;
+            let saved = saver.bytes(&turned)?;
             let saved = candle_core::safetensors::load_buffer(&saved, &Device::Cpu)?;
             let back = saved.into_iter().map(|(name, tensor)| {
                 let tensor = if tensor.rank() == 2 { tensor.t()?.contiguous()? } else { tensor };

@@ -19,8 +19,23 @@ pub struct Measured {
     pub seconds: Vec<f64>,
     /// The most bytes of host memory above those after the device was there.
     pub memory: u64,
+    /// Bytes that it moved, if not those of all tensors.
+    #[serde(default)]
+    pub bytes: Option<u64>,
     /// Why not every tensor was right, or why it could not be found out.
     pub wrong: Option<String>,
+}
+
+impl Measured {
+    /// Seconds of the first time.
+    pub fn first(&self) -> f64 {
+        self.seconds.first().copied().unwrap_or(f64::NAN)
+    }
+
+    /// Seconds of the fastest time.
+    pub fn best(&self) -> f64 {
+        self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
 }
 
 /// Measures `load`, whose result `verify` looks at after the last time; what was loaded is dropped before the next time,

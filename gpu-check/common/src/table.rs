@@ -65,9 +65,8 @@ impl Results {
         let place = place.display().to_string();
         match &outcome {
             Ok(measured) => {
-                let first = measured.seconds.first().copied().unwrap_or(f64::NAN);
-                let best = measured.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-                let rate = |seconds: f64| self.bytes as f64 / seconds / 1e9;
+                let (first, best) = (measured.first(), measured.best());
+                let rate = |seconds: f64| measured.bytes.unwrap_or(self.bytes) as f64 / seconds / 1e9;
                 let right = measured.wrong.as_deref().unwrap_or("every bit equal");
                 println!(
                     "{loader:<40} {place:<12} first {first:>7.3} s {:>6.2} GB/s  best {best:>7.3} s {:>6.2} GB/s  \
@@ -87,26 +86,44 @@ impl Results {
         self.rows.push(Row { loader: loader.to_owned(), place, outcome });
     }
 
-    /// Says how near ours come to what the bus can do, and how many times as fast as others they are; medians of all loads.
+    /// Says how near ours come to the limit of a load and to what the bus can do, the first time and the
+    /// best, and how many times as fast as others they are, each at its best.
     pub fn compare(&mut self, place: &Path) {
         let place = place.display().to_string();
-        let medians = self.rows.iter().filter(|row| row.place == place).filter_map(|row| {
+        let measured = self.rows.iter().filter(|row| row.place == place).filter_map(|row| {
             let measured = row.outcome.as_ref().ok()?;
-            Some((&*row.loader, median(&measured.seconds)?))
+            let rate = |seconds: f64| measured.bytes.unwrap_or(self.bytes) as f64 / seconds / 1e9;
+            Some((&*row.loader, rate(measured.first()), rate(measured.best())))
         });
         let (ours, others): (Vec<_>, Vec<_>) =
-            medians.partition(|(loader, _)| loader.starts_with("weighbridge"));
-        for (loader, seconds) in ours.into_iter().filter(|(loader, _)| loader.contains("load")) {
-            let mut parts = Vec::new();
-            if let Some(bus) = self.bus {
-                let rate = self.bytes as f64 / seconds / 1e9;
-                parts.push(format!("{:.0} % of {bus:.1} GB/s", 100.0 * rate / bus));
+            measured.partition(|(loader, ..)| loader.starts_with("weighbridge"));
+        let (limits, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|(loader, ..)| loader.contains("limit"));
+        let limit_of = |what: &str| {
+            let rates = limits.iter().filter(|(loader, ..)| loader.starts_with(what)).map(|(.., best)| *best);
+            rates.reduce(f64::max)
+        };
+        let mut shares = Vec::new();
+        for (loader, first, best) in ours {
+            let saves = loader.contains("save");
+            let limit = limit_of(if saves { "save limit" } else { "limit" });
+            let bus = self.bus.map(|bus| (bus, "the bus"));
+            let parts = limit.map(|limit| (limit, "the limit")).into_iter().chain(bus).map(|(rate, name)| {
+                let percent = |of: f64| 100.0 * of / rate;
+                format!(
+                    "first {:.0} %, best {:.0} % of {name} ({rate:.1} GB/s)",
+                    percent(first),
+                    percent(best)
+                )
+            });
+            let mut parts: Vec<_> = parts.collect();
+            if !saves && !loader.contains("rank") {
+                parts.extend(others.iter().map(|(peer, _, theirs)| format!("{:.1}x {peer}", best / theirs)));
             }
-            parts.extend(others.iter().map(|(peer, theirs)| format!("{:.1}x {peer}", theirs / seconds)));
-            let share = format!("{loader}, {place}: {}", parts.join(", "));
-            println!("{share}");
-            self.shares.push(share);
+            shares.push(format!("{loader}, {place}: {}", parts.join(", ")));
         }
+        shares.iter().for_each(|share| println!("{share}"));
+        self.shares.extend(shares);
     }
 
     /// Adds what came of loads at random, and says it.
@@ -132,12 +149,6 @@ impl Results {
         let Some(path) = &options.json else { return Ok(()) };
         Ok(std::fs::write(path, serde_json::to_vec_pretty(self)?)?)
     }
-}
-
-fn median(seconds: &[f64]) -> Option<f64> {
-    let mut sorted = seconds.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
 }
 
 /// The processor, in words.

@@ -10,8 +10,9 @@ use std::sync::{Arc, PoisonError};
 use super::fetch::Fetcher;
 use super::job::{Job, Run, Tile};
 use super::options::Settings;
-use super::placement::{Allocated, Placement, TileStats, Watch};
+use super::placement::{Allocated, Placement, Refused, TileStats, Watch};
 use super::planned::Planned;
+use super::readers::Readers;
 use super::schedule::{ANNOUNCED_BYTES, Announced, Ask, Begun, Finished, Next, Schedule};
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 use super::tile::{TileMaker, read_size};
@@ -25,11 +26,11 @@ pub(super) struct Crew<P: Placement> {
     placement: P,
     settings: Settings,
     fetcher: Fetcher,
-    schedule: Mutex<Chart<P>>,
-    /// There are jobs, or there is room to read ahead, or it is time to stop.
+    chart: Mutex<Chart<P>>,
+    /// There are jobs, or there is room to read ahead, or what it takes to read, or it is time to stop.
     work: Condvar,
-    /// A slot has changed for those who wait for it: an entry is ready or has failed, its jobs are there, or a copy is in
-    /// flight.
+    /// A slot has changed for those who wait for it: an entry is ready or has failed, or its jobs are there,
+    /// or what it takes to read.
     moved: Condvar,
     stopped: AtomicBool,
     cancelled: AtomicBool,
@@ -41,7 +42,19 @@ struct Reading<P: Placement> {
     memory: P::Memory,
 }
 
-type Chart<P> = Schedule<Job<<P as Placement>::Chunk>, Reading<P>, <P as Placement>::Tensor>;
+/// What threads share.
+struct Chart<P: Placement> {
+    schedule: Schedule<Job<P::Chunk>, Reading<P>, P::Tensor>,
+    readers: Readers<Reader<P>>,
+}
+
+/// What a thread needs to read. One that sleeps, or is not in here, has none, and nothing that it sent is in
+/// flight.
+struct Reader<P: Placement> {
+    maker: TileMaker,
+    lane: P::Lane,
+}
+
 type Guard<'c, P> = MutexGuard<'c, Chart<P>>;
 type Tiles<P> = Vec<Tile<<P as Placement>::Chunk>>;
 
@@ -50,8 +63,9 @@ impl<P: Placement> Crew<P> {
         let size = |entry: &Arc<Entry>| (!entry.is_deferred()).then(|| placement.ahead(entry)).flatten();
         let sizes = plan.entries.iter().map(size).collect();
         let order = settings.order.of(&plan.entries);
+        let schedule = Schedule::new(order, sizes, settings.read_ahead);
         Self {
-            schedule: Mutex::new(Schedule::new(order, sizes, settings.read_ahead)),
+            chart: Mutex::new(Chart { schedule, readers: Readers::new(placement.readers()) }),
             plan,
             placement,
             fetcher: Fetcher::new(settings.prefetch, settings.page_cache),
@@ -65,18 +79,18 @@ impl<P: Placement> Crew<P> {
 
     fn lock(&self) -> Guard<'_, P> {
         // Nothing that holds the lock leaves the schedule half changed if it panics.
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+        self.chart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends reading; what is waited for is given up if it is cancelled.
     pub(super) fn stop(&self, is_cancelled: bool) {
-        let mut schedule = self.lock();
+        let mut chart = self.lock();
         self.stopped.store(true, Ordering::Relaxed);
         if is_cancelled {
             self.cancelled.store(true, Ordering::Relaxed);
         }
-        let jobs = schedule.clear();
-        drop(schedule);
+        let jobs = chart.schedule.clear();
+        drop(chart);
         self.fetcher.stop();
         drop(jobs);
         self.work.notify_all();
@@ -89,42 +103,117 @@ impl<P: Placement> Crew<P> {
 
     /// What a thread of the session does.
     pub(super) fn work(&self) {
-        let mut maker = TileMaker::new(self.settings.chunk, self.settings.page_cache);
         // Early, so that memory of a device, which takes long to allocate, is there when it is needed.
         let least = if P::EARLY { self.settings.threads } else { 1 };
-        let mut is_idle = false;
-        let mut schedule = self.lock();
+        let mut own = None;
+        let mut chart = self.lock();
         while !self.stopped() {
-            match schedule.next(least) {
-                Next::Nothing if is_idle => {
-                    schedule = self.work.wait(schedule).unwrap_or_else(PoisonError::into_inner);
-                    is_idle = false;
-                }
+            if !self.can_read(&mut chart, &mut own) {
+                chart = self.sleep(&self.work, chart, &mut own);
+                continue;
+            }
+            match chart.schedule.next(least) {
+                Next::Nothing => match self.settle(chart, &mut own, None) {
+                    Ok(()) => chart = self.lock(),
+                    Err(same) => chart = self.sleep(&self.work, same, &mut own),
+                },
                 next => {
-                    is_idle = !self.follow(schedule, next, &mut maker);
-                    schedule = self.lock();
+                    self.follow(chart, next, &mut own);
+                    chart = self.lock();
                 }
+            }
+        }
+        self.leave(chart, &mut own);
+    }
+
+    /// Whether a thread has what it takes to read, now if not before.
+    fn can_read(&self, chart: &mut Guard<'_, P>, own: &mut Option<Reader<P>>) -> bool {
+        if own.is_none() {
+            let Settings { chunk, page_cache, .. } = self.settings;
+            let make = || Reader { maker: TileMaker::new(chunk, page_cache), lane: self.placement.lane() };
+            *own = chart.readers.take(make);
+        }
+        own.is_some()
+    }
+
+    /// Settles the oldest copy of its own that is in flight: any, or one for that slot. If there is none, the
+    /// lock is given back as it was.
+    fn settle<'c>(
+        &self,
+        chart: Guard<'c, P>,
+        own: &mut Option<Reader<P>>,
+        slot: Option<usize>,
+    ) -> std::result::Result<(), Guard<'c, P>> {
+        match own {
+            Some(Reader { lane, .. }) if self.placement.in_flight(lane, slot) => {
+                drop(chart);
+                self.placement.settle(lane, self);
+                Ok(())
+            }
+            _ => Err(chart),
+        }
+    }
+
+    /// Waits, and leaves to others what it takes to read meanwhile. It must have settled its copies.
+    fn sleep<'c>(
+        &self,
+        until: &Condvar,
+        mut chart: Guard<'c, P>,
+        own: &mut Option<Reader<P>>,
+    ) -> Guard<'c, P> {
+        self.put_back(&mut chart, own);
+        until.wait(chart).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Settles what it has sent, and leaves to others what it takes to read.
+    fn leave<'c>(&'c self, mut chart: Guard<'c, P>, own: &mut Option<Reader<P>>) {
+        loop {
+            match self.settle(chart, own, None) {
+                Ok(()) => chart = self.lock(),
+                Err(mut same) => return self.put_back(&mut same, own),
             }
         }
     }
 
-    /// Does what comes next, a copy that has to be waited for included; whether there was anything.
-    fn follow(&self, schedule: Guard<'_, P>, next: Next<Job<P::Chunk>>, maker: &mut TileMaker) -> bool {
-        match next {
-            Next::Job(job) => {
-                self.announce_and_do(schedule, job, maker);
-                true
-            }
-            Next::Begin(slots) => {
-                drop(schedule);
-                self.begin_batch(&slots, true);
-                true
-            }
-            Next::Nothing => {
-                drop(schedule);
-                self.placement.settle(self)
-            }
+    fn put_back(&self, chart: &mut Guard<'_, P>, own: &mut Option<Reader<P>>) {
+        if own.take().is_some_and(|reader| chart.readers.put(reader)) {
+            self.work.notify_one();
+            self.moved.notify_all();
         }
+    }
+
+    /// Does what comes next.
+    fn follow(&self, chart: Guard<'_, P>, next: Next<Job<P::Chunk>>, own: &mut Option<Reader<P>>) {
+        match next {
+            Next::Job(job) => self.announce_and_do(chart, job, own),
+            Next::Begin(slots) => {
+                drop(chart);
+                self.begin_batch(&slots, true);
+            }
+            Next::Nothing => {}
+        }
+    }
+
+    /// Carries a job out, or leaves it to others if it cannot.
+    fn carry_out(&self, job: Job<P::Chunk>, own: &mut Option<Reader<P>>) {
+        let Some(Reader { maker, lane }) = own else {
+            return self.lock().schedule.push_front(vec![job]);
+        };
+        let Err(refused) = self.placement.carry_out(job, lane, maker, self) else { return };
+        let mut chart = self.lock();
+        if !chart.readers.retire() {
+            drop(chart);
+            return refused.fail(self);
+        }
+        let Refused { job, .. } = refused;
+        if !self.stopped() {
+            chart.schedule.push_front(vec![job]);
+        }
+        let useless = own.take();
+        drop(chart);
+        drop(useless);
+        self.work.notify_one();
+        self.moved.notify_all();
     }
 
     /// The tensor of a slot, which is one of the plan, or was [added](Self::make).
@@ -136,19 +225,19 @@ impl<P: Placement> Crew<P> {
 
     /// A tensor that the plan does not have.
     pub(super) fn make(&self, entry: &Arc<Entry>) -> Result<P::Tensor> {
-        let slot = self.lock().add_slot();
+        let slot = self.lock().schedule.add_slot();
         let taken = self.take(slot, entry);
-        let unused = self.lock().remove_slot(slot);
+        let unused = self.lock().schedule.remove_slot(slot);
         drop(unused);
         taken
     }
 
     /// Does not read an entry of the plan ahead any more, unless somebody waits for it.
     pub(super) fn abandon(&self, slot: usize) {
-        let mut schedule = self.lock();
-        let unused = schedule.abandon(slot);
+        let mut chart = self.lock();
+        let unused = chart.schedule.abandon(slot);
         let has_room = unused.is_some();
-        drop(schedule);
+        drop(chart);
         drop(unused);
         if has_room {
             self.work.notify_one();
@@ -156,77 +245,79 @@ impl<P: Placement> Crew<P> {
     }
 
     fn wait_for(&self, slot: usize, entry: &Arc<Entry>) -> Result<P::Tensor> {
-        let mut maker = TileMaker::new(self.settings.chunk, self.settings.page_cache);
-        let mut schedule = self.lock();
-        schedule.enter(slot);
-        loop {
+        let mut own = None;
+        let mut chart = self.lock();
+        chart.schedule.enter(slot);
+        let (outcome, has_room) = loop {
             if self.is_cancelled() {
-                schedule.leave(slot);
-                return Err(Error::new(ErrorKind::Cancelled, "loading was cancelled").in_tensor(entry.name()));
+                let error = Error::new(ErrorKind::Cancelled, "loading was cancelled");
+                break (Err(error.in_tensor(entry.name())), false);
             }
-            match schedule.ask(slot) {
-                Ask::Ready { tensor, has_room } => {
-                    schedule.leave(slot);
-                    drop(schedule);
-                    if has_room {
-                        self.work.notify_one();
-                    }
-                    return Ok(tensor);
-                }
-                Ask::Failed(error) => {
-                    schedule.leave(slot);
-                    return Err(error);
-                }
+            let can_read = own.is_some() || chart.readers.has_one();
+            match chart.schedule.ask(slot, can_read) {
+                Ask::Ready { tensor, has_room } => break (Ok(tensor), has_room),
+                Ask::Failed(error) => break (Err(error), false),
                 Ask::Begin => {
-                    drop(schedule);
+                    drop(chart);
                     let begun = self.begin(slot, entry);
-                    schedule = self.lock();
-                    if let Err(error) = begun {
-                        schedule.leave(slot);
-                        return Err(error);
+                    chart = self.lock();
+                    match begun {
+                        Ok(true) => {}
+                        Ok(false) if chart.schedule.is_giving_up() => {
+                            chart = self.help(slot, chart, &mut own);
+                        }
+                        Ok(false) => {}
+                        Err(error) => break (Err(error), false),
                     }
                 }
                 Ask::BeginBatch(slots) => {
-                    drop(schedule);
+                    drop(chart);
                     self.begin_batch(&slots, false);
-                    schedule = self.lock();
+                    chart = self.lock();
                 }
                 Ask::Job(job) => {
-                    drop(schedule);
-                    self.placement.carry_out(job, &mut maker, self);
-                    schedule = self.lock();
+                    self.can_read(&mut chart, &mut own);
+                    drop(chart);
+                    self.carry_out(job, &mut own);
+                    chart = self.lock();
                 }
-                Ask::Wait => {
-                    self.help(slot, schedule, &mut maker);
-                    schedule = self.lock();
-                }
+                Ask::Wait => chart = self.help(slot, chart, &mut own),
             }
+        };
+        chart.schedule.leave(slot);
+        self.leave(chart, &mut own);
+        if has_room {
+            self.work.notify_one();
         }
+        outcome
     }
 
     /// Makes itself useful while others are at work on a slot, or waits until they have come further.
-    fn help(&self, slot: usize, schedule: Guard<'_, P>, maker: &mut TileMaker) {
-        let flights = schedule.flights();
-        drop(schedule);
-        if self.placement.settle(self) {
-            return;
-        }
-        let mut schedule = self.lock();
-        if flights != schedule.flights() || !schedule.is_under_way(slot) || self.is_cancelled() {
-            return;
-        }
-        match schedule.next(1) {
-            Next::Nothing => drop(self.moved.wait(schedule)),
-            next => {
-                self.follow(schedule, next, maker);
+    fn help<'c>(&'c self, slot: usize, chart: Guard<'c, P>, own: &mut Option<Reader<P>>) -> Guard<'c, P> {
+        // What it waits for may be in its own hands.
+        let mut chart = match self.settle(chart, own, Some(slot)) {
+            Ok(()) => return self.lock(),
+            Err(same) => same,
+        };
+        if self.can_read(&mut chart, own) {
+            match chart.schedule.next(1) {
+                Next::Nothing => {}
+                next => {
+                    self.follow(chart, next, own);
+                    return self.lock();
+                }
             }
+        }
+        match self.settle(chart, own, None) {
+            Ok(()) => self.lock(),
+            Err(same) => self.sleep(&self.moved, same, own),
         }
     }
 
-    fn announce_and_do(&self, mut schedule: Guard<'_, P>, mut job: Job<P::Chunk>, maker: &mut TileMaker) {
+    fn announce_and_do(&self, mut chart: Guard<'_, P>, mut job: Job<P::Chunk>, own: &mut Option<Reader<P>>) {
         if !self.fetcher.is_off() {
-            let Announced { mut reads, slots } = schedule.announce(&mut job, self.fetcher.is_cold());
-            drop(schedule);
+            let Announced { mut reads, slots } = chart.schedule.announce(&mut job, self.fetcher.is_cold());
+            drop(chart);
             let runs = slots.iter().filter_map(|&slot| self.plan.entries.get(slot)?.run());
             reads.extend(runs.map(|(shard, bytes)| Run {
                 shard: Arc::clone(shard),
@@ -234,16 +325,16 @@ impl<P: Placement> Crew<P> {
             }));
             self.fetcher.fetch(reads);
         } else {
-            drop(schedule);
+            drop(chart);
         }
-        self.placement.carry_out(job, maker, self);
+        self.carry_out(job, own);
     }
 
     /// Allocates entries that are read ahead, together, and queues their jobs.
     fn begin_batch(&self, slots: &[usize], is_ahead: bool) {
         let entries: Vec<_> = slots.iter().map(|&slot| (slot, &self.plan.entries[slot])).collect();
         let (mut begun, mut tiles, mut failed) = (Vec::with_capacity(slots.len()), Vec::new(), Vec::new());
-        for (slot, outcome) in slots.iter().zip(self.allocate(&entries)) {
+        for (slot, outcome) in slots.iter().zip(self.allocate(&entries, false)) {
             match outcome {
                 Ok((memory, its_tiles)) => {
                     begun.push(Begun { slot: *slot, memory, tiles: its_tiles.len() });
@@ -254,47 +345,60 @@ impl<P: Placement> Crew<P> {
             }
         }
         let jobs = self.placement.jobs(tiles);
-        let mut schedule = self.lock();
-        failed.into_iter().for_each(|slot| schedule.not_begun(slot));
-        let finished = schedule.begun(begun);
+        let mut chart = self.lock();
+        failed.into_iter().for_each(|slot| chart.schedule.not_begun(slot));
+        let finished = chart.schedule.begun(begun);
         if !self.stopped() {
-            schedule.push_back(jobs);
+            chart.schedule.push_back(jobs);
         }
         if is_ahead {
-            schedule.prepared();
+            chart.schedule.prepared();
         }
-        self.tell_begun(schedule);
+        self.tell_begun(chart);
         self.finish_all(finished);
     }
 
-    /// Allocates an entry that somebody waits for, and queues its jobs in front of all others.
-    fn begin(&self, slot: usize, entry: &Arc<Entry>) -> Result<()> {
-        let mut outcomes = self.allocate(&[(slot, entry)]);
-        let (memory, tiles) = match outcomes.pop() {
-            Some(Ok(begun)) => begun,
-            outcome => {
-                self.lock().not_begun(slot);
-                self.moved.notify_all();
-                let nothing = || Error::new(ErrorKind::Internal, "its memory was not allocated");
-                return Err(outcome.and_then(Result::err).unwrap_or_else(nothing));
-            }
+    /// Allocates an entry that somebody waits for, and queues its jobs in front of all others. `false`: there
+    /// was no memory, but some is being given up.
+    fn begin(&self, slot: usize, entry: &Arc<Entry>) -> Result<bool> {
+        let nothing = || Err(Error::new(ErrorKind::Internal, "its memory was not allocated"));
+        let (memory, tiles) = match self.allocate(&[(slot, entry)], true).pop().unwrap_or_else(nothing) {
+            Ok(begun) => begun,
+            Err(error) => return self.not_begun(slot, error),
         };
         let begun = Begun { slot, memory, tiles: tiles.len() };
         let jobs: Vec<_> = tiles.into_iter().map(Job::of).collect();
-        let mut schedule = self.lock();
-        let finished = schedule.begun([begun]);
+        let mut chart = self.lock();
+        let finished = chart.schedule.begun([begun]);
         if !self.stopped() {
-            schedule.push_front(jobs);
+            chart.schedule.push_front(jobs);
         }
-        self.tell_begun(schedule);
+        self.tell_begun(chart);
         self.finish_all(finished);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Says that there is no memory for an entry, and makes room, if what was read ahead in vain may be in
+    /// its place.
+    fn not_begun(&self, slot: usize, error: Error) -> Result<bool> {
+        let mut chart = self.lock();
+        chart.schedule.not_begun(slot);
+        let mut unused = Vec::new();
+        let mut makes_room = false;
+        if matches!(error.kind(), ErrorKind::Memory | ErrorKind::Device) {
+            unused = chart.schedule.surrender();
+            makes_room = !unused.is_empty() || chart.schedule.is_giving_up();
+        }
+        drop(chart);
+        drop(unused);
+        self.moved.notify_all();
+        if makes_room { Ok(false) } else { Err(error) }
     }
 
     /// Wakes those who can do what was queued.
-    fn tell_begun(&self, schedule: Guard<'_, P>) {
-        let jobs = schedule.queued();
-        drop(schedule);
+    fn tell_begun(&self, chart: Guard<'_, P>) {
+        let jobs = chart.schedule.queued();
+        drop(chart);
         // This thread does one of them.
         match jobs {
             0 | 1 => self.work.notify_one(),
@@ -304,9 +408,13 @@ impl<P: Placement> Crew<P> {
     }
 
     /// The memory of entries, and their tiles.
-    fn allocate(&self, entries: &[(usize, &Arc<Entry>)]) -> Vec<Result<(Reading<P>, Tiles<P>)>> {
+    fn allocate(
+        &self,
+        entries: &[(usize, &Arc<Entry>)],
+        is_urgent: bool,
+    ) -> Vec<Result<(Reading<P>, Tiles<P>)>> {
         let size = |entry: &Entry| {
-            let size = caught("it was begun", || Ok(self.chunk(entry)));
+            let size = caught("it was begun", || Ok(self.chunk(entry, is_urgent)));
             size.map_err(|error| error.in_tensor(entry.name()))
         };
         let sizes: Vec<_> = entries.iter().map(|(_, entry)| size(entry)).collect();
@@ -328,8 +436,12 @@ impl<P: Placement> Crew<P> {
 
     /// The size of an entry's chunks: what its source prefers, or less, so that all threads have a share of a tensor
     /// that somebody waits for; but no less than what is computed at a time.
-    fn chunk(&self, entry: &Entry) -> usize {
-        let share = entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD);
+    fn chunk(&self, entry: &Entry, is_urgent: bool) -> usize {
+        let share = match P::EARLY && !is_urgent {
+            // The next entry is there in time for threads that have no share of this one.
+            true => u64::MAX,
+            false => entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD),
+        };
         let step = if entry.tiles().is_direct() { 0 } else { entry.tiles().step() };
         let read = read_size(entry, self.settings.chunk);
         let chunk = share.min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
@@ -365,9 +477,7 @@ impl<P: Placement> Crew<P> {
         };
         let outcome = outcome.map_err(|error| error.in_tensor(entry.name()));
         let failed = outcome.is_err();
-        let mut schedule = self.lock();
-        let unused = schedule.landed(slot, outcome);
-        drop(schedule);
+        let unused = self.lock().schedule.landed(slot, outcome);
         if failed || unused.is_some() {
             self.work.notify_one();
         }
@@ -383,16 +493,10 @@ impl<P: Placement> Watch for Crew<P> {
     fn done(&self, TileStats { slot, bytes, read }: TileStats, outcome: Result<()>) {
         // Before the entry lands, so that whoever takes it finds its bytes counted.
         self.tell(read, if outcome.is_ok() { bytes } else { 0 });
-        let finished = self.lock().tile_done(slot, outcome);
+        let finished = self.lock().schedule.tile_done(slot, outcome);
         if let Some(finished) = finished {
             self.finish(finished);
         }
-    }
-
-    fn in_flight(&self) {
-        self.lock().started_flight();
-        // Whoever waits for what is in it settles it.
-        self.moved.notify_all();
     }
 
     fn stopped(&self) -> bool {

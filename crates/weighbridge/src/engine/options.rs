@@ -83,7 +83,7 @@ pub enum ReadOrder {
 }
 
 impl LoadOptions {
-    /// 64 MiB.
+    /// 64 MiB, in memory of the host.
     pub const DEFAULT_READ_AHEAD: u64 = 64 << 20;
 
     /// Nothing set.
@@ -92,16 +92,21 @@ impl LoadOptions {
     }
 
     /// Sets the number of threads that read, the caller's own included while it waits; by default one a core,
-    /// and 8 at most, or more, where [sources](crate::Hints::concurrency) are slow and like more requests at a time; more
-    /// than 1024 count as 1024.
+    /// at most 8 where tensors stay in memory of the host, and 16 where they go to a device: a core reads a
+    /// few gigabytes a second, and a bus moves fifty. There are more where [sources](crate::Hints::concurrency)
+    /// are slow and like more requests at a time. More than 1024 count as 1024.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.clamp(1, 1024));
         self
     }
 
-    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit; 64 MiB otherwise.
-    /// Threads wait at the limit. A tensor above it is read when it is asked for. On top of it, each thread has at most
-    /// a few megabytes to convert in.
+    /// Sets how many bytes may have been read that nobody has taken yet, [`u64::MAX`] for no limit. Threads
+    /// wait at the limit. A tensor above it is read when it is asked for. On top of it, each thread has at
+    /// most a few megabytes to convert in.
+    ///
+    /// Otherwise it is 64 MiB in memory of the host, and there is no limit where tensors go to a device: what
+    /// is read ahead is in its place already. If memory of the device runs out when a tensor is asked for,
+    /// those that were read ahead and that nobody has asked for are given up.
     pub fn read_ahead(mut self, bytes: u64) -> Self {
         self.read_ahead = Some(bytes);
         self
@@ -156,14 +161,23 @@ impl LoadOptions {
         }
     }
 
+    /// With what is left open as it is best where tensors stay in memory of the host. More threads do not
+    /// read faster on any machine that was measured.
     pub(super) fn settings(self) -> Settings {
-        /// More threads than this do not read faster on any machine that was measured.
-        const MOST_THREADS: usize = 8;
+        self.settings_or(8, Self::DEFAULT_READ_AHEAD)
+    }
+
+    /// The same where they go to a device.
+    pub(super) fn settings_for_device(self) -> Settings {
+        self.settings_or(16, u64::MAX)
+    }
+
+    fn settings_or(self, most_threads: usize, read_ahead: u64) -> Settings {
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Settings {
-            threads: self.threads.unwrap_or_else(|| cores().min(MOST_THREADS)),
+            threads: self.threads.unwrap_or_else(|| cores().min(most_threads)),
             may_have_more_threads: self.threads.is_none(),
-            read_ahead: self.read_ahead.unwrap_or(Self::DEFAULT_READ_AHEAD),
+            read_ahead: self.read_ahead.unwrap_or(read_ahead),
             chunk: self.chunk,
             order: self.order.unwrap_or(ReadOrder::File),
             prefetch: self.prefetch.unwrap_or_default(),

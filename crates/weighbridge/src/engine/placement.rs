@@ -15,7 +15,7 @@ pub use stage::{Device, Ring, Transfer};
 
 use super::job::{Group, Job, Tile};
 use super::tile::TileMaker;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Entry;
 
 /// Takes care of the memory that a session's tensors are made in. None of it is called under a lock.
@@ -26,6 +26,8 @@ pub(super) trait Placement: Send + Sync + 'static {
     type Memory: Send;
     /// The right to make one tile of it.
     type Chunk: Send;
+    /// What a thread that makes tiles needs for itself.
+    type Lane: Send;
 
     /// Whether what is read ahead is begun as soon as there are fewer jobs than threads, and not when there are none left.
     const EARLY: bool = false;
@@ -36,14 +38,38 @@ pub(super) trait Placement: Send + Sync + 'static {
     /// Puts tiles of several tensors, all of them small, or tiles of one, together into jobs.
     fn jobs(&self, tiles: Vec<Tile<Self::Chunk>>) -> Vec<Job<Self::Chunk>>;
 
+    /// The most lanes that there may be.
+    fn readers(&self) -> usize {
+        usize::MAX
+    }
+
+    /// A lane, which takes next to nothing before it is used.
+    fn lane(&self) -> Self::Lane;
+
     /// Makes the tiles of a job; what becomes of each is told to `watch`, then or when a copy that was started for
     /// it is [settled](Self::settle). It ends early when it is time to stop.
-    fn carry_out(&self, job: Job<Self::Chunk>, maker: &mut TileMaker, watch: &dyn Watch);
+    ///
+    /// # Errors
+    ///
+    /// Gives the job back if nothing can be made with this lane, and perhaps with others.
+    fn carry_out(
+        &self,
+        job: Job<Self::Chunk>,
+        lane: &mut Self::Lane,
+        maker: &mut TileMaker,
+        watch: &dyn Watch,
+    ) -> CarriedOut<Self::Chunk>;
 
-    /// Waits for the oldest copy that is in flight, if there is one, and tells what became of its tiles.
-    fn settle(&self, watch: &dyn Watch) -> bool {
-        let _ = watch;
+    /// Whether copies of a lane are in flight: any, or for the entry of a slot. They must be settled before
+    /// its thread sleeps.
+    fn in_flight(&self, lane: &Self::Lane, slot: Option<usize>) -> bool {
+        let _ = (lane, slot);
         false
+    }
+
+    /// Waits for the oldest copy of a lane that is in flight, and tells what became of its tiles.
+    fn settle(&self, lane: &mut Self::Lane, watch: &dyn Watch) {
+        let _ = (lane, watch);
     }
 
     /// The tensor, all of whose tiles were made.
@@ -72,6 +98,26 @@ pub(super) struct Allocated<P: Placement + ?Sized> {
     pub(super) chunks: Vec<(Range<u64>, P::Chunk)>,
 }
 
+/// A job that was not begun, and why.
+pub(super) struct Refused<C> {
+    pub(super) job: Job<C>,
+    pub(super) error: Error,
+}
+
+/// A job was carried out, or was not begun.
+pub(super) type CarriedOut<C> = std::result::Result<(), Refused<C>>;
+
+impl<C> Refused<C> {
+    /// Tells that none of the tiles will be made.
+    pub(super) fn fail(self, watch: &dyn Watch) {
+        for tile in self.job.groups.into_iter().flat_map(|group| group.tiles) {
+            let stats = TileStats::of(&tile);
+            drop(tile);
+            watch.done(stats, Err(self.error.clone()));
+        }
+    }
+}
+
 /// What a session learns while a job is carried out.
 pub(super) trait Watch {
     /// Bytes were read for several tiles.
@@ -79,9 +125,6 @@ pub(super) trait Watch {
 
     /// A tile is done, or has failed.
     fn done(&self, tile: TileStats, outcome: Result<()>);
-
-    /// A copy has been started that will have to be settled.
-    fn in_flight(&self);
 
     /// Whether it is time to stop.
     fn stopped(&self) -> bool;

@@ -38,8 +38,6 @@ pub(super) struct Schedule<J, M, T> {
     preparing: bool,
     /// Slots that were added and may be used again.
     free: Vec<usize>,
-    /// Copies that were ever started.
-    flights: u64,
 }
 
 struct Slot<M, T> {
@@ -113,7 +111,7 @@ pub(super) enum Ask<J, T> {
     Ready { tensor: T, has_room: bool },
     /// It cannot be made.
     Failed(Error),
-    /// Wait: other threads are at work on it, or a copy is in flight.
+    /// Wait: other threads are at work on it.
     Wait,
 }
 
@@ -156,7 +154,6 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
             ahead: ReadAhead { order, sizes, limit, next: 0, next_announced: 0, held: 0, left },
             preparing: false,
             free: Vec::new(),
-            flights: 0,
         }
     }
 
@@ -212,8 +209,9 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
         }
     }
 
-    /// What a thread that waits for a slot is to do. It must have [entered](Self::enter).
-    pub(super) fn ask(&mut self, slot: usize) -> Ask<J, T> {
+    /// What a thread that waits for a slot is to do; jobs are only for one that `can_read`. It must have
+    /// [entered](Self::enter).
+    pub(super) fn ask(&mut self, slot: usize, can_read: bool) -> Ask<J, T> {
         match self.slots[slot].state {
             State::Idle | State::Taken => {
                 if self.comes_next(slot) {
@@ -235,12 +233,24 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
                     _ => Ask::Wait,
                 }
             }
-            State::Reading { .. } => {
+            State::Reading { .. } if can_read => {
                 let own = self.queue.iter().position(|job| job.is_for(slot));
                 own.and_then(|own| self.queue.remove(own)).map_or(Ask::Wait, Ask::Job)
             }
-            State::Beginning | State::Finishing => Ask::Wait,
+            State::Beginning | State::Reading { .. } | State::Finishing => Ask::Wait,
         }
+    }
+
+    /// Reads no more ahead, and gives up what was and nobody waits for: its memory is needed for something
+    /// else.
+    pub(super) fn surrender(&mut self) -> Vec<T> {
+        (self.ahead.next, self.ahead.left) = (self.ahead.order.len(), 0);
+        (0..self.slots.len()).filter_map(|slot| self.abandon(slot)).collect()
+    }
+
+    /// Whether threads are still at work on what was given up.
+    pub(super) fn is_giving_up(&self) -> bool {
+        self.slots.iter().any(|slot| slot.abandoned)
     }
 
     /// The job at the front of the queue, or, if there are fewer than `least`, what is read ahead next.
@@ -283,6 +293,7 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
     /// A slot whose memory cannot be allocated. Whoever asks for it tries again.
     pub(super) fn not_begun(&mut self, slot: usize) {
         self.slots[slot].state = State::Taken;
+        self.slots[slot].abandoned = false;
         self.release(slot);
     }
 
@@ -329,21 +340,6 @@ impl<J: Queued, M, T> Schedule<J, M, T> {
             self.release(slot);
         }
         None
-    }
-
-    /// Whether threads are at work on a slot.
-    pub(super) fn is_under_way(&self, slot: usize) -> bool {
-        matches!(self.slots[slot].state, State::Beginning | State::Reading { .. } | State::Finishing)
-    }
-
-    /// A copy was started, which somebody will have to wait for.
-    pub(super) fn started_flight(&mut self) {
-        self.flights += 1;
-    }
-
-    /// Copies that were ever started.
-    pub(super) fn flights(&self) -> u64 {
-        self.flights
     }
 
     /// Gives up the jobs that nobody has begun.

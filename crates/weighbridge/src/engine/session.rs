@@ -180,8 +180,7 @@ impl Checkpoint {
 pub struct StopHandle(Weak<dyn Stop>);
 
 impl StopHandle {
-    /// As [`Session::cancel`]; nothing if the session is gone. If the session is dropped at the same time, copies to a device
-    /// that are in flight may be waited for here.
+    /// As [`Session::cancel`]; nothing if the session is gone.
     pub fn cancel(&self) {
         if let Some(session) = self.0.upgrade() {
             session.stop(true);

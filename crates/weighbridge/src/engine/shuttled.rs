@@ -64,7 +64,7 @@ where
     let entries = plan.entries().to_vec();
     let options = LoadOptions::new().threads(workers + 1).read_ahead(read_ahead).prefetch(Prefetch::Never);
     let planned = Arc::new(Planned::new(&plan).unwrap());
-    let crew = Arc::new(Crew::new(planned, options.settings(), placement));
+    let crew = Arc::new(Crew::new(planned, options.settings_for_device(), placement));
     let mut threads = Vec::new();
     for _ in 0..workers {
         let crew = Arc::clone(&crew);
@@ -110,9 +110,14 @@ impl Device for Lazy {
     type Slab = Vec<MaybeUninit<u8>>;
     type Memory = Memory;
     type Tensor = Vec<u8>;
+    type Lane = ();
     type Fence = Arc<(Mutex<Option<Copies>>, Condvar)>;
 
-    fn slab(&self, bytes: usize) -> Result<Self::Slab> {
+    fn lane(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn slab(&self, (): &mut (), bytes: usize) -> Result<Self::Slab> {
         Ok(vec![MaybeUninit::new(0xEE); bytes])
     }
 
@@ -121,14 +126,14 @@ impl Device for Lazy {
     }
 
     #[allow(unsafe_code)]
-    unsafe fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<Self::Fence> {
+    unsafe fn copy(&self, (): &mut (), transfers: &[Transfer<'_, Memory>]) -> Result<Self::Fence> {
         let copy = |transfer: &Transfer<'_, Memory>| {
             (Arc::clone(transfer.memory), transfer.offset, transfer.bytes.to_vec())
         };
         Ok(Arc::new((Mutex::new(Some(Copies(transfers.iter().map(copy).collect()))), Condvar::new())))
     }
 
-    fn wait(&self, fence: Self::Fence) -> Result<()> {
+    fn wait(&self, (): &mut (), fence: Self::Fence) -> Result<()> {
         let copies = fence.0.lock().unwrap().take();
         for (memory, offset, bytes) in copies.map_or_else(Vec::new, |copies| copies.0) {
             memory.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
@@ -136,7 +141,7 @@ impl Device for Lazy {
         Ok(())
     }
 
-    fn is_done(&self, fence: &Self::Fence) -> bool {
+    fn is_done(&self, (): &(), fence: &Self::Fence) -> bool {
         fence.0.lock().unwrap().is_none()
     }
 
@@ -158,11 +163,13 @@ fn on_the_host() {
 
 #[test]
 fn on_a_device() {
-    for (workers, read_ahead, slabs) in [(0, 0, 1), (1, 600, 1), (1, u64::MAX, 2), (2, 600, 3)] {
+    for (workers, read_ahead, slabs) in
+        [(0, 0, 1), (1, 600, 1), (1, u64::MAX, 2), (1, u64::MAX, 4), (2, 600, 3)]
+    {
         for is_broken in [false, true] {
             let run = move || {
-                let ring = Ring::new().slabs(slabs).slab_bytes(256).in_flight(2);
-                carry_out(&checkpoint(300, is_broken), workers, read_ahead, Stage::new(Lazy, ring), false);
+                let stage = Stage::new(Lazy, Ring::new().slabs(slabs).slab_bytes(256), workers + 1);
+                carry_out(&checkpoint(300, is_broken), workers, read_ahead, stage, false);
             };
             shuttle::check_random(run, ORDERS);
             shuttle::check_pct(run, ORDERS, 3);
@@ -175,8 +182,8 @@ fn cancelled() {
     let on_host = || carry_out(&checkpoint(300, false), 2, 600, Fill, true);
     shuttle::check_random(on_host, ORDERS);
     let on_device = || {
-        let ring = Ring::new().slabs(2).slab_bytes(256);
-        carry_out(&checkpoint(300, false), 1, 600, Stage::new(Lazy, ring), true);
+        let stage = Stage::new(Lazy, Ring::new().slabs(2).slab_bytes(256), 2);
+        carry_out(&checkpoint(300, false), 1, 600, stage, true);
     };
     shuttle::check_random(on_device, ORDERS);
 }

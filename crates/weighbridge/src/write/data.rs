@@ -59,12 +59,29 @@ pub trait TensorData {
         None
     }
 
+    /// Its bytes in any order, if it can give them so: several threads may then write them to a file at a
+    /// time, and [`write_to`](Self::write_to) is not called. It is of use where the bytes come from a device,
+    /// or are made.
+    fn ranges(&self) -> Option<&dyn Ranges> {
+        None
+    }
+
     /// A number that tensors have in common which share their memory. Such tensors are put into one shard and
     /// count once towards its size, as in `huggingface_hub`; each is still written, as the format knows no
     /// sharing.
     fn storage(&self) -> Option<u64> {
         None
     }
+}
+
+/// Bytes of a tensor in any order, for several threads at a time.
+pub trait Ranges: Sync {
+    /// Writes these bytes of the tensor, counted from its first, as the file has them, in pieces of any size.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorData::write_to`].
+    fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()>;
 }
 
 /// Bytes of a file.
@@ -113,6 +130,10 @@ impl<T: TensorData + ?Sized> TensorData for &T {
         (**self).stored()
     }
 
+    fn ranges(&self) -> Option<&dyn Ranges> {
+        (**self).ranges()
+    }
+
     fn storage(&self) -> Option<u64> {
         (**self).storage()
     }
@@ -133,6 +154,10 @@ impl<T: TensorData + ?Sized> TensorData for Box<T> {
 
     fn stored(&self) -> Option<Stored<'_>> {
         (**self).stored()
+    }
+
+    fn ranges(&self) -> Option<&dyn Ranges> {
+        (**self).ranges()
     }
 
     fn storage(&self) -> Option<u64> {

@@ -168,6 +168,18 @@ impl OutputFile {
         self.file.flush()?;
         Ok(self.file.get_ref().target.as_file())
     }
+
+    /// Whether it has places, as pipes and devices do not.
+    pub(super) fn has_places(&self) -> bool {
+        self.file.get_ref().target.as_file().metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+
+    /// The same as [`raw`](Self::raw), and what has to be told of bytes that are written.
+    pub(super) fn raw_and_flusher(&mut self) -> io::Result<(&File, Option<&mut Flusher>)> {
+        self.file.flush()?;
+        let Output { target, flusher, .. } = self.file.get_mut();
+        Ok((target.as_file(), flusher.as_mut()))
+    }
 }
 
 impl Write for OutputFile {

@@ -39,7 +39,8 @@ pub(super) fn write_into<'t, T: TensorData + 't, W: io::Write>(
     writer.finish()
 }
 
-/// The same into a file, to which the kernel copies what lies in other files.
+/// The same into a file, to which the kernel copies what lies in other files, and several threads write what
+/// comes in any order.
 pub(super) fn write_file<'t, T: TensorData + 't>(
     layout: Layout,
     output: OutputFile,
@@ -47,12 +48,24 @@ pub(super) fn write_file<'t, T: TensorData + 't>(
     watch: &mut Watch,
 ) -> Result<OutputFile> {
     let mut writer = layout.writer(output)?;
+    // So many of the next tensors are not worth several threads.
+    let mut alone = 0_usize;
     while let Some(given) = writer.given() {
         let data = tensor(given);
-        match data.stored() {
-            Some(stored) if worth_a_call(&stored) && writer.copy(&stored, watch)? => {}
-            _ => writer.write(data, watch)?,
+        if let Some(stored) = data.stored()
+            && worth_a_call(&stored)
+            && writer.copy(&stored, watch)?
+        {
+            continue;
         }
+        if alone == 0 && data.ranges().is_some() {
+            alone = writer.write_together(|given| tensor(given).ranges(), watch)?;
+            if alone == 0 {
+                continue;
+            }
+        }
+        writer.write(data, watch)?;
+        alone = alone.saturating_sub(1);
     }
     writer.finish()
 }

@@ -14,12 +14,12 @@ use crate::error::{Error, ErrorKind, Result};
 /// checkpoint.
 #[derive(Debug)]
 pub struct Writer<W> {
-    layout: Layout,
-    sink: W,
+    pub(super) layout: Layout,
+    pub(super) sink: W,
     /// The index of the tensor that is being written or comes next.
-    next: usize,
+    pub(super) next: usize,
     /// Whether a tensor was begun and not finished.
-    open: bool,
+    pub(super) open: bool,
 }
 
 impl Layout {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Allocated, Placement, TileStats, Watch, each_tile};
+use super::{Allocated, CarriedOut, Placement, TileStats, Watch, each_tile};
 use crate::buffer::{self, Allocation, Chunk, Filling, HostBuffer, HugePage};
 use crate::engine::job::{Job, Tile, coalesce};
 use crate::engine::tile::TileMaker;
@@ -17,6 +17,7 @@ impl Placement for Fill {
     type Tensor = HostBuffer;
     type Memory = Filling;
     type Chunk = Chunk;
+    type Lane = ();
 
     fn allocate(&self, entries: &[(&Entry, usize)]) -> Vec<Result<Allocated<Self>>> {
         // All of them before anything else is allocated, so that small ones lie next to each other on huge pages.
@@ -48,7 +49,15 @@ impl Placement for Fill {
         jobs
     }
 
-    fn carry_out(&self, job: Job<Chunk>, maker: &mut TileMaker, watch: &dyn Watch) {
+    fn lane(&self) {}
+
+    fn carry_out(
+        &self,
+        job: Job<Chunk>,
+        (): &mut (),
+        maker: &mut TileMaker,
+        watch: &dyn Watch,
+    ) -> CarriedOut<Chunk> {
         let on_huge_page = job.huge_page.map(HugePage::make).is_some();
         each_tile(job.groups, maker, watch, |tile, maker| {
             let mut stats = TileStats::of(&tile);
@@ -65,6 +74,7 @@ impl Placement for Fill {
             });
             watch.done(stats, outcome);
         });
+        Ok(())
     }
 
     fn finish(&self, _: &Entry, memory: Filling) -> Result<HostBuffer> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Allocated, Fill, Placement, Watch};
+use super::{Allocated, CarriedOut, Fill, Placement, Watch};
 use crate::buffer::{Chunk, Filling, HostBuffer};
 use crate::checkpoint::Shard;
 use crate::dtype::Dtype;
@@ -136,6 +136,7 @@ impl Placement for Lend {
     type Tensor = HostBytes;
     type Memory = Memory;
     type Chunk = Chunk;
+    type Lane = ();
 
     fn allocate(&self, entries: &[(&Entry, usize)]) -> Vec<Result<Allocated<Self>>> {
         let lent: Vec<_> = entries.iter().map(|(entry, _)| entry.lend_as_it_is()).collect();
@@ -156,8 +157,16 @@ impl Placement for Lend {
         Fill.jobs(tiles)
     }
 
-    fn carry_out(&self, job: Job<Chunk>, maker: &mut TileMaker, watch: &dyn Watch) {
-        Fill.carry_out(job, maker, watch);
+    fn lane(&self) {}
+
+    fn carry_out(
+        &self,
+        job: Job<Chunk>,
+        lane: &mut (),
+        maker: &mut TileMaker,
+        watch: &dyn Watch,
+    ) -> CarriedOut<Chunk> {
+        Fill.carry_out(job, lane, maker, watch)
     }
 
     fn finish(&self, entry: &Entry, memory: Memory) -> Result<HostBytes> {

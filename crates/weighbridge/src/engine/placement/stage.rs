@@ -1,24 +1,24 @@
-//! Tensors on a device, through a ring of staging buffers.
+//! Tensors on a device, through staging buffers.
 //!
-//! Readers fill slabs of the ring while the device copies from those that were filled before. No thread is kept for
-//! waiting: whoever needs a slab, finds none free, and may not make one, waits for the oldest copy and takes its slab; so
-//! does whoever waits for a tensor or has nothing else to do.
+//! Each reader has a [`Lane`]: slabs of its own, and what the device needs to copy from them. It fills one
+//! slab while the device copies from the other, which it then fills again; nothing of that is shared with
+//! other readers. What a reader has sent it also lands: before it fills the next slab, when it needs one, and
+//! before it sleeps or leaves, so that no copy is in flight without a thread that is about to wait for it.
 
 mod device;
-mod ring;
+mod slabs;
 mod target;
 
 use std::mem;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use device::ALIGN;
 pub use device::{Device, Ring, Transfer};
-use ring::{Next, Slabs};
-use target::Target;
+use slabs::{Next, Slabs};
+use target::{Target, Uncast};
 
-use super::{Allocated, Placement, TileStats, Watch, each_tile};
+use super::{Allocated, CarriedOut, Placement, Refused, TileStats, Watch, each_tile};
 use crate::engine::job::{Group, Job, Tile, coalesce};
-use crate::engine::sync::{Condvar, Mutex, MutexGuard};
 use crate::engine::tile::TileMaker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
@@ -28,9 +28,15 @@ use crate::plan::Entry;
 pub(in crate::engine) struct Stage<D: Device> {
     device: D,
     slab_bytes: usize,
-    slabs: Mutex<Slabs<D::Slab, Flight<D>>>,
-    /// A slab is free, in flight, or lost.
-    moved: Condvar,
+    /// The slabs of a reader, and the number of readers that may have so many.
+    slabs: usize,
+    readers: usize,
+}
+
+/// What one reader has for itself. What it needs of the device is made when it first stages something.
+pub(in crate::engine) struct Lane<D: Device> {
+    device: Option<D::Lane>,
+    slabs: Slabs<D::Slab, Flight<D>>,
 }
 
 /// A slab that is copied from.
@@ -40,95 +46,78 @@ struct Flight<D: Device> {
     tiles: Vec<(TileStats, Arc<D::Memory>)>,
 }
 
-impl<D: Device> Stage<D> {
-    pub(in crate::engine) fn new(device: D, ring: Ring) -> Self {
-        let slabs = Mutex::new(Slabs::new(ring.slabs, ring.busy()));
-        Self { device, slab_bytes: ring.slab_bytes, slabs, moved: Condvar::new() }
-    }
+/// A slab to fill, and the lane that it is of.
+struct Filling<'l, D: Device> {
+    slab: D::Slab,
+    device: &'l mut D::Lane,
+    slabs: &'l mut Slabs<D::Slab, Flight<D>>,
+}
 
-    fn lock(&self) -> MutexGuard<'_, Slabs<D::Slab, Flight<D>>> {
-        // Nothing of the device is called under the lock.
-        self.slabs.lock().unwrap_or_else(PoisonError::into_inner)
+impl<D: Device> Stage<D> {
+    /// For a session of so many threads.
+    pub(in crate::engine) fn new(device: D, ring: Ring, threads: usize) -> Self {
+        let slabs = ring.a_reader(threads);
+        Self { device, slab_bytes: ring.slab_bytes, slabs, readers: ring.readers(slabs) }
     }
 
     /// A slab to fill.
-    fn slab(&self, watch: &dyn Watch) -> Result<D::Slab> {
+    fn slab<'l>(&self, lane: &'l mut Lane<D>, watch: &dyn Watch) -> Result<Filling<'l, D>> {
+        let Lane { device, slabs } = lane;
+        if device.is_none() {
+            *device = Some(caught("a lane to the device was made", || self.device.lane())?);
+        }
+        let missing = || Error::new(ErrorKind::Internal, "its lane to the device is missing");
+        let device = device.as_mut().ok_or_else(missing)?;
+        // What has arrived meanwhile need not wait until the next slab is full.
+        while slabs.in_flight().next().is_some_and(|flight| self.is_done(device, flight)) {
+            let Some(flight) = slabs.land() else { break };
+            self.land(flight, device, slabs, watch);
+        }
         loop {
-            let mut slabs = self.lock();
-            let next = slabs.next();
-            if let Next::Wait = next {
-                drop(self.moved.wait(slabs));
-                continue;
-            }
-            drop(slabs);
-            let may_make = match next {
-                Next::Fill(slab) => return Ok(slab),
+            match slabs.next() {
+                Next::Fill(slab) => return Ok(Filling { slab, device, slabs }),
                 Next::Lost => {
                     let message = "no staging buffer is left: copies from all of them have failed";
                     return Err(Error::new(ErrorKind::Device, message));
                 }
-                Next::WaitFor(flight) => self.land(flight, watch),
-                Next::Check(flight) => self.check(flight, watch),
-                Next::Make => true,
-                Next::Wait => false,
-            };
-            if may_make && let Some(slab) = self.make()? {
-                return Ok(slab);
+                Next::WaitFor(flight) => self.land(flight, device, slabs, watch),
+                Next::Make => match self.make(device) {
+                    Ok(slab) => return Ok(Filling { slab, device, slabs }),
+                    Err(_) if slabs.not_made() => {}
+                    Err(error) => return Err(error),
+                },
             }
         }
     }
 
-    /// Lands a copy if it is done. Whether to make a slab instead.
-    fn check(&self, flight: Flight<D>, watch: &dyn Watch) -> bool {
-        let is_done = caught("a copy was looked for", || Ok(self.device.is_done(&flight.fence)));
-        if is_done.unwrap_or(false) {
-            return self.land(flight, watch);
-        }
-        let may_make = self.lock().put_back(flight);
-        self.moved.notify_all();
-        // Whoever wanted to settle it meanwhile did not find it.
-        watch.in_flight();
-        may_make
+    fn is_done(&self, device: &D::Lane, flight: &Flight<D>) -> bool {
+        let is_done = caught("a copy was looked for", || Ok(self.device.is_done(device, &flight.fence)));
+        is_done.unwrap_or(false)
     }
 
-    /// Makes a slab, which is counted already. `None`: it could not be made, but there are others.
-    fn make(&self) -> Result<Option<D::Slab>> {
-        let made = caught("a staging buffer was made", || {
-            let mut slab = self.device.slab(self.slab_bytes)?;
+    fn make(&self, device: &mut D::Lane) -> Result<D::Slab> {
+        caught("a staging buffer was made", || {
+            let mut slab = self.device.slab(device, self.slab_bytes)?;
             match slab.as_mut().len() >= self.slab_bytes {
                 true => Ok(slab),
                 false => Err(Error::new(ErrorKind::Device, "a staging buffer is too small")),
             }
-        });
-        let error = match made {
-            Ok(slab) => return Ok(Some(slab)),
-            Err(error) => error,
-        };
-        let has_others = self.lock().not_made();
-        self.moved.notify_all();
-        if has_others { Ok(None) } else { Err(error) }
+        })
     }
 
-    fn give_back(&self, slab: D::Slab) {
-        self.lock().put(slab);
-        self.moved.notify_all();
-    }
-
-    /// Leaves a slab to the device for good, which may still be reading it.
-    fn lose(&self, slab: D::Slab) {
-        mem::forget(slab);
-        self.lock().lose();
-        self.moved.notify_all();
-    }
-
-    /// Waits for a copy and tells what became of it. Gives `false`, for no slab is to be made.
-    fn land(&self, flight: Flight<D>, watch: &dyn Watch) -> bool {
+    /// Waits for a copy and tells what became of it.
+    fn land(
+        &self,
+        flight: Flight<D>,
+        device: &mut D::Lane,
+        slabs: &mut Slabs<D::Slab, Flight<D>>,
+        watch: &dyn Watch,
+    ) {
         let Flight { slab, fence, tiles } = flight;
-        let outcome = caught("a copy to the device was waited for", || self.device.wait(fence));
-        self.lock().landed();
+        let outcome = caught("a copy to the device was waited for", || self.device.wait(device, fence));
         match outcome {
-            Ok(()) => self.give_back(slab),
-            Err(_) => self.lose(slab),
+            Ok(()) => slabs.put(slab),
+            Err(_) => leave(slab, slabs),
         }
         for (stats, memory) in tiles {
             match &outcome {
@@ -138,7 +127,6 @@ impl<D: Device> Stage<D> {
             }
             watch.done(stats, outcome.clone());
         }
-        false
     }
 
     /// Whether these tiles can be made in the device's memory.
@@ -166,14 +154,24 @@ impl<D: Device> Stage<D> {
         });
     }
 
+    /// What crosses the bus in the place of an entry, if the device casts it.
+    fn uncast(&self, entry: &Entry) -> Option<Uncast> {
+        let (stored, to) = (entry.uncast()?, entry.dtype());
+        let (small, large) = (u64::from(stored.dtype().bits()), u64::from(to.bits()));
+        let is_whole = small.is_multiple_of(8) && large.is_multiple_of(small);
+        let casts = || caught("it was planned", || Ok(self.device.casts(stored.dtype(), to)));
+        (is_whole && casts().unwrap_or(false)).then(|| Uncast { entry: stored, to, times: large / small })
+    }
+
     /// Makes the tiles of a job in a slab, one after the other, and sends them.
     fn fill_and_send(
         &self,
-        mut slab: D::Slab,
+        filling: Filling<'_, D>,
         groups: Vec<Group<Target<D>>>,
         maker: &mut TileMaker,
         watch: &dyn Watch,
     ) {
+        let Filling { mut slab, device, slabs } = filling;
         let needed: usize = groups.iter().flat_map(|group| &group.tiles).map(room).sum();
         let memory = &mut slab;
         let rest = caught("a staging buffer was filled", move || {
@@ -183,8 +181,8 @@ impl<D: Device> Stage<D> {
         let mut rest = match rest {
             Ok(rest) => rest,
             Err(error) => {
-                self.lose(slab);
-                return fail(groups, &error, watch);
+                leave(slab, slabs);
+                return Refused { job: Job::new(None, groups), error }.fail(watch);
             }
         };
         let mut made: Vec<(TileStats, Target<D>, &[u8])> = Vec::new();
@@ -193,8 +191,9 @@ impl<D: Device> Stage<D> {
             let (bytes, behind) = mem::take(&mut rest).split_at_mut(room(&tile));
             rest = behind;
             let outcome = caught("it was loaded", || {
-                let memory = &mut bytes[..tile.bytes() as usize];
-                let (bytes, read) = maker.make(&tile.entry, tile.range.clone(), memory)?;
+                let (entry, range) = tile.chunk.staged();
+                let memory = &mut bytes[..(range.end - range.start) as usize];
+                let (bytes, read) = maker.make(entry.unwrap_or(&tile.entry), range, memory)?;
                 stats.read = read;
                 Ok(bytes)
             });
@@ -207,74 +206,66 @@ impl<D: Device> Stage<D> {
             }
         });
         if made.is_empty() {
-            return self.give_back(slab);
+            return slabs.put(slab);
         }
         let transfers: Vec<_> = made
             .iter()
-            .map(|(_, target, bytes)| Transfer { bytes, memory: target.memory(), offset: target.offset() })
+            .map(|(_, target, bytes)| Transfer {
+                bytes,
+                memory: target.memory(),
+                offset: target.offset(),
+                cast: target.cast(),
+            })
             .collect();
         let copy = || {
             // SAFETY: the slab and the memory go into a `Flight` below, which nobody touches before `wait` has returned; if
             // that fails, or if nothing is known of the copy, both are forgotten.
             #[allow(unsafe_code)]
             unsafe {
-                self.device.copy(&transfers)
+                self.device.copy(device, &transfers)
             }
         };
         let sent = caught("a copy to the device was started", copy);
         drop(transfers);
         let tiles = made.into_iter().map(|(stats, target, _)| (stats, target.into_memory())).collect();
         match sent {
-            Ok(fence) => {
-                self.lock().send(Flight { slab, fence, tiles });
-                self.moved.notify_all();
-                watch.in_flight();
+            Ok(fence) => slabs.send(Flight { slab, fence, tiles }),
+            Err(error) => {
+                // After a panic nobody knows what the device is doing.
+                let is_lost = error.kind() == ErrorKind::Internal;
+                match is_lost {
+                    true => leave(slab, slabs),
+                    false => slabs.put(slab),
+                }
+                for (stats, memory) in tiles {
+                    match is_lost {
+                        true => mem::forget(memory),
+                        false => drop(memory),
+                    }
+                    watch.done(stats, Err(error.clone()));
+                }
             }
-            Err(error) => self.not_sent(slab, tiles, &error, watch),
         }
     }
+}
 
-    fn not_sent(
-        &self,
-        slab: D::Slab,
-        tiles: Vec<(TileStats, Arc<D::Memory>)>,
-        error: &Error,
-        watch: &dyn Watch,
-    ) {
-        // After a panic nobody knows what the device is doing.
-        let is_lost = error.kind() == ErrorKind::Internal;
-        match is_lost {
-            true => self.lose(slab),
-            false => self.give_back(slab),
-        }
-        for (stats, memory) in tiles {
-            match is_lost {
-                true => mem::forget(memory),
-                false => drop(memory),
-            }
-            watch.done(stats, Err(error.clone()));
-        }
-    }
+/// Leaves a slab to the device for good, which may still be reading it.
+fn leave<S, F>(slab: S, slabs: &mut Slabs<S, F>) {
+    mem::forget(slab);
+    slabs.lose();
 }
 
 /// The bytes that a tile takes of a slab. It has no more bytes than a slab.
-fn room<C>(tile: &Tile<C>) -> usize {
-    (tile.bytes() as usize).next_multiple_of(ALIGN)
-}
-
-/// Tells that none of the tiles will be made.
-fn fail<C>(groups: Vec<Group<C>>, error: &Error, watch: &dyn Watch) {
-    for tile in groups.into_iter().flat_map(|group| group.tiles) {
-        let stats = TileStats::of(&tile);
-        drop(tile);
-        watch.done(stats, Err(error.clone()));
-    }
+fn room<D: Device>(tile: &Tile<Target<D>>) -> usize {
+    let (_, staged) = tile.chunk.staged();
+    ((staged.end - staged.start) as usize).next_multiple_of(ALIGN)
 }
 
 impl<D: Device> Placement for Stage<D> {
     type Tensor = D::Tensor;
     type Memory = Arc<D::Memory>;
     type Chunk = Target<D>;
+    type Lane = Lane<D>;
 
     /// While the queue is not empty: memory of a device takes longer to allocate.
     const EARLY: bool = true;
@@ -283,7 +274,7 @@ impl<D: Device> Placement for Stage<D> {
         let one = |&(entry, size): &(&Entry, usize)| {
             let memory = caught("memory of the device was allocated", || self.device.allocate(entry))?;
             let size = (size.min(self.slab_bytes) / ALIGN * ALIGN).max(ALIGN) as u64;
-            let (memory, targets) = Target::cut(memory, entry.byte_len(), size);
+            let (memory, targets) = Target::cut(memory, entry.byte_len(), size, self.uncast(entry));
             let chunks = targets.into_iter().map(|target| (target.range(), target)).collect();
             Ok(Allocated { memory, chunks })
         };
@@ -317,19 +308,42 @@ impl<D: Device> Placement for Stage<D> {
         jobs
     }
 
-    fn carry_out(&self, job: Job<Target<D>>, maker: &mut TileMaker, watch: &dyn Watch) {
-        if self.is_writable(&job.groups) {
-            return self.fill_in_place(job.groups, maker, watch);
-        }
-        match self.slab(watch) {
-            Ok(slab) => self.fill_and_send(slab, job.groups, maker, watch),
-            Err(error) => fail(job.groups, &error, watch),
-        }
+    fn readers(&self) -> usize {
+        self.readers
     }
 
-    fn settle(&self, watch: &dyn Watch) -> bool {
-        let flight = self.lock().oldest();
-        flight.map(|flight| self.land(flight, watch)).is_some()
+    fn lane(&self) -> Lane<D> {
+        Lane { device: None, slabs: Slabs::new(self.slabs) }
+    }
+
+    fn carry_out(
+        &self,
+        job: Job<Target<D>>,
+        lane: &mut Lane<D>,
+        maker: &mut TileMaker,
+        watch: &dyn Watch,
+    ) -> CarriedOut<Target<D>> {
+        if self.is_writable(&job.groups) {
+            self.fill_in_place(job.groups, maker, watch);
+            return Ok(());
+        }
+        match self.slab(lane, watch) {
+            Ok(filling) => self.fill_and_send(filling, job.groups, maker, watch),
+            Err(error) => return Err(Refused { job, error }),
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self, lane: &Lane<D>, slot: Option<usize>) -> bool {
+        let mut tiles = lane.slabs.in_flight().flat_map(|flight| &flight.tiles);
+        tiles.any(|(stats, _)| slot.is_none_or(|slot| stats.slot == slot))
+    }
+
+    fn settle(&self, lane: &mut Lane<D>, watch: &dyn Watch) {
+        let Lane { device: Some(device), slabs } = lane else { return };
+        if let Some(flight) = slabs.land() {
+            self.land(flight, device, slabs, watch);
+        }
     }
 
     fn finish(&self, entry: &Entry, memory: Arc<D::Memory>) -> Result<D::Tensor> {
@@ -344,17 +358,17 @@ impl<D: Device> Placement for Stage<D> {
     }
 }
 
-impl<D: Device> Drop for Stage<D> {
-    /// Drains the ring: what is being copied from is not freed.
+impl<D: Device> Drop for Lane<D> {
+    /// A reader lands what it has sent, unless it panics: what is being copied from is then left to the
+    /// device.
     fn drop(&mut self) {
-        loop {
-            let flight = self.lock().drain();
-            let Some(Flight { slab, fence, tiles }) = flight else { return };
-            if caught("a copy to the device was waited for", || self.device.wait(fence)).is_err() {
-                mem::forget(slab);
-                // The device may be writing to it as well.
-                mem::forget(tiles);
-            }
+        let mut is_busy = false;
+        while let Some(flight) = self.slabs.land() {
+            mem::forget(flight);
+            is_busy = true;
+        }
+        if is_busy {
+            mem::forget(self.device.take());
         }
     }
 }

@@ -110,7 +110,7 @@ impl Crew {
     /// One of those who wait asks; whether it came further.
     fn ask(&mut self, taker: usize) -> bool {
         let slot = self.takers[taker];
-        match self.schedule.ask(slot) {
+        match self.schedule.ask(slot, true) {
             Ask::Begin => self.begins.push((vec![slot], false)),
             Ask::BeginBatch(slots) => {
                 assert_eq!(slots[0], slot);
@@ -284,7 +284,7 @@ fn reading_ahead_waits_for_room_that_is_worth_it() {
         schedule.begun([Begun { slot, memory: slot, tiles: 0 }]);
         schedule.landed(slot, Ok(slot));
         schedule.enter(slot);
-        match schedule.ask(slot) {
+        match schedule.ask(slot, true) {
             Ask::Ready { has_room: room, .. } => has_room.push(room),
             other => panic!("{other:?}"),
         }
@@ -298,9 +298,9 @@ fn reading_ahead_waits_for_room_that_is_worth_it() {
 fn what_comes_next_brings_its_neighbours_and_what_does_not_comes_alone() {
     let mut schedule = Tested::new((0..10).collect(), vec![Some(MIB); 10], 5 * MIB);
     schedule.enter(7);
-    assert!(matches!(schedule.ask(7), Ask::Begin));
+    assert!(matches!(schedule.ask(7, true), Ask::Begin));
     schedule.enter(0);
-    match schedule.ask(0) {
+    match schedule.ask(0, true) {
         Ask::BeginBatch(slots) => assert_eq!(slots, [0, 1, 2, 3, 4]),
         other => panic!("{other:?}"),
     }
@@ -311,7 +311,7 @@ fn a_slot_that_was_added_is_used_again() {
     let mut schedule = Tested::new(Vec::new(), Vec::new(), 0);
     let slot = schedule.add_slot();
     schedule.enter(slot);
-    assert!(matches!(schedule.ask(slot), Ask::Begin));
+    assert!(matches!(schedule.ask(slot, true), Ask::Begin));
     // Cancelled in the middle: its memory may still be written to.
     schedule.leave(slot);
     assert!(schedule.remove_slot(slot).is_none());
@@ -319,4 +319,29 @@ fn a_slot_that_was_added_is_used_again() {
     schedule.begun([Begun { slot, memory: slot, tiles: 1 }]);
     assert!(schedule.tile_done(slot, Ok(())).is_some());
     assert_eq!(schedule.landed(slot, Ok(slot)), Some(slot));
+}
+
+#[test]
+fn what_is_surrendered_is_given_up_at_last() {
+    let mut schedule = Tested::new(vec![0, 1, 2, 3], vec![Some(10 << 20); 4], u64::MAX);
+    let Next::Begin(slots) = schedule.next(1) else { panic!("nothing is read ahead") };
+    assert_eq!(slots, [0, 1, 2]);
+    // One is ready, one is being read, one is being allocated, and one is asked for.
+    let begun = slots[..2].iter().map(|&slot| Begun { slot, memory: slot, tiles: 1 });
+    assert!(schedule.begun(begun).is_empty());
+    assert!(schedule.tile_done(0, Ok(())).is_some());
+    assert_eq!(schedule.landed(0, Ok(0)), None);
+    schedule.enter(3);
+    assert!(matches!(schedule.ask(3, true), Ask::Begin));
+    schedule.not_begun(3);
+    assert_eq!(schedule.surrender(), [0]);
+    assert!(schedule.is_giving_up());
+    assert!(schedule.tile_done(1, Ok(())).is_some());
+    assert_eq!(schedule.landed(1, Ok(1)), Some(1), "it is given back, since nobody wants it");
+    assert!(schedule.is_giving_up());
+    schedule.not_begun(2);
+    assert!(!schedule.is_giving_up());
+    schedule.prepared();
+    assert!(matches!(schedule.next(1), Next::Nothing), "it reads ahead no more");
+    assert!(matches!(schedule.ask(3, true), Ask::Begin));
 }

@@ -3,12 +3,14 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::plan::Entry;
 
 /// A device that copies from staging memory into memory of its own.
 ///
-/// A session calls it from several threads at a time, without holding a lock.
+/// A session calls it from several threads at a time, without holding a lock. Each thread that reads has a
+/// [lane](Self::Lane) of its own, which no other uses meanwhile.
 ///
 /// A copy may go on after [`copy`](Self::copy) has returned. Two of the functions are `unsafe` to call for what their caller
 /// has to see to meanwhile; a session does.
@@ -19,15 +21,24 @@ pub trait Device: Send + Sync + 'static {
     type Memory: Send + Sync;
     /// A tensor on the device.
     type Tensor: Send + 'static;
+    /// What a reader has of the device for itself, such as a stream that copies.
+    type Lane: Send;
     /// Stands for a copy that is in flight.
     type Fence: Send;
+
+    /// A lane. One is made by a reader when it needs the first slab, and kept until the session ends.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be made. If there are other readers, the session makes do with them.
+    fn lane(&self) -> Result<Self::Lane>;
 
     /// Staging memory of at least `bytes` bytes.
     ///
     /// # Errors
     ///
-    /// Fails when it cannot be allocated. If the ring has slabs already, it makes do with them.
-    fn slab(&self, bytes: usize) -> Result<Self::Slab>;
+    /// Fails when it cannot be allocated. If the session has slabs already, it makes do with them.
+    fn slab(&self, lane: &mut Self::Lane, bytes: usize) -> Result<Self::Slab>;
 
     /// Memory for an entry's [bytes](Entry::byte_len).
     ///
@@ -54,7 +65,15 @@ pub trait Device: Send + Sync + 'static {
         None
     }
 
-    /// Starts to copy, all from one slab. If it fails, nothing may be read or written any more when it returns.
+    /// Whether it can cast what it copies from one dtype to another, whose elements are some times as large:
+    /// they then cross the bus as they are stored.
+    fn casts(&self, from: Dtype, to: Dtype) -> bool {
+        let _ = (from, to);
+        false
+    }
+
+    /// Starts to copy, all from one slab of the lane. If it fails, nothing may be read or written any more
+    /// when it returns.
     ///
     /// # Errors
     ///
@@ -68,18 +87,23 @@ pub trait Device: Send + Sync + 'static {
     /// nor freed, and the memory that they go to must be kept and not be given to [`finish`](Self::finish); if `wait` fails,
     /// they must be left like that for good.
     #[allow(unsafe_code)]
-    unsafe fn copy(&self, transfers: &[Transfer<'_, Self::Memory>]) -> Result<Self::Fence>;
+    unsafe fn copy(
+        &self,
+        lane: &mut Self::Lane,
+        transfers: &[Transfer<'_, Self::Memory>],
+    ) -> Result<Self::Fence>;
 
-    /// Waits until a copy is done.
+    /// Waits until a copy of the lane is done; they are waited for in the order in which they were started.
     ///
     /// # Errors
     ///
     /// Fails when the copy has failed; the tensors that have bytes in it fail then.
-    fn wait(&self, fence: Self::Fence) -> Result<()>;
+    fn wait(&self, lane: &mut Self::Lane, fence: Self::Fence) -> Result<()>;
 
-    /// Whether a copy is known to be done, without waiting; a session then does not make a slab where one is free.
-    fn is_done(&self, fence: &Self::Fence) -> bool {
-        let _ = fence;
+    /// Whether a copy of the lane is known to be done, without waiting: its slab is then filled again instead
+    /// of another one, and its tensors need not wait until that is done.
+    fn is_done(&self, lane: &Self::Lane, fence: &Self::Fence) -> bool {
+        let _ = (lane, fence);
         false
     }
 
@@ -99,33 +123,38 @@ pub struct Transfer<'a, M> {
     pub bytes: &'a [u8],
     /// The memory that they go to.
     pub memory: &'a M,
-    /// The offset of the first in that memory.
+    /// The offset in that memory of the first, or of what it is cast to.
     pub offset: u64,
+    /// From and to which dtype they are to be cast there, as the device said that it [can](Device::casts).
+    pub cast: Option<(Dtype, Dtype)>,
 }
 
 /// The staging buffers of a session: how many, and of which size.
+///
+/// Each reader has two of its own, or one where there are fewer: it fills one while the device copies from
+/// the other. They are best small enough that what was read is still in the processor's cache when the device
+/// fetches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ring {
-    pub(super) slabs: usize,
+    slabs: usize,
     pub(super) slab_bytes: usize,
-    in_flight: Option<usize>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { slabs: 16, slab_bytes: 16 << 20, in_flight: None }
+        Self { slabs: 32, slab_bytes: 2 << 20 }
     }
 }
 
 impl Ring {
-    /// 16 slabs of 16 MiB: 256 MiB.
+    /// 32 slabs of 2 MiB: 64 MiB.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the maximum number of slabs, at least one. They are made when they are needed: one for each thread that reads, and
-    /// some that are copied from.
+    /// Sets the maximum number of slabs, at least one. They are made when they are needed; where there are
+    /// fewer of them than threads, not all threads read.
     #[must_use]
     pub fn slabs(mut self, slabs: usize) -> Self {
         self.slabs = slabs.max(1);
@@ -139,18 +168,16 @@ impl Ring {
         self
     }
 
-    /// Sets the number of copies in flight, at least one, at which a thread that needs a slab waits for one of them instead of
-    /// making another slab: page-locking memory takes longer than copying from it. Otherwise 32 MiB worth of slabs, but
-    /// at least 8.
-    #[must_use]
-    pub fn in_flight(mut self, copies: usize) -> Self {
-        self.in_flight = Some(copies.max(1));
-        self
+    /// The slabs that each of `readers` threads may have.
+    pub(super) fn a_reader(self, readers: usize) -> usize {
+        /// One to fill and one to copy from.
+        const MOST: usize = 2;
+        (self.slabs / readers.max(1)).clamp(1, MOST)
     }
 
-    /// The number of copies in flight that keep the device busy.
-    pub(super) fn busy(self) -> usize {
-        self.in_flight.unwrap_or_else(|| ((32 << 20) / self.slab_bytes).max(8))
+    /// The most readers if each has so many slabs.
+    pub(super) fn readers(self, slabs_a_reader: usize) -> usize {
+        (self.slabs / slabs_a_reader).max(1)
     }
 }
 
