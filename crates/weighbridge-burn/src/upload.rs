@@ -18,6 +18,7 @@ use weighbridge::engine::{ReadOrder, Session};
 use weighbridge::plan::Entry;
 use weighbridge::{Error, ErrorKind, HostBytes, LoadOptions, Plan, Result};
 
+use crate::panics::caught;
 use crate::tensor_data::data;
 
 /// What becomes of an entry.
@@ -92,7 +93,7 @@ impl Uploads {
         let plan = Plan::new(targets.iter().map(|target| target.entry.clone()));
         let options = options.or(LoadOptions::new().order(ReadOrder::File));
         #[cfg(feature = "cube")]
-        if let Some(staging) = cube::Staging::of(targets) {
+        if let Some(staging) = caught("staging was prepared", || Ok(cube::Staging::of(targets)))? {
             return cube::Uploads::start(staging, plan, options).map(Self::Device);
         }
         Ok(Self::Host(plan.session().options(options).start_lending()?, Behind::default()))
@@ -123,7 +124,7 @@ impl Uploads {
                 behind.wait()
             }
             #[cfg(feature = "cube")]
-            Self::Device(uploads) => uploads.finish(),
+            Self::Device(uploads) => caught("a device was waited for", || uploads.finish()),
         }
     }
 }
@@ -155,7 +156,8 @@ impl Behind {
 
     fn wait(&mut self) -> Result<()> {
         self.bytes = 0;
-        mem::take(&mut self.devices).iter().try_for_each(settled)
+        let devices = mem::take(&mut self.devices);
+        devices.iter().try_for_each(|device| caught("a device was waited for", || settled(device)))
     }
 }
 
