@@ -34,7 +34,8 @@
 //! - `train`: `Checkpoints`, for the `Learner` of burn-train.
 //! - `store`: `SafetensorsStore`, and with `convert` `PytorchStore`, for code that was written for
 //!   burn-store.
-//! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs; others are features of `burn` itself.
+//! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs, with loads through a few staging buffers, page-locked on CUDA.
+//!   Others are features of `burn` itself; there each tensor is in memory of the host first.
 
 #[cfg(feature = "train")]
 mod checkpoints;
@@ -63,6 +64,7 @@ mod store;
 mod tensor_data;
 #[cfg(feature = "training")]
 mod training;
+mod upload;
 mod walk;
 
 pub use burn;

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId, Parameter};
-use burn::tensor::kind::Basic;
+use burn::tensor::kind::{Autodiff, Basic};
 use burn::tensor::{Bool, DType, Device, Float, Int, Tensor, TensorData};
 use weighbridge::{Error, ErrorKind, Result};
 
 use crate::panics::caught;
+use crate::upload::Values;
 
 /// What a parameter's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ pub(crate) trait Slot {
     fn dtype(&self) -> DType;
 
     /// The parameter with these values, ready to be put into the module.
-    fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>>;
+    fn filled(&self, values: Values, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>>;
 
     /// A part of its values as they are saved, with the last two dimensions swapped first if `transposed`.
     fn read(&self, transposed: bool, part: &[Range<usize>]) -> Result<TensorData>;
@@ -168,7 +169,7 @@ pub(crate) struct Filled<'a> {
     pub(crate) id: ParamId,
 }
 
-impl<const D: usize, K: Basic + 'static> Slot for Param<Tensor<D, K>>
+impl<const D: usize, K: Autodiff + 'static> Slot for Param<Tensor<D, K>>
 where
     Tensor<D, K>: Parameter,
 {
@@ -176,12 +177,12 @@ where
         self.transform_for_save().base().dtype()
     }
 
-    fn filled(&self, data: TensorData, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>> {
-        if data.rank() != D {
-            let message = format!("it has {} dimensions instead of {D}", data.rank());
+    fn filled(&self, values: Values, dtype: DType, how: Filled<'_>) -> Result<Box<dyn Any>> {
+        if values.rank() != D {
+            let message = format!("it has {} dimensions instead of {D}", values.rank());
             return Err(Error::new(ErrorKind::Shape, message));
         }
-        let tensor = upload::<D, K>(data, dtype, how.device);
+        let tensor = values.into_tensor::<D, K>(dtype, how.device);
         let tensor = if how.transposed { tensor.transpose() } else { tensor };
         Ok(Box::new(self.clone().transform_for_load(tensor, how.id)))
     }
@@ -199,18 +200,6 @@ where
             Error::new(ErrorKind::Device, format!("it could not be read from the device: {error:?}"))
         })
     }
-}
-
-/// A tensor on a device, in memory that its allocator does not cut up for others, as Burn does it for
-/// parameters.
-fn upload<const D: usize, K: Basic>(mut data: TensorData, dtype: DType, device: &Device) -> Tensor<D, K> {
-    /// From this size on CUDA copies out of pageable memory, which is slow, unless it is asked to lock pages
-    /// for the data.
-    const LARGE: usize = 100_000_000;
-    if data.as_bytes().len() >= LARGE {
-        device.staging(std::iter::once(&mut data));
-    }
-    device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
 }
 
 /// Whether a parameter transposes what is loaded into it. It does not say so, but what it does to a row tells
@@ -235,7 +224,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn visit<const D: usize, K: Basic + 'static>(&mut self, kind: Kind, param: &Param<Tensor<D, K>>)
+    fn visit<const D: usize, K: Autodiff + 'static>(&mut self, kind: Kind, param: &Param<Tensor<D, K>>)
     where
         Tensor<D, K>: Parameter,
     {

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::tensor::Device;
-use clap::{Parser, Subcommand};
+use burn::tensor::{DType, Device};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use gpu_check_common::check;
-use gpu_check_common::checkpoint::Model;
+use gpu_check_common::checkpoint::{Float, Model};
 use gpu_check_common::options::Options;
 use gpu_check_common::run;
 use gpu_check_common::table::{Results, processor};
@@ -21,6 +22,8 @@ use gpu_check_common::table::{Results, processor};
 use crate::loaders::Loader;
 
 /// Checks weighbridge-burn on a GPU
+///
+/// Where the device does not compute with bf16, the dtype is f32 unless it is given.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -41,7 +44,11 @@ enum Child {
 }
 
 fn main() -> Result<()> {
-    let Cli { options, child } = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let Cli { mut options, child } = Cli::from_arg_matches(&matches)?;
+    if child.is_none() && matches.value_source("dtype") != Some(ValueSource::CommandLine) {
+        options.dtype = usual_dtype(&device());
+    }
     match child {
         Some(Child::One { loader, file }) => one(&options, &loader, &file),
         Some(Child::Races { place }) => races::find(&options, &device(), &place),
@@ -56,6 +63,10 @@ fn device() -> Device {
     return Device::vulkan(burn::tensor::DeviceKind::DefaultDevice);
     #[cfg(not(any(feature = "vulkan", feature = "cuda")))]
     Device::flex()
+}
+
+fn usual_dtype(device: &Device) -> Float {
+    if device.supports_dtype(DType::BF16) { Float::Bf16 } else { Float::F32 }
 }
 
 /// The number from which the bytes of the checkpoint come.

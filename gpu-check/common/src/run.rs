@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,8 +107,17 @@ pub fn command(program: &Path, arguments: &[&str], seconds: u64) -> Result<Measu
     };
     let said = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
     let (out, err) = (said(out), said(err));
-    ensure!(status.success(), "{}", complaint(&err).unwrap_or_else(|| status.to_string()));
+    ensure!(status.success(), "{}", why(status, &err));
     serde_json::from_str(out.lines().last().unwrap_or_default()).context("it did not say what it measured")
+}
+
+/// Why a process failed. One that was ended by a signal did not say so itself.
+fn why(status: ExitStatus, stderr: &str) -> String {
+    match (complaint(stderr), status.code()) {
+        (Some(complaint), Some(_)) => complaint,
+        (Some(complaint), None) => format!("{status}; before that: {complaint}"),
+        (None, _) => status.to_string(),
+    }
 }
 
 fn text(from: Option<&mut impl Read>) -> String {
@@ -130,5 +139,6 @@ mod tests {
         let script = "printf 'Error: no device\\n\\nStack backtrace:\\n   0: main\\n' >&2; exit 1";
         assert_eq!(error(script), "no device");
         assert_eq!(error("exit 3"), "exit status: 3");
+        assert_eq!(error("echo 'error: old' >&2; kill -9 $$"), "signal: 9 (SIGKILL); before that: old");
     }
 }

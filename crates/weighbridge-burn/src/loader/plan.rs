@@ -18,6 +18,7 @@ use crate::naming::Naming;
 use crate::panics::caught;
 use crate::problems::{Hints, located, no_such_path, selects_none};
 use crate::report::{Conversion, LoadReport};
+use crate::upload::Target;
 use crate::walk::{Kind, Site};
 
 /// A parameter, and what is loaded into it.
@@ -30,6 +31,12 @@ pub(super) struct Fill {
     pub(super) shape: Vec<usize>,
     pub(super) transposed: bool,
     pub(super) id: ParamId,
+}
+
+impl Fill {
+    pub(super) fn target(&self) -> Target<'_> {
+        Target { entry: &self.entry, shape: &self.shape, dtype: self.dtype, device: &self.site.device }
+    }
 }
 
 #[derive(Default)]

@@ -16,6 +16,7 @@ use crate::panics::caught;
 use crate::problems::fail;
 use crate::report::{LoadReport, Missing};
 use crate::tensor_data::data;
+use crate::upload::Values;
 use crate::walk::{self, Filled, Kind, Site, dotted};
 
 /// The parameters of a module, adapted; they are read from their devices when their bytes are asked for.
@@ -170,8 +171,8 @@ fn filled(site: &Site, tensor: Tensor, id: ParamId) -> Result<Box<dyn Any>> {
                 _ => values.as_bytes().to_vec(),
             };
             let bytes = HostBytes::Owned(HostBuffer::U8(bytes));
-            site.slot.filled(data(bytes, &site.shape, dtype, &site.device)?, dtype, how)
+            site.slot.filled(Values::Host(data(bytes, &site.shape, dtype, &site.device)?), dtype, how)
         }
-        _ => site.slot.filled(values, dtype, how),
+        _ => site.slot.filled(Values::Host(values), dtype, how),
     }
 }
