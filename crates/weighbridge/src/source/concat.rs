@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn those_that_can_be_read_uncached_are() {
         let probe = Probe::new(vec![1; 4]);
-        let memory = || Arc::new(MemorySource([2; 4])) as Arc<dyn Source>;
+        let memory = || Arc::new(MemorySource([2_u8; 4])) as Arc<dyn Source>;
         let whole = Concat::new([memory(), Arc::new(probe.clone()), memory()]).unwrap();
         let uncached = whole.uncached().unwrap();
         assert_eq!((uncached.size(), uncached.hints().chunk), (12, Hints::default().chunk));
