@@ -68,6 +68,11 @@ impl Model {
     }
 }
 
+/// Whether cached pages stay: the system may take some back at any time, but hardly three times.
+fn in_three_tries(mut stay: impl FnMut() -> bool) {
+    assert!((0..3).any(|_| stay()), "pages that are to stay in the page cache are gone");
+}
+
 /// All the ways in which a load can go about its work.
 fn options() -> Vec<LoadOptions> {
     let all = LoadOptions::new();
@@ -96,18 +101,27 @@ fn what_was_cached_stays_and_nothing_else_does() {
     let Some(model) = Model::cold() else { return };
     for cached in before(&model) {
         for options in options() {
-            assert!(model.evict());
-            let warm_size = std::fs::metadata(&model.files[0]).unwrap().len();
-            for file in &model.files {
-                cached
-                    .iter()
-                    .for_each(|range| warm(file, range.start.min(warm_size)..range.end.min(warm_size)));
-            }
-            let before = model.resident();
-            let session = start(Plan::of(&model.open()).build().unwrap(), &options, PageCache::Release);
-            model.check(&session);
-            drop(session);
-            assert!(model.resident() == before, "{options:?}: {} bytes", model.resident_bytes());
+            in_three_tries(|| {
+                assert!(model.evict());
+                let warm_size = std::fs::metadata(&model.files[0]).unwrap().len();
+                for file in &model.files {
+                    cached
+                        .iter()
+                        .for_each(|range| warm(file, range.start.min(warm_size)..range.end.min(warm_size)));
+                }
+                let before = model.resident();
+                let session = start(Plan::of(&model.open()).build().unwrap(), &options, PageCache::Release);
+                model.check(&session);
+                drop(session);
+                let after = model.resident();
+                let pages = || before.iter().flatten().zip(after.iter().flatten());
+                assert!(
+                    pages().all(|(before, after)| before >= after),
+                    "{options:?}: {} bytes",
+                    model.resident_bytes()
+                );
+                pages().all(|(before, after)| before == after)
+            });
         }
     }
 }
@@ -166,9 +180,11 @@ fn a_load_that_ends_early_leaves_nothing() {
 fn otherwise_all_is_kept() {
     let Some(model) = Model::cold() else { return };
     for options in options() {
-        assert!(model.evict());
-        model.check(&start(Plan::of(&model.open()).build().unwrap(), &options, PageCache::Keep));
-        assert!(model.resident().iter().flatten().all(|&is_resident| is_resident), "{options:?}");
+        in_three_tries(|| {
+            assert!(model.evict());
+            model.check(&start(Plan::of(&model.open()).build().unwrap(), &options, PageCache::Keep));
+            model.resident().iter().flatten().all(|&is_resident| is_resident)
+        });
     }
 }
 

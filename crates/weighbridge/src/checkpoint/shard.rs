@@ -18,11 +18,28 @@ pub struct Shard {
     label: Option<PathBuf>,
     is_file: bool,
     source: Arc<dyn Source>,
-    /// The same, read past the page cache; made when it is asked for.
-    uncached: OnceLock<Option<Arc<dyn Source>>>,
+    /// The same, read past the page cache.
+    uncached: Box<dyn Lazily>,
     header: Header,
     hints: Hints,
     number: u64,
+}
+
+/// What is made when it is asked for. A trait, so that a shard is seen not to change: it is part of keys.
+trait Lazily: Send + Sync {
+    fn get(&self) -> Option<&Arc<dyn Source>>;
+}
+
+/// A source to be read past the page cache.
+struct Uncached {
+    source: Arc<dyn Source>,
+    made: OnceLock<Option<Arc<dyn Source>>>,
+}
+
+impl Lazily for Uncached {
+    fn get(&self) -> Option<&Arc<dyn Source>> {
+        self.made.get_or_init(|| self.source.uncached()).as_ref()
+    }
 }
 
 /// Numbers shards in the order in which they are opened.
@@ -36,13 +53,14 @@ impl Shard {
 
     /// Bytes that are not a file of their own.
     pub(super) fn labelled(label: Option<&Path>, header: Header, source: impl Source + 'static) -> Self {
+        let source: Arc<dyn Source> = Arc::new(source);
         Self {
             label: label.map(Path::to_owned),
             is_file: false,
             hints: source.hints(),
             header,
-            source: Arc::new(source),
-            uncached: OnceLock::new(),
+            uncached: Box::new(Uncached { source: Arc::clone(&source), made: OnceLock::new() }),
+            source,
             number: OPENED.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -80,9 +98,7 @@ impl Shard {
     pub(crate) fn source_for(&self, page_cache: PageCache) -> &Arc<dyn Source> {
         match page_cache {
             PageCache::Keep => &self.source,
-            PageCache::Release => {
-                self.uncached.get_or_init(|| self.source.uncached()).as_ref().unwrap_or(&self.source)
-            }
+            PageCache::Release => self.uncached.get().unwrap_or(&self.source),
         }
     }
 

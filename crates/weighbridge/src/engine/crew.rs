@@ -442,9 +442,11 @@ impl<P: Placement> Crew<P> {
             true => u64::MAX,
             false => entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD),
         };
+        let least = if self.settings.threads > USUAL_THREADS { LEAST_WAITED_FOR } else { LEAST_CHUNK };
         let step = if entry.tiles().is_direct() { 0 } else { entry.tiles().step() };
         let read = read_size(entry, self.settings.chunk);
-        let chunk = share.min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
+        let chunk =
+            share.max(least).min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
         usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
     }
 
@@ -509,3 +511,9 @@ const CHUNKS_A_THREAD: u64 = 4;
 
 /// Smaller reads are slower.
 const LEAST_CHUNK: u64 = 128 << 10;
+
+/// Where there are more threads than this, each waits for a slow source most of the time.
+const USUAL_THREADS: usize = 16;
+
+/// Requests that are waited for are better fewer.
+const LEAST_WAITED_FOR: u64 = 512 << 10;

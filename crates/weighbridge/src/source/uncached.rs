@@ -297,7 +297,7 @@ mod tests {
         file.sync_all().unwrap();
         let source = FileSource::new(file, len as u64);
         evict(&source);
-        let is_cold = cold_pages(&source).is_some_and(|cold| cold == [0..len.next_multiple_of(4096) as u64]);
+        let is_cold = source.residency(&(0..len as u64)).is_some_and(Residency::none);
         if !is_cold {
             eprintln!("skipped: pages of temporary files cannot be evicted, or not be seen");
         }

@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(read_uninit(&window, 7, 2).unwrap(), [17, 18]);
         assert!(window.read_at(19, &mut [0; 2]).is_err());
         assert_eq!(probe.asked(), [Asked::ReadUninit(17..19)]);
-        assert!(Window::whole(MemorySource([0; 4])).uncached().is_none());
+        assert!(Window::whole(MemorySource([0_u8; 4])).uncached().is_none());
     }
 
     #[test]
