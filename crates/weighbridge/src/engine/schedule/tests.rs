@@ -323,7 +323,8 @@ fn a_slot_that_was_added_is_used_again() {
 
 #[test]
 fn what_is_surrendered_is_given_up_at_last() {
-    let mut schedule = Tested::new(vec![0, 1, 2, 3], vec![Some(10 << 20); 4], u64::MAX);
+    let sizes = vec![Some(10 << 20), Some(10 << 20), Some(10 << 20), None];
+    let mut schedule = Tested::new(vec![0, 1, 2, 3], sizes, u64::MAX);
     let Next::Begin(slots) = schedule.next(1) else { panic!("nothing is read ahead") };
     assert_eq!(slots, [0, 1, 2]);
     // One is ready, one is being read, one is being allocated, and one is asked for.
