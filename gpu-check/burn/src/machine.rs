@@ -68,7 +68,7 @@ impl Large<'_> {
             self.settle()?;
             best = best.min(start.elapsed().as_secs_f64());
             // What went wrong is said to who reads it.
-            let last = tensor.slice([values - 1..values]).try_into_data().map_err(failed)?;
+            let last = tensor.narrow(0, values - 1, 1).try_into_data().map_err(failed)?;
             ensure!(last.as_slice::<f32>().ok() == Some(&[round as f32]), "the upload is wrong");
             // The device gives up what it was given last when it has been told twice.
             self.device.flush().map_err(failed)?;

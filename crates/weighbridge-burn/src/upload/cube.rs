@@ -249,7 +249,7 @@ impl Uploads {
         self.taken.push((target.entry.name().to_owned(), handle.clone()));
         let metadata = Metadata::new(target.shape.to_vec(), contiguous(target.shape));
         let (client, device) = (self.client.clone(), self.device.clone());
-        Ok(Values(CubeTensor::new(client, handle, metadata, device, target.dtype)))
+        Ok(Values(Box::new(CubeTensor::new(client, handle, metadata, device, target.dtype))))
     }
 
     pub(super) fn finish(self) -> Result<()> {
@@ -273,7 +273,7 @@ fn contiguous(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Values on a device.
-pub(crate) struct Values(CubeTensor);
+pub(crate) struct Values(Box<CubeTensor>);
 
 impl Values {
     pub(super) fn rank(&self) -> usize {
@@ -282,11 +282,11 @@ impl Values {
 
     /// A tensor without autodiff.
     pub(super) fn into_tensor<const D: usize, K: Basic>(self) -> Tensor<D, K> {
-        let dtype = self.0.dtype;
-        let tensor = match dtype {
-            DType::Bool(_) => BackendTensor::<Cube>::Bool(Cube::bool(self.0)),
-            dtype if dtype.is_float() => BackendTensor::Float(Cube::float(self.0)),
-            _ => BackendTensor::Int(Cube::int(self.0)),
+        let Self(tensor) = self;
+        let tensor = match tensor.dtype {
+            DType::Bool(_) => BackendTensor::<Cube>::Bool(Cube::bool(*tensor)),
+            dtype if dtype.is_float() => BackendTensor::Float(Cube::float(*tensor)),
+            _ => BackendTensor::Int(Cube::int(*tensor)),
         };
         Tensor::from_dispatch(<DispatchTensor as DispatchKindConversion<Cube>>::from_backend(tensor))
     }
