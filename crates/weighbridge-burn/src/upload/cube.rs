@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use std::iter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use burn::backend::{BackendTensor, Cube, DispatchDevice, DispatchKindConversion, DispatchTensor};
 use burn::tensor::kind::Basic;
@@ -41,9 +40,9 @@ const PINNED: usize = 4 << 20;
 /// Bytes of a slab of usual memory. The runtimes that have no other copy it to staging memory of their own,
 /// and may keep 64 copies there.
 const PLAIN: usize = 2 << 20;
-/// Slabs: one for each reader, and some that are copied from.
-const SLABS: usize = 24;
-/// More readers than this do not read faster.
+/// Slabs: two for each reader, one to fill and one that is copied from.
+const SLABS: usize = 2 * MOST_READERS;
+/// The most readers that a session has on a device by default.
 const MOST_READERS: usize = 16;
 
 /// A cubecl device that tensors are uploaded to.
@@ -164,9 +163,15 @@ impl engine::Device for Staging {
     type Slab = Slab;
     type Memory = Memory;
     type Tensor = Handle;
+    /// All copies are told to one stream, in the order in which they come.
+    type Lane = ();
     type Fence = Flight;
 
-    fn slab(&self, bytes: usize) -> Result<Slab> {
+    fn lane(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn slab(&self, (): &mut (), bytes: usize) -> Result<Slab> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(first.unwrap_or_else(|| self.make_slab(bytes)))
     }
@@ -182,7 +187,7 @@ impl engine::Device for Staging {
     }
 
     #[allow(unsafe_code)]
-    unsafe fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<Flight> {
+    unsafe fn copy(&self, (): &mut (), transfers: &[Transfer<'_, Memory>]) -> Result<Flight> {
         let flight = Flight::new();
         for Transfer { bytes, memory, offset, .. } in transfers {
             memory.look_at(bytes, *offset);
@@ -197,7 +202,7 @@ impl engine::Device for Staging {
         Ok(flight)
     }
 
-    fn wait(&self, flight: Flight) -> Result<()> {
+    fn wait(&self, (): &mut (), flight: Flight) -> Result<()> {
         // One flush waits for what came before the last one, a second one for the rest.
         for _ in 0..3 {
             if flight.is_over() {
@@ -211,7 +216,7 @@ impl engine::Device for Staging {
         }
     }
 
-    fn is_done(&self, flight: &Flight) -> bool {
+    fn is_done(&self, (): &(), flight: &Flight) -> bool {
         flight.is_over()
     }
 
@@ -236,9 +241,6 @@ pub(crate) struct Uploads {
 
 impl Uploads {
     pub(super) fn start(staging: Staging, plan: Plan, options: LoadOptions) -> Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        // What is read ahead is on the device already.
-        let options = options.or(LoadOptions::new().threads(cores.min(MOST_READERS)).read_ahead(u64::MAX));
         let (client, device, ring) = (staging.client.clone(), staging.device.clone(), staging.ring());
         let session = plan.session().options(options).start_on(staging, ring)?;
         Ok(Self { session, client, device, taken: Vec::new() })

@@ -30,11 +30,16 @@ impl engine::Device for Counted {
     type Slab = Slab;
     type Memory = Memory;
     type Tensor = Handle;
+    type Lane = ();
     type Fence = (Flight, usize);
 
-    fn slab(&self, bytes: usize) -> Result<Slab> {
+    fn lane(&self) -> Result<()> {
+        self.staging.lane()
+    }
+
+    fn slab(&self, lane: &mut (), bytes: usize) -> Result<Slab> {
         self.slabs.fetch_add(1, Ordering::Relaxed);
-        self.staging.slab(bytes)
+        self.staging.slab(lane, bytes)
     }
 
     fn allocate(&self, entry: &Entry) -> Result<Memory> {
@@ -42,22 +47,22 @@ impl engine::Device for Counted {
     }
 
     #[allow(unsafe_code)]
-    unsafe fn copy(&self, transfers: &[Transfer<'_, Memory>]) -> Result<(Flight, usize)> {
+    unsafe fn copy(&self, lane: &mut (), transfers: &[Transfer<'_, Memory>]) -> Result<(Flight, usize)> {
         let bytes = transfers.iter().map(|transfer| transfer.bytes.len()).sum();
         let in_flight = self.in_flight.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.most_in_flight.fetch_max(in_flight, Ordering::Relaxed);
         // SAFETY: the caller promises the same.
-        Ok((unsafe { self.staging.copy(transfers) }?, bytes))
+        Ok((unsafe { self.staging.copy(lane, transfers) }?, bytes))
     }
 
-    fn wait(&self, (flight, bytes): (Flight, usize)) -> Result<()> {
-        self.staging.wait(flight)?;
+    fn wait(&self, lane: &mut (), (flight, bytes): (Flight, usize)) -> Result<()> {
+        self.staging.wait(lane, flight)?;
         self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    fn is_done(&self, (flight, _): &(Flight, usize)) -> bool {
-        self.staging.is_done(flight)
+    fn is_done(&self, lane: &(), (flight, _): &(Flight, usize)) -> bool {
+        self.staging.is_done(lane, flight)
     }
 
     fn finish(&self, entry: &Entry, memory: Memory) -> Result<Handle> {
