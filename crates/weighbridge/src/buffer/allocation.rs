@@ -127,8 +127,10 @@ impl Chunk {
     }
 
     /// Has the kernel back the chunk with memory at once, but for its huge pages: many first touches, a small page each,
-    /// cost more.
+    /// cost more. With the first chunk the allocation's head becomes a huge page, too.
     pub(crate) fn populate(&self) {
+        let head = HugePage::head(self.address(), &self.memory.huge).filter(|_| self.start == 0);
+        head.map(HugePage::make);
         pages::populate(self.address(), self.len, &self.memory.huge);
     }
 

@@ -15,6 +15,9 @@ pub(super) const HUGE_PAGE: usize = 2 << 20;
 /// Allocations from this size on have huge pages.
 pub(super) const HUGE_PAGES_FROM: usize = HUGE_PAGE;
 
+/// What an allocator keeps of a mapping for itself, at most; glibc 16 bytes.
+const KEPT: usize = 64;
+
 /// The capacity to ask for where `bytes` bytes are needed.
 pub(super) fn capacity_for(bytes: usize) -> usize {
     capacity(bytes, cfg!(target_os = "linux"))
@@ -25,8 +28,6 @@ pub(super) fn capacity_for(bytes: usize) -> usize {
 /// touched and costs address space only. Elsewhere it would be in vain, and on Windows it would take memory,
 /// so it is `bytes`.
 fn capacity(bytes: usize, on_linux: bool) -> usize {
-    /// What an allocator keeps of a mapping for itself; glibc 16 bytes.
-    const KEPT: usize = 64;
     let whole = bytes.checked_add(KEPT).and_then(|bytes| bytes.checked_next_multiple_of(HUGE_PAGE));
     match whole {
         Some(whole) if on_linux && bytes >= HUGE_PAGES_FROM => whole - KEPT,
@@ -117,10 +118,17 @@ impl HugePage {
         Self(address / HUGE_PAGE)
     }
 
-    /// Has the kernel put one huge page where there are small ones, some of them in use.
-    pub(crate) fn make(self) {
+    /// The one in which an allocation begins, of which only the allocator has touched a few bytes so far, if `huge`
+    /// goes on behind it.
+    pub(super) fn head(address: usize, huge: &Range<usize>) -> Option<Self> {
+        let begins_there = (1..=KEPT).contains(&(address % HUGE_PAGE));
+        (begins_there && !huge.is_empty()).then(|| Self::of(address))
+    }
+
+    /// Has the kernel put one huge page where there are small ones, some of them in use; whether it did.
+    pub(crate) fn make(self) -> bool {
         let start = self.0 * HUGE_PAGE;
-        kernel::advise(start..start + HUGE_PAGE, Advice::Collapse);
+        kernel::advise(start..start + HUGE_PAGE, Advice::Collapse)
     }
 }
 
@@ -259,6 +267,15 @@ mod tests {
             assert_eq!(huge.end, (address + 5 * HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE);
         }
         assert!(advise_huge(address, HUGE_PAGE / 2).is_empty());
+    }
+
+    #[test]
+    fn a_head_is_what_the_allocator_has_touched() {
+        let (at, huge) = (3 * HUGE_PAGE, 4 * HUGE_PAGE..6 * HUGE_PAGE);
+        assert_eq!(HugePage::head(at + 16, &huge), Some(HugePage(3)));
+        assert_eq!(HugePage::head(at, &huge), None, "it is huge at the first touch");
+        assert_eq!(HugePage::head(at + 4096, &huge), None, "somebody else's memory may be before it");
+        assert_eq!(HugePage::head(at + 16, &(0..0)), None, "there are no huge pages");
     }
 
     #[test]

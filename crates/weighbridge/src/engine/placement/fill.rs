@@ -58,7 +58,7 @@ impl Placement for Fill {
         maker: &mut TileMaker,
         watch: &dyn Watch,
     ) -> CarriedOut<Chunk> {
-        let on_huge_page = job.huge_page.map(HugePage::make).is_some();
+        let on_huge_page = job.huge_page.is_some_and(HugePage::make);
         each_tile(job.groups, maker, watch, |tile, maker| {
             let mut stats = TileStats::of(&tile);
             if !on_huge_page {
