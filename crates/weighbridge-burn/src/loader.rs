@@ -35,7 +35,7 @@ use crate::walk::{self, Filled, Site};
 /// checkpoint that is [mapped](weighbridge::OpenOptions::map) or in memory, tensors share the checkpoint's
 /// bytes wherever these are aligned.
 ///
-/// With the features `cuda`, `vulkan` or `metal`, tensors go to the GPU through at most 24 staging buffers of
+/// With the features `cuda`, `vulkan` or `metal`, tensors go to the GPU through at most 32 staging buffers of
 /// 4 MiB (2 MiB where memory is not page-locked), by default read by one thread a core, and 16 at most. When
 /// a load returns, everything is on the device. Modules on several devices, quantised tensors and other
 /// backends go through memory of the host, tensor by tensor; what is on its way there is waited for at 64

@@ -129,9 +129,13 @@ impl Chunk {
     /// Has the kernel back the chunk with memory at once, but for its huge pages: many first touches, a small page each,
     /// cost more. With the first chunk the allocation's head becomes a huge page, too.
     pub(crate) fn populate(&self) {
-        let head = HugePage::head(self.address(), &self.memory.huge).filter(|_| self.start == 0);
-        head.map(HugePage::make);
-        pages::populate(self.address(), self.len, &self.memory.huge);
+        let (address, huge) = (self.address(), &self.memory.huge);
+        let head = HugePage::head(address, huge).filter(|_| self.start == 0);
+        let huge = match head.is_some_and(HugePage::make) {
+            true => address..huge.end,
+            false => huge.clone(),
+        };
+        pages::populate(address, self.len, &huge);
     }
 
     /// Has `fill` initialise the whole chunk; it returns the slice it was given, now as bytes.
