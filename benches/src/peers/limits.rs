@@ -34,10 +34,7 @@ pub(crate) const CAST: Way = Way {
     run: |job| {
         let cast = to_f32(job)?;
         let all = || job.files.iter().map(|file| cast_shared(file, &*cast)).collect::<Result<Vec<_>>>();
-        measure(all, |memory| Size {
-            tensors: memory.iter().map(|part| part.len() as u64).sum(),
-            moved: memory.iter().map(|part| part.len() as u64 / 2).sum(),
-        })
+        measure(all, |memory| cast_size(memory.iter().map(|part| part.len())))
     },
 };
 
@@ -69,13 +66,7 @@ pub(crate) const SMALL_CAST: Way = Way {
             compute(&*cast, buffer, &mut memory)?;
             Ok(memory)
         };
-        measure(
-            || each_tensor(job, read),
-            |tensors| {
-                let bytes = tensors.iter().map(|tensor| tensor.len() as u64).sum();
-                Size { tensors: bytes, moved: bytes / 2 }
-            },
-        )
+        measure(|| each_tensor(job, read), |tensors| cast_size(tensors.iter().map(|tensor| tensor.len())))
     },
 };
 
@@ -90,6 +81,12 @@ pub(crate) const SAVE: Way = Way {
 fn job_size(parts: impl Iterator<Item = usize>) -> Size {
     let bytes = parts.map(|len| len as u64).sum();
     Size { tensors: bytes, moved: bytes }
+}
+
+/// The same, twice as large as it was stored.
+fn cast_size(parts: impl Iterator<Item = usize>) -> Size {
+    let Size { tensors, moved } = job_size(parts);
+    Size { tensors, moved: moved / 2 }
 }
 
 /// Every core reads its share of each file into one mapping with huge pages.
