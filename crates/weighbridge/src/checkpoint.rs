@@ -1,6 +1,7 @@
 //! A checkpoint: one file, or the shards of an index, with every header read and proven.
 
 mod catalog;
+mod derived;
 mod files;
 mod hub;
 mod listed;
@@ -13,10 +14,11 @@ mod snapshot;
 mod union;
 mod warning;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::names::nearest_name;
 use crate::source::Source;
 use catalog::Catalog;
@@ -55,6 +57,8 @@ struct Inner {
     /// The warnings, as text.
     lines: Vec<String>,
     quantized: OnceLock<quantized::Modules>,
+    /// Why the weights of these names cannot be had of their codes.
+    refusals: HashMap<String, Error>,
 }
 
 impl Checkpoint {
@@ -137,7 +141,7 @@ impl Checkpoint {
 
     fn new(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
         let lines = warnings.iter().map(Warning::line).collect();
-        Self(Arc::new(Inner { catalog, directory, warnings, lines, quantized: OnceLock::new() }))
+        Self(Arc::new(Inner { catalog, directory, warnings, lines, quantized: OnceLock::new(), refusals: HashMap::new() }))
     }
 
     /// A checkpoint whose shards were just opened; `warnings` come behind those of their headers.

@@ -209,6 +209,11 @@ impl Error {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// Adds what to do about it.
+    pub(crate) fn advised(self, advice: &str) -> Self {
+        self.edit(|inner| inner.message = format!("{}; {advice}", inner.message).into_boxed_str())
+    }
+
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.0));
         self

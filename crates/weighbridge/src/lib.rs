@@ -47,6 +47,7 @@ pub mod format {}
 mod buffer;
 mod cast;
 mod checkpoint;
+mod dequantize;
 mod dtype;
 pub mod engine;
 mod error;

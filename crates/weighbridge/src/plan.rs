@@ -1,16 +1,19 @@
 //! What to load, under which name, as which dtype: everything that can be wrong is found here, before a byte of
 //! data moves.
 
+mod derived;
+mod input;
 mod memory;
 mod operation;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use crate::cast::{OutOfRange, Overflow};
+pub(crate) use derived::{Derive, Derived};
+pub use input::Input;
 pub use memory::cast_into;
 pub use operation::{BitCast, Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
 
@@ -308,6 +311,23 @@ impl Entry {
         Self::bound(name, inputs.into(), &*operation, None, Overflow::default())
     }
 
+    /// A tensor that is derived from stored ones.
+    pub(crate) fn derived(name: &str, dtype: Dtype, shape: &[usize], derived: &Derived) -> Result<Self> {
+        let byte_len = dtype.size_of(shape)?;
+        let [base, made] = derived.made();
+        Ok(Self {
+            name: name.to_owned(),
+            inputs: derived.inputs().into(),
+            base: Made { dtype: Dtype::F32, tiles: base },
+            made: Made { dtype, tiles: made },
+            rules: Rules::new(Overflow::default()),
+            is_deferred: false,
+            shape: shape.to_vec(),
+            byte_len,
+            run: None,
+        })
+    }
+
     fn bound(
         name: &str,
         inputs: Arc<[Input]>,
@@ -317,14 +337,13 @@ impl Entry {
     ) -> Result<Self> {
         let rules = Rules::new(overflow);
         let bind = || {
-            let Bound { dtype: stored, shape, tiles } = operation.bind(&inputs)?;
-            let base = Made { dtype: stored, tiles };
-            let made = base.cast(dtype.unwrap_or(stored), rules)?;
+            let (inputs, Bases { base, dtype: own, shape }) = Bases::of(operation, &inputs)?;
+            let made = base.cast(dtype.unwrap_or(own), rules)?;
             let byte_len = made.dtype.size_of(&shape)?;
-            Ok((base, made, shape, byte_len))
+            Ok((inputs, base, made, shape, byte_len))
         };
         let bound = caught("it was planned", bind).map_err(|error| error.in_tensor(name))?;
-        let (base, made, shape, byte_len) = bound;
+        let (inputs, base, made, shape, byte_len) = bound;
         let run = run_of(&*made.tiles, &inputs, &(0..byte_len));
         let (name, is_deferred) = (name.to_owned(), false);
         Ok(Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run })
@@ -428,13 +447,13 @@ impl Entry {
     /// The bytes of a shard that `tile` of the output needs, if they are one run.
     pub(crate) fn run_of(&self, tile: &Range<u64>) -> Option<(&Arc<Shard>, Range<u64>)> {
         let bytes = run_of(self.tiles(), &self.inputs, tile)?;
-        self.inputs.first().map(|input| (&input.shard, bytes))
+        self.inputs.first().map(|input| (input.shard(), bytes))
     }
 
     /// The same for the whole output.
     pub(crate) fn run(&self) -> Option<(&Arc<Shard>, Range<u64>)> {
         let [input] = &*self.inputs else { return None };
-        self.run.clone().map(|bytes| (&input.shard, bytes))
+        self.run.clone().map(|bytes| (input.shard(), bytes))
     }
 
     /// Where the output is stored as it is, if it is: one run of a shard.
@@ -452,96 +471,54 @@ fn run_of(tiles: &dyn Tiles, inputs: &[Input], tile: &Range<u64>) -> Option<Rang
     input.bytes(&bytes)
 }
 
+/// What an operation makes, to be cast.
+struct Bases {
+    base: Made,
+    /// The dtype that it has unless another one is asked for.
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Bases {
+    /// Binds an operation, and gives the stored tensors that its tiles are made of. Of derived inputs it takes the values
+    /// before they were rounded where it can, so that they are rounded once, to the dtype that is asked for.
+    fn of(operation: &dyn Operation, inputs: &Arc<[Input]>) -> Result<(Arc<[Input]>, Self)> {
+        let bound = operation.bind(inputs)?;
+        let is_derived = |input: &Input| input.derived().is_some();
+        let (wide, own) = match inputs.iter().any(is_derived) {
+            true => (Self::wide(operation, inputs, &bound), bound.dtype),
+            false => (None, bound.dtype),
+        };
+        let (inputs, Bound { dtype, shape, tiles }) = match wide {
+            Some((inputs, bound)) => derived::flatten(&inputs, bound),
+            None => derived::flatten(inputs, bound),
+        };
+        Ok((inputs, Self { base: Made { dtype, tiles }, dtype: own, shape }))
+    }
+
+    /// The operation on the same inputs in `F32`, if it makes the same of them as of `inputs`.
+    fn wide(
+        operation: &dyn Operation,
+        inputs: &[Input],
+        bound: &Bound,
+    ) -> Option<(Arc<[Input]>, Bound)> {
+        let wide: Arc<[Input]> = inputs.iter().map(Input::widened).collect::<Option<_>>()?;
+        let made = operation.bind(&wide).ok().filter(|made| made.shape == bound.shape)?;
+        let keeps_dtype = made.dtype == Dtype::F32 && inputs.iter().all(|input| input.dtype() == bound.dtype);
+        (made.dtype == bound.dtype || keeps_dtype).then_some((wide, made))
+    }
+}
+
 impl Made {
     fn cast(&self, dtype: Dtype, rules: Rules) -> Result<Self> {
         let keeps_bits = (rules.keeps_bits)(self.dtype, dtype) && BitCast::exists(self.dtype, dtype);
         if self.dtype == dtype || keeps_bits {
             return Ok(Self { dtype, ..self.clone() });
         }
+        if let Some(tiles) = self.tiles.in_dtype(dtype, rules.overflow) {
+            return Ok(Self { dtype, tiles });
+        }
         let tiles = Cast::tiles(&self.tiles, self.dtype, dtype, rules.overflow)?;
         Ok(Self { dtype, tiles: Arc::new(tiles) })
-    }
-}
-
-/// A stored tensor that goes into an [`Entry`]: the shard that holds it, and which of its bytes.
-#[derive(Clone, Debug)]
-pub struct Input {
-    shard: Arc<Shard>,
-    range: Range<u64>,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl Input {
-    /// What tells inputs apart, and their order: as they lie in the shards, which come in the order in which they were
-    /// opened.
-    fn key(&self) -> (u64, u64, u64, Dtype, &[usize]) {
-        (self.shard.number(), self.range.start, self.range.end, self.dtype, &self.shape)
-    }
-}
-
-/// Whether they are the same bytes of the same shard, of one dtype and shape.
-impl PartialEq for Input {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Input {}
-
-impl Hash for Input {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
-    }
-}
-
-impl PartialOrd for Input {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The order in which inputs lie in their files; files come in the order in which they were opened.
-impl Ord for Input {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl Input {
-    /// A tensor of a checkpoint.
-    pub fn of(tensor: &TensorRef<'_>) -> Self {
-        Self {
-            shard: Arc::clone(tensor.shard()),
-            range: tensor.info().file_range(),
-            dtype: tensor.dtype(),
-            shape: tensor.shape().to_vec(),
-        }
-    }
-
-    /// The shard that holds it.
-    pub fn shard(&self) -> &Arc<Shard> {
-        &self.shard
-    }
-
-    /// Its bytes in that file.
-    pub fn range(&self) -> Range<u64> {
-        self.range.clone()
-    }
-
-    /// Its stored dtype.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// Its stored shape.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// Where in the shard some of its bytes are; `None` if it does not have them.
-    pub(crate) fn bytes(&self, bytes: &Range<u64>) -> Option<Range<u64>> {
-        let within = bytes.start <= bytes.end && bytes.end <= self.range.end - self.range.start;
-        within.then(|| self.range.start + bytes.start..self.range.start + bytes.end)
     }
 }

@@ -4,6 +4,23 @@
 
 use std::mem::MaybeUninit;
 
+use crate::error::{Error, ErrorKind};
+
+/// An error of this crate in a step of [`fill`], which has input and output errors of its own.
+pub(crate) struct Fault(pub(crate) Error);
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self(Error::new(ErrorKind::Internal, format!("a tile was not filled: {error}")).with_source(error))
+    }
+}
+
 /// Zeroes `buf` and returns it as bytes.
 pub(crate) fn zeroed(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
     buf.fill(MaybeUninit::new(0));

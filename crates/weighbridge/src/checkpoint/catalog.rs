@@ -244,6 +244,11 @@ impl<'a> TensorRef<'a> {
         self.index.shard as usize
     }
 
+    /// Its number in the order of that file's data.
+    pub(crate) fn number(&self) -> usize {
+        self.index.tensor as usize
+    }
+
     /// Where the catalog has it.
     pub(super) fn index(&self) -> TensorIndex {
         self.index

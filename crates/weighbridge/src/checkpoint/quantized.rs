@@ -23,8 +23,11 @@ pub use method::QuantMethod;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Quantized {
-    /// They are an error: their values are codes, meaningless without their scales.
+    /// They come as the numbers that they stand for, under the names that they have where they are not quantised
+    /// ([`Checkpoint::dequantized`]). What cannot be had so is an error.
     #[default]
+    Dequantize,
+    /// They are an error: their values are codes, meaningless without their scales.
     Refuse,
     /// Their codes come as they are stored, and are cast like other numbers.
     Raw,
@@ -152,6 +155,10 @@ impl<'c> QuantizedModule<'c> {
         }
         if let Some(sign) = self.module.sign.and_then(|sign| self.inner.catalog.at(sign)) {
             message += &format!(", as {:?} shows", start_of(sign.name()));
+        }
+        if let Some(reason) = self.inner.refusals.get(&self.weight()) {
+            // It names file and tensor itself.
+            return reason.clone().advised(advice);
         }
         let error = Error::new(ErrorKind::Dtype, format!("{message}; {advice}")).in_tensor(tensor);
         match codes {

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::engine::PageCache;
 use crate::error::Error;
 use crate::header::Header;
+use crate::plan::Derived;
 use crate::source::{Hints, Source};
 
 /// One file of a checkpoint, with its header decoded.
@@ -23,6 +24,8 @@ pub struct Shard {
     header: Header,
     hints: Hints,
     number: u64,
+    /// How its tensors are derived from stored ones, if it is no file.
+    derived: Vec<Arc<Derived>>,
 }
 
 /// What is made when it is asked for. A trait, so that a shard is seen not to change: it is part of keys.
@@ -62,7 +65,23 @@ impl Shard {
             uncached: Box::new(Uncached { source: Arc::clone(&source), made: OnceLock::new() }),
             source,
             number: OPENED.fetch_add(1, Ordering::Relaxed),
+            derived: Vec::new(),
         }
+    }
+
+    /// Tensors that are derived from stored ones, in the order of `header`; `source` gives their bytes, too.
+    pub(crate) fn derived_from(
+        label: Option<&Path>,
+        header: Header,
+        source: impl Source + 'static,
+        derived: Vec<Arc<Derived>>,
+    ) -> Self {
+        Self { derived, ..Self::labelled(label, header, source) }
+    }
+
+    /// How a tensor of it is derived, if it is not stored.
+    pub(crate) fn derived(&self, tensor: usize) -> Option<&Arc<Derived>> {
+        self.derived.get(tensor)
     }
 
     /// The file name of its [`label`](Self::label), or `<memory>`.

@@ -1,21 +1,45 @@
 //! Writing what a plan makes, without holding it in memory.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::options::PageCache;
 use super::tile::TileMaker;
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
 use crate::plan::{Entry, Plan};
-use crate::write::{Stored, TensorData};
+use crate::write::{Ranges, Stored, TensorData};
 
 /// A tensor of a plan as something to write: it is made tile by tile while it is written, and bytes that stay as they
 /// are go from file to file.
 #[derive(Clone, Debug)]
 pub struct Streamed {
     entry: Arc<Entry>,
+    makers: Makers,
+}
+
+/// Tile makers that nobody uses, for whoever writes next: what they have gathered may be needed again.
+#[derive(Clone, Default)]
+struct Makers(Arc<Mutex<Vec<TileMaker>>>);
+
+impl Makers {
+    fn with<T>(&self, work: impl FnOnce(&mut TileMaker) -> T) -> T {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock().pop();
+        let mut maker = kept.unwrap_or_else(|| TileMaker::new(None, PageCache::Keep));
+        let done = work(&mut maker);
+        lock().push(maker);
+        done
+    }
+}
+
+impl fmt::Debug for Makers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Makers")
+    }
 }
 
 impl Plan {
@@ -32,7 +56,11 @@ impl Plan {
     /// # }
     /// ```
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (String, Streamed)> {
-        self.entries().iter().map(|entry| (entry.name().to_owned(), Streamed { entry: Arc::clone(entry) }))
+        let makers = Makers::default();
+        self.entries().iter().map(move |entry| {
+            let streamed = Streamed { entry: Arc::clone(entry), makers: makers.clone() };
+            (entry.name().to_owned(), streamed)
+        })
     }
 }
 
@@ -53,23 +81,12 @@ impl TensorData for Streamed {
     }
 
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        /// A multiple of every element's size, those of 6 bits included.
-        const TILE: u64 = (1 << 20) / 48 * 48;
-        let entry = &*self.entry;
-        let mut maker = TileMaker::new(None, PageCache::Keep);
-        let mut memory = vec![MaybeUninit::uninit(); entry.byte_len().min(TILE) as usize];
-        let mut start = 0;
-        while start < entry.byte_len() {
-            let end = entry.byte_len().min(start + TILE);
-            let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
-            let (bytes, _) = made.map_err(io::Error::other)?;
-            if cfg!(target_endian = "big") {
-                swap_bytes(entry.dtype(), bytes);
-            }
-            out.write_all(bytes)?;
-            start = end;
-        }
-        Ok(())
+        self.write_range(0..self.entry.byte_len(), out)
+    }
+
+    fn ranges(&self) -> Option<&dyn Ranges> {
+        // What stays as it is goes from file to file.
+        self.entry.stored_run().is_none().then_some(self)
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
@@ -78,5 +95,28 @@ impl TensorData for Streamed {
         }
         let (shard, bytes) = self.entry.stored_run()?;
         Stored::of(shard, bytes)
+    }
+}
+
+impl Ranges for Streamed {
+    fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()> {
+        /// A multiple of every element's size, those of 6 bits included.
+        const TILE: u64 = (1 << 20) / 48 * 48;
+        let entry = &*self.entry;
+        self.makers.with(|maker| {
+            let mut memory = vec![MaybeUninit::uninit(); (bytes.end - bytes.start).min(TILE) as usize];
+            let mut start = bytes.start;
+            while start < bytes.end {
+                let end = bytes.end.min(start + TILE);
+                let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
+                let (bytes, _) = made.map_err(io::Error::other)?;
+                if cfg!(target_endian = "big") {
+                    swap_bytes(entry.dtype(), bytes);
+                }
+                out.write_all(bytes)?;
+                start = end;
+            }
+            Ok(())
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::job::Run;
 use super::options::PageCache;
-use crate::buffer;
+use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
 use crate::checkpoint::Shard;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,8 @@ pub(super) struct TileMaker {
     page_cache: PageCache,
     pieces: Vec<Piece>,
     gathered: Vec<u8>,
+    /// Where that is from: the numbers of the shards, and bytes of them.
+    gathered_from: Vec<(u64, Range<u64>)>,
     /// What was read for several tiles, and where it is from: the number of the shard, and an offset.
     together: Vec<u8>,
     from: Option<(u64, u64)>,
@@ -26,8 +28,15 @@ pub(super) struct TileMaker {
 
 impl TileMaker {
     pub(super) fn new(chunk: Option<usize>, page_cache: PageCache) -> Self {
-        let (pieces, gathered, together) = (Vec::new(), Vec::new(), Vec::new());
-        Self { chunk, page_cache, pieces, gathered, together, from: None }
+        Self {
+            chunk,
+            page_cache,
+            pieces: Vec::new(),
+            gathered: Vec::new(),
+            gathered_from: Vec::new(),
+            together: Vec::new(),
+            from: None,
+        }
     }
 
     /// Reads bytes that several tiles will need; returns how many. If they cannot be read, each tile is left to find
@@ -71,7 +80,6 @@ impl TileMaker {
             let rest = &mut rest[..(part.end - part.start) as usize];
             let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
             let known = self.known(entry, len as usize);
-            read += if known.is_some() { 0 } else { len };
             let made = if let Some(known) = known {
                 match is_direct {
                     true if known.len() == rest.len() => rest.write_copy_of_slice(known),
@@ -79,9 +87,10 @@ impl TileMaker {
                     false => tiles.compute(part, known, rest)?,
                 }
             } else if is_direct {
+                read += len;
                 read_pieces(entry, &self.pieces, self.page_cache, rest)?
             } else {
-                self.gather(entry, len as usize)?;
+                read += self.gather(entry)?;
                 tiles.compute(part, &self.gathered[..len as usize], rest)?
             };
             if cfg!(target_endian = "big") && !tiles.is_native() {
@@ -101,19 +110,36 @@ impl TileMaker {
         self.together.get(at..at.checked_add(len)?)
     }
 
-    fn gather(&mut self, entry: &Entry, len: usize) -> Result<()> {
-        if self.gathered.len() < len {
-            self.gathered.resize(len, 0);
+    /// Reads what a tile needs, but not what was gathered for the tile before in the same place. Returns how many bytes
+    /// were read.
+    fn gather(&mut self, entry: &Entry) -> Result<u64> {
+        let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
+        if self.gathered.len() < len as usize {
+            self.gathered.resize(len as usize, 0);
         }
-        let mut rest = &mut self.gathered[..len];
-        for piece in &self.pieces {
+        let (mut rest, mut read) = (&mut *self.gathered, 0);
+        for (number, piece) in self.pieces.iter().enumerate() {
             let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
-            let (shard, offset) = find(entry, piece)?;
-            let read = shard.source_for(self.page_cache).read_at(offset, into);
-            read.map_err(|error| shard.blame(unreadable(error)))?;
             rest = behind;
+            let (shard, offset) = find(entry, piece)?;
+            let from = (shard.number(), offset..offset + into.len() as u64);
+            match self.gathered_from.get_mut(number) {
+                Some(was) if *was == from => continue,
+                // Until it is read, nothing is known of it.
+                Some(was) if was.1.end - was.1.start == into.len() as u64 => was.0 = u64::MAX,
+                // What is behind it is not where it was.
+                _ => self.gathered_from.truncate(number),
+            }
+            let done = shard.source_for(self.page_cache).read_at(offset, into);
+            done.map_err(|error| shard.blame(unreadable(error)))?;
+            read += into.len() as u64;
+            match self.gathered_from.get_mut(number) {
+                Some(was) => *was = from,
+                None => self.gathered_from.push(from),
+            }
         }
-        Ok(())
+        self.gathered_from.truncate(self.pieces.len());
+        Ok(read)
     }
 }
 
@@ -173,19 +199,4 @@ fn unreadable(error: std::io::Error) -> Error {
 
 fn internal(message: &str) -> Error {
     Error::new(ErrorKind::Internal, message)
-}
-
-/// An error, made also of the input and output errors that `buffer::fill` knows.
-struct Fault(Error);
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        Self(error)
-    }
-}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Self {
-        Self(Error::new(ErrorKind::Internal, format!("a tile was not filled: {error}")).with_source(error))
-    }
 }

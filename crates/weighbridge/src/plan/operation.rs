@@ -21,7 +21,7 @@ pub use join::Join;
 pub use part::Part;
 pub use transpose::Transpose;
 
-use super::Input;
+use super::{Input, Overflow};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -172,6 +172,12 @@ pub trait Tiles: Debug + Send + Sync {
         256 << 10
     }
 
+    /// The same output in another dtype, where that is made in one go instead of by a [`Cast`] of it afterwards.
+    fn in_dtype(&self, dtype: Dtype, overflow: Overflow) -> Option<Arc<dyn Tiles>> {
+        let _ = (dtype, overflow);
+        None
+    }
+
     /// Whether [`compute`](Self::compute) writes values in the machine's byte order instead of little-endian.
     fn is_native(&self) -> bool {
         false
@@ -201,12 +207,20 @@ fn only(inputs: &[Input]) -> Result<&Input> {
 #[derive(Clone, Copy, Debug)]
 pub struct Read;
 
+/// One for all: most entries of most plans have it.
+static READ: LazyLock<Arc<dyn Tiles>> = LazyLock::new(|| Arc::new(Read));
+
+impl Read {
+    /// Whether these are its tiles.
+    pub(super) fn is(tiles: &Arc<dyn Tiles>) -> bool {
+        Arc::ptr_eq(tiles, &READ)
+    }
+}
+
 impl Operation for Read {
     fn bind(&self, inputs: &[Input]) -> Result<Bound> {
-        /// One for all: most entries of most plans have it.
-        static TILES: LazyLock<Arc<dyn Tiles>> = LazyLock::new(|| Arc::new(Read));
         let input = only(inputs)?;
-        Ok(Bound { dtype: input.dtype(), shape: input.shape().to_vec(), tiles: Arc::clone(&TILES) })
+        Ok(Bound { dtype: input.dtype(), shape: input.shape().to_vec(), tiles: Arc::clone(&READ) })
     }
 }
 

@@ -1,0 +1,145 @@
+//! The weights that quantised modules stand for, as tensors like any others.
+//!
+//! [`Checkpoint::dequantized`] gives a checkpoint in which each module that is read has one tensor, its weight, in the place
+//! of its codes and companions. What makes it is a [`Recipe`]: where the code of a weight is ([`codes`]), what it stands for
+//! ([`tables`]), and which scale, zero point and bias belong to it ([`companion`]). For each method a file in [`family`]
+//! writes the recipe, from names, dtypes and shapes, and from the [configuration](config) where these do not say it.
+//! [`tiles`] carries recipes out.
+
+mod codes;
+mod companion;
+mod config;
+mod family;
+mod module;
+mod source;
+mod tables;
+mod tiles;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::cast::Overflow;
+use crate::checkpoint::{Checkpoint, Shard, TensorRef};
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+use crate::header::Decode;
+use crate::plan::{Derive, Derived};
+use crate::write::{Order, Save};
+use config::Config;
+use module::{Dense, Module};
+use source::DerivedSource;
+use tiles::Weights;
+
+/// Tensors that say something about activations, and markers: without their modules they say nothing.
+const LEFT_OUT: &[&str] = &[
+    "input_scale",
+    "input_global_scale",
+    "activation_scale",
+    "act_scale",
+    "scale_input",
+    "qscale_act",
+    "output_scale",
+    "k_scale",
+    "v_scale",
+    "q_scale",
+    "kv_scale",
+    "input_zero_point",
+    "output_zero_point",
+    "weight_format",
+    "weight_shape",
+    "scaled_fp8",
+    "comfy_quant",
+];
+
+impl Checkpoint {
+    /// The same checkpoint with the weights that its quantised modules stand for, in the place of their codes.
+    ///
+    /// The weight of a module `up`, stored as `up.qweight`, `up.scales` and so on, is the tensor `up.weight` of shape
+    /// `[outputs, inputs]`; the tensors that it is made of are not in the checkpoint any more, nor are those that describe
+    /// activations. It is made when it is read, tile by tile, in `F32` by the formula of its method and rounded once, to
+    /// whatever dtype is asked for; [its own](TensorRef::dtype) is that of its scales if that is `F16` or `BF16`, else the
+    /// model's. So it can be [planned](crate::Plan), cast, sliced, renamed and saved as any other tensor.
+    ///
+    /// How modules are quantised is read from names, dtypes and shapes, module by module; what these do not show is taken from
+    /// `config.json` and the files that belong to it in the checkpoint's [`directory`](Self::directory).
+    ///
+    /// A module of a method that is not read, or whose tensors contradict each other or the configuration, stays as it is:
+    /// it is still among the [`quantized`](Self::quantized) modules, and [`refusal`](crate::QuantizedModule::refusal) says
+    /// why.
+    ///
+    /// ```
+    /// use weighbridge::{Checkpoint, Dtype, TensorView, write::Save};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// let codes = TensorView::new(Dtype::I8, &[2, 2], &[1, 2, 3, 0xFC])?;
+    /// let scales = TensorView::new(Dtype::BF16, &[2, 1], &[0x80, 0x3F, 0x00, 0x3F])?; // 1, 0.5
+    /// let file = Save::new().bytes([("up.weight", codes), ("up.weight_scale", scales)])?;
+    /// let dense = Checkpoint::from_bytes(file)?.dequantized()?;
+    /// assert_eq!(dense.len(), 1);
+    /// assert_eq!(dense.tensor("up.weight").unwrap().dtype(), Dtype::BF16);
+    /// let bytes = dense.read("up.weight")?; // 1, 2, 1.5, -2
+    /// assert_eq!(bytes.as_bytes(), [0x80, 0x3F, 0x00, 0x40, 0xC0, 0x3F, 0x00, 0xC0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails when a configuration file cannot be read, and when a weight would have the name of a tensor that is stored,
+    /// too.
+    pub fn dequantized(&self) -> Result<Self> {
+        if self.quantized().len() == 0 {
+            return Ok(self.clone());
+        }
+        let config = Config::of(self.directory())?;
+        let (mut weights, mut refusals) = (Vec::new(), HashMap::new());
+        for quantized in self.quantized() {
+            let module = Module::new(self, &config, quantized);
+            match family::dense(&module) {
+                Ok(dense) => weights.push((module.weight, dense)),
+                Err(error) => drop(refusals.insert(module.weight, error)),
+            }
+        }
+        let mut hidden: Vec<_> = weights.iter().flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused)).copied().collect();
+        if !weights.is_empty() {
+            let is_left_out = |tensor: &TensorRef<'_>| {
+                let last = tensor.name().rsplit('.').next().unwrap_or_default();
+                LEFT_OUT.contains(&last) || last.ends_with("_activation_scale") || last.ends_with("_input_scale")
+            };
+            let kept: HashSet<_> = self.quantized().filter(|module| refusals.contains_key(&module.weight())).flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
+            hidden.extend(self.tensors().filter(|tensor| is_left_out(tensor) && !kept.contains(tensor.name())));
+        }
+        // One for each file that holds codes, in the order of the files.
+        let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
+        for (name, dense) in weights {
+            let shard = dense.tensors.first().map_or(0, |codes| codes.shard_number());
+            by_shard.entry(shard).or_default().push((name, dense));
+        }
+        let shards = by_shard.into_iter().map(|(number, weights)| {
+            let label = self.shards().get(number).and_then(|shard| shard.label());
+            derived_shard(label, weights)
+        });
+        self.with_derived(shards.collect::<Result<_>>()?, &hidden, refusals)
+    }
+}
+
+/// A file that is nowhere, of weights in the order of their codes.
+fn derived_shard(label: Option<&std::path::Path>, weights: Vec<(String, Dense<'_>)>) -> Result<Shard> {
+    let described = weights.iter().map(|(name, dense)| (&**name, dense.dtype, dense.shape.clone()));
+    let layout = Save::new().order(Order::Given).layout(described)?;
+    let header = layout.header().to_vec();
+    let internal = || Error::new(ErrorKind::Internal, "there is no cast from F32 to the dtype of a weight");
+    let derived = weights.into_iter().map(|(_, dense)| {
+        let inputs = dense.inputs();
+        let recipe = Arc::new(dense.recipe);
+        let tiles = |dtype| {
+            let weights = Weights::new(&recipe, dtype, Overflow::default()).ok_or_else(internal);
+            weights.map(|weights| Arc::new(weights) as Arc<dyn Derive>)
+        };
+        Ok(Arc::new(Derived::new(inputs, tiles(dense.dtype)?, tiles(Dtype::F32)?)))
+    });
+    let derived: Vec<_> = derived.collect::<Result<_>>()?;
+    let source = DerivedSource::new(header, &layout, &derived)?;
+    let header = Decode::new().read(&source)?;
+    Ok(Shard::derived_from(label, header, source, derived))
+}

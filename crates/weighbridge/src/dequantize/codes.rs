@@ -1,0 +1,471 @@
+//! How codes are packed: where in the bytes of a stored matrix the code of a row and column is.
+
+use std::ops::Range;
+
+/// A stored matrix of codes, or several behind one another.
+#[derive(Clone, Debug)]
+pub(crate) struct Codes {
+    pub(crate) packing: Packing,
+    /// Of a code: 1 to 8.
+    pub(crate) bits: u32,
+    /// Codes in a column and in a row, without padding.
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// The bytes of a row of words, padding included.
+    pub(crate) stride: usize,
+    /// The rows of words of a matrix.
+    pub(crate) word_rows: usize,
+}
+
+/// How codes share words. Words are little-endian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// Each row is a stream of bits, first the low ones.
+    Along,
+    /// Each row is words of 32 bits that hold as many whole codes as they can, first the low ones.
+    Fields,
+    /// Codes of 4 bits: of each eight, the places in a word of 32 bits.
+    Nibbles([u8; 8]),
+    /// Each column is a stream of bits through words of 32 bits, first the low ones.
+    Down,
+    /// Each column is words of 32 bits that hold as many whole codes as they can, first the low ones.
+    FieldsDown,
+    /// Rows share rows of words, as many as there are shifts: each row of words holds rows that lie so far apart as there
+    /// are rows of words. A word has `word` bytes.
+    Planes { word: usize, shifts: Vec<u32> },
+    /// The same, but each row of words holds rows that follow each other.
+    Interleaved { shifts: Vec<u32> },
+    /// AutoAWQ's `gemv_fast`: four rows share a row of 16-bit words, in an order of its own.
+    FastGemv,
+}
+
+/// The low half of a byte first, then the high one.
+pub(crate) const LOW_FIRST: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+/// The high half of a byte first.
+pub(crate) const HIGH_FIRST: [u8; 8] = [1, 0, 3, 2, 5, 4, 7, 6];
+/// AWQ's kernels: where the columns of each eight are.
+pub(crate) const AWQ: [u8; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// The bytes that were gathered for some rows and columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window<'g> {
+    pub(crate) bytes: &'g [u8],
+    place: Place,
+}
+
+/// Where in the stored matrix they are from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    word_row: usize,
+    /// The first byte of each row of words.
+    start: usize,
+    stride: usize,
+    rows: usize,
+}
+
+impl Place {
+    /// The bytes that are gathered.
+    pub(crate) fn len(&self) -> usize {
+        self.rows * self.stride
+    }
+}
+
+/// Gaps up to this size are read with what is around them.
+const READ_THROUGH: usize = 2 << 10;
+
+impl Codes {
+    /// The bytes of one stored matrix.
+    pub(crate) fn matrix_len(&self) -> usize {
+        self.word_rows * self.stride
+    }
+
+    /// Whether the number of bytes that it says it has can be counted, and every code is inside of them.
+    pub(crate) fn is_sound(&self) -> bool {
+        let bits = self.bits as usize;
+        let stream = |count: usize| count.checked_mul(bits);
+        let (rows, columns) = (self.rows, self.columns);
+        let fits = match &self.packing {
+            Packing::Along => {
+                rows <= self.word_rows && stream(columns).is_some_and(|bits| bits.div_ceil(8) <= self.stride)
+            }
+            Packing::Fields => {
+                rows <= self.word_rows
+                    && bits > 0
+                    && columns.div_ceil(32 / bits.clamp(1, 32)).checked_mul(4).is_some_and(|len| len <= self.stride)
+            }
+            Packing::Nibbles(order) => {
+                let padded = if matches!(*order, LOW_FIRST | HIGH_FIRST) { 2 } else { 8 };
+                bits == 4 && rows <= self.word_rows && columns.div_ceil(padded) * (padded / 2) <= self.stride
+            }
+            Packing::Down => {
+                stream(rows).is_some_and(|bits| bits.div_ceil(32) <= self.word_rows)
+                    && columns.checked_mul(4).is_some_and(|len| len <= self.stride)
+            }
+            Packing::FieldsDown => {
+                rows.div_ceil(32 / bits.clamp(1, 32)) <= self.word_rows
+                    && columns.checked_mul(4).is_some_and(|len| len <= self.stride)
+            }
+            Packing::Planes { word, shifts } => {
+                matches!(word, 1 | 4)
+                    && self.word_rows.checked_mul(shifts.len()).is_some_and(|most| rows <= most)
+                    && columns.checked_mul(*word).is_some_and(|len| len <= self.stride)
+                    && shifts.iter().all(|shift| (shift + self.bits) as usize <= 8 * word)
+            }
+            Packing::Interleaved { shifts } => {
+                self.word_rows.checked_mul(shifts.len()).is_some_and(|most| rows <= most)
+                    && columns <= self.stride
+                    && shifts.iter().all(|shift| shift + self.bits <= 8)
+            }
+            Packing::FastGemv => {
+                bits == 4
+                    && columns.is_multiple_of(64)
+                    && rows.is_multiple_of(4)
+                    && rows / 4 <= self.word_rows
+                    && columns.checked_mul(2).is_some_and(|len| len <= self.stride)
+            }
+        };
+        (1..=8).contains(&self.bits) && fits && self.word_rows.checked_mul(self.stride).is_some()
+    }
+
+    /// A row that bands must not go beyond, counted from a multiple of it; `usize::MAX` if there is none.
+    pub(crate) fn plane(&self) -> usize {
+        match self.packing {
+            Packing::Planes { .. } => self.word_rows.max(1),
+            _ => usize::MAX,
+        }
+    }
+
+    /// The rows of words that hold some rows.
+    fn word_rows_of(&self, rows: &Range<usize>) -> Range<usize> {
+        let bits = self.bits as usize;
+        match &self.packing {
+            Packing::Along | Packing::Fields | Packing::Nibbles(_) => rows.clone(),
+            Packing::Down => rows.start * bits / 32..(rows.end * bits).div_ceil(32),
+            Packing::FieldsDown => rows.start / (32 / bits)..rows.end.div_ceil(32 / bits),
+            Packing::Planes { .. } => {
+                let start = rows.start / self.plane() * self.plane();
+                rows.start - start..(rows.end - start).min(self.word_rows)
+            }
+            Packing::Interleaved { shifts } => {
+                let each = shifts.len().max(1);
+                rows.start / each..rows.end.div_ceil(each)
+            }
+            Packing::FastGemv => rows.start / 4..rows.end.div_ceil(4),
+        }
+    }
+
+    /// The bytes of a row of words that hold some columns.
+    fn bytes_of(&self, columns: &Range<usize>) -> Range<usize> {
+        let bits = self.bits as usize;
+        let Range { start, end } = *columns;
+        let bytes = match &self.packing {
+            // From the start of a word, for the order within it.
+            Packing::Along => start / 32 * 32 * bits / 8..(end * bits).div_ceil(8),
+            Packing::Fields => start / (32 / bits) * 4..end.div_ceil(32 / bits) * 4,
+            Packing::Nibbles(_) => start / 8 * 4..end.div_ceil(8) * 4,
+            Packing::Down | Packing::FieldsDown => start * 4..end * 4,
+            Packing::Planes { word, .. } => start * word..end * word,
+            Packing::Interleaved { .. } => start..end,
+            Packing::FastGemv => start / 64 * 128..end.div_ceil(64) * 128,
+        };
+        bytes.start..bytes.end.min(self.stride)
+    }
+
+    /// What is gathered for some rows and columns.
+    pub(crate) fn place(&self, rows: &Range<usize>, columns: &Range<usize>) -> Place {
+        let (word_rows, bytes) = (self.word_rows_of(rows), self.bytes_of(columns));
+        let is_near = word_rows.len() > 1 && self.stride - bytes.len() <= READ_THROUGH;
+        let bytes = if is_near { 0..self.stride } else { bytes };
+        Place {
+            word_row: word_rows.start,
+            start: bytes.start,
+            stride: bytes.len(),
+            rows: word_rows.end.saturating_sub(word_rows.start),
+        }
+    }
+
+    /// Appends the ranges of bytes of a place in the matrix that begins at `base`.
+    pub(crate) fn ranges(&self, place: &Place, base: u64, out: &mut impl FnMut(Range<u64>)) {
+        let at = |row: usize| base + ((place.word_row + row) * self.stride + place.start) as u64;
+        if place.stride == self.stride {
+            out(at(0)..at(0) + place.len() as u64);
+        } else {
+            (0..place.rows).for_each(|row| out(at(row)..at(row) + place.stride as u64));
+        }
+    }
+
+    /// The code of a row and a column.
+    pub(crate) fn code(&self, window: &Window<'_>, row: usize, column: usize) -> u8 {
+        let bits = self.bits as usize;
+        let mask = ((1_u32 << self.bits) - 1) as u8;
+        let code = match &self.packing {
+            Packing::Along => window.bits(row, column * bits, bits),
+            Packing::Fields => {
+                let each = 32 / bits;
+                window.bits(row, column / each * 32 + column % each * bits, bits)
+            }
+            Packing::Nibbles(order) => {
+                window.bits(row, column / 8 * 32 + usize::from(order[column % 8]) * 4, 4)
+            }
+            Packing::Down => {
+                let first = row * bits;
+                let (word, shift) = (first / 32, first % 32);
+                let low = u64::from(window.word(word, column * 4));
+                let high = if shift + bits > 32 { u64::from(window.word(word + 1, column * 4)) } else { 0 };
+                ((low | high << 32) >> shift) as u8
+            }
+            Packing::FieldsDown => {
+                let each = 32 / bits;
+                (window.word(row / each, column * 4) >> (row % each * bits)) as u8
+            }
+            Packing::Planes { word, shifts } => {
+                let plane = self.plane();
+                let shift = shifts.get(row / plane).copied().unwrap_or(0);
+                match word {
+                    1 => window.byte(row % plane, column) >> (shift & 7),
+                    _ => (window.word(row % plane, column * 4) >> (shift & 31)) as u8,
+                }
+            }
+            Packing::Interleaved { shifts } => {
+                let each = shifts.len().max(1);
+                window.byte(row / each, column) >> (shifts.get(row % each).copied().unwrap_or(0) & 7)
+            }
+            Packing::FastGemv => {
+                let (word, nibble) = fast_gemv(row, column);
+                let byte = window.byte(row / 4, word * 2 + nibble / 2);
+                byte >> (nibble % 2 * 4)
+            }
+        };
+        code & mask
+    }
+
+    /// The codes of columns of one row, one in each byte of `out`.
+    pub(crate) fn row(&self, window: &Window<'_>, row: usize, columns: Range<usize>, out: &mut [u8]) {
+        let fast = match (&self.packing, self.bits) {
+            (Packing::Along, 8) => window.row(row, columns.start, columns.len()).map(|bytes| out.copy_from_slice(bytes)),
+            (Packing::Along, 4) => self.nibbles(window, row, &columns, [0, 4], out),
+            (Packing::Nibbles(LOW_FIRST), _) => self.nibbles(window, row, &columns, [0, 4], out),
+            (Packing::Nibbles(HIGH_FIRST), _) => self.nibbles(window, row, &columns, [4, 0], out),
+            (Packing::Along, _) => self.stream(window, row, &columns, out),
+            (Packing::Planes { word: 1, shifts }, _) => self.plane_row(window, row, &columns, shifts, out),
+            (Packing::Down, _) => self.down(window, row, &columns, out),
+            _ => None,
+        };
+        if fast.is_none() {
+            self.row_one_by_one(window, row, columns, out);
+        }
+    }
+
+    /// The same, code by code.
+    pub(crate) fn row_one_by_one(
+        &self,
+        window: &Window<'_>,
+        row: usize,
+        columns: Range<usize>,
+        out: &mut [u8],
+    ) {
+        columns.zip(out).for_each(|(column, out)| *out = self.code(window, row, column));
+    }
+
+    /// The codes of eight columns, of which the first is a multiple of eight, of many rows: a row of `out` for each column,
+    /// `rows` wide.
+    pub(crate) fn eight_columns(
+        &self,
+        window: &Window<'_>,
+        rows: Range<usize>,
+        column: usize,
+        out: &mut [u8],
+    ) {
+        let width = rows.len();
+        let fast = match (&self.packing, self.bits) {
+            (Packing::Nibbles(order), _) => self.eight_of_words(window, &rows, column, *order, out),
+            (Packing::Along, 4) => self.eight_of_words(window, &rows, column, LOW_FIRST, out),
+            (Packing::Down, 2 | 4 | 8) => self.eight_down(window, &rows, column, out),
+            _ => None,
+        };
+        if fast.is_none() {
+            for (at, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+                if column + at >= self.columns {
+                    break;
+                }
+                rows.clone().zip(out).for_each(|(row, out)| *out = self.code(window, row, column + at));
+            }
+        }
+    }
+
+    /// Two codes to a byte, at these shifts.
+    fn nibbles(
+        &self,
+        window: &Window<'_>,
+        row: usize,
+        columns: &Range<usize>,
+        shifts: [u32; 2],
+        out: &mut [u8],
+    ) -> Option<()> {
+        if !columns.start.is_multiple_of(2) {
+            return None;
+        }
+        let bytes = window.row(row, columns.start / 2, columns.len().div_ceil(2))?;
+        let (pairs, last) = out.split_at_mut(columns.len() / 2 * 2);
+        for (byte, pair) in bytes.iter().zip(pairs.chunks_exact_mut(2)) {
+            pair.copy_from_slice(&[byte >> shifts[0] & 15, byte >> shifts[1] & 15]);
+        }
+        if let (Some(last), Some(byte)) = (last.first_mut(), bytes.last()) {
+            *last = byte >> shifts[0] & 15;
+        }
+        Some(())
+    }
+
+    /// A stream of bits, eight codes at a time: they are `bits` bytes.
+    fn stream(&self, window: &Window<'_>, row: usize, columns: &Range<usize>, out: &mut [u8]) -> Option<()> {
+        let bits = self.bits as usize;
+        if !columns.start.is_multiple_of(8) {
+            return None;
+        }
+        let bytes = window.row(row, columns.start / 8 * bits, (columns.len() * bits).div_ceil(8))?;
+        let mask = (1_u64 << bits) - 1;
+        for (bytes, out) in bytes.chunks(bits).zip(out.chunks_mut(8)) {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            let word = u64::from_le_bytes(word);
+            out.iter_mut().enumerate().for_each(|(at, out)| *out = (word >> (at * bits) & mask) as u8);
+        }
+        Some(())
+    }
+
+    fn plane_row(
+        &self,
+        window: &Window<'_>,
+        row: usize,
+        columns: &Range<usize>,
+        shifts: &[u32],
+        out: &mut [u8],
+    ) -> Option<()> {
+        let shift = shifts.get(row / self.plane())? & 7;
+        let mask = ((1_u32 << self.bits) - 1) as u8;
+        let bytes = window.row(row % self.plane(), columns.start, columns.len())?;
+        bytes.iter().zip(out).for_each(|(byte, out)| *out = byte >> shift & mask);
+        Some(())
+    }
+
+    /// One row of words that streams go down through.
+    fn down(&self, window: &Window<'_>, row: usize, columns: &Range<usize>, out: &mut [u8]) -> Option<()> {
+        let bits = self.bits as usize;
+        let shift = row * bits % 32;
+        if shift + bits > 32 {
+            return None;
+        }
+        let words = window.row(row * bits / 32, columns.start * 4, columns.len() * 4)?;
+        let mask = (1_u32 << bits) - 1;
+        for (word, out) in words.chunks_exact(4).zip(out) {
+            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            *out = (word >> shift & mask) as u8;
+        }
+        Some(())
+    }
+
+    /// Each row has one word for the eight columns.
+    fn eight_of_words(
+        &self,
+        window: &Window<'_>,
+        rows: &Range<usize>,
+        column: usize,
+        order: [u8; 8],
+        out: &mut [u8],
+    ) -> Option<()> {
+        let first = window.offset(rows.start, column / 2)?;
+        let width = rows.len();
+        let last = width.checked_sub(1)? * window.place.stride + first + 4;
+        let words = window.bytes.get(first..last)?;
+        let mut lanes = out.chunks_exact_mut(width);
+        let lanes: [&mut [u8]; 8] = std::array::from_fn(|_| lanes.next().unwrap_or_default());
+        if lanes.iter().any(|lane| lane.len() != width) {
+            return None;
+        }
+        let stride = window.place.stride;
+        for row in 0..width {
+            let at = row * stride;
+            let word = words.get(at..at + 4)?;
+            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            for (lane, place) in order.iter().enumerate() {
+                lanes[lane][row] = (word >> (4 * place) & 15) as u8;
+            }
+        }
+        Some(())
+    }
+
+    /// Each column is a stream of whole codes; a word of it is in another row of words.
+    fn eight_down(
+        &self,
+        window: &Window<'_>,
+        rows: &Range<usize>,
+        column: usize,
+        out: &mut [u8],
+    ) -> Option<()> {
+        let (bits, width) = (self.bits as usize, rows.len());
+        let each = 32 / bits;
+        if !rows.start.is_multiple_of(each) || !width.is_multiple_of(each) {
+            return None;
+        }
+        let columns = (self.columns - column).min(8);
+        let mask = (1_u32 << bits) - 1;
+        for (number, start) in (0..width).step_by(each).enumerate() {
+            let words = window.row(rows.start / each + number, column * 4, columns * 4)?;
+            for (lane, word) in words.chunks_exact(4).enumerate() {
+                let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                let codes = out.get_mut(lane * width + start..lane * width + start + each)?;
+                for (at, code) in codes.iter_mut().enumerate() {
+                    *code = (word >> (at * bits) & mask) as u8;
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+/// The word, of the row of words that four rows share, and the four bits of it that hold a code.
+fn fast_gemv(row: usize, column: usize) -> (usize, usize) {
+    // A run of 32 columns is regrouped, then each eight of them, then four rows take turns every 64 columns.
+    const EIGHT: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+    let (run, within) = (column / 32, column % 32);
+    // reshape(4, 4, 2) → (1, 0, 2)
+    let (a, b, c) = (within / 8, within / 2 % 4, within % 2);
+    let regrouped = b * 8 + a * 2 + c;
+    let ordered = run * 32 + regrouped / 8 * 8 + EIGHT[regrouped % 8];
+    // [rows / 4, 4, columns / 64, 64] → [rows / 4, columns / 64, 4, 64] → […, 64, 4]
+    let (block, inner) = (ordered / 64, ordered % 64);
+    let flat = (row % 4) * 64 + inner;
+    (block * 64 + flat / 4, flat % 4)
+}
+
+impl<'g> Window<'g> {
+    pub(crate) fn new(place: Place, bytes: &'g [u8]) -> Self {
+        Self { bytes, place }
+    }
+
+    /// Where in the gathered bytes a byte of a row of words is.
+    fn offset(&self, word_row: usize, byte: usize) -> Option<usize> {
+        let column = byte.checked_sub(self.place.start).filter(|column| *column < self.place.stride)?;
+        Some(word_row.checked_sub(self.place.word_row)? * self.place.stride + column)
+    }
+
+    fn row(&self, word_row: usize, byte: usize, len: usize) -> Option<&'g [u8]> {
+        let start = self.offset(word_row, byte)?;
+        self.bytes.get(start..start.checked_add(len)?)
+    }
+
+    fn byte(&self, word_row: usize, byte: usize) -> u8 {
+        self.offset(word_row, byte).and_then(|at| self.bytes.get(at).copied()).unwrap_or(0)
+    }
+
+    fn word(&self, word_row: usize, byte: usize) -> u32 {
+        u32::from_le_bytes(std::array::from_fn(|at| self.byte(word_row, byte + at)))
+    }
+
+    /// Some bits of a row of words, from that one on.
+    fn bits(&self, word_row: usize, first: usize, bits: usize) -> u8 {
+        let low = u16::from(self.byte(word_row, first / 8));
+        let high = if first % 8 + bits > 8 { u16::from(self.byte(word_row, first / 8 + 1)) } else { 0 };
+        ((low | high << 8) >> (first % 8)) as u8
+    }
+}

@@ -1,0 +1,286 @@
+//! Tensors that no file stores: each is derived from stored ones, and goes into entries as if it were stored.
+//!
+//! An operation is bound to such inputs as to any other. [`flatten`] puts what derives them between the operation and the
+//! stored tensors, so that the engine sees stored tensors only.
+
+use std::fmt::Debug;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
+use super::Input;
+use crate::buffer::{self, Fault};
+use crate::cast::swap_bytes;
+use crate::dtype::Dtype;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a tensor is derived from stored ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Derived {
+    inputs: Arc<[Input]>,
+    /// Makes it in the dtype that it is said to have.
+    tiles: Arc<dyn Derive>,
+    /// Makes it in `F32`, before values are rounded.
+    wide: Arc<dyn Derive>,
+}
+
+/// Tiles that are asked for several ranges of the output at a time, which together may need less than each alone.
+pub(crate) trait Derive: Tiles {
+    /// Of the output.
+    fn dtype(&self) -> Dtype;
+
+    /// Appends to `pieces` what these bytes of the output need.
+    fn gather_all(&self, ranges: &[Range<u64>], pieces: &mut Vec<Piece>) {
+        ranges.iter().for_each(|range| self.gather(range.clone(), pieces));
+    }
+
+    /// Makes these bytes of the output, one range after the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tiles::compute`].
+    fn compute_all<'t>(
+        &self,
+        ranges: &[Range<u64>],
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]>;
+}
+
+impl Derived {
+    /// What `wide` makes of `inputs`, in `F32`, and `tiles` in the dtype that it is said to have.
+    pub(crate) fn new(inputs: Vec<Input>, tiles: Arc<dyn Derive>, wide: Arc<dyn Derive>) -> Self {
+        Self { inputs: inputs.into(), tiles, wide }
+    }
+
+    /// A stored tensor of floats in a wider dtype.
+    pub(super) fn cast(input: &Input, dtype: Dtype) -> Option<Self> {
+        let holds = matches!(
+            input.dtype(),
+            Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0
+        );
+        let bound = holds.then(|| Cast::to(dtype).bind(std::slice::from_ref(input)))?.ok()?;
+        let tiles: Arc<dyn Derive> = Arc::new(Plain(bound.tiles, dtype));
+        Some(Self { inputs: Arc::new([input.clone()]), wide: Arc::clone(&tiles), tiles })
+    }
+
+    /// The same in `F32`.
+    pub(super) fn widened(&self) -> Self {
+        Self { tiles: Arc::clone(&self.wide), ..self.clone() }
+    }
+
+    /// Its tiles: in `F32`, and in the dtype that it is said to have.
+    pub(super) fn made(&self) -> [Arc<dyn Tiles>; 2] {
+        [Arc::clone(&self.wide) as _, Arc::clone(&self.tiles) as _]
+    }
+
+    /// The stored tensors.
+    pub(crate) fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+}
+
+/// Tiles of a dtype, of whose ranges each is made alone.
+#[derive(Debug)]
+struct Plain(Arc<dyn Tiles>, Dtype);
+
+impl Tiles for Plain {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        self.0.gather(tile, pieces);
+    }
+
+    fn compute<'t>(
+        &self,
+        tile: Range<u64>,
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        self.0.compute(tile, gathered, out)
+    }
+
+    fn step(&self) -> u64 {
+        self.0.step()
+    }
+
+    fn is_native(&self) -> bool {
+        self.0.is_native()
+    }
+}
+
+impl Derive for Plain {
+    fn dtype(&self) -> Dtype {
+        self.1
+    }
+
+    fn compute_all<'t>(
+        &self,
+        ranges: &[Range<u64>],
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        let (mut ranges, mut rest) = (ranges.iter(), gathered);
+        let mut pieces = Vec::new();
+        buffer::fill::<Fault>(out, |_, into| {
+            let Some(range) = ranges.next() else { return Ok(Some(&[])) };
+            pieces.clear();
+            self.gather(range.clone(), &mut pieces);
+            let (gathered, behind) = rest.split_at_checked(len_of(&pieces)).ok_or_else(unlike)?;
+            rest = behind;
+            let into = into.get_mut(..(range.end - range.start) as usize).ok_or_else(unlike)?;
+            Ok(Some(self.compute(range.clone(), gathered, into)?))
+        })
+        .map_err(|Fault(error)| error)
+    }
+}
+
+/// What an operation is bound to, and the stored tensors behind it: the operation's tiles are made of those.
+pub(super) fn flatten(inputs: &Arc<[Input]>, bound: Bound) -> (Arc<[Input]>, Bound) {
+    if !inputs.iter().any(|input| input.derived().is_some()) {
+        return (Arc::clone(inputs), bound);
+    }
+    let mut stored = Vec::new();
+    let origins = inputs.iter().map(|input| {
+        let first = stored.len();
+        match input.derived() {
+            Some(derived) => {
+                stored.extend_from_slice(&derived.inputs);
+                Origin { first, tiles: Some(Arc::clone(&derived.tiles)) }
+            }
+            None => {
+                stored.push(input.clone());
+                Origin { first, tiles: None }
+            }
+        }
+    });
+    let origins: Vec<_> = origins.collect();
+    let tiles: Arc<dyn Tiles> = match &*origins {
+        [Origin { tiles: Some(tiles), .. }] if Read::is(&bound.tiles) => Arc::clone(tiles) as _,
+        _ => Arc::new(Through { outer: bound.tiles, origins }),
+    };
+    (stored.into(), Bound { tiles, ..bound })
+}
+
+/// The tiles of an operation, some of whose inputs are derived.
+#[derive(Debug)]
+struct Through {
+    outer: Arc<dyn Tiles>,
+    /// Of each of its inputs.
+    origins: Vec<Origin>,
+}
+
+/// Where an input comes from.
+#[derive(Debug)]
+struct Origin {
+    /// The index of the first stored tensor that it is made of.
+    first: usize,
+    /// What makes it; it is stored if there is nothing.
+    tiles: Option<Arc<dyn Derive>>,
+}
+
+/// Ranges of one input that follow each other.
+struct Run<'o> {
+    origin: &'o Origin,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Run<'_> {
+    fn len(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// What it is made of.
+    fn gather(&self, pieces: &mut Vec<Piece>) {
+        let Origin { first, tiles } = self.origin;
+        let start = pieces.len();
+        match tiles {
+            Some(tiles) => tiles.gather_all(&self.ranges, pieces),
+            None => pieces.extend(self.ranges.iter().map(|bytes| Piece { input: 0, bytes: bytes.clone() })),
+        }
+        pieces[start..].iter_mut().for_each(|piece| piece.input += first);
+    }
+}
+
+impl Through {
+    fn runs(&self, tile: Range<u64>) -> Vec<Run<'_>> {
+        let mut pieces = Vec::new();
+        self.outer.gather(tile, &mut pieces);
+        let mut runs: Vec<Run<'_>> = Vec::new();
+        for Piece { input, bytes } in pieces {
+            let Some(origin) = self.origins.get(input) else { continue };
+            match runs.last_mut().filter(|run| std::ptr::eq(run.origin, origin)) {
+                Some(run) => run.ranges.push(bytes),
+                None => runs.push(Run { origin, ranges: vec![bytes] }),
+            }
+        }
+        runs
+    }
+
+    /// The inputs, as the operation wants them, into `out`.
+    fn derive<'t>(
+        runs: Vec<Run<'_>>,
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        let (mut runs, mut rest, mut pieces) = (runs.into_iter(), gathered, Vec::new());
+        buffer::fill::<Fault>(out, |_, into| {
+            let Some(run) = runs.next() else { return Ok(Some(&[])) };
+            pieces.clear();
+            run.gather(&mut pieces);
+            let (gathered, behind) = rest.split_at_checked(len_of(&pieces)).ok_or_else(unlike)?;
+            rest = behind;
+            let into = into.get_mut(..run.len() as usize).ok_or_else(unlike)?;
+            Ok(Some(match &run.origin.tiles {
+                Some(tiles) => {
+                    let made = tiles.compute_all(&run.ranges, gathered, into)?;
+                    if cfg!(target_endian = "big") && tiles.is_native() {
+                        swap_bytes(tiles.dtype(), made);
+                    }
+                    made
+                }
+                None if into.len() == gathered.len() => into.write_copy_of_slice(gathered),
+                None => return Err(unlike().into()),
+            }))
+        })
+        .map_err(|Fault(error)| error)
+    }
+}
+
+impl Tiles for Through {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        self.runs(tile).iter().for_each(|run| run.gather(pieces));
+    }
+
+    fn compute<'t>(
+        &self,
+        tile: Range<u64>,
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        let runs = self.runs(tile.clone());
+        if self.outer.is_direct() {
+            return Self::derive(runs, gathered, out);
+        }
+        let len: u64 = runs.iter().map(Run::len).sum();
+        let mut scratch = Vec::with_capacity(len as usize);
+        let scratch = Self::derive(runs, gathered, &mut scratch.spare_capacity_mut()[..len as usize])?;
+        self.outer.compute(tile, scratch, out)
+    }
+
+    fn step(&self) -> u64 {
+        let derived = self.origins.iter().filter_map(|origin| origin.tiles.as_ref());
+        self.outer.step().min(derived.map(|tiles| tiles.step()).max().unwrap_or(u64::MAX))
+    }
+
+    fn is_native(&self) -> bool {
+        !self.outer.is_direct() && self.outer.is_native()
+    }
+}
+
+fn len_of(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| (piece.bytes.end - piece.bytes.start) as usize).sum()
+}
+
+fn unlike() -> Error {
+    Error::new(ErrorKind::Internal, "a derived tensor and what was gathered for it differ in length")
+}
