@@ -100,7 +100,12 @@ impl<'c> Module<'c> {
         if tensor.byte_len() > MOST {
             return Err(self.misshapen(tensor, "which is far more than belongs to a module"));
         }
-        let mut bytes = vec![0; tensor.byte_len() as usize];
+        self.start_of(tensor, MOST)
+    }
+
+    /// The first bytes of a tensor, `most` at the most.
+    pub(super) fn start_of(&self, tensor: &TensorRef<'_>, most: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; tensor.byte_len().min(most) as usize];
         let read = tensor.shard().source().read_at(tensor.info().file_range().start, &mut bytes);
         read.map_err(|error| {
             let error = Error::io("its data cannot be read", error).in_tensor(tensor.name());

@@ -121,6 +121,12 @@ fn bits(module: &Module<'_>, codes: &TensorRef<'_>, words: usize, width: usize) 
             let why = format!("{:?} has {words} words for rows of {width} codes", codes.name());
             Err(module.blame(module.config.quantization().contradicts("config_groups", &why)))
         }
+        // Whole codes leave the highest bits of words unused, which a stream does not.
+        [(bits, Packing::Along), (same, Packing::Fields)] | [(same, Packing::Fields), (bits, Packing::Along)]
+            if bits == same && has_high_bits(module, codes, *bits)? =>
+        {
+            Ok((*bits, Packing::Along))
+        }
         _ => {
             let why = format!(
                 "{words} words for rows of {width} codes may be packed in two ways, and nothing says in which"
@@ -128,6 +134,13 @@ fn bits(module: &Module<'_>, codes: &TensorRef<'_>, words: usize, width: usize) 
             Err(module.misshapen(codes, &why))
         }
     }
+}
+
+/// Whether bits are set that no whole codes of so many bits would use. The beginning of a tensor will do.
+fn has_high_bits(module: &Module<'_>, codes: &TensorRef<'_>, bits: u32) -> Result<bool> {
+    let used = 32 / bits * bits;
+    let words = module.start_of(codes, 1 << 20)?;
+    Ok(words.chunks_exact(4).any(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]) >> used != 0))
 }
 
 /// Weights in a group.
