@@ -56,14 +56,14 @@ def affine(chance):
             options = {"group_size": group, "bits": bits, "mode": "affine"}
             if bits == 2:
                 del options["mode"]  # as older files are
-            modules = {f"{ATTENTION}.q_proj": chance.normal(chance.size(9), chance.size(2 * group, group))}
+            modules = {f"{ATTENTION}.q_proj": chance.normal(chance.size(5), chance.size(2 * group, group))}
             yield case(f"mlx-affine-{bits}bit-g{group}", modules, options, dtype, plain={f"{ATTENTION}.q_proj.bias": chance.normal(5)})
 
 
 def floats(chance):
     for mode, group, bits in [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]:
         options = {"group_size": group, "bits": bits, "mode": mode}
-        modules = {f"{MLP}.up_proj": chance.normal(chance.size(9), chance.size(96, 32))}
+        modules = {f"{MLP}.up_proj": chance.normal(chance.size(5), chance.size(96, 32))}
         yield case(f"mlx-{mode}", modules, options, "bf16")
 
 

@@ -63,7 +63,7 @@ def blocks(chance):
 def codes(chance):
     """All 256 codes, NaN among them; the grid in bfloat16, of other blocks than 128 x 128, larger than it need be."""
     every = torch.arange(256, dtype=torch.uint8).view(FLOAT8)
-    rows = chance.size(20)
+    rows = 9 + chance.size(9)
     weight = torch.cat([every, chance.bytes(256 * (rows - 1)).view(FLOAT8)]).reshape(rows, 256)
     scale = chance.weight(-(-rows // 16) + 1, 9).bfloat16()
     dense = by_blocks(weight, scale[: -(-rows // 16), :8], [16, 32])
