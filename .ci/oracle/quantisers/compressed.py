@@ -195,13 +195,13 @@ def four_bit_floats(chance):
 
 
 def powers(chance):
-    """E8M0 scales at their ends: 0 is 2^-127, 254 is 2^127."""
-    args = dict(num_bits=4, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
-    scheme = scheme_of(**args)
-    state = {"weight_packed": chance.bytes(8, 32), "weight_scale": torch.tensor([[0, 1], [2, 126], [127, 128], [252, 253], [254, 120], [5, 130], [3, 4], [100, 7]], dtype=torch.uint8)}
-    path = f"{MLP}.down_proj"
-    dense = BaseCompressor.get_value_from_registry("mxfp4-pack-quantized").decompress(state, scheme)["weight"]
-    return Case("ct-mxfp4-scales", LIBRARY, named(path, state), {f"{path}.weight": dense}, config_of("mxfp4-pack-quantized", scheme))
+    """E8M0 scales at their ends: 0 is 2^-127, 254 is 2^127; 255, which is NaN to some, is infinite here."""
+    scheme = scheme_of(num_bits=4, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
+    for name, scale in [("ct-mxfp4-scales", [[0, 1], [2, 126], [127, 128], [252, 253], [254, 120], [5, 130]]), ("ct-mxfp4-scale-255", [[255, 127]])]:
+        state = {"weight_packed": chance.bytes(len(scale), 32), "weight_scale": torch.tensor(scale, dtype=torch.uint8)}
+        path = f"{MLP}.down_proj"
+        dense = BaseCompressor.get_value_from_registry("mxfp4-pack-quantized").decompress(state, scheme)["weight"]
+        yield Case(name, LIBRARY, named(path, state), {f"{path}.weight": dense}, config_of("mxfp4-pack-quantized", scheme))
 
 
 def mixed(chance):
