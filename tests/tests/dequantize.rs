@@ -94,3 +94,28 @@ fn weights_are_those_of_the_libraries() {
     }
     assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn what_contradicts_itself_is_refused_by_name() {
+    let mut wrong = Vec::new();
+    for case in cases("refused") {
+        let name = case.file_name().unwrap().to_str().unwrap();
+        let expected = fs::read_to_string(case.join("expect.txt")).unwrap();
+        let dense = Checkpoint::open(case.join("checkpoint")).unwrap().dequantized().unwrap();
+        let refusals: Vec<_> = dense.quantized().map(|module| module.refusal(&module.weight(), "advice").to_string()).collect();
+        if refusals.is_empty() {
+            let made: Vec<_> = dense.tensors().map(|tensor| tensor.name()).collect();
+            wrong.push(format!("{name}: nothing is refused of {made:?}"));
+        }
+        for refusal in &refusals {
+            if refusal.lines().count() != 1 || !refusal.ends_with("; advice") {
+                wrong.push(format!("{name}: {refusal}"));
+            }
+        }
+        let has_all = |refusal: &String| expected.lines().all(|part| refusal.contains(part));
+        if !refusals.is_empty() && !refusals.iter().any(has_all) {
+            wrong.push(format!("{name}: not {:?}: {}", expected.lines().collect::<Vec<_>>(), refusals[0]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
+}

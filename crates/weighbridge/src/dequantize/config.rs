@@ -23,7 +23,9 @@ pub(super) struct Config {
     /// `quantization` of `config.json`, as MLX writes it.
     mlx: Section,
     dtype: Option<Dtype>,
-    model_type: Option<String>,
+    /// The objects of `config.json` that describe the model: the whole, and those of its parts.
+    models: Vec<Value>,
+    activation_scales: Option<String>,
 }
 
 /// An object of a configuration, and what to call it.
@@ -50,7 +52,7 @@ impl Config {
             config.mlx = Section::of("config.json: quantization", find("quantization"));
             let dtype = find("dtype").or_else(|| find("torch_dtype")).and_then(Value::as_str);
             config.dtype = dtype.and_then(float);
-            config.model_type = find("model_type").and_then(Value::as_str).map(str::to_owned);
+            config.models = all.into_iter().cloned().collect();
         }
         for (file, key) in SIDE_FILES {
             if !config.quantization.is_none() {
@@ -75,6 +77,16 @@ impl Config {
         if self.mlx.is_none() { &self.quantization } else { &self.mlx }
     }
 
+    /// Notes the name of a tensor of scales of activations, which AWQ's layers divide by.
+    pub(super) fn note_activation_scales(&mut self, name: &str) {
+        self.activation_scales = Some(name.to_owned());
+    }
+
+    /// The tensor that AWQ's layers divide by, if there is one.
+    pub(super) fn activation_scales(&self) -> Option<&str> {
+        self.activation_scales.as_deref()
+    }
+
     /// The dtype that the model says it has.
     pub(super) fn dtype(&self) -> Option<Dtype> {
         self.dtype
@@ -82,7 +94,12 @@ impl Config {
 
     /// The architecture.
     pub(super) fn model_type(&self) -> Option<&str> {
-        self.model_type.as_deref()
+        self.models.iter().find_map(|model| model.get("model_type")?.as_str())
+    }
+
+    /// A size of the model.
+    pub(super) fn size(&self, key: &str) -> Option<usize> {
+        usize::try_from(self.models.iter().find_map(|model| model.get(key)?.as_u64())?).ok()
     }
 
     /// The method, as transformers names it.
@@ -150,7 +167,7 @@ impl Section {
     /// The error that a field contradicts the tensors.
     pub(super) fn contradicts(&self, key: &str, why: &str) -> Error {
         let value = self.get(key).map_or_else(|| "nothing".to_owned(), |value| value.to_string());
-        let message = format!("{} says {}, but {why}", self.field(key), start_of(&value));
+        let message = format!("{} says {}, {why}", self.field(key), start_of(&value));
         Error::new(ErrorKind::Shape, message)
     }
 }

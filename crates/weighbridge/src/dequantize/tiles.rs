@@ -14,8 +14,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Derive, Piece, Tiles};
 
-/// How dense weights are made: `(value - zero) * scale * second * last + bias`, times the factor of the column, in `F32` in this
-/// order.
+/// How dense weights are made: `(value - zero) * (scale * second) * last + bias - shift`, times the factor of the column, in
+/// `F32` in this order.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
     /// The weights as matrices, which the output is whatever its shape.
@@ -34,8 +34,10 @@ pub(crate) struct Recipe {
     /// Times the result.
     pub(crate) last: Option<f32>,
     pub(crate) bias: Option<Companion>,
-    /// The dtype in which the library that made it adds the bias to products that it has rounded: if that is what is asked
-    /// for, so it is done here.
+    /// The same, but it is subtracted.
+    pub(crate) shift: Option<Companion>,
+    /// The dtype in which the library that made it computes, and rounds after each step: if that is what is asked for, so
+    /// it is done here.
     pub(crate) rounded: Option<Dtype>,
     /// One for each column: times the result.
     pub(crate) factor: Option<Companion>,
@@ -117,6 +119,7 @@ impl Recipe {
             second: None,
             last: None,
             bias: None,
+            shift: None,
             rounded: None,
             factor: None,
             groups: None,
@@ -182,7 +185,7 @@ impl Recipe {
     /// All companions, in the order in which they are gathered.
     pub(super) fn companions(&self) -> impl Iterator<Item = &Companion> {
         let second = self.second.as_ref().map(|(second, _)| second);
-        [self.zero.as_ref(), self.scale.as_ref(), second, self.bias.as_ref(), self.factor.as_ref()]
+        [self.zero.as_ref(), self.scale.as_ref(), second, self.bias.as_ref(), self.shift.as_ref(), self.factor.as_ref()]
             .into_iter()
             .flatten()
     }
@@ -321,6 +324,7 @@ impl Weights {
             scale: next(recipe.scale.is_some()),
             second: next(recipe.second.is_some()),
             bias: next(recipe.bias.is_some()),
+            shift: next(recipe.shift.is_some()),
             factor: next(recipe.factor.is_some()),
             is_rounded: recipe.rounded == Some(self.dtype),
         };
@@ -386,6 +390,7 @@ struct Parts {
     scale: Option<Part>,
     second: Option<Part>,
     bias: Option<Part>,
+    shift: Option<Part>,
     factor: Option<Part>,
     /// Whether products are rounded before the bias is added.
     is_rounded: bool,
@@ -487,6 +492,9 @@ impl Recipe {
         }
         if let Some(zero) = &parts.zero {
             self.along(zero, row).apply(start, out, |value, zero| value - zero);
+            if parts.is_rounded {
+                round(out, self.rounded);
+            }
         }
         if let Some(scale) = &parts.scale {
             let scale = Along { values: scales, ..self.along(scale, row) };
@@ -495,11 +503,14 @@ impl Recipe {
         if let Some(last) = self.last {
             out.iter_mut().for_each(|value| *value *= last);
         }
-        if parts.is_rounded {
+        if parts.is_rounded && (parts.bias.is_some() || parts.shift.is_some()) {
             round(out, self.rounded);
         }
         if let Some(bias) = &parts.bias {
             self.along(bias, row).apply(start, out, |value, bias| value + bias);
+        }
+        if let Some(shift) = &parts.shift {
+            self.along(shift, row).apply(start, out, |value, shift| value - shift);
         }
         if let Some(factor) = &parts.factor {
             self.along(factor, row).apply(start, out, |value, factor| value * factor);

@@ -53,14 +53,11 @@ fn dense<'c>(module: &Module<'c>, codes: TensorRef<'c>, scales: TensorRef<'c>) -
     for (key, default) in [("bits", 4), ("w_bit", 4)] {
         if section.number(key).is_some_and(|bits| bits != default) {
             let why = "AWQ's files have 4 bits a code";
-            return Err(module.blame(section.contradicts(key, why)));
+            return Err(module.blame(section.contradicts(key, &format!("but {why}"))));
         }
     }
-    if let Some(factor) = activation_scales(module) {
-        let why = format!(
-            "{:?} divides its inputs, which is no part of the weight; load the unquantised model",
-            factor.name()
-        );
+    if let Some(factor) = module.config.activation_scales() {
+        let why = format!("{factor:?} divides what a layer is given, which is no part of its weight; load the unquantised model");
         return Err(module.unsupported(&why));
     }
     let is_gemm = words.checked_mul(8) == Some(columns) && codes.dtype() != Dtype::I16;
@@ -86,12 +83,6 @@ fn dense<'c>(module: &Module<'c>, codes: TensorRef<'c>, scales: TensorRef<'c>) -
         Version::Gemv => gemv(module, tensors, of_codes, words, columns),
         Version::FastGemv => fast_gemv(module, tensors),
     }
-}
-
-/// The scales of activations in the block that the module is in.
-fn activation_scales<'c>(module: &Module<'c>) -> Option<TensorRef<'c>> {
-    let (block, _) = module.quantized.name().rsplit_once('.')?;
-    module.checkpoint.tensor(&format!("{block}.act.scales"))
 }
 
 /// `[inputs, outputs / 8]`, with scales `[groups, outputs]`.
@@ -208,7 +199,7 @@ fn padded_group(module: &Module<'_>, scales: &TensorRef<'_>, width: usize, padde
                 return Ok(group);
             }
             let why = format!("{:?} has room for {padded} scales for {width} weights", scales.name());
-            Err(module.blame(section.contradicts(key, &why)))
+            Err(module.blame(section.contradicts(key, &format!("but {why}"))))
         }
         None => {
             let found: Vec<usize> = [32, 64, 128].into_iter().filter(|&group| room(group) == padded).collect();
