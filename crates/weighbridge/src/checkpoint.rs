@@ -21,8 +21,8 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::names::nearest_name;
 use crate::source::Source;
-use catalog::{Catalog, TensorIndex};
 pub use catalog::TensorRef;
+use catalog::{Catalog, TensorIndex};
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;
@@ -143,7 +143,15 @@ impl Checkpoint {
 
     fn new(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
         let lines = warnings.iter().map(Warning::line).collect();
-        Self(Arc::new(Inner { catalog, directory, warnings, lines, quantized: OnceLock::new(), refusals: HashMap::new(), alone: Vec::new() }))
+        Self(Arc::new(Inner {
+            catalog,
+            directory,
+            warnings,
+            lines,
+            quantized: OnceLock::new(),
+            refusals: HashMap::new(),
+            alone: Vec::new(),
+        }))
     }
 
     /// A checkpoint whose shards were just opened; `warnings` come behind those of their headers.

@@ -111,14 +111,25 @@ impl Checkpoint {
         if weights.is_empty() && refusals.is_empty() {
             return Ok(self.clone());
         }
-        let mut hidden: Vec<_> = weights.iter().flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused)).copied().collect();
+        let mut hidden: Vec<_> = weights
+            .iter()
+            .flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused))
+            .copied()
+            .collect();
         if !weights.is_empty() {
             let is_left_out = |tensor: &TensorRef<'_>| {
                 let last = tensor.name().rsplit('.').next().unwrap_or_default();
-                LEFT_OUT.contains(&last) || last.ends_with("_activation_scale") || last.ends_with("_input_scale")
+                LEFT_OUT.contains(&last)
+                    || last.ends_with("_activation_scale")
+                    || last.ends_with("_input_scale")
             };
-            let kept: HashSet<_> = self.quantized().filter(|module| refusals.contains_key(&module.weight())).flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
-            hidden.extend(self.tensors().filter(|tensor| is_left_out(tensor) && !kept.contains(tensor.name())));
+            let kept: HashSet<_> = self
+                .quantized()
+                .filter(|module| refusals.contains_key(&module.weight()))
+                .flat_map(|module| module.tensors().map(|tensor| tensor.name()))
+                .collect();
+            hidden
+                .extend(self.tensors().filter(|tensor| is_left_out(tensor) && !kept.contains(tensor.name())));
         }
         // One for each file that holds codes, in the order of the files.
         let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
@@ -144,8 +155,10 @@ fn may_be_codes(dtype: Dtype) -> bool {
 }
 
 /// What tensors of codes are called at the end.
-const ENDINGS: &[&str] =
-    &["weight", "qweight", "W_q", "_packed", "_blocks", ".blocks", "codes", "q_weight", "trellis", "._data", "qdata", "indices"];
+const ENDINGS: &[&str] = &[
+    "weight", "qweight", "W_q", "_packed", "_blocks", ".blocks", "codes", "q_weight", "trellis", "._data",
+    "qdata", "indices",
+];
 
 /// Tensors that no method has, and that look like codes in a checkpoint whose configuration says that it is quantised.
 fn alone<'c>(checkpoint: &'c Checkpoint, config: &Config) -> Vec<TensorRef<'c>> {
@@ -172,9 +185,11 @@ fn unknown(checkpoint: &Checkpoint, tensor: &TensorRef<'_>, config: &Config) -> 
         || config.mlx().field("bits"),
         |method| format!("{} {method:?}", config.quantization().field("quant_method")),
     );
-    let begins_alike = |other: &TensorRef<'_>| other.name().strip_prefix(tensor.name()).is_some_and(|rest| !rest.is_empty());
+    let begins_alike =
+        |other: &TensorRef<'_>| other.name().strip_prefix(tensor.name()).is_some_and(|rest| !rest.is_empty());
     let beside = checkpoint.tensors().find(begins_alike);
-    let beside = beside.map_or_else(String::new, |other| format!(" ({:?} is {})", start_of(other.name()), other.dtype()));
+    let beside = beside
+        .map_or_else(String::new, |other| format!(" ({:?} is {})", start_of(other.name()), other.dtype()));
     let message = format!(
         "it is {} of shape {} without the scales that would go with it{beside}, in a checkpoint that is quantised ({method}); \
          load the unquantised model",

@@ -91,7 +91,10 @@ impl Codes {
             Packing::Fields => {
                 rows <= self.word_rows
                     && bits > 0
-                    && columns.div_ceil(32 / bits.clamp(1, 32)).checked_mul(4).is_some_and(|len| len <= self.stride)
+                    && columns
+                        .div_ceil(32 / bits.clamp(1, 32))
+                        .checked_mul(4)
+                        .is_some_and(|len| len <= self.stride)
             }
             Packing::Nibbles(order) => {
                 let padded = if matches!(*order, LOW_FIRST | HIGH_FIRST) { 2 } else { 8 };
@@ -242,7 +245,9 @@ impl Codes {
     /// The codes of columns of one row, one in each byte of `out`.
     pub(crate) fn row(&self, window: &Window<'_>, row: usize, columns: Range<usize>, out: &mut [u8]) {
         let fast = match (&self.packing, self.bits) {
-            (Packing::Along, 8) => window.row(row, columns.start, columns.len()).map(|bytes| out.copy_from_slice(bytes)),
+            (Packing::Along, 8) => {
+                window.row(row, columns.start, columns.len()).map(|bytes| out.copy_from_slice(bytes))
+            }
             (Packing::Along, 4) => self.nibbles(window, row, &columns, [0, 4], out),
             (Packing::Nibbles(LOW_FIRST), _) => self.nibbles(window, row, &columns, [0, 4], out),
             (Packing::Nibbles(HIGH_FIRST), _) => self.nibbles(window, row, &columns, [4, 0], out),

@@ -44,10 +44,13 @@ impl Config {
             let inner = ["text_config", "llm_config", "language_config", "thinker_config"];
             let nested = inner.iter().filter_map(|key| value.get(key));
             let all: Vec<&Value> = std::iter::once(&value).chain(nested).collect();
-            let find = |key: &str| all.iter().find_map(|value| value.get(key)).filter(|value| !value.is_null());
-            config.quantization = Section::of("config.json: quantization_config", find("quantization_config"));
+            let find =
+                |key: &str| all.iter().find_map(|value| value.get(key)).filter(|value| !value.is_null());
+            config.quantization =
+                Section::of("config.json: quantization_config", find("quantization_config"));
             if config.quantization.is_none() {
-                config.quantization = Section::of("config.json: compression_config", find("compression_config"));
+                config.quantization =
+                    Section::of("config.json: compression_config", find("compression_config"));
             }
             config.mlx = Section::of("config.json: quantization", find("quantization"));
             let dtype = find("dtype").or_else(|| find("torch_dtype")).and_then(Value::as_str);
@@ -189,7 +192,9 @@ fn read(path: &Path) -> Result<Option<Value>> {
         Err(error) => return Err(Error::io("it cannot be opened", error).in_file(path)),
     };
     let mut text = Vec::new();
-    file.take(MOST).read_to_end(&mut text).map_err(|error| Error::io("it cannot be read", error).in_file(path))?;
+    file.take(MOST)
+        .read_to_end(&mut text)
+        .map_err(|error| Error::io("it cannot be read", error).in_file(path))?;
     let value = serde_json::from_slice(&text);
     value.map(Some).map_err(|error| {
         Error::new(ErrorKind::Malformed, format!("it is not valid JSON: {error}")).in_file(path)

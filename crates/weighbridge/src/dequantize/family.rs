@@ -64,8 +64,23 @@ fn is_modelopt(module: &Module<'_>) -> bool {
 
 /// Methods whose kernels read what nobody else does, as `quant_method` names them.
 const KERNELS: &[&str] = &[
-    "aqlm", "bitblas", "eetq", "exl2", "exl3", "fouroversix", "fp_quant", "gemma", "higgs", "marlin", "paroquant", "qqq",
-    "quip", "sinq", "spqr", "svdquant", "vptq",
+    "aqlm",
+    "bitblas",
+    "eetq",
+    "exl2",
+    "exl3",
+    "fouroversix",
+    "fp_quant",
+    "gemma",
+    "higgs",
+    "marlin",
+    "paroquant",
+    "qqq",
+    "quip",
+    "sinq",
+    "spqr",
+    "svdquant",
+    "vptq",
 ];
 
 /// Formats of compressed-tensors that are not read.

@@ -135,7 +135,8 @@ impl Recipe {
         };
         let groups = self.groups.as_ref();
         let in_order = groups.is_none_or(|groups| {
-            groups.of_column.len() == columns && groups.of_column.iter().all(|&group| (group as usize) < groups.count)
+            groups.of_column.len() == columns
+                && groups.of_column.iter().all(|&group| (group as usize) < groups.count)
         });
         let has_companion = |companion: &Companion| {
             let Companion { input, numbers, grid } = companion;
@@ -185,9 +186,16 @@ impl Recipe {
     /// All companions, in the order in which they are gathered.
     pub(super) fn companions(&self) -> impl Iterator<Item = &Companion> {
         let second = self.second.as_ref().map(|(second, _)| second);
-        [self.zero.as_ref(), self.scale.as_ref(), second, self.bias.as_ref(), self.shift.as_ref(), self.factor.as_ref()]
-            .into_iter()
-            .flatten()
+        [
+            self.zero.as_ref(),
+            self.scale.as_ref(),
+            second,
+            self.bias.as_ref(),
+            self.shift.as_ref(),
+            self.factor.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The groups that companions have, if they are in no order.
@@ -206,9 +214,9 @@ impl Recipe {
             }
             false => (Patch { matrix, rows: rows.clone(), columns: columns.clone() }, rows.clone()),
         };
-        let companions = self.companions().map(|companion| {
-            (companion, companion.patch(matrix, &wide, columns, self.group_count()))
-        });
+        let companions = self
+            .companions()
+            .map(|companion| (companion, companion.patch(matrix, &wide, columns, self.group_count())));
         Gathered { recipe: self, companions: companions.collect(), codes, band }
     }
 

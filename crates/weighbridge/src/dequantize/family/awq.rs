@@ -57,7 +57,9 @@ fn dense<'c>(module: &Module<'c>, codes: TensorRef<'c>, scales: TensorRef<'c>) -
         }
     }
     if let Some(factor) = module.config.activation_scales() {
-        let why = format!("{factor:?} divides what a layer is given, which is no part of its weight; load the unquantised model");
+        let why = format!(
+            "{factor:?} divides what a layer is given, which is no part of its weight; load the unquantised model"
+        );
         return Err(module.unsupported(&why));
     }
     let is_gemm = words.checked_mul(8) == Some(columns) && codes.dtype() != Dtype::I16;
@@ -127,7 +129,9 @@ fn gemv<'c>(
     words: usize,
     padded: usize,
 ) -> Result<Dense<'c>> {
-    let Some(width) = words.checked_mul(8) else { return Err(module.misshapen(&codes, "which is too large")) };
+    let Some(width) = words.checked_mul(8) else {
+        return Err(module.misshapen(&codes, "which is too large"));
+    };
     let group = padded_group(module, &scales, width, padded)?;
     let groups = width.div_ceil(group);
     let grid = Grid { down: 1, across: group, row: padded, column: 1, matrix: 0 };
@@ -155,10 +159,7 @@ fn gemv<'c>(
 }
 
 /// `[outputs / 4, inputs]` of 16 bits, with scales and what is added `[groups, outputs]`, padded.
-fn fast_gemv<'c>(
-    module: &Module<'c>,
-    Tensors { codes, scales, zeros }: Tensors<'c>,
-) -> Result<Dense<'c>> {
+fn fast_gemv<'c>(module: &Module<'c>, Tensors { codes, scales, zeros }: Tensors<'c>) -> Result<Dense<'c>> {
     let (&[quarter, width], &[padded, height]) = (codes.shape(), scales.shape()) else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));
     };
@@ -202,7 +203,8 @@ fn padded_group(module: &Module<'_>, scales: &TensorRef<'_>, width: usize, padde
             Err(module.blame(section.contradicts(key, &format!("but {why}"))))
         }
         None => {
-            let found: Vec<usize> = [32, 64, 128].into_iter().filter(|&group| room(group) == padded).collect();
+            let found: Vec<usize> =
+                [32, 64, 128].into_iter().filter(|&group| room(group) == padded).collect();
             match *found {
                 [group] => Ok(group),
                 _ => Err(module.unsupported(

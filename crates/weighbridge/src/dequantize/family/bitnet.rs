@@ -16,7 +16,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     if codes.dtype() != Dtype::U8 || scale.elements() != 1 {
         return Err(module.misshapen(&scale, "where one scale is expected"));
     }
-    let Some(rows) = word_rows.checked_mul(4) else { return Err(module.misshapen(&codes, "which is too large")) };
+    let Some(rows) = word_rows.checked_mul(4) else {
+        return Err(module.misshapen(&codes, "which is too large"));
+    };
     let section = module.config.quantization();
     let number = module.floats(&scale)?.first().copied().unwrap_or(f32::NAN);
     let factor = match section.text("linear_class") {

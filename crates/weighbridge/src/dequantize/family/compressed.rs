@@ -10,8 +10,10 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let ending = |name: &str| module.own(&format!("weight_{name}")).or_else(|| module.beside(&format!("_{name}")));
-    let needed = |name: &str| ending(name).ok_or_else(|| module.missing(&format!("{}_{name}", module.weight)));
+    let ending =
+        |name: &str| module.own(&format!("weight_{name}")).or_else(|| module.beside(&format!("_{name}")));
+    let needed =
+        |name: &str| ending(name).ok_or_else(|| module.missing(&format!("{}_{name}", module.weight)));
     let codes = needed("packed")?;
     let scale = needed("scale")?;
     let size = needed("shape")?;
@@ -27,7 +29,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let &[rows, width] = own else {
         return Err(module.misshapen(&size, "where the number of rows and of columns is expected"));
     };
-    let is_each = dims.len() == 2 || dims.len() == codes.shape().len() || dims.chunks(2).all(|dims| dims == own);
+    let is_each =
+        dims.len() == 2 || dims.len() == codes.shape().len() || dims.chunks(2).all(|dims| dims == own);
     if rows != height || !is_each {
         let why = format!("and says {rows} rows, where {:?} has {height}", codes.name());
         return Err(module.misshapen(&size, &why));
@@ -41,7 +44,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let index = module.own("weight_g_idx").or_else(|| module.beside("_g_idx"));
     let group = group(module, &scale, width, groups, one)?;
     let index = match &index {
-        Some(index) if index.elements() == width as u64 => gptq::read_index(module, index, group, groups, true)?,
+        Some(index) if index.elements() == width as u64 => {
+            gptq::read_index(module, index, group, groups, true)?
+        }
         Some(index) => return Err(module.misshapen(index, &format!("where {width} groups are expected"))),
         None => None,
     };
@@ -96,8 +101,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 /// What the groups of a configuration say about weights.
 fn said<'s>(module: &Module<'_>, key: &'s str) -> Vec<i64> {
     let groups = module.config.quantization().section("config_groups").sections();
-    let mut said: Vec<i64> =
-        groups.iter().filter_map(|group| group.section("weights").number(key)).collect();
+    let mut said: Vec<i64> = groups.iter().filter_map(|group| group.section("weights").number(key)).collect();
     said.sort_unstable();
     said.dedup();
     said
@@ -130,14 +134,17 @@ fn bits(module: &Module<'_>, codes: &TensorRef<'_>, words: usize, width: usize) 
         }
     }
     let unclear = || {
-        let why = format!("{words} words for rows of {width} codes may be packed in two ways, and nothing says in which");
+        let why = format!(
+            "{words} words for rows of {width} codes may be packed in two ways, and nothing says in which"
+        );
         module.misshapen(codes, &why)
     };
     match &*found {
         [one] => Ok(one.clone()),
         [] => {
             let why = format!("{:?} has {words} words for rows of {width} codes", codes.name());
-            Err(module.blame(module.config.quantization().contradicts("config_groups", &format!("but {why}"))))
+            Err(module
+                .blame(module.config.quantization().contradicts("config_groups", &format!("but {why}"))))
         }
         // Whole codes leave the highest bits of words unused, which a stream does not.
         [(bits, _), (same, _)] if bits == same => match has_high_bits(module, codes, words, *bits)? {
@@ -151,14 +158,20 @@ fn bits(module: &Module<'_>, codes: &TensorRef<'_>, words: usize, width: usize) 
 
 /// Whether bits are set that no whole codes of so many bits would use, as the beginning of a tensor shows; `None` if it
 /// shows too little.
-fn has_high_bits(module: &Module<'_>, codes: &TensorRef<'_>, words: usize, bits: u32) -> Result<Option<bool>> {
+fn has_high_bits(
+    module: &Module<'_>,
+    codes: &TensorRef<'_>,
+    words: usize,
+    bits: u32,
+) -> Result<Option<bool>> {
     /// So many words whose highest bits are unset by chance there are not.
     const ENOUGH: usize = 64;
     let used = 32 / bits * bits;
     let start = module.start_of(codes, 1 << 20)?;
     let all = start.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
     // The last word of a row may be filled in part.
-    let whole: Vec<u32> = all.zip(0..).filter(|(_, at)| at % words + 1 < words).map(|(word, _)| word).collect();
+    let whole: Vec<u32> =
+        all.zip(0..).filter(|(_, at)| at % words + 1 < words).map(|(word, _)| word).collect();
     Ok(match whole.iter().any(|word| word >> used != 0) {
         true => Some(true),
         false => (whole.len() >= ENOUGH).then_some(false),
@@ -183,7 +196,9 @@ fn group(
     }
     if sizes.iter().any(|&size| size > 0) {
         let why = format!("{:?} has {groups} scales for {width} columns", scale.name());
-        return Err(module.blame(module.config.quantization().contradicts("config_groups", &format!("but {why}"))));
+        return Err(
+            module.blame(module.config.quantization().contradicts("config_groups", &format!("but {why}")))
+        );
     }
     if groups > 0 && width.is_multiple_of(groups) {
         return Ok(width / groups);

@@ -77,7 +77,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     if let Some(said) = module.own("group_size") {
         let group = module.integer(&said)?;
         if group > 0 && usize::try_from(group).ok() != Some(size) {
-            return Err(module.misshapen(&said, &format!("and says {group}, where groups have {size} weights")));
+            return Err(
+                module.misshapen(&said, &format!("and says {group}, where groups have {size} weights"))
+            );
         }
     }
     for companion in [&scale, &zero] {

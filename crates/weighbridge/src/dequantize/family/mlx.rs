@@ -65,7 +65,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         }
         return draft.dense(module, shape, module.dtype(None));
     }
-    let Some(biases) = biases else { return Err(module.missing(&format!("{}.biases", module.quantized.name()))) };
+    let Some(biases) = biases else {
+        return Err(module.missing(&format!("{}.biases", module.quantized.name())));
+    };
     if biases.shape() != scale.shape() || biases.dtype() != scale.dtype() || !scale.dtype().is_float() {
         return Err(module.misshapen(&biases, "where shape and dtype of the scales are expected"));
     }

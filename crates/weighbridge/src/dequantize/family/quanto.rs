@@ -10,7 +10,8 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let scale = module.beside("._scale").ok_or_else(|| module.missing(&format!("{}._scale", module.weight)))?;
+    let scale =
+        module.beside("._scale").ok_or_else(|| module.missing(&format!("{}._scale", module.weight)))?;
     if !scale.dtype().is_float() {
         return Err(module.mistyped(&scale, "a float"));
     }
@@ -24,7 +25,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 fn bytes<'c>(module: &Module<'c>, codes: TensorRef<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
     let value = match codes.dtype() {
         Dtype::I8 => Value::Signed,
-        dtype => table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?),
+        dtype => {
+            table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?)
+        }
     };
     let Some((&height, inner)) = codes.shape().split_first() else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));
@@ -51,7 +54,8 @@ fn bytes<'c>(module: &Module<'c>, codes: TensorRef<'c>, scale: TensorRef<'c>) ->
 fn packed<'c>(module: &Module<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
     let name = format!("{}._data._data", module.weight);
     let codes = module.beside("._data._data").ok_or_else(|| module.missing(&name))?;
-    let shift = module.beside("._shift").ok_or_else(|| module.missing(&format!("{}._shift", module.weight)))?;
+    let shift =
+        module.beside("._shift").ok_or_else(|| module.missing(&format!("{}._shift", module.weight)))?;
     let (&[word_rows, columns], &[groups, 1]) = (codes.shape(), scale.shape()) else {
         return Err(module.misshapen(&scale, "where one scale a row of the groups is expected"));
     };
@@ -61,12 +65,22 @@ fn packed<'c>(module: &Module<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
     let (bits, shifts) = match groups {
         groups if groups.div_ceil(2) == word_rows => (4, vec![0, 4]),
         groups if groups.div_ceil(4) == word_rows => (2, vec![0, 2, 4, 6]),
-        _ => return Err(module.misshapen(&codes, &format!("which is not {groups} groups of 2 or 4 bits a weight"))),
+        _ => {
+            return Err(
+                module.misshapen(&codes, &format!("which is not {groups} groups of 2 or 4 bits a weight"))
+            );
+        }
     };
     let height = height(module, groups, columns)?;
     let width = groups / height * columns;
-    let layout =
-        Codes { packing: Packing::Planes { word: 1, shifts }, bits, rows: groups, columns, stride: columns, word_rows };
+    let layout = Codes {
+        packing: Packing::Planes { word: 1, shifts },
+        bits,
+        rows: groups,
+        columns,
+        stride: columns,
+        word_rows,
+    };
     let grid = Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 };
     let mut draft = Draft::new(codes, [1, groups, columns], layout, Value::Number(0));
     draft.recipe.scale = Some(draft.companion(scale, None, grid));
@@ -92,7 +106,8 @@ fn height(module: &Module<'_>, groups: usize, columns: usize) -> Result<usize> {
     let last = module.quantized.name().rsplit('.').next().unwrap_or_default();
     let hidden = config.size("hidden_size");
     let width = match last {
-        "q_proj" | "k_proj" | "v_proj" | "qkv_proj" | "gate_proj" | "up_proj" | "gate_up_proj" | "lm_head" => hidden,
+        "q_proj" | "k_proj" | "v_proj" | "qkv_proj" | "gate_proj" | "up_proj" | "gate_up_proj"
+        | "lm_head" => hidden,
         "down_proj" => config.size("intermediate_size"),
         "o_proj" => match (config.size("num_attention_heads"), config.size("head_dim")) {
             (Some(heads), Some(dim)) => heads.checked_mul(dim),

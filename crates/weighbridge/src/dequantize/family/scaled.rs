@@ -197,7 +197,9 @@ fn block(
         }
         let structure = weights.get("block_structure").and_then(|value| {
             let values: Vec<usize> = match value.as_array() {
-                Some(values) => values.iter().filter_map(|size| usize::try_from(size.as_u64()?).ok()).collect(),
+                Some(values) => {
+                    values.iter().filter_map(|size| usize::try_from(size.as_u64()?).ok()).collect()
+                }
                 None => value.as_str()?.split('x').filter_map(|size| size.parse().ok()).collect(),
             };
             <[usize; 2]>::try_from(values).ok()
@@ -236,7 +238,9 @@ pub(super) fn rows_in_pairs<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
     let [count, pairs, width] =
         matrices(codes.shape()).ok_or_else(|| module.misshapen(&codes, "where a matrix is expected"))?;
-    let Some(height) = pairs.checked_mul(2) else { return Err(module.misshapen(&codes, "which is too large")) };
+    let Some(height) = pairs.checked_mul(2) else {
+        return Err(module.misshapen(&codes, "which is too large"));
+    };
     let groups = scale.shape().last().copied().unwrap_or(0);
     let fits = groups > 0
         && scale.elements() == (count * height * groups) as u64
@@ -272,7 +276,8 @@ pub(super) fn bitsandbytes<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     /// One 127th, as it is rounded in the library.
     const SEVENTH: f32 = 0.007_874_016;
     let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let Some(scale) = module.own("SCB").or_else(|| module.beside(".SCB")).or_else(|| module.own("weight_scb"))
+    let Some(scale) =
+        module.own("SCB").or_else(|| module.beside(".SCB")).or_else(|| module.own("weight_scb"))
     else {
         return Err(module.missing(&format!("{}.SCB", module.quantized.name())));
     };

@@ -36,14 +36,14 @@ pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let groups = width.div_ceil(32);
     let fits = scale.elements() == (count * height * groups) as u64;
     if !fits || !matches!(scale.dtype(), Dtype::U8 | Dtype::F8_E8M0) {
-        let why = format!("where one power of two (U8 or F8_E8M0) is expected for each 32 of {height} x {width}");
+        let why =
+            format!("where one power of two (U8 or F8_E8M0) is expected for each 32 of {height} x {width}");
         return Err(module.misshapen(&scale, &why));
     }
     let layout = rows(Packing::Nibbles(LOW_FIRST), 4, [height, width], width / 2);
     let mut draft = Draft::new(codes, dims, layout, table(&tables::e2m1(1.0)));
     let numbers = (scale.dtype() == Dtype::U8).then(|| Numbers::Bytes(tables::exponents()));
-    draft.recipe.scale =
-        Some(draft.companion(scale, numbers, Grid::rows(1, 32, groups, height * groups)));
+    draft.recipe.scale = Some(draft.companion(scale, numbers, Grid::rows(1, 32, groups, height * groups)));
     fold_pre_quant_scale(module, &mut draft, width)?;
     draft.dense(module, shape, module.dtype(None))
 }
@@ -77,7 +77,9 @@ pub(super) fn nvfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 
 /// Whether pairs are two rows of a column: experts of which modelopt keeps the inputs in rows.
 fn is_transposed(codes: &TensorRef<'_>, scale: &TensorRef<'_>) -> bool {
-    let (&[_, pairs, columns], &[_, groups, of_scales]) = (codes.shape(), scale.shape()) else { return false };
+    let (&[_, pairs, columns], &[_, groups, of_scales]) = (codes.shape(), scale.shape()) else {
+        return false;
+    };
     columns == of_scales && groups.checked_mul(8) == Some(pairs) && codes.dtype() == Dtype::U8
 }
 
@@ -115,7 +117,9 @@ fn add_second<'c>(module: &Module<'c>, draft: &mut Draft<'c>, count: usize) -> R
             return Err(module.missing(&format!("{}_{name}", module.weight)));
         }
         (Some(_), Some(divisor)) => {
-            return Err(module.misshapen(&divisor, "and there is a \"weight_scale_2\", too: which of them counts?"));
+            return Err(
+                module.misshapen(&divisor, "and there is a \"weight_scale_2\", too: which of them counts?")
+            );
         }
     };
     if second.dtype() != Dtype::F32 {

@@ -18,10 +18,13 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     if let Some(class) = class
         && !matches!(class, "Int8Tensor" | "Float8Tensor" | "IntxUnpackedToInt8Tensor")
     {
-        let why = format!("torchao's class {class} is not read; save it as Int8Tensor, or load the unquantised model");
+        let why = format!(
+            "torchao's class {class} is not read; save it as Int8Tensor, or load the unquantised model"
+        );
         return Err(module.unsupported(&why));
     }
-    let part = |name: &str| module.own(&format!("_weight_{name}")).or_else(|| module.beside(&format!("_{name}")));
+    let part =
+        |name: &str| module.own(&format!("_weight_{name}")).or_else(|| module.beside(&format!("_{name}")));
     let needed = |name: &str| part(name).ok_or_else(|| module.missing(&format!("{}_{name}", module.weight)));
     let scale = needed("scale")?;
     let &[height, width] = codes.shape() else {
@@ -29,7 +32,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     };
     let value = match codes.dtype() {
         Dtype::I8 => Value::Signed,
-        dtype => table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?),
+        dtype => {
+            table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?)
+        }
     };
     let grid = match *scale.shape() {
         [] | [1] | [1, 1] => Grid::ONE,
@@ -37,7 +42,11 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
             Grid::rows(1, width / groups, groups, 0)
         }
         [rows] if rows == height => Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 },
-        _ => return Err(module.misshapen(&scale, &format!("which is no grid of scales over {height} x {width}"))),
+        _ => {
+            return Err(
+                module.misshapen(&scale, &format!("which is no grid of scales over {height} x {width}"))
+            );
+        }
     };
     let block = described.as_ref().and_then(|json| json.get("_data")?.get("block_size")?.get(1)?.as_u64());
     if let Some(block) = block
