@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use weighbridge::plan::Input;
 use weighbridge::source::{Concat, MemorySource, Source};
 use weighbridge::write::{Order, Save};
-use weighbridge::{Checkpoint, Error, ErrorKind, Result};
+use weighbridge::{BlockType, Checkpoint, Error, ErrorKind, Result};
 
 use crate::contents::Tensor;
 
@@ -18,6 +19,18 @@ pub(crate) fn checkpoint(
     save: &Save,
     tensors: Vec<Tensor>,
 ) -> Result<Checkpoint> {
+    checkpoint_of_blocks(file, directory, save, tensors, HashMap::new())
+}
+
+/// The same of tensors some of which are computed from blocks: these are the tensors of a checkpoint of their own.
+pub(crate) fn checkpoint_of_blocks(
+    file: &Path,
+    directory: Option<&Path>,
+    save: &Save,
+    tensors: Vec<Tensor>,
+    blocks: HashMap<String, (BlockType, Arc<dyn Source>)>,
+) -> Result<Checkpoint> {
+    let blocks = stored_blocks(file, &tensors, blocks)?;
     let described = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()));
     let layout = save.clone().order(Order::Given).layout(described)?;
     let mut data: HashMap<String, Arc<dyn Source>> =
@@ -43,7 +56,30 @@ pub(crate) fn checkpoint(
         Some(directory) => options.directory(directory),
         None => options,
     };
-    options.from_source(whole)
+    options.from_source_of_blocks(whole, blocks)
+}
+
+/// Where in which checkpoint the blocks of tensors are.
+fn stored_blocks(
+    file: &Path,
+    tensors: &[Tensor],
+    mut blocks: HashMap<String, (BlockType, Arc<dyn Source>)>,
+) -> Result<HashMap<String, (BlockType, Input)>> {
+    let (mut stored, mut types) = (Vec::new(), Vec::new());
+    for Tensor { name, shape, .. } in tensors {
+        let Some((block_type, data)) = blocks.remove(name) else { continue };
+        let Some(shape) = block_type.shape_in_words(shape) else { continue };
+        stored.push(Tensor { name: name.clone(), dtype: block_type.words(), shape, data });
+        types.push(block_type);
+    }
+    if stored.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let checkpoint = checkpoint(file, None, &Save::new(), stored)?;
+    let named = checkpoint.tensors().zip(types);
+    Ok(named
+        .map(|(tensor, block_type)| (tensor.name().to_owned(), (block_type, Input::of(&tensor))))
+        .collect())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What a reader finds in a foreign file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weighbridge::{Dtype, Error, ErrorKind, Result, Source};
+use weighbridge::{BlockType, Dtype, Error, ErrorKind, Result, Source};
 
 use crate::note::{Note, NoteKind};
 use crate::options::Options;
@@ -18,6 +18,8 @@ pub(crate) struct Contents {
     pub(crate) notes: Vec<Note>,
     /// How many tensors were not looked at, because they were not chosen.
     pub(crate) unchosen: usize,
+    /// Of tensors that are dequantised, by name: the blocks that the file has.
+    pub(crate) blocks: HashMap<String, (BlockType, Arc<dyn Source>)>,
 }
 
 /// A tensor and where its bytes are.

@@ -104,13 +104,11 @@ impl Place<'_> {
             return contents.leave_out(options, &info.name, &what);
         };
         let name = info.name.clone();
-        let (tensor, note) = self.data(info, kind, options).map_err(|error| error.in_tensor(&name))?;
-        contents.tensors.push(tensor);
-        contents.notes.extend(note);
-        Ok(())
+        let data = self.data(info, kind, options, contents);
+        data.map_err(|error| error.in_tensor(&name))
     }
 
-    fn data(&self, info: Info, kind: Kind, options: &Options) -> Result<(Tensor, Option<Note>)> {
+    fn data(&self, info: Info, kind: Kind, options: &Options, contents: &mut Contents) -> Result<()> {
         let kind = kind.in_room(&info.shape, self.room(info.offset), self.align);
         let bytes = kind
             .byte_len(&info.shape)
@@ -125,16 +123,22 @@ impl Place<'_> {
             Kind::Plain(dtype) => {
                 let order = Order { big: self.big, fortran: false };
                 let data = arranged(part, dtype, &shape, order);
-                Ok((Tensor { name, dtype, shape, data }, None))
+                contents.tensors.push(Tensor { name, dtype, shape, data });
             }
             Kind::Quantised(quant) => {
                 let dtype = options.dequantise.unwrap_or(Dtype::F32);
                 let why = format!("{} dequantised to {dtype}", quant.name);
-                let note = Note::new(NoteKind::Changed, &name, why);
-                let data = Arc::new(Dequantised::new(Arc::new(part), quant, self.big, dtype)?);
-                Ok((Tensor { name, dtype, shape, data }, Some(note)))
+                contents.notes.push(Note::new(NoteKind::Changed, &name, why));
+                let blocks: Arc<dyn Source> = Arc::new(part);
+                // Frameworks have them little-endian.
+                if !self.big {
+                    contents.blocks.insert(name.clone(), (quant.block_type(), Arc::clone(&blocks)));
+                }
+                let data = Arc::new(Dequantised::new(blocks, quant, self.big, dtype)?);
+                contents.tensors.push(Tensor { name, dtype, shape, data });
             }
         }
+        Ok(())
     }
 
     /// The bytes from the start of a tensor to the next, or to the end of the file.

@@ -100,7 +100,8 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (metadata, mut notes) = (contents.metadata, contents.notes);
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
-    let checkpoint = assembled::checkpoint(&file, file.parent(), &save, contents.tensors);
+    let checkpoint =
+        assembled::checkpoint_of_blocks(&file, file.parent(), &save, contents.tensors, contents.blocks);
     let checkpoint = checkpoint.map_err(|error| error.in_file(&file))?;
     Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }

@@ -44,6 +44,7 @@
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}
 
+mod blocks;
 mod buffer;
 mod cast;
 mod checkpoint;
@@ -68,6 +69,7 @@ mod text;
 mod view;
 pub mod write;
 
+pub use blocks::{BlockType, Blocks};
 pub use buffer::HostBuffer;
 pub use checkpoint::{
     Checkpoint, CheckpointFiles, OpenOptions, QuantMethod, Quantized, QuantizedModule, Shard, TensorRef,

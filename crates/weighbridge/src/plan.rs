@@ -328,6 +328,20 @@ impl Entry {
         })
     }
 
+    /// A tensor that `tiles` make of stored ones, in this dtype and no other.
+    pub(crate) fn tiled(
+        name: &str,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        inputs: Arc<[Input]>,
+        tiles: Arc<dyn Tiles>,
+    ) -> Result<Self> {
+        let byte_len = dtype.size_of(&shape)?;
+        let made = Made { dtype, tiles };
+        let (name, base, rules) = (name.to_owned(), made.clone(), Rules::new(Overflow::default()));
+        Ok(Self { name, inputs, base, made, rules, is_deferred: false, shape, byte_len, run: None })
+    }
+
     fn bound(
         name: &str,
         inputs: Arc<[Input]>,

@@ -1,7 +1,8 @@
 //! Where bytes are: files, memory, and whatever else can be read at an offset.
 //!
 //! [`Source`] is the trait. Ready-made are [`FileSource`], [`MemorySource`], [`Window`], a range of another
-//! source, and [`Concat`], several sources laid end to end. With [`Mapping`] a checkpoint maps its files.
+//! source, and [`Concat`], several sources laid end to end. [`SourceReader`] reads any of them front to back. With [`Mapping`] a
+//! checkpoint maps its files.
 
 mod concat;
 mod file;
@@ -11,6 +12,7 @@ mod mapping;
 mod memory;
 #[cfg(test)]
 mod probe;
+mod reader;
 #[cfg(target_os = "linux")]
 mod residency;
 #[cfg(target_os = "linux")]
@@ -30,6 +32,7 @@ pub use file::FileSource;
 pub(crate) use file::open_regular;
 pub use mapping::{Access, Mapping, Populate};
 pub use memory::MemorySource;
+pub use reader::SourceReader;
 pub use window::Window;
 
 /// Bytes that can be read at any offset, from several threads at a time.

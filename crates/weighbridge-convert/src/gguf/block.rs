@@ -1,6 +1,6 @@
 //! The types of tensors: what each is called, and how many bytes a block of its values has.
 
-use weighbridge::Dtype;
+use weighbridge::{BlockType, Dtype};
 
 use super::{codebook, quants};
 
@@ -88,6 +88,14 @@ const fn quant(
     decode: fn(&[u8], &mut [f32]),
 ) -> Quant {
     Quant { id, name, values, bytes, wide, decode }
+}
+
+impl Quant {
+    /// What frameworks call it.
+    pub(super) fn block_type(&self) -> BlockType {
+        let widest = self.wide.iter().map(|(_, size)| *size).max();
+        BlockType::new(self.id, self.name, self.values, self.bytes, widest.unwrap_or(1))
+    }
 }
 
 impl Kind {

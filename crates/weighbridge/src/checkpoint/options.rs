@@ -11,9 +11,11 @@ use super::listed;
 use super::locate::{self, Files, Listing, Located};
 use super::snapshot::Snapshot;
 use super::{Checkpoint, Shard, common_directory};
+use crate::blocks::BlockType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Profile};
 use crate::index::Index;
+use crate::plan::Input;
 use crate::source::{FileSource, Mapping, MemorySource, Source};
 
 /// How a checkpoint is opened.
@@ -193,12 +195,38 @@ impl OpenOptions {
     ///
     /// As [`Checkpoint::open`].
     pub fn from_source(&self, source: impl Source + 'static) -> Result<Checkpoint> {
+        self.from_source_of_blocks(source, HashMap::new())
+    }
+
+    /// The same of a source that computes tensors from [`Blocks`](crate::Blocks): `blocks` says by name of which
+    /// type they are and where, as [words](BlockType::words).
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`], and when a tensor has another number of blocks than its shape needs.
+    pub fn from_source_of_blocks(
+        &self,
+        source: impl Source + 'static,
+        mut blocks: HashMap<String, (BlockType, Input)>,
+    ) -> Result<Checkpoint> {
         let label = self.label.as_deref();
         let header = self.decode.read(&source).map_err(|error| match label {
             Some(label) => error.in_file(label),
             None => error,
         })?;
-        let shard = Shard::labelled(label, header, source);
+        let has_blocks = !blocks.is_empty();
+        let stored = header.tensors().filter(|_| has_blocks).map(|tensor| {
+            let Some((block_type, input)) = blocks.remove(tensor.name()) else { return Ok(None) };
+            let is_right = input.dtype() == block_type.words()
+                && block_type.shape_in_words(tensor.shape()).is_some_and(|shape| shape == input.shape());
+            let wrong = || {
+                let message = format!("its blocks of {block_type} are not those of its shape");
+                Error::new(ErrorKind::Shape, message).in_tensor(tensor.name())
+            };
+            is_right.then_some(Some((block_type, input))).ok_or_else(wrong)
+        });
+        let stored = stored.collect::<Result<_>>()?;
+        let shard = Shard::labelled(label, header, source).with_blocks(stored);
         let catalog = Catalog::of(vec![shard], &Duplicates::Refuse(""))?;
         Ok(Checkpoint::with_header_warnings(catalog, self.directory.clone(), Vec::new()))
     }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::blocks::{BlockType, StoredBlocks};
 use crate::engine::PageCache;
 use crate::error::Error;
 use crate::header::Header;
-use crate::plan::Derived;
+use crate::plan::{Derived, Input};
 use crate::source::{Hints, Source};
 
 /// One file of a checkpoint, with its header decoded.
@@ -26,6 +27,8 @@ pub struct Shard {
     number: u64,
     /// How its tensors are derived from stored ones, if it is no file.
     derived: Vec<Arc<Derived>>,
+    /// The blocks that its tensors are computed from; empty where no tensor is.
+    blocks: StoredBlocks,
 }
 
 /// What is made when it is asked for. A trait, so that a shard is seen not to change: it is part of keys.
@@ -66,6 +69,7 @@ impl Shard {
             source,
             number: OPENED.fetch_add(1, Ordering::Relaxed),
             derived: Vec::new(),
+            blocks: Vec::new(),
         }
     }
 
@@ -77,6 +81,16 @@ impl Shard {
         derived: Vec<Arc<Derived>>,
     ) -> Self {
         Self { derived, ..Self::labelled(label, header, source) }
+    }
+
+    /// Says from which blocks tensors are computed.
+    pub(super) fn with_blocks(self, blocks: StoredBlocks) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// The blocks that a tensor of it is computed from, and their type.
+    pub(crate) fn blocks(&self, tensor: usize) -> Option<&(BlockType, Input)> {
+        self.blocks.get(tensor)?.as_ref()
     }
 
     /// How a tensor of it is derived, if it is not stored.

@@ -1,5 +1,7 @@
 //! Makes dense weights, tile by tile.
 
+mod blocks;
+
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,11 +10,12 @@ use half::{bf16, f16};
 
 use super::codes::{Codes, Window};
 use super::companion::{Companion, Numbers, Patch, Values};
+use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
 use crate::cast::{Instructions, Kernel, Overflow, Work};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Derive, Piece, Tiles};
+use crate::plan::{Derive, Input, Piece, Tiles};
 
 /// How dense weights are made: `(value - zero) * (scale * second) * last + bias - shift`, times the factor of the column, in
 /// `F32` in this order.
@@ -298,7 +301,12 @@ impl Weights {
             _ => Some(Kernel::of(Dtype::F32, dtype, overflow)?),
         };
         let instructions = Instructions::detect();
-        dtype.bits().is_multiple_of(8).then(|| Self { recipe: Arc::clone(recipe), dtype, round, instructions })
+        dtype.bits().is_multiple_of(8).then(|| Self {
+            recipe: Arc::clone(recipe),
+            dtype,
+            round,
+            instructions,
+        })
     }
 
     fn size(&self) -> u64 {
@@ -341,7 +349,17 @@ impl Weights {
         let Band { rows, columns, head, .. } = &gathered.band;
         let (row, column) = (rows.start, columns.start + head);
         let (band, instructions) = (gathered.band, self.instructions);
-        Ok(Maker { recipe, band, window, parts, row, column, unpacked: 0..0, scaled: usize::MAX, instructions })
+        Ok(Maker {
+            recipe,
+            band,
+            window,
+            parts,
+            row,
+            column,
+            unpacked: 0..0,
+            scaled: usize::MAX,
+            instructions,
+        })
     }
 }
 
@@ -365,13 +383,25 @@ impl Maker<'_> {
     /// Makes the next weights, as many as there are until the end of the row or of a segment; none at the end of the
     /// band.
     fn next<'s>(&mut self, scratch: &'s mut Scratch) -> &'s mut [f32] {
+        let Some(Step { at, codes }) = self.step(&mut scratch.codes, &mut scratch.scales) else {
+            return &mut [];
+        };
+        let Self { recipe, parts, instructions, .. } = self;
+        let codes = scratch.codes.get(codes).unwrap_or_default();
+        let values = &mut scratch.values[..codes.len()];
+        let scales = if recipe.second.is_some() { &scratch.scales } else { parts.scales(at.0) };
+        instructions.run(Segment { recipe, at, codes, parts, scales, out: values });
+        values
+    }
+
+    /// Finds the codes of the next weights, and their scales if these are products.
+    fn step(&mut self, codes: &mut Vec<u8>, scales: &mut Vec<f32>) -> Option<Step> {
         let Self { recipe, band, window, parts, row, column, unpacked, scaled, instructions } = self;
-        let Scratch { codes, values, scales } = scratch;
         let Band { rows, columns, tail, .. } = band;
         if *row >= rows.end {
-            return &mut [];
+            return None;
         }
-        let width = columns.len();
+        let (width, at) = (columns.len(), (*row, *column));
         if !unpacked.contains(row) {
             let each = if recipe.across { 8 } else { 1 };
             let first = *row / each * each;
@@ -386,17 +416,20 @@ impl Maker<'_> {
         let end = columns.end - if *row + 1 == rows.end { *tail } else { 0 };
         let until = end.min((*column / SEGMENT + 1) * SEGMENT);
         let start = (*row - unpacked.start) * width + *column - columns.start;
-        let codes = codes.get(start..start + until - *column).unwrap_or_default();
-        let values = &mut values[..codes.len()];
-        let scales = if recipe.second.is_some() { scales } else { parts.scales(*row) };
-        instructions.run(Segment { recipe, at: (*row, *column), codes, parts, scales, out: values });
+        let codes = start..start + until - *column;
         *column = until;
         if until == end {
             *row += 1;
             *column = columns.start;
         }
-        values
+        Some(Step { at, codes })
     }
+}
+
+/// Weights that are made next: the row and first column, and where their codes are.
+struct Step {
+    at: (usize, usize),
+    codes: Range<usize>,
 }
 
 /// The numbers of companions for a band: the first column of the grid that they are for, how many columns of weights that is,
@@ -445,7 +478,11 @@ impl Work for Unpack<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { recipe: Recipe { codes, across, .. }, window, row, columns, out } = self;
-        if *across { codes.eight_columns(window, columns, row, out) } else { codes.row(window, row, columns, out) }
+        if *across {
+            codes.eight_columns(window, columns, row, out)
+        } else {
+            codes.row(window, row, columns, out)
+        }
     }
 }
 
@@ -547,7 +584,9 @@ impl Recipe {
                     self.decode(&codes[run.clone()], &mut out[run], |value| value * scale);
                 });
             }
-            (Some(zero), Some(scale)) if scale.has_runs() && zero.across == scale.across && !parts.is_rounded => {
+            (Some(zero), Some(scale))
+                if scale.has_runs() && zero.across == scale.across && !parts.is_rounded =>
+            {
                 scale.runs(start, out.len(), |run, scale| {
                     let zero = zero.of_column(start + run.start);
                     self.decode(&codes[run.clone()], &mut out[run], |value| (value - zero) * scale);
@@ -589,7 +628,9 @@ impl Recipe {
         match &self.value {
             Value::Number(add) => {
                 let add = i32::from(*add);
-                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then((i32::from(code) + add) as f32));
+                out.iter_mut()
+                    .zip(codes)
+                    .for_each(|(out, &code)| *out = then((i32::from(code) + add) as f32));
             }
             Value::Signed => {
                 let unused = 8 - self.codes.bits;
@@ -639,6 +680,11 @@ impl Tiles for Weights {
 impl Derive for Weights {
     fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    fn blocks(&self, inputs: &[Input]) -> Result<(BlockType, Arc<dyn Tiles>)> {
+        let tiles = blocks::BlockTiles::new(&self.recipe, inputs)?;
+        Ok((tiles.block_type(), Arc::new(tiles)))
     }
 
     fn gather_all(&self, ranges: &[Range<u64>], pieces: &mut Vec<Piece>) {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Input;
 use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
+use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
@@ -46,6 +47,16 @@ pub(crate) trait Derive: Tiles {
         gathered: &[u8],
         out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]>;
+
+    /// The same weights as blocks, and their type, if they can say them exactly.
+    ///
+    /// # Errors
+    ///
+    /// Fails where they cannot, and says why.
+    fn blocks(&self, inputs: &[Input]) -> Result<(BlockType, Arc<dyn Tiles>)> {
+        let _ = inputs;
+        Err(Error::new(ErrorKind::Unsupported, "it is no weight of a quantised module"))
+    }
 }
 
 impl Derived {
@@ -73,6 +84,15 @@ impl Derived {
     /// Its tiles: in `F32`, and in the dtype that it is said to have.
     pub(super) fn made(&self) -> [Arc<dyn Tiles>; 2] {
         [Arc::clone(&self.wide) as _, Arc::clone(&self.tiles) as _]
+    }
+
+    /// The same as blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Derive::blocks`].
+    pub(crate) fn blocks(&self) -> Result<(BlockType, Arc<dyn Tiles>)> {
+        self.wide.blocks(&self.inputs)
     }
 
     /// The stored tensors.
