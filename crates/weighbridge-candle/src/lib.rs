@@ -59,6 +59,9 @@ mod loader;
 #[cfg(feature = "metal")]
 mod metal;
 mod open;
+mod qtensor;
+mod quantized;
+mod quantized_var_builder;
 mod save;
 mod session;
 mod sharded;
@@ -74,6 +77,8 @@ pub use backend::Backend;
 pub use load::{Conversion, Loaded, Skipped};
 pub use loader::Loader;
 pub use open::open;
+pub use quantized::{Dequantized, LoadedQuantized, Weight};
+pub use quantized_var_builder::QuantizedVarBuilder;
 pub use save::{Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
 pub use staging::Staging;

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use weighbridge::engine::ReadOrder;
-use weighbridge::{Dtype, LoadOptions, Report, Result};
+use weighbridge::{Dtype, Entry, LoadOptions, Report, Result};
 
 use crate::Loader;
-use crate::session::Tensors;
+use crate::catalog::Item;
+use crate::session::{Request, Tensors};
 
 /// What [`Loader::load`] gives.
 #[derive(Debug)]
@@ -65,23 +66,14 @@ impl Loader {
         let (mut entries, mut requests) = (Vec::new(), Vec::new());
         let (mut skipped, mut converted) = (Vec::new(), Vec::new());
         for item in catalog.items() {
-            let (name, stored) = (item.name(), item.tensor.dtype());
-            let dtype = item.rule(self.dtype.filter(|_| stored.is_float()));
-            let device = devices.for_name(name);
-            let target = match item.target(dtype, device) {
-                Ok(target) => target,
-                Err(error) if self.require_all => return Err(error.in_tensor(name)),
-                Err(error) => {
-                    let (name, reason) = (name.to_owned(), error.to_string());
-                    skipped.push(Skipped { name, dtype: stored, reason });
-                    continue;
+            let device = devices.for_name(item.name());
+            match self.fate(&item, device)? {
+                Fate::Loaded(entry, request, conversion) => {
+                    converted.extend(conversion);
+                    entries.push(entry);
+                    requests.push((item.name(), request));
                 }
-            };
-            let (entry, request) = item.planned(&target, dtype.is_some(), device)?;
-            entries.push(entry);
-            requests.push((name, request));
-            if stored != target.read_as || target.pairs {
-                converted.push(Conversion { name: name.to_owned(), from: stored, to: target.dtype });
+                Fate::Skipped(reason) => skipped.push(reason),
             }
         }
         let read_ahead = route.ends_with_reading().then_some(u64::MAX);
@@ -93,4 +85,33 @@ impl Loader {
         }
         Ok(Loaded { tensors, skipped, converted, report: session.report() })
     }
+
+    /// What becomes of a tensor that is loaded for itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be planned, and when Candle cannot hold it and everything is required.
+    pub(crate) fn fate<'d>(&self, item: &Item<'_>, device: &'d Device) -> Result<Fate<'d>> {
+        let (name, stored) = (item.name(), item.tensor.dtype());
+        let dtype = item.rule(self.dtype.filter(|_| stored.is_float()));
+        let target = match item.target(dtype, device) {
+            Ok(target) => target,
+            Err(error) if self.require_all => return Err(error.in_tensor(name)),
+            Err(error) => {
+                let (name, reason) = (name.to_owned(), error.to_string());
+                return Ok(Fate::Skipped(Skipped { name, dtype: stored, reason }));
+            }
+        };
+        let (entry, request) = item.planned(&target, dtype.is_some(), device)?;
+        let is_converted = stored != target.read_as || target.pairs;
+        let conversion =
+            is_converted.then(|| Conversion { name: name.to_owned(), from: stored, to: target.dtype });
+        Ok(Fate::Loaded(entry, request, conversion))
+    }
+}
+
+/// What becomes of a tensor.
+pub(crate) enum Fate<'d> {
+    Loaded(Entry, Request<'d>, Option<Conversion>),
+    Skipped(Skipped),
 }

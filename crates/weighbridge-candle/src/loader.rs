@@ -37,6 +37,7 @@ pub struct Loader {
     pub(crate) devices: Devices,
     pub(crate) staging: Staging,
     pub(crate) require_all: bool,
+    pub(crate) dense_where_needed: bool,
     options: LoadOptions,
 }
 
@@ -50,6 +51,7 @@ impl Loader {
             devices: Devices { default: Device::Cpu, rules: Vec::new() },
             staging: Staging::new(),
             require_all: false,
+            dense_where_needed: false,
             options: LoadOptions::new(),
         }
     }

@@ -85,7 +85,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn placed(self, name: &str, buffer: HostBuffer) -> Result<Tensor> {
+    pub(crate) fn placed(self, name: &str, buffer: HostBuffer) -> Result<Tensor> {
         let tensor = place(buffer, self.dtype, self.shape, self.device);
         tensor.map_err(|error| refused(&error).in_tensor(name))
     }

@@ -210,7 +210,8 @@ impl Error {
     }
 
     /// Adds what to do about it.
-    pub(crate) fn advised(self, advice: &str) -> Self {
+    #[must_use]
+    pub fn advised(self, advice: &str) -> Self {
         self.edit(|inner| inner.message = format!("{}; {advice}", inner.message).into_boxed_str())
     }
 
