@@ -29,6 +29,7 @@ pub use out_of_range::OutOfRange;
 pub use overflow::Overflow;
 use simd::Convert;
 pub(crate) use simd::{Instructions, Work};
+pub(crate) use small_float::{e2m1, e4m3};
 
 /// Turns elements as the file has them (little-endian) into elements as the machine has them.
 #[derive(Clone, Copy, Debug)]

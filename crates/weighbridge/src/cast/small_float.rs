@@ -152,6 +152,23 @@ impl<F: SmallFloat> Stored for F {
     }
 }
 
+/// The value of an `F8_E4M3`, without a branch.
+#[inline(always)]
+pub(crate) fn e4m3(code: u8) -> f32 {
+    <E4M3 as Stored>::widen(code)
+}
+
+/// The value of an `E2M1` in the low half of a byte, without a branch.
+#[inline(always)]
+pub(crate) fn e2m1(code: u8) -> f32 {
+    const NORMAL: u32 = 127 << SINGLE;
+    let magnitude = u32::from(code & 7);
+    let shifted = magnitude << (SINGLE - 1);
+    let below = f32::from_bits(shifted + NORMAL) - f32::from_bits(NORMAL);
+    let bits = if magnitude < 2 { below.to_bits() } else { shifted + NORMAL - ONE };
+    f32::from_bits(bits | u32::from(code & 8) << 28)
+}
+
 /// What becomes of values that are too large.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {

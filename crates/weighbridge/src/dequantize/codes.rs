@@ -70,6 +70,9 @@ impl Place {
     }
 }
 
+/// Four bits each, so many codes are in a line of the cache.
+pub(crate) const STRIP: usize = 128;
+
 /// Gaps up to this size are read with what is around them.
 const READ_THROUGH: usize = 2 << 10;
 
@@ -273,29 +276,34 @@ impl Codes {
         columns.zip(out).for_each(|(column, out)| *out = self.code(window, row, column));
     }
 
-    /// The codes of eight columns, of which the first is a multiple of eight, of many rows: a row of `out` for each column,
-    /// `rows` wide.
+    /// Columns that are unpacked together where rows are unpacked across: those of a few lines of the processor's cache.
+    pub(crate) fn strip(&self) -> usize {
+        match (&self.packing, self.bits) {
+            (Packing::Nibbles(_), _) | (Packing::Along, 4) => STRIP,
+            _ => STRIP / 2,
+        }
+    }
+
+    /// The codes of columns, of which the first is a multiple of eight, in some rows: `stride` bytes of `out` for each
+    /// column.
     #[inline(always)]
-    pub(crate) fn eight_columns(
+    pub(crate) fn strip_of(
         &self,
         window: &Window<'_>,
         rows: Range<usize>,
-        column: usize,
+        columns: Range<usize>,
+        stride: usize,
         out: &mut [u8],
     ) {
-        let width = rows.len();
         let fast = match (&self.packing, self.bits) {
-            (Packing::Nibbles(order), _) => self.eight_of_words(window, &rows, column, *order, out),
-            (Packing::Along, 4) => self.eight_of_words(window, &rows, column, LOW_FIRST, out),
-            (Packing::Down, 2 | 4 | 8) => self.eight_down(window, &rows, column, out),
+            (Packing::Nibbles(order), _) => self.strip_of_words(window, &rows, &columns, *order, stride, out),
+            (Packing::Along, 4) => self.strip_of_words(window, &rows, &columns, LOW_FIRST, stride, out),
+            (Packing::Down, 2 | 4 | 8) => self.strip_down(window, &rows, &columns, stride, out),
             _ => None,
         };
         if fast.is_none() {
-            for (at, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
-                if column + at >= self.columns {
-                    break;
-                }
-                rows.clone().zip(out).for_each(|(row, out)| *out = self.code(window, row, column + at));
+            for (column, out) in columns.zip(out.chunks_mut(stride)) {
+                rows.clone().zip(out).for_each(|(row, out)| *out = self.code(window, row, column));
             }
         }
     }
@@ -388,41 +396,51 @@ impl Codes {
         Some(())
     }
 
-    /// Each row has one word for the eight columns.
+    /// Each row has one word for eight columns. Of eight rows at a time, they are exchanged.
     #[inline(always)]
-    fn eight_of_words(
+    fn strip_of_words(
         &self,
         window: &Window<'_>,
         rows: &Range<usize>,
-        column: usize,
+        columns: &Range<usize>,
         order: [u8; 8],
+        stride: usize,
         out: &mut [u8],
     ) -> Option<()> {
-        let (width, stride) = (rows.len(), window.place.stride);
-        let word = |row: usize| {
-            let start = window.offset(rows.start + row, column / 2)?;
-            let word = window.bytes.get(start..start + 4)?;
-            Some(u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-        };
-        let eights = width / 8;
-        let first = window.offset(rows.start, column / 2)?;
+        let row_bytes = window.place.stride;
+        let words = columns.len().div_ceil(8);
+        let first = window.offset(rows.start, columns.start / 2)?;
+        // The last columns may have no whole word.
+        let whole = columns.len() / 8;
+        let eights = rows.len() / 8;
         for eight in 0..eights {
-            let words = window.bytes.get(first + eight * 8 * stride..)?;
-            let mut spreads = [0; 8];
-            for (row, spread_row) in spreads.iter_mut().enumerate() {
-                let word = words.get(row * stride..row * stride + 4)?;
-                *spread_row = spread(u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            let lines: [&[u8]; 8] = std::array::from_fn(|row| {
+                let start = first + (eight * 8 + row) * row_bytes;
+                window.bytes.get(start..start + whole * 4).unwrap_or_default()
+            });
+            if lines.iter().any(|line| line.len() != whole * 4) {
+                return None;
             }
-            let lanes = transposed(spreads);
-            for (lane, place) in order.iter().enumerate() {
-                let start = lane * width + eight * 8;
-                out.get_mut(start..start + 8)?.copy_from_slice(&lanes[usize::from(*place)].to_le_bytes());
+            for word in 0..whole {
+                let spreads = std::array::from_fn(|row| {
+                    let line = &lines[row][word * 4..word * 4 + 4];
+                    spread(u32::from_le_bytes([line[0], line[1], line[2], line[3]]))
+                });
+                let lanes = transposed(spreads);
+                for (lane, place) in order.iter().enumerate() {
+                    let start = (word * 8 + lane) * stride + eight * 8;
+                    out.get_mut(start..start + 8)?.copy_from_slice(&lanes[usize::from(*place)].to_le_bytes());
+                }
             }
         }
-        for row in eights * 8..width {
-            let word = word(row)?;
-            for (lane, place) in order.iter().enumerate() {
-                *out.get_mut(lane * width + row)? = (word >> (4 * place) & 15) as u8;
+        let rest = |row: usize, column: usize| row >= eights * 8 || column >= whole * 8;
+        if eights * 8 < rows.len() || whole < words {
+            for (column, out) in columns.clone().zip(out.chunks_mut(stride)) {
+                for (row, out) in
+                    rows.clone().zip(out).filter(|(row, _)| rest(row - rows.start, column - columns.start))
+                {
+                    *out = self.code(window, row, column);
+                }
             }
         }
         Some(())
@@ -430,11 +448,12 @@ impl Codes {
 
     /// Each column is a stream of whole codes; a word of it is in another row of words.
     #[inline(always)]
-    fn eight_down(
+    fn strip_down(
         &self,
         window: &Window<'_>,
         rows: &Range<usize>,
-        column: usize,
+        columns: &Range<usize>,
+        stride: usize,
         out: &mut [u8],
     ) -> Option<()> {
         let (bits, width) = (self.bits as usize, rows.len());
@@ -442,13 +461,12 @@ impl Codes {
         if !rows.start.is_multiple_of(each) || !width.is_multiple_of(each) {
             return None;
         }
-        let columns = (self.columns - column).min(8);
         let mask = (1_u32 << bits) - 1;
         for number in 0..width / each {
-            let words = window.row(rows.start / each + number, column * 4, columns * 4)?;
+            let words = window.row(rows.start / each + number, columns.start * 4, columns.len() * 4)?;
             for (lane, word) in words.as_chunks::<4>().0.iter().enumerate() {
                 let word = u32::from_le_bytes(*word);
-                let start = lane * width + number * each;
+                let start = lane * stride + number * each;
                 let codes = out.get_mut(start..start + each)?;
                 match bits {
                     4 => codes.copy_from_slice(&spread(word).to_le_bytes()),

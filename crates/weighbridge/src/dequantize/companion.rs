@@ -1,13 +1,12 @@
 //! Scales, zero points and biases: which of them belongs to a row and a column.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::codes::{Codes, Window};
-use crate::cast::{Kernel, Overflow};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::cast_into;
 
 /// A stored tensor with one number for each group of weights.
 #[derive(Clone, Debug)]
@@ -73,6 +72,11 @@ impl Grid {
         columns.start / across..(columns.end.max(1) - 1) / across + 1
     }
 
+    /// Whether the numbers of a column are nearer to each other than those of a row.
+    fn is_by_column(&self) -> bool {
+        self.row > 0 && self.row <= self.column || self.column == 0
+    }
+
     fn at(&self, matrix: usize, row: usize, column: usize) -> usize {
         matrix * self.matrix + row * self.row + column * self.column
     }
@@ -131,9 +135,8 @@ impl Companion {
             }
             numbers => {
                 let size = numbers.size();
-                for (first, count, _) in self.runs(patch) {
-                    out((first * size) as u64..((first + count) * size) as u64);
-                }
+                let bytes = |run: Range<usize>| (run.start * size) as u64..(run.end * size) as u64;
+                self.runs(patch).for_each(|run| out(bytes(run)));
             }
         }
     }
@@ -145,31 +148,29 @@ impl Companion {
                 let (rows, columns) = packed(patch, *across);
                 codes.place(rows, columns).len()
             }
-            numbers => self.runs(patch).map(|(_, count, _)| count * numbers.size()).sum(),
+            numbers => self.runs(patch).map(|run| run.len() * numbers.size()).sum(),
         }
     }
 
-    /// Runs of numbers that are stored side by side: the first, how many, and the places of the first and the next in the
-    /// patch.
-    fn runs(&self, patch: &Patch) -> impl Iterator<Item = (usize, usize, (usize, usize))> + use<> {
-        let Patch { matrix, rows, columns } = patch.clone();
-        let (grid, width) = (self.grid, columns.len());
-        let is_whole = grid.column == 1 && (grid.row == width || rows.len() == 1);
-        let by_column = grid.row == 1 && rows.len() > 1 && width > 0;
-        let count = match (is_whole, by_column) {
-            (true, _) => 1,
-            (_, true) => width,
-            _ if grid.column == 1 => rows.len(),
-            _ => rows.len() * width,
+    /// The numbers of a patch that are gathered: runs of them that are stored side by side. Where gaps are small, they are one
+    /// run.
+    fn runs(&self, Patch { matrix, rows, columns }: &Patch) -> impl Iterator<Item = Range<usize>> + use<> {
+        let grid = self.grid;
+        let (matrix, rows, columns) = (*matrix, rows.clone(), columns.clone());
+        let first = grid.at(matrix, rows.start, columns.start);
+        let (height, width) = (rows.len().max(1), columns.len().max(1));
+        let last = first + (height - 1) * grid.row + (width - 1) * grid.column;
+        // Numbers that are next to each other in a row, or in a column, are a run.
+        let (count, step, len) = match grid.is_by_column() {
+            true => (width, grid.column, (height - 1) * grid.row + 1),
+            false => (height, grid.row, (width - 1) * grid.column + 1),
         };
-        (0..count).map(move |number| {
-            let at = |row: usize, column: usize| grid.at(matrix, rows.start + row, columns.start + column);
-            match (is_whole, by_column) {
-                (true, _) => (at(0, 0), rows.len() * width, (0, 1)),
-                (_, true) => (at(0, number), rows.len(), (number, width)),
-                _ if grid.column == 1 => (at(number, 0), width, (number * width, 1)),
-                _ => (at(number / width.max(1), number % width.max(1)), 1, (number, 1)),
-            }
+        let is_one =
+            (last + 1 - first).saturating_sub(count * len) <= count * READ_THROUGH / self.numbers.size();
+        let count = if is_one { 1 } else { count };
+        (0..count).map(move |number| match is_one {
+            true => first..last + 1,
+            false => first + number * step..first + number * step + len,
         })
     }
 
@@ -190,22 +191,59 @@ impl Companion {
                 }
             }
             numbers => {
-                let mut stored = Vec::new();
-                let mut rest = gathered;
-                for (first, count, (place, step)) in self.runs(patch) {
-                    let (bytes, behind) =
-                        rest.split_at_checked(count * numbers.size()).ok_or_else(missing)?;
-                    rest = behind;
-                    numbers.read(bytes, first, &mut stored)?;
-                    for (at, &value) in stored.iter().enumerate() {
-                        *values.get_mut(place + at * step).ok_or_else(missing)? = value;
-                    }
+                let size = numbers.size();
+                let runs: Vec<_> = self.runs(patch).collect();
+                if gathered.len() < runs.iter().map(|run| run.len() * size).sum() {
+                    return Err(missing());
+                }
+                let is_dense =
+                    runs.len() == 1 && self.grid.column == 1 && gathered.len() == values.len() * size;
+                if is_dense {
+                    let first = runs.first().map_or(0, |run| run.start);
+                    numbers.read(gathered, first, &mut values)?;
+                } else {
+                    self.pick(patch, &runs, gathered, &mut values)?;
                 }
             }
         }
         Ok(Values { values, first_row: patch.rows.start, columns: width, down: self.grid.down })
     }
 }
+
+impl Companion {
+    /// Reads the numbers of a patch out of runs of more, which were gathered one after the other.
+    fn pick(&self, patch: &Patch, runs: &[Range<usize>], gathered: &[u8], values: &mut [f32]) -> Result<()> {
+        let (grid, width, size) = (self.grid, patch.columns.len().max(1), self.numbers.size());
+        let Some((first, each)) = runs.first().map(|run| (run.start, run.len())) else { return Ok(()) };
+        let by_column = grid.is_by_column();
+        let mut bytes = Vec::with_capacity(width * size);
+        for (row, values) in values.chunks_exact_mut(width).enumerate() {
+            let index = |column| grid.at(patch.matrix, patch.rows.start + row, patch.columns.start + column);
+            bytes.clear();
+            for column in 0..values.len() {
+                let at = match (runs.len(), by_column) {
+                    (1, _) => index(column) - first,
+                    (_, true) => column * each + row * grid.row,
+                    (_, false) => row * each + column * grid.column,
+                };
+                bytes.extend_from_slice(gathered.get(at * size..(at + 1) * size).ok_or_else(missing)?);
+            }
+            match self.numbers {
+                // Which of them they are counts.
+                Numbers::Nested { .. } => {
+                    for (column, (value, byte)) in values.iter_mut().zip(&bytes).enumerate() {
+                        self.numbers.read(&[*byte], index(column), std::slice::from_mut(value))?;
+                    }
+                }
+                _ => self.numbers.read(&bytes, 0, values)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gaps up to this size in bytes are read with what is around them.
+const READ_THROUGH: usize = 2 << 10;
 
 /// The rows and columns of packed codes for a patch.
 fn packed(patch: &Patch, across: bool) -> (&Range<usize>, &Range<usize>) {
@@ -221,23 +259,17 @@ impl Numbers {
         }
     }
 
-    /// Numbers that lie side by side, of which the first is number `first`.
-    fn read(&self, bytes: &[u8], first: usize, out: &mut Vec<f32>) -> Result<()> {
-        out.clear();
+    /// Reads numbers that lie side by side, of which the first is number `first`.
+    fn read(&self, bytes: &[u8], first: usize, out: &mut [f32]) -> Result<()> {
         match self {
-            Self::Stored(dtype) => {
-                let count = bytes.len() / self.size().max(1);
-                let kernel = Kernel::of(*dtype, Dtype::F32, Overflow::Infinity).ok_or_else(missing)?;
-                let mut room = vec![MaybeUninit::uninit(); count * 4];
-                let made = kernel.run(bytes, &mut room)?;
-                let values = made.chunks_exact(4);
-                out.extend(values.map(|value| f32::from_ne_bytes([value[0], value[1], value[2], value[3]])));
+            Self::Stored(dtype) => cast_into(*dtype, bytes, out)?,
+            Self::Bytes(map) => {
+                out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = map[usize::from(byte)])
             }
-            Self::Bytes(map) => out.extend(bytes.iter().map(|&byte| map[usize::from(byte)])),
             Self::Nested { map, scales, block, offset } => {
-                for (number, &byte) in (first..).zip(bytes) {
+                for ((number, &byte), out) in (first..).zip(bytes).zip(out) {
                     let scale = scales.get(number / (*block).max(1)).copied().ok_or_else(missing)?;
-                    out.push(map[usize::from(byte)] * scale + offset);
+                    *out = map[usize::from(byte)] * scale + offset;
                 }
             }
             Self::Packed { .. } => return Err(missing()),

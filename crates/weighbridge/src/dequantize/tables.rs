@@ -33,8 +33,8 @@ pub(crate) fn values(dtype: Dtype, factor: f32) -> Option<Table> {
     let mut room = [MaybeUninit::uninit(); 1024];
     let made = kernel.run(&codes, &mut room).ok()?;
     let mut table = [0.0; 256];
-    for (value, made) in table.iter_mut().zip(made.chunks_exact(4)) {
-        *value = f32::from_ne_bytes([made[0], made[1], made[2], made[3]]) * factor;
+    for (value, made) in table.iter_mut().zip(made.as_chunks::<4>().0) {
+        *value = bytemuck::pod_read_unaligned::<f32>(made) * factor;
     }
     Some(Arc::new(table))
 }

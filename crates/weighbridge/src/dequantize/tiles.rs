@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::codes::{Codes, Window};
+use super::codes::{Codes, Packing, STRIP, Window};
 use super::companion::{Companion, Numbers, Patch, Values};
 use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
-use crate::cast::{Instructions, Kernel, Overflow, Work};
+use crate::cast::{Instructions, Kernel, Overflow, Work, e2m1, e4m3};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Derive, Input, Piece, Tiles};
@@ -57,6 +57,10 @@ pub(crate) enum Value {
     Signed,
     /// What a table says.
     Table(Arc<[f32; 256]>),
+    /// An `F8_E4M3`.
+    E4M3,
+    /// An `E2M1`.
+    E2M1,
 }
 
 /// The group of each column.
@@ -102,8 +106,9 @@ struct Gathered<'r> {
 }
 
 /// So many bytes of codes that are stored across rows are gathered together, so that tiles next to each other find theirs
-/// gathered already.
+/// gathered already: less where rows of words are long, so that they stay in the second-level cache.
 const BLOCK: usize = 4 << 20;
+const BLOCK_DOWN: usize = 2 << 20;
 
 /// Columns that are computed at a time: their values stay in the first-level cache.
 const SEGMENT: usize = 1024;
@@ -184,7 +189,8 @@ impl Recipe {
             return 1;
         }
         let row = (self.codes.matrix_len() / self.rows.max(1)).max(1);
-        (BLOCK / row).max(16) / 16 * 16
+        let block = if self.codes.packing == Packing::Down { BLOCK_DOWN } else { BLOCK };
+        (block / row).max(STRIP) / STRIP * STRIP
     }
 
     /// All companions, in the order in which they are gathered.
@@ -403,11 +409,19 @@ impl Maker<'_> {
         }
         let (width, at) = (columns.len(), (*row, *column));
         if !unpacked.contains(row) {
-            let each = if recipe.across { 8 } else { 1 };
-            let first = *row / each * each;
-            codes.resize(each * width, 0);
-            instructions.run(Unpack { recipe, window, row: first, columns: columns.clone(), out: codes });
-            *unpacked = first..first + each;
+            let (first, end) = match recipe.across {
+                // From the start of a word.
+                true => {
+                    let first = *row / 8 * 8;
+                    let last = rows.end.next_multiple_of(8).min(recipe.rows);
+                    (first, (first + recipe.codes.strip()).min(last))
+                }
+                false => (*row, *row + 1),
+            };
+            *unpacked = first..end;
+            codes.resize(unpacked.len() * stride_of(width), 0);
+            let (rows, columns) = (unpacked.clone(), columns.clone());
+            instructions.run(Unpack { recipe, window, rows, columns, out: codes });
         }
         if *scaled != *row {
             parts.multiply_scales(*row, recipe, scales);
@@ -415,7 +429,7 @@ impl Maker<'_> {
         }
         let end = columns.end - if *row + 1 == rows.end { *tail } else { 0 };
         let until = end.min((*column / SEGMENT + 1) * SEGMENT);
-        let start = (*row - unpacked.start) * width + *column - columns.start;
+        let start = (*row - unpacked.start) * stride_of(width) + *column - columns.start;
         let codes = start..start + until - *column;
         *column = until;
         if until == end {
@@ -465,11 +479,17 @@ impl Parts {
     }
 }
 
-/// Codes of a row, or of eight, one to a byte.
+/// The bytes from the codes of one row to those of the next: not a multiple of a page, which would put all of them into the
+/// same places of the cache.
+fn stride_of(width: usize) -> usize {
+    width.next_multiple_of(64) | 64
+}
+
+/// Codes of rows, one to a byte.
 struct Unpack<'w> {
     recipe: &'w Recipe,
     window: &'w Window<'w>,
-    row: usize,
+    rows: Range<usize>,
     columns: Range<usize>,
     out: &'w mut [u8],
 }
@@ -477,11 +497,11 @@ struct Unpack<'w> {
 impl Work for Unpack<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { recipe: Recipe { codes, across, .. }, window, row, columns, out } = self;
-        if *across {
-            codes.eight_columns(window, columns, row, out)
-        } else {
-            codes.row(window, row, columns, out)
+        let Self { recipe: Recipe { codes, across, .. }, window, rows, columns, out } = self;
+        let width = columns.len();
+        match across {
+            true => codes.strip_of(window, columns, rows, stride_of(width), out),
+            false => codes.row(window, rows.start, columns, &mut out[..width]),
         }
     }
 }
@@ -525,16 +545,14 @@ impl Along<'_> {
         self.values.get(group).copied().unwrap_or(f32::NAN)
     }
 
-    /// Calls `work` with runs of columns that share a number, counted from the start of the segment.
+    /// Runs of columns that share a number, counted from the start of the segment.
     #[inline(always)]
-    fn runs(&self, start: usize, len: usize, mut work: impl FnMut(Range<usize>, f32)) {
-        let (end, across) = (start + len, self.across.max(1));
-        let mut at = start;
-        while at < end {
-            let until = end.min((at / across + 1).saturating_mul(across));
-            work(at - start..until - start, self.of_column(at));
-            at = until;
-        }
+    fn runs(&self, start: usize, len: usize) -> Runs<'_> {
+        let across = self.across.max(1);
+        let group = (start / across).wrapping_sub(self.first);
+        let until = (start / across + 1).saturating_mul(across).min(start + len);
+        let values = self.values.get(group..).unwrap_or_default();
+        Runs { values, at: 0, until: until - start, len, across }
     }
 
     /// Whether there are runs.
@@ -552,9 +570,9 @@ impl Along<'_> {
     #[inline(always)]
     fn apply(&self, start: usize, values: &mut [f32], with: impl Fn(f32, f32) -> f32) {
         if self.has_runs() {
-            self.runs(start, values.len(), |run, number| {
+            for (run, number) in self.runs(start, values.len()) {
                 values[run].iter_mut().for_each(|value| *value = with(*value, number));
-            });
+            }
         } else if let Some(numbers) = self.each(start, values.len()) {
             values.iter_mut().zip(numbers).for_each(|(value, &number)| *value = with(*value, number));
         } else {
@@ -562,6 +580,37 @@ impl Along<'_> {
                 *value = with(*value, self.of_column(column));
             }
         }
+    }
+}
+
+/// Runs of columns, and the number of each.
+struct Runs<'v> {
+    values: &'v [f32],
+    at: usize,
+    until: usize,
+    len: usize,
+    across: usize,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = (Range<usize>, f32);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.len {
+            return None;
+        }
+        let run = self.at..self.until;
+        let number = match self.values.split_first() {
+            Some((&number, rest)) => {
+                self.values = rest;
+                number
+            }
+            None => f32::NAN,
+        };
+        self.at = self.until;
+        self.until = self.until.saturating_add(self.across).min(self.len);
+        Some((run, number))
     }
 }
 
@@ -580,17 +629,17 @@ impl Recipe {
         match (zero, scale) {
             // In one go where both are the same for many columns.
             (None, Some(scale)) if scale.has_runs() => {
-                scale.runs(start, out.len(), |run, scale| {
+                for (run, scale) in scale.runs(start, out.len()) {
                     self.decode(&codes[run.clone()], &mut out[run], |value| value * scale);
-                });
+                }
             }
             (Some(zero), Some(scale))
                 if scale.has_runs() && zero.across == scale.across && !parts.is_rounded =>
             {
-                scale.runs(start, out.len(), |run, scale| {
-                    let zero = zero.of_column(start + run.start);
+                let runs = scale.runs(start, out.len()).zip(zero.runs(start, out.len()));
+                for ((run, scale), (_, zero)) in runs {
                     self.decode(&codes[run.clone()], &mut out[run], |value| (value - zero) * scale);
-                });
+                }
             }
             (zero, scale) => {
                 self.decode(codes, out, |value| value);
@@ -638,6 +687,8 @@ impl Recipe {
                     .zip(codes)
                     .for_each(|(out, &code)| *out = then(f32::from(((code << unused) as i8) >> unused)));
             }
+            Value::E4M3 => out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(e4m3(code))),
+            Value::E2M1 => out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(e2m1(code))),
             Value::Table(table) => {
                 out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(table[usize::from(code)]));
             }
@@ -667,9 +718,13 @@ impl Tiles for Weights {
     }
 
     fn step(&self) -> u64 {
-        /// Codes that are stored across rows are found anew for every step.
-        const ACROSS: u64 = 2 << 20;
-        if self.recipe.across { ACROSS } else { 256 << 10 }
+        /// Of rows that are unpacked together, no less is made than this.
+        const ACROSS: u64 = 1 << 20;
+        let strips = STRIP as u64 * self.recipe.columns as u64 * self.size();
+        match self.recipe.across && strips > 0 {
+            true => strips * ACROSS.div_ceil(strips).max(1),
+            false => 256 << 10,
+        }
     }
 
     fn is_native(&self) -> bool {

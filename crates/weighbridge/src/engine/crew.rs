@@ -447,6 +447,8 @@ impl<P: Placement> Crew<P> {
         let read = read_size(entry, self.settings.chunk);
         let chunk =
             share.max(least).min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
+        // What is computed in large steps is cut between them.
+        let chunk = if step > LARGE_STEP { chunk.next_multiple_of(step) } else { chunk };
         usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
     }
 
@@ -505,6 +507,9 @@ impl<P: Placement> Watch for Crew<P> {
         self.stopped.load(Ordering::Relaxed)
     }
 }
+
+/// Steps of this size share what they gather.
+const LARGE_STEP: u64 = 1 << 20;
 
 /// The number of chunks of a tensor for each thread, unless they would become too small.
 const CHUNKS_A_THREAD: u64 = 4;

@@ -41,7 +41,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
     let value = match codes.dtype() {
         Dtype::I8 => Value::Signed,
-        dtype @ (Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ) => {
+        Dtype::F8_E4M3 => Value::E4M3,
+        dtype @ (Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ) => {
             table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "an 8-bit float"))?)
         }
         _ => return Err(module.mistyped(&codes, "a number of 8 bits")),

@@ -4,7 +4,7 @@ use super::super::codes::{LOW_FIRST, Packing};
 use super::super::companion::{Grid, Numbers};
 use super::super::module::{Dense, Draft, Module, matrices, rows, table};
 use super::super::tables;
-use super::super::tiles::Second;
+use super::super::tiles::{Second, Value};
 use super::scaled::{fold_pre_quant_scale, one, scales_of};
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;
@@ -41,7 +41,7 @@ pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         return Err(module.misshapen(&scale, &why));
     }
     let layout = rows(Packing::Nibbles(LOW_FIRST), 4, [height, width], width / 2);
-    let mut draft = Draft::new(codes, dims, layout, table(&tables::e2m1(1.0)));
+    let mut draft = Draft::new(codes, dims, layout, Value::E2M1);
     let numbers = (scale.dtype() == Dtype::U8).then(|| Numbers::Bytes(tables::exponents()));
     draft.recipe.scale = Some(draft.companion(scale, numbers, Grid::rows(1, 32, groups, height * groups)));
     fold_pre_quant_scale(module, &mut draft, width)?;
@@ -68,7 +68,7 @@ pub(super) fn nvfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         return Err(module.misshapen(&scale, &why));
     }
     let layout = rows(Packing::Nibbles(LOW_FIRST), 4, [height, width], width / 2);
-    let mut draft = Draft::new(codes, dims, layout, table(&tables::e2m1(1.0)));
+    let mut draft = Draft::new(codes, dims, layout, Value::E2M1);
     draft.recipe.scale = Some(draft.companion(scale, None, Grid::rows(1, 16, groups, height * groups)));
     add_second(module, &mut draft, count)?;
     fold_pre_quant_scale(module, &mut draft, width)?;
@@ -96,7 +96,7 @@ fn nvfp4_transposed<'c>(
     let packing = Packing::Interleaved { shifts: vec![0, 4] };
     let mut layout = rows(packing, 4, [height, width], width);
     layout.word_rows = pairs;
-    let mut draft = Draft::new(codes, [count, height, width], layout, table(&tables::e2m1(1.0)));
+    let mut draft = Draft::new(codes, [count, height, width], layout, Value::E2M1);
     let grid = Grid { down: 16, across: 1, row: width, column: 1, matrix: height / 16 * width };
     draft.recipe.scale = Some(draft.companion(scale, None, grid));
     add_second(module, &mut draft, count)?;

@@ -180,9 +180,13 @@ impl Recipe {
     /// The blocks that say exactly what it makes, what codes are flipped with to be unsigned, and what is added to them.
     fn block_type(&self, inputs: &[Input]) -> Result<(BlockType, u8, i16)> {
         let fail = |why: String| Err(inexact(why));
-        if let Value::Table(_) = self.value {
-            return fail("its codes stand for floating-point numbers; blocks have integers".to_owned());
-        }
+        let bits = self.codes.bits;
+        let half = 1_i16 << (bits - 1);
+        let (flip, add) = match &self.value {
+            Value::Number(add) => (0, *add),
+            Value::Signed => (half as u8, -half),
+            _ => return fail("its codes stand for floating-point numbers; blocks have integers".to_owned()),
+        };
         if !self.columns.is_multiple_of(BLOCK) {
             return fail(format!("rows of {} weights are not whole blocks of {BLOCK}", self.columns));
         }
@@ -211,13 +215,6 @@ impl Recipe {
                 }
             }
         }
-        let bits = self.codes.bits;
-        let half = 1_i16 << (bits - 1);
-        let (flip, add) = match &self.value {
-            Value::Number(add) => (0, *add),
-            Value::Signed => (half as u8, -half),
-            Value::Table(_) => return Err(unlike()),
-        };
         if self.bias.is_some() {
             let is_plain = (flip, add) == (0, 0) && self.zero.is_none();
             return match bits {
