@@ -24,6 +24,29 @@
 //! [`Saver`] writes tensors and `VarMap`s, [`Loader::fill`] loads into a `VarMap` that is there, and
 //! [`Loader::sharded_var_builder`] gives each rank of a tensor-parallel model its parts.
 //!
+//! # Quantised weights
+//!
+//! Checkpoints of FP8, GPTQ, AWQ, compressed-tensors, bitsandbytes, MLX and others load as the numbers that they stand
+//! for: [`Loader::quantized`]. [`Loader::load_quantized`] leaves them as they are where Candle's own kernels
+//! compute with exactly that, and does the same for GGUF. Candle's models of GGUF files take what reads and seeks, which
+//! [`SourceReader`](weighbridge::source::SourceReader) is of any source, with several threads:
+//!
+//! ```
+//! use weighbridge_candle::candle_core::Device;
+//! use weighbridge_candle::candle_core::quantized::gguf_file::Content;
+//! use weighbridge_candle::weighbridge::source::{FileSource, SourceReader};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gguf/types.gguf");
+//! let mut reader = SourceReader::new(FileSource::open(path.as_ref())?);
+//! let content = Content::read(&mut reader)?;
+//! // let model = quantized_llama::ModelWeights::from_gguf(content, &mut reader, &Device::Cpu)?;
+//! # let norm = content.tensor(&mut reader, "output_norm.weight", &Device::Cpu)?;
+//! # assert_eq!(norm.shape().dims(), [512]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Errors
 //!
 //! Everything here fails with [`weighbridge::Error`], but what is Candle's: builders and their backends. In a

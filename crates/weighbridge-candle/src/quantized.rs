@@ -136,7 +136,8 @@ impl Loader {
     /// Blocks are read by all threads into the memory that becomes the tensor. They hold exactly what is stored,
     /// so that `QTensor::dequantize` gives the very numbers that [`load`](Self::load) gives in `F32`:
     ///
-    /// - GGUF, opened with the feature `convert`: the file's own blocks, of all types that Candle has;
+    /// - GGUF, opened with the feature `convert`: the file's own blocks, of all types that Candle has; those of a
+    ///   big-endian file come dense;
     /// - GPTQ, AWQ, compressed-tensors and other integers with scales: `Q4_0`, `Q5_0` or `Q8_0`. Symmetric codes of 4
     ///   bits become `Q4_0`, asymmetric ones `Q5_0`, symmetric ones of 8 bits `Q8_0`;
     /// - MLX with 4 bits or less: `Q4_1`; with 5 bits: `Q5_1`.

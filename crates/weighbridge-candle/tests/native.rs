@@ -271,6 +271,29 @@ fn gguf_is_what_candle_reads() {
 }
 
 #[test]
+fn blocks_are_found_behind_prefixes() {
+    let gptq = vector("gptq-4bit-v1-sym");
+    let model = Checkpoint::union([
+        ("a.", open(gguf("types.gguf")).unwrap()),
+        ("b.", open(gguf("types.gguf")).unwrap()),
+    ]);
+    let loaded = Loader::new(&model.unwrap()).load_quantized().unwrap().tensors;
+    let alone = Loader::new(&open(gguf("types.gguf")).unwrap()).load_quantized().unwrap().tensors;
+    assert_eq!(loaded.len(), 2 * alone.len());
+    for (name, weight) in &alone {
+        for prefix in ["a.", "b."] {
+            let prefixed = &loaded[&format!("{prefix}{name}")];
+            let data = |weight: &Weight| weight.blocks().map(|blocks| blocks.data().unwrap().into_owned());
+            assert_eq!(data(prefixed), data(weight), "{prefix}{name}");
+        }
+    }
+    let both = Checkpoint::union([("", gptq), ("gguf.", open(gguf("types.gguf")).unwrap())]).unwrap();
+    let loaded = Loader::new(&both).load_quantized().unwrap().tensors;
+    let q4_0 = loaded.values().filter_map(Weight::blocks).filter(|blocks| blocks.dtype() == GgmlDType::Q4_0);
+    assert_eq!(q4_0.count(), 2, "one of each");
+}
+
+#[test]
 fn candle_reads_gguf_from_any_source() {
     let path = gguf("types.gguf");
     let expected = of_candle(&mut fs::File::open(&path).unwrap());

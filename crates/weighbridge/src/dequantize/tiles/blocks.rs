@@ -258,7 +258,7 @@ impl Recipe {
                 }
             }
             Numbers::Stored(Dtype::I8) => match one {
-                Some(byte) => (i16::from(byte as i8), i16::from(byte as i8)),
+                Some(byte) => (i16::from(byte.cast_signed()), i16::from(byte.cast_signed())),
                 None => (-128, 127),
             },
             Numbers::Stored(Dtype::U8) => match one {
