@@ -1,10 +1,12 @@
-//! A file of a file system on which each request takes its time, and whose pages the system keeps: FUSE, NFS and others.
+//! A file of a file system on which each request takes its time, and whose pages the system keeps: FUSE,
+//! NFS and others.
 //!
-//! What fills the page cache of a FUSE file system is fetched in the background, of which Linux has 12 requests in flight
-//! unless the file system asks for more (`max_background`), however many threads read. So requests had better be large. A window of
-//! reading ahead is 128 KiB by default; who says that a file is read in order gets windows twice as large. Where several
-//! threads read one file, reading ahead for one meets what others have asked for, which cuts requests into small
-//! ones. So the kernel reads nothing ahead here: windows are fetched whole, by who prefetches and by who reads.
+//! What fills the page cache of a FUSE file system is fetched in the background, of which Linux has 12
+//! requests in flight unless the file system asks for more (`max_background`), however many threads read.
+//! So requests had better be large. A window of reading ahead is 128 KiB by default; who says that a file
+//! is read in order gets windows twice as large. Where several threads read one file, reading ahead for
+//! one meets what others have asked for, which cuts requests into small ones. So the kernel reads nothing
+//! ahead here: windows are fetched whole, by who prefetches and by who reads.
 
 use std::fs::File;
 use std::num::NonZeroU64;
