@@ -12,6 +12,8 @@ mod memory;
 #[cfg(test)]
 mod probe;
 #[cfg(target_os = "linux")]
+mod remote;
+#[cfg(target_os = "linux")]
 mod residency;
 #[cfg(target_os = "linux")]
 mod uncached;
