@@ -51,9 +51,9 @@ ENVIRONMENTS = {
     # Of AutoAWQ single files are loaded, so that it needs nothing of what it asks for, and cannot have.
     "autoawq": Environment(["setuptools", "wheel"], ("autoawq==0.2.9",)),
     "modelopt": Environment([*TRANSFORMERS, "nvidia-modelopt==0.47.0", "requests"]),
-    "hqq": Environment(["hqq==0.2.8.post1", "termcolor", "einops"]),
-    "quanto": Environment(["optimum-quanto==0.2.7", "ninja"]),
-    "torchao": Environment(["torchao==0.18.0"]),
+    "hqq": Environment([*TRANSFORMERS, "hqq==0.2.8.post1", "termcolor", "einops"]),
+    "quanto": Environment([*TRANSFORMERS, "optimum-quanto==0.2.7", "ninja"]),
+    "torchao": Environment([*TRANSFORMERS, "torchao==0.18.0"]),
     "auto-round": Environment(["auto-round==0.16.1", "compressed-tensors==0.20.0"]),
 }
 

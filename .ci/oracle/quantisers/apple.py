@@ -1,8 +1,13 @@
 """MLX, on the CPU of Linux: affine of 2 to 8 bits, its four- and eight-bit floats, overrides, embeddings, experts."""
 
-import mlx.core as mx
+import json
+import tempfile
+from pathlib import Path
 
-from quantisers.common import Case, main, versions
+import mlx.core as mx
+import mlx_lm
+
+from quantisers.common import Case, main, tiny_llama, versions
 
 mx.set_default_device(mx.cpu)
 LIBRARY = versions("mlx")
@@ -100,5 +105,30 @@ def scales(chance):
                       dense_f32={f"{path}.weight": wide}, metadata={"format": "mlx"})
 
 
+def models(chance):
+    """Whole models, converted and dequantised by mlx-lm."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
+    kinds = {"4bit": {"q_bits": 4, "q_group_size": 32}, "8bit": {"q_bits": 8, "q_group_size": 64}, "3bit": {"q_bits": 3, "q_group_size": 32},
+             "f16": {"q_bits": 4, "q_group_size": 64, "dtype": "float16"}, "mxfp4": {"q_mode": "mxfp4"}, "nvfp4": {"q_mode": "nvfp4"}, "mxfp8": {"q_mode": "mxfp8"},
+             "mixed": {"q_group_size": 32, "quant_predicate": lambda path, *_: {"bits": 6, "group_size": 32} if "down_proj" in path else "lm_head" not in path}}
+    for name, options in kinds.items():
+        # Groups of 64 have to fit.
+        model = tiny_llama(chance, tied=name in ("4bit", "mxfp4"), intermediate_size=64 * int(chance.integers(2, 5)))
+        with tempfile.TemporaryDirectory() as place:
+            plain, quantised, dense = (str(Path(place) / part) for part in ["plain", "quantised", "dense"])
+            model.save_pretrained(plain)
+            PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>").save_pretrained(plain)
+            mlx_lm.convert(plain, quantised, quantize=True, **options)
+            mlx_lm.convert(quantised, dense, dequantize=True)
+            tensors, expected = (mx.load(f"{part}/model.safetensors") for part in [quantised, dense])
+            mx.eval(tensors, expected)
+            config = json.loads((Path(quantised) / "config.json").read_text())
+        yield MlxCase(f"mlx-model-{name}", versions("mlx", "mlx-lm"), tensors, expected, config, metadata={"format": "mlx"})
+
+
 if __name__ == "__main__":
-    main([affine, floats, mixed, scales])
+    main([affine, floats, mixed, scales], [models])

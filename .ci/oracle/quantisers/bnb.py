@@ -1,10 +1,18 @@
 """bitsandbytes: 4 bits (nf4, fp4, nested) and 8 bits, on the CPU."""
 
+import json
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
 import bitsandbytes.functional as bnb
 import torch
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
+from safetensors.torch import load_file
 
-from quantisers.common import Case, llama, main, named, versions
+from quantisers.common import Case, llama, main, named, tiny_llama, versions
 
 LIBRARY = versions("bitsandbytes")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -96,5 +104,27 @@ def eight_bits(chance):
     return Case("bnb-int8", LIBRARY, made, dense, config_of(8) | {"dtype": "float16"}, dense_f32=single)
 
 
+def models(chance):
+    """Whole models, quantised and saved by transformers."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    kinds = {"nf4": four | {"bnb_4bit_quant_type": "nf4"}, "nf4-nested": four | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+             "fp4": four | {"bnb_4bit_quant_type": "fp4"}, "int8": {"load_in_8bit": True}}
+    for name, options in kinds.items():
+        with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as place:
+            tiny_llama(chance, tied=name == "fp4").save_pretrained(plain)
+            AutoModelForCausalLM.from_pretrained(plain, quantization_config=BitsAndBytesConfig(**options), device_map="cpu", dtype=torch.bfloat16).save_pretrained(place)
+            tensors, config = load_file(Path(place) / "model.safetensors"), json.loads((Path(place) / "config.json").read_text())
+        dense = {key: tensor for key, tensor in tensors.items() if key.endswith(("norm.weight", "embed_tokens.weight", "lm_head.weight"))}
+        for key, tensor in tensors.items():
+            if name == "int8" and tensor.dtype == torch.int8:
+                dense[key] = bnb.int8_vectorwise_dequant(tensor, tensors[f"{key.removesuffix('weight')}SCB"]).bfloat16()
+            elif name != "int8" and tensor.dtype == torch.uint8 and key.endswith(".weight"):
+                parts = {part.removeprefix(f"{key}."): value for part, value in tensors.items() if part.startswith(f"{key}.")}
+                dense[key] = dequantized(tensor, bnb.QuantState.from_dict(parts, device="cpu"), torch.bfloat16)
+        yield Case(f"bnb-model-{name}", versions("bitsandbytes", "transformers"), tensors, dense, config)
+
+
 if __name__ == "__main__":
-    main([four_bits, storage, blocksizes, eight_bits])
+    main([four_bits, storage, blocksizes, eight_bits], [models])

@@ -1,13 +1,19 @@
 """compressed-tensors: its packed integers, integers, floats, and four-bit floats."""
 
+import json
+import tempfile
+from pathlib import Path
+
 import torch
-from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors import BaseCompressor, ModelCompressor
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme, apply_quantization_config
 from compressed_tensors.quantization.lifecycle.forward import quantize
 from compressed_tensors.quantization.utils import calculate_qparams
+from safetensors.torch import load_file
+from transformers import CompressedTensorsConfig
 
-from quantisers.common import Case, llama, main, named, versions
+from quantisers.common import Case, llama, main, named, read_back, tiny_llama, versions
 
 LIBRARY = versions("compressed-tensors")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -219,6 +225,45 @@ def mixed(chance):
     return one
 
 
+def saved(model, schemes, ignore):
+    """What compressed-tensors and transformers save of a model: the tensors, and config.json."""
+    apply_quantization_config(model, QuantizationConfig(config_groups=schemes, ignore=ignore, quantization_status="initialized"))
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is not None:
+            for name, tensor in qparams(module.weight.data.float(), module.quantization_scheme, torch.bfloat16).items():
+                if name != "weight":
+                    setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        compressor.update_config(place)
+        return load_file(Path(place) / "model.safetensors"), json.loads((Path(place) / "config.json").read_text())
+
+
+def models(chance):
+    """Whole models, as compressed-tensors compresses them, read by transformers' from_pretrained."""
+    four = dict(num_bits=4, type="float", symmetric=True)
+    float8, uint8 = torch.float8_e4m3fn, torch.uint8
+    kinds = {
+        "int4-sym": scheme_of(num_bits=4, symmetric=True, strategy="group", group_size=32),
+        "int4-asym": scheme_of(num_bits=4, symmetric=False, strategy="group", group_size=32),
+        "int3-asym": scheme_of(num_bits=3, symmetric=False, strategy="group", group_size=32),
+        "int6-channel": scheme_of(num_bits=6, symmetric=False, strategy="channel"),
+        "int8-channel": scheme_of(num_bits=8, symmetric=True, strategy="channel"),
+        "float8-tensor": scheme_of(num_bits=8, type="float", symmetric=True, strategy="tensor"),
+        "float8-block": scheme_of(num_bits=8, type="float", symmetric=True, strategy="block", block_structure=[128, 128]),
+        "nvfp4": scheme_of(**four, strategy="tensor_group", group_size=16, scale_dtype=float8, zp_dtype=float8),
+        "mxfp4": scheme_of(**four, strategy="group", group_size=32, scale_dtype=uint8, zp_dtype=uint8),
+    }
+    for name, scheme in kinds.items():
+        if name in ("int8-channel", "float8-tensor", "float8-block"):
+            scheme.input_activations = QuantizationArgs(num_bits=8, type=scheme.weights.type, symmetric=True, strategy="token", dynamic=True)
+        tensors, config = saved(tiny_llama(chance), {"group_0": scheme}, ["lm_head"])
+        dense = read_back(tensors, config, quantization_config=CompressedTensorsConfig(dequantize=True))
+        yield Case(f"ct-model-{name}", versions("compressed-tensors", "transformers"), tensors, dense, config)
+
+
 if __name__ == "__main__":
     main([pack_quantized, pack_quantized_channel, pack_quantized_extremes, pack_quantized_shards, pack_quantized_experts,
-          int_quantized, naive_quantized, float_quantized, four_bit_floats, powers, mixed])
+          int_quantized, naive_quantized, float_quantized, four_bit_floats, powers, mixed], [models])

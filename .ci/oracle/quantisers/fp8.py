@@ -8,7 +8,7 @@ from compressed_tensors.entrypoints.convert.converters import FP8BlockDequantize
 from transformers import FineGrainedFP8Config
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
 
-from quantisers.common import Case, llama, main, versions
+from quantisers.common import Case, llama, main, read_back, tiny_llama, versions
 
 TRANSFORMERS, BOTH = versions("transformers"), versions("transformers", "compressed-tensors")
 TORCH = versions("torch")
@@ -197,5 +197,22 @@ def comfy(chance):
     yield Case("fp8-bare", TORCH, cast, {f"{name}.weight": cast[f"{name}.weight"].bfloat16()}, {}, how="torch: a cast, there is no scale")
 
 
+def models(chance):
+    """Whole models, read by transformers' from_pretrained, which dequantises where there is no GPU."""
+    for name, block, tied in [("blocks", [32, 32], False), ("tied", [16, 32], True), ("powers", [32, 32], False)]:
+        model = tiny_llama(chance, tied)
+        scale_fmt = "ue8m0" if name == "powers" else "float"
+        tensors = {}
+        for key, tensor in model.state_dict().items():
+            tensors[key] = tensor
+            if key.endswith("proj.weight"):
+                tensors[key], tensors[f"{key}_scale_inv"] = quantized(tensor, block, scale_fmt)
+        if tied:
+            del tensors["lm_head.weight"]
+        section = fp8_config(block, scale_fmt=scale_fmt)["quantization_config"]
+        config = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "quantization_config": section}
+        yield Case(f"fp8-model-{name}", TRANSFORMERS, tensors, read_back(tensors, config), config)
+
+
 if __name__ == "__main__":
-    main([blocks, codes, powers, mxfp8, experts, tensors, mistral, deepseek_v4, fbgemm, comfy])
+    main([blocks, codes, powers, mxfp8, experts, tensors, mistral, deepseek_v4, fbgemm, comfy], [models])

@@ -1,14 +1,20 @@
 """GPTQ, packed and read by GPTQModel; AutoGPTQ's and AutoRound's spellings of the same words."""
 
+import json
+import os
 import tempfile
 from pathlib import Path
 
+# GPTQModel does not start with the single worker that it gives itself on two cores.
+os.environ |= {"GPTQMODEL_CPU_WORKERS": "2", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
+
 import torch
+from gptqmodel import GPTQModel, QuantizeConfig
 from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 from gptqmodel.utils.model_dequant import _revert_gptq_v1_qzeros_correction, convert_gptq_file
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from quantisers.common import Case, llama, main, named, versions
+from quantisers.common import Case, llama, main, named, tiny_llama, versions
 
 LIBRARY = versions("gptqmodel")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -59,7 +65,8 @@ def case(name, chance, modules, bits, group, sym, act_order, version, f32=False,
     if change and not how:
         change(tensors)
     dense = dense_of(tensors, config)
-    single = dense_of(tensors, config, torch.float32) if f32 else None
+    # Of the rest, which is not quantised, the file's own dtype.
+    single = dense_of(tensors, config, torch.float32) | {name: tensor for name, tensor in dense.items() if name.endswith(".bias")} if f32 else None
     if change and how:
         change(tensors)
     config = config | (section or {})
@@ -149,5 +156,27 @@ def dynamic(chance):
     return Case("gptq-dynamic", LIBRARY, tensors | plain, dense | plain, llama(quantization_config=config, dtype="float16"))
 
 
+def models(chance):
+    """Whole models, quantised by GPTQ itself with random text."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
+    for bits, version, sym, act_order in [(4, "gptq", False, True), (4, "gptq", True, False), (4, "gptq_v2", False, False), (8, "gptq", True, False), (3, "gptq", True, True), (2, "gptq_v2", False, True)]:
+        with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as place:
+            tiny_llama(chance).save_pretrained(plain)
+            PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>").save_pretrained(plain)
+            model = GPTQModel.load(plain, QuantizeConfig(bits=bits, group_size=32, desc_act=act_order, sym=sym, format=version), device="cpu")
+            model.quantize([{"input_ids": chance.integers(0, 48, 64).tolist(), "attention_mask": [1] * 64} for _ in range(16)], batch_size=1)
+            model.save(place)
+            tensors, config = load_file(Path(place) / "model.safetensors"), json.loads((Path(place) / "config.json").read_text())
+            side = json.loads((Path(place) / "quantize_config.json").read_text())
+        quantised = {name: tensor for name, tensor in tensors.items() if name.endswith((".qweight", ".qzeros", ".scales", ".g_idx"))}
+        dense = {name: tensor for name, tensor in tensors.items() if name not in quantised} | dense_of(quantised, config["quantization_config"])
+        name = f"gptq-model-{bits}bit-{version}-{'sym' if sym else 'asym'}{'-act' if act_order else ''}"
+        yield Case(name, LIBRARY, tensors, dense, config, sides={"quantize_config.json": side})
+
+
 if __name__ == "__main__":
-    main([kinds, groups, scales, older, dynamic])
+    main([kinds, groups, scales, older, dynamic], [models])

@@ -1,13 +1,18 @@
 """HQQ: every number of bits, groups along either axis, words called floats."""
 
+import json
 import os
+import tempfile
+from pathlib import Path
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 import torch
 from hqq.core.quantize import BaseQuantizeConfig, HQQLinear, Quantizer
+from hqq.models.hf.base import AutoHQQHFModel
+from safetensors.torch import load_file
 
-from quantisers.common import Case, llama, main, named, versions
+from quantisers.common import Case, llama, main, named, tiny_llama, versions
 
 LIBRARY = versions("hqq")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -54,5 +59,18 @@ def floats(chance):
     return case("hqq-view-as-float", torch.float16, modules, view_as_float=True)
 
 
+def models(chance):
+    """Whole models, as HQQ saves them: what they are only the tensors say."""
+    for bits, axis, dtype in [(4, 1, torch.bfloat16), (8, 0, torch.float16), (3, 1, torch.float16), (2, 0, torch.bfloat16), (1, 1, torch.bfloat16)]:
+        model = tiny_llama(chance)
+        AutoHQQHFModel.quantize_model(model, quant_config=BaseQuantizeConfig(nbits=bits, group_size=32, axis=axis), compute_dtype=dtype, device="cpu")
+        with tempfile.TemporaryDirectory() as place:
+            AutoHQQHFModel.save_to_safetensors(model, f"{place}/")
+            tensors, config = load_file(Path(place) / "model.safetensors"), json.loads((Path(place) / "config.json").read_text())
+        dense = {f"{name}.weight": module.dequantize() for name, module in model.named_modules() if isinstance(module, HQQLinear)}
+        dense |= {name: tensor for name, tensor in tensors.items() if name.endswith(("norm.weight", "embed_tokens.weight", "lm_head.weight"))}
+        yield Case(f"hqq-model-{bits}bit-axis{axis}", LIBRARY, tensors, dense, config)
+
+
 if __name__ == "__main__":
-    main([axes, floats])
+    main([axes, floats], [models])

@@ -5,10 +5,11 @@ import os
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 import torch
+from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.integrations.bitnet import pack_weights, unpack_weights
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from quantisers.common import Case, llama, main, versions
+from quantisers.common import Case, llama, main, read_back, versions
 
 LIBRARY = versions("transformers")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -81,5 +82,22 @@ def bitnet(chance):
                    how="transformers' unpack_weights, and the scale as its layer applies it to what the weight gives, in float32, rounded once")
 
 
+def models(chance):
+    """A whole gpt-oss, read by transformers' from_pretrained, which dequantises where there is no GPU."""
+    torch.manual_seed(int(chance.integers(0, 2**31)))
+    size = GptOssConfig(hidden_size=64, intermediate_size=32 * int(chance.integers(1, 4)), num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                        head_dim=32, vocab_size=48, num_local_experts=3, num_experts_per_tok=1, max_position_embeddings=64)
+    tensors = {}
+    for name, tensor in GptOssForCausalLM(size).bfloat16().state_dict().items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = tensor
+            continue
+        experts, columns, rows = tensor.shape
+        tensors[f"{name}_blocks"] = chance.bytes(experts, rows, columns // 32, 16)
+        tensors[f"{name}_scales"] = torch.from_numpy(chance.integers(110, 130, experts, rows, columns // 32).astype("u1"))
+    config = size.to_dict() | gpt_oss()
+    return Case("mxfp4-model-gpt-oss", LIBRARY, tensors, read_back(tensors, config), config)
+
+
 if __name__ == "__main__":
-    main([mxfp4, mxfp4_scales, original, bitnet])
+    main([mxfp4, mxfp4_scales, original, bitnet], [models])

@@ -1,14 +1,25 @@
 """NVIDIA's modelopt: NVFP4, FP8, MXFP8, MXFP4, int8 and int4, quantised and read by its own tensors."""
 
+import json
+import os
+import tempfile
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
+
 import torch
+from modelopt.torch import quantization
+from modelopt.torch.export import export_hf_checkpoint
 from modelopt.torch.export.quant_utils import from_quantized_weight, get_scaling_factor_from_weight, to_quantized_weight
 from modelopt.torch.quantization.qtensor import FP8QTensor, MXFP4QTensor, MXFP8QTensor, NVFP4QTensor
+from safetensors.torch import load_file
 
-from quantisers.common import Case, llama, main, named, versions
+from quantisers.common import Case, llama, main, named, tiny_llama, versions
 
 LIBRARY = versions("nvidia-modelopt")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
-ONCE = "modelopt's dequantize in float32, rounded once: asked for 16 bits, modelopt rounds the scale first"
+FLOAT32 = "modelopt's own reader in float32"
+ONCE = f"{FLOAT32}, rounded once: asked for 16 bits, modelopt rounds the scale first"
 
 
 def sections(algorithm, **more):
@@ -118,6 +129,10 @@ def integers(chance):
     codes = to_quantized_weight(weight, scale, "int8_wo")
     wide = from_quantized_weight(codes, scale, "int8_wo", torch.float32)
     yield case("modelopt-int8", "W8A16", {f"{ATTENTION}.q_proj": ({"weight": codes, "weight_scale": scale}, wide.bfloat16(), wide)}, ONCE)
+    # SmoothQuant: the layer sees its input times pre_quant_scale, so that its weight is that much greater.
+    state = {"weight": codes, "weight_scale": scale, "pre_quant_scale": (chance.weight(weight.shape[1], spread=0.3).abs() + 0.5).bfloat16(), "input_scale": torch.tensor(0.5)}
+    wide = wide * state["pre_quant_scale"].float()
+    yield case("modelopt-int8-smoothquant", "W8A8_SQ_PER_CHANNEL", {f"{ATTENTION}.q_proj": (state, wide.bfloat16(), wide)}, f"{FLOAT32}, times pre_quant_scale, rounded once")
     for folded in [False, True]:
         weight = chance.weight(chance.size(10, 2), chance.size(64, 32))
         scale = get_scaling_factor_from_weight(weight, 32)
@@ -127,7 +142,6 @@ def integers(chance):
         state = {"weight": packed, "weight_scale": scale}
         how = "the codes that modelopt packed, times their scales in float32; it has no reader of its export"
         if folded:
-            # The layer sees its input times this, so that its weight is that much greater.
             state["pre_quant_scale"] = (chance.weight(weight.shape[1], spread=0.3).abs() + 0.5).bfloat16()
             wide = wide * state["pre_quant_scale"].float()
             how += "; then times pre_quant_scale"
@@ -145,5 +159,54 @@ def mixed(chance):
     return case("modelopt-mixed", "MIXED_PRECISION", modules, ONCE, quantized_layers=layers)
 
 
+def unpacked(packed):
+    """Codes of four bits, which lie in pairs of rows."""
+    codes = torch.stack([packed & 15, packed >> 4], 1).flatten(0, 1).to(torch.int8)
+    return torch.where(codes > 7, codes - 16, codes).float()
+
+
+def dense_of(kind, state):
+    """What stands for one exported layer, in bfloat16."""
+    weight, scale = state["weight"], state["weight_scale"]
+    shape = torch.Size([weight.shape[0], 2 * weight.shape[1]])
+    if kind == "NVFP4_DEFAULT_CFG":
+        return NVFP4QTensor(shape, torch.bfloat16, weight).dequantize(torch.bfloat16, scale=scale, double_scale=state["weight_scale_2"], block_sizes={-1: 16})
+    if kind == "W4A8_MXFP4_FP8_CFG":
+        return MXFP4QTensor(shape, torch.bfloat16, weight).dequantize(torch.bfloat16, scale=scale, block_sizes={-1: 32})
+    if kind == "MXFP8_DEFAULT_CFG":
+        return MXFP8QTensor(weight.shape, torch.bfloat16, weight).dequantize(torch.bfloat16, scale=scale)
+    if kind == "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG":
+        grid = scale.reshape([-(-size // 128) for size in weight.shape])
+        wide = FP8QTensor(weight.shape, torch.float32, weight).dequantize(torch.float32, scale=grid, block_sizes={-1: 128, -2: 128})
+    elif kind in ["FP8_DEFAULT_CFG", "FP8_PER_CHANNEL_PER_TOKEN_CFG"]:
+        wide = FP8QTensor(weight.shape, torch.float32, weight).dequantize(torch.float32, scale=scale if scale.ndim == 0 else scale[:, None])
+    elif kind == "INT8_SMOOTHQUANT_CFG":
+        wide = from_quantized_weight(weight, scale, "int8_sq", torch.float32)
+    else:
+        codes = unpacked(weight)
+        wide = codes * scale.repeat_interleave(codes.shape[1] // scale.shape[1], 1)
+    if "pre_quant_scale" in state:
+        wide = wide * state["pre_quant_scale"].float()
+    return wide.bfloat16()
+
+
+def models(chance):
+    """Whole models, calibrated with random text and exported."""
+    for kind in ["NVFP4_DEFAULT_CFG", "FP8_DEFAULT_CFG", "FP8_PER_CHANNEL_PER_TOKEN_CFG", "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", "MXFP8_DEFAULT_CFG",
+                 "W4A8_MXFP4_FP8_CFG", "INT8_SMOOTHQUANT_CFG", "INT4_AWQ_CFG"]:
+        model = tiny_llama(chance, hidden_size=128, intermediate_size=256, architectures=["LlamaForCausalLM"])
+        text = torch.from_numpy(chance.integers(0, 48, 4, 16))
+        model = quantization.quantize(model, getattr(quantization, kind), lambda model: [model(line[None]) for line in text])
+        with tempfile.TemporaryDirectory() as place:
+            export_hf_checkpoint(model, export_dir=place)
+            tensors = load_file(Path(place) / "model.safetensors")
+            config, side = (json.loads((Path(place) / name).read_text()) for name in ["config.json", "hf_quant_config.json"])
+        layers = {name.removesuffix("weight_scale") for name in tensors if name.endswith(".weight_scale")}
+        dense = {name: tensor for name, tensor in tensors.items() if not any(name.startswith(layer) for layer in layers)}
+        for layer in layers:
+            dense[f"{layer}weight"] = dense_of(kind, {name.removeprefix(layer): tensor for name, tensor in tensors.items() if name.startswith(layer)})
+        yield Case(f"modelopt-model-{kind.removesuffix('_CFG').lower().replace('_', '-')}", LIBRARY, tensors, dense, config, sides={"hf_quant_config.json": side})
+
+
 if __name__ == "__main__":
-    main([nvfp4, nvfp4_codes, nvfp4_experts, float8, powers_of_two, integers, mixed])
+    main([nvfp4, nvfp4_codes, nvfp4_experts, float8, powers_of_two, integers, mixed], [models])

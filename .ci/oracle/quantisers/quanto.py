@@ -1,7 +1,9 @@
 """optimum-quanto: int8, float8, int4 and int2."""
 
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # The extension that unpacks is built on first use, by the ninja of this environment.
@@ -9,8 +11,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 import torch
 from optimum import quanto
+from safetensors.torch import load_file
 
-from quantisers.common import Case, llama, main, versions
+from quantisers.common import Case, llama, main, tiny_llama, versions
 
 LIBRARY = versions("optimum-quanto")
 
@@ -22,6 +25,8 @@ def case(name, chance, types, dtype, shapes):
             path = f"model.layers.{number}.{place}"
             model = torch.nn.Sequential(torch.nn.Linear(columns, rows, bias=place.endswith("q_proj"), dtype=dtype))
             model[0].weight.data = chance.weight(rows, columns).to(dtype)
+            if model[0].bias is not None:
+                model[0].bias.data = chance.weight(rows).to(dtype)
             quanto.quantize(model, weights=kind)
             quanto.freeze(model)
             state = {key.replace("0.", f"{path}.", 1): tensor for key, tensor in model.state_dict().items()}
@@ -58,5 +63,17 @@ def fields(chance):
         yield case(f"quanto-{name}", chance, [kind], dtype, shapes)
 
 
+def models(chance):
+    """Whole models, as optimum-quanto saves them: what they are only the tensors say, and the map beside them."""
+    for kind in [quanto.qint8, quanto.qint4, quanto.qint2, quanto.qfloat8_e4m3fn]:
+        made = quanto.QuantizedModelForCausalLM.quantize(tiny_llama(chance), weights=kind, exclude="lm_head")
+        with tempfile.TemporaryDirectory() as place:
+            made.save_pretrained(place)
+            tensors = load_file(Path(place) / "model.safetensors")
+            config, side = (json.loads((Path(place) / name).read_text()) for name in ["config.json", "quanto_qmap.json"])
+        dense = {name: tensor.dequantize() if isinstance(tensor, quanto.QTensor) else tensor for name, tensor in made.named_parameters()}
+        yield Case(f"quanto-model-{kind.name}", versions("optimum-quanto", "transformers"), tensors, dense, config, sides={"quanto_qmap.json": side})
+
+
 if __name__ == "__main__":
-    main([bytes, fields])
+    main([bytes, fields], [models])

@@ -70,7 +70,7 @@ def gptq():
     yield "gptq-no-scales", changed(GPTQ, scales=None), config(), [Q, "scales"]
     yield "gptq-scales-shape", changed(GPTQ, scales=zeros("F16", 2, 9)), config(), [f"{Q}.scales"]
     yield "gptq-scales-dtype", changed(GPTQ, scales=zeros("I32", 2, 8)), config(), [f"{Q}.scales"]
-    yield "gptq-qzeros-shape", changed(GPTQ, qzeros=zeros("I32", 2, 8)), config(), [f"{Q}.qzeros"]
+    yield "gptq-qzeros-shape", changed(GPTQ, qzeros=zeros("I32", 2, 8)), config(), [Q, "zero"]
     yield "gptq-g-idx-high", changed(GPTQ, g_idx=integers(*[0] * 32, *[2] * 32)), config(), [f"{Q}.g_idx"]
     yield "gptq-g-idx-negative", changed(GPTQ, g_idx=integers(*[0] * 32, *[-1] * 32)), config(), [f"{Q}.g_idx"]
     yield "gptq-g-idx-length", changed(GPTQ, g_idx=integers(*[0] * 32)), config(), [Q]
@@ -128,6 +128,9 @@ def compressed():
     yield "ct-int8-no-scale", named(Q, weight=zeros("I8", 8, 64)), config("int-quantized", num_bits=8), [f"{Q}.weight"]
     four = named(Q, weight_packed=zeros("U8", 8, 16), weight_scale=zeros("F8_E4M3", 8, 2))
     yield "ct-nvfp4-no-global-scale", four, config("nvfp4-pack-quantized", type="float", strategy="tensor_group", group_size=16), [Q, "weight_global_scale"]
+    turned = config()
+    turned["quantization_config"]["transform_config"] = {"config_groups": {"R1": {"type": "hadamard", "apply": [{"targets": ["Linear"], "location": "input"}]}}}
+    yield "ct-transform-config", base, turned, ["transform_config"]
     six = named(Q, weight_packed=zeros("U8", 8, 24), weight_scale=zeros("U8", 8, 1))
     yield "ct-mxfp6", six, config("mxfp6-pack-quantized", num_bits=6, type="float"), [Q, "mxfp6"]
 
@@ -168,7 +171,7 @@ def bitsandbytes():
     eight = section("bitsandbytes", load_in_8bit=True)
     yield "bnb-int8-no-scb", named(Q, weight=zeros("I8", 4, 32)), eight, [f"{Q}.weight"]
     turned = named(Q, weight=zeros("I8", 4, 32), SCB=zeros("F32", 4), weight_format=("U8", [], b"\2"))
-    yield "bnb-int8-format", turned, eight, [f"{Q}.weight_format"]
+    yield "bnb-int8-format", turned, eight, [Q, "weight_format"]
     yield "bnb-int8-scb-shape", named(Q, weight=zeros("I8", 4, 32), SCB=zeros("F32", 5)), eight, [f"{Q}.SCB"]
 
 
@@ -180,7 +183,7 @@ def mlx():
         return {"quantization": {"group_size": 64, "bits": 4, "mode": "affine"} | more}
 
     yield "mlx-bits", base, config(bits=8), [Q, "bits"]
-    yield "mlx-group-size", base, config(group_size=32), [Q, "group_size"]
+    yield "mlx-group-size", base, config(group_size=32), [Q, "quantization"]
     yield "mlx-odd-bits", base, config(bits=7), [Q, "bits"]
     yield "mlx-mode", base, config(mode="mxfp5"), [Q, "mxfp5"]
     yield "mlx-no-config", base, {}, [Q]
@@ -202,8 +205,6 @@ def others():
     lora = nvfp4 | named(Q, svdquant_lora_a=zeros("BF16", 2, 32), svdquant_lora_b=zeros("BF16", 8, 2))
     yield "modelopt-svdquant", lora, section("modelopt", quant_algo="NVFP4_SVD", group_size=16), [Q, "svdquant_lora_a"]
     yield "modelopt-pre-quant-scale-length", nvfp4 | named(Q, pre_quant_scale=zeros("BF16", 31)), section("modelopt", quant_algo="NVFP4_AWQ", group_size=16), [f"{Q}.pre_quant_scale"]
-    smooth = named(Q, weight=zeros("I8", 8, 32), weight_scale=zeros("F32", 8), pre_quant_scale=zeros("F32", 32))
-    yield "modelopt-smoothquant", smooth, section("modelopt", quant_algo="W8A8_SQ_PER_CHANNEL"), [f"{Q}.pre_quant_scale"]
     hqq = named(Q, W_q=zeros("U8", 4, 32), scale=zeros("F16", 8, 1), zero=zeros("F16", 8, 1), nbits=("I32", [], struct.pack("<i", 4)), group_size=("I32", [], struct.pack("<i", 32)),
                 axis=("I32", [], struct.pack("<i", 1)), shape=shape(8, 32), packing=text("4bit_u8"), view_as_float=("U8", [], b"\0"), quant_scale=("U8", [], b"\0"), quant_zero=("U8", [], b"\0"))
     config = section("hqq", quant_config={"weight_quant_params": {"nbits": 4, "group_size": 32, "axis": 1}})
