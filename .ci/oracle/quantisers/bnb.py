@@ -88,8 +88,10 @@ def blocksizes(chance):
     stored, whole, _ = module(path, chance.weight(2, 6, 64).bfloat16(), "nf4")
     made |= stored
     dense[f"{path}.weight"] = whole
-    made_shards = [name for name in made if name.endswith((".absmax", ".quant_map"))]
-    return Case("bnb-nf4-blocksizes", LIBRARY, made, dense, config_of(4, bnb_4bit_quant_type="nf4"), second_shard=made_shards)
+    apart = [name for name in made if name.endswith((".absmax", ".quant_map"))]
+    config = config_of(4, bnb_4bit_quant_type="nf4")
+    del config["quantization_config"]["quant_method"]  # as the first files have it
+    return Case("bnb-nf4-blocksizes", LIBRARY, made, dense, config, second_shard=apart)
 
 
 def eight_bits(chance):

@@ -136,7 +136,8 @@ def deepseek_v4(chance):
     dense[f"{path}.weight"] = by_blocks(weight, scale, [128, 128])
     for expert in range(2):
         path = f"layers.0.ffn.experts.{expert}.w1"
-        packed = chance.bytes(chance.size(10), chance.size(32, 16)).view(torch.int8)
+        # The same bytes called I8, or F4, whose shape in a file is that of the elements.
+        packed = chance.bytes(chance.size(10), chance.size(32, 16)).view([torch.int8, torch.float4_e2m1fn_x2][expert])
         scale = torch.from_numpy(chance.integers(110, 135, packed.shape[0], packed.shape[1] // 16).astype("u1")).view(torch.float8_e8m0fnu)
         made |= {f"{path}.weight": packed, f"{path}.scale": scale}
         dense[f"{path}.weight"] = by_transformers(packed, scale)
@@ -214,5 +215,14 @@ def models(chance):
         yield Case(f"fp8-model-{name}", TRANSFORMERS, tensors, read_back(tensors, config), config)
 
 
+def nested(chance):
+    """The section inside that of the text model, as in checkpoints that see as well."""
+    weight, scale = quantized(chance.weight(chance.size(20), chance.size(40)), [16, 32])
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    inner = fp8_config([16, 32])
+    config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": inner}
+    return Case("fp8-text-config", BOTH, {name: weight, f"{name}_scale_inv": scale}, {name: by_blocks(weight, scale, [16, 32])}, config)
+
+
 if __name__ == "__main__":
-    main([blocks, codes, powers, mxfp8, experts, tensors, mistral, deepseek_v4, fbgemm, comfy], [models])
+    main([blocks, codes, powers, mxfp8, experts, tensors, mistral, deepseek_v4, fbgemm, comfy, nested], [models])

@@ -57,6 +57,10 @@ def nvfp4(chance):
     made.dense_f32 |= plain
     made.second_shard = [f"{MLP}.gate_proj.weight_scale", f"{MLP}.up_proj.weight_scale_2"]
     yield made
+    # Codes of the dtype that torch has for them, whose shape in a file is that of the elements.
+    state, *dense = nvfp4_module(chance.weight(6, chance.size(32, 16)))
+    state["weight"] = state["weight"].view(torch.float4_e2m1fn_x2)
+    yield case("modelopt-nvfp4-f4", "NVFP4", {f"{MLP}.gate_proj": (state, *dense)}, group_size=16)
     # Only hf_quant_config.json says what it is; experts one by one.
     modules = {f"{MLP}.experts.{i}.down_proj": nvfp4_module(chance.weight(6, chance.size(32, 16))) for i in range(2)}
     yield case("modelopt-nvfp4-side-file", "NVFP4", modules, section=False, group_size=16)
