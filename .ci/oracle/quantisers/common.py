@@ -58,8 +58,17 @@ def tiny_llama(chance, tied=False, **more):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(int(chance.integers(0, 2**31)))
-    sizes = {"hidden_size": 64, "intermediate_size": 32 * int(chance.integers(3, 8)), "num_hidden_layers": int(chance.integers(1, 4)), "num_attention_heads": 2,
-             "num_key_value_heads": 1, "vocab_size": 48, "max_position_embeddings": 64, "tie_word_embeddings": tied, "dtype": "bfloat16"}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 32 * int(chance.integers(3, 8)),
+        "num_hidden_layers": int(chance.integers(1, 4)),
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 48,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": tied,
+        "dtype": "bfloat16",
+    }
     return LlamaForCausalLM(LlamaConfig(**sizes | more)).bfloat16()
 
 
@@ -70,7 +79,11 @@ def read_back(tensors, config, **options):
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as place:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(place) / "model.safetensors", {"format": "pt"})
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            Path(place) / "model.safetensors",
+            {"format": "pt"},
+        )
         write_json(Path(place) / "config.json", config)
         state = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16, **options).state_dict()
     if config.get("tie_word_embeddings"):
@@ -131,9 +144,15 @@ class Case:
         files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
         places = {name: files[name in self.second_shard] for name in self.tensors}
         for file in files:
-            self.save({name: tensor for name, tensor in self.tensors.items() if places[name] == file}, checkpoint / file, self.metadata)
+            self.save(
+                {name: tensor for name, tensor in self.tensors.items() if places[name] == file},
+                checkpoint / file,
+                self.metadata,
+            )
         total = sum(tensor.nbytes for tensor in self.tensors.values())
-        write_json(checkpoint / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(
+            checkpoint / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places}
+        )
 
 
 def write_json(path, content):
