@@ -56,14 +56,14 @@ def affine(chance):
             options = {"group_size": group, "bits": bits, "mode": "affine"}
             if bits == 2:
                 del options["mode"]  # as older files are
-            modules = {f"{ATTENTION}.q_proj": chance.normal(chance.size(9), chance.size(2 * group, group))}
+            modules = {f"{ATTENTION}.q_proj": chance.normal(chance.size(5), chance.size(2 * group, group))}
             yield case(f"mlx-affine-{bits}bit-g{group}", modules, options, dtype, plain={f"{ATTENTION}.q_proj.bias": chance.normal(5)})
 
 
 def floats(chance):
     for mode, group, bits in [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]:
         options = {"group_size": group, "bits": bits, "mode": mode}
-        modules = {f"{MLP}.up_proj": chance.normal(chance.size(9), chance.size(96, 32))}
+        modules = {f"{MLP}.up_proj": chance.normal(chance.size(5), chance.size(96, 32))}
         yield case(f"mlx-{mode}", modules, options, "bf16")
 
 
@@ -83,19 +83,21 @@ def mixed(chance):
     section = default | {"model.embed_tokens": embedding, f"{MLP}.down_proj": down, f"{MLP}.switch_mlp.up_proj": floats, f"{MLP}.gate": False}
     plain = {f"{MLP}.gate.weight": chance.normal(2, 64), "model.norm.weight": chance.normal(64)}
     made = case("mlx-mixed", modules, default, "bf16", section, plain)
+    made.config["tie_word_embeddings"] = True
     made.second_shard = [name for name in made.tensors if name.endswith((".scales", "q_proj.weight"))]
     return made
 
 
 def scales(chance):
-    """E8M0 scales at their ends: 0 is 2^-127, 254 is 2^127."""
+    """E8M0 scales at their ends: 0 is 2^-127, 254 is 2^127; 255, which is NaN to some, is infinite here."""
     options = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
-    path = f"{MLP}.gate_proj"
-    packed, bytes = mx.array(chance.integers(0, 2**32, 4, 8).astype("u4")), mx.array([[0, 1], [127, 253], [254, 120], [2, 128]], dtype=mx.uint8)
-    wide = mx.dequantize(packed, bytes, dtype=mx.float32, **options)
-    name = f"{path}.weight"
-    return MlxCase("mlx-mxfp4-scales", LIBRARY, {name: packed, f"{path}.scales": bytes}, {name: wide.astype(mx.bfloat16)}, config_of(options),
-                   dense_f32={name: wide}, metadata={"format": "mlx"})
+    for name, values in [("mlx-mxfp4-scales", [[0, 1], [127, 253], [254, 120], [2, 128]]), ("mlx-mxfp4-scale-255", [[255, 127]])]:
+        packed, bytes = mx.array(chance.integers(0, 2**32, len(values), 8).astype("u4")), mx.array(values, dtype=mx.uint8)
+        wide = mx.dequantize(packed, bytes, dtype=mx.float32, **options)
+        own = mx.dequantize(packed, bytes, **options)
+        path = f"{MLP}.gate_proj"
+        yield MlxCase(name, LIBRARY, {f"{path}.weight": packed, f"{path}.scales": bytes}, {f"{path}.weight": own}, config_of(options),
+                      dense_f32={f"{path}.weight": wide}, metadata={"format": "mlx"})
 
 
 if __name__ == "__main__":

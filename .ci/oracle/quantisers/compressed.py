@@ -2,7 +2,9 @@
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization.lifecycle.forward import quantize
 from compressed_tensors.quantization.utils import calculate_qparams
 
 from quantisers.common import Case, llama, main, named, versions
@@ -89,8 +91,8 @@ def pack_quantized(chance):
         for symmetric in [True, False]:
             scheme = scheme_of(num_bits=bits, symmetric=symmetric, strategy="group", group_size=32)
             modules = {
-                f"{ATTENTION}.q_proj": chance.weight(9 + chance.size(5), chance.size(64, 32)),
-                f"{MLP}.down_proj": chance.weight(9 + chance.size(1), chance.size(96, 32)),
+                f"{ATTENTION}.q_proj": chance.weight(9 + chance.size(2), chance.size(64, 32)),
+                f"{MLP}.down_proj": chance.weight(9 + chance.size(7), chance.size(32, 32)),
             }
             kind = "sym" if symmetric else "asym"
             yield case(f"ct-pack-{bits}bit-{kind}", "pack-quantized", modules, scheme, f32=bits == 4)
@@ -100,9 +102,11 @@ def pack_quantized_channel(chance):
     # Columns that fill no whole word: the rest of the last one is padding.
     for bits, symmetric, dtype in [(4, True, torch.float16), (4, False, torch.float16), (5, False, torch.float32), (8, True, torch.bfloat16)]:
         scheme = scheme_of(num_bits=bits, symmetric=symmetric, strategy="channel")
+        # Of 5 bits, 100 columns and more: the older packing has another number of words only there.
+        least = 100 if bits == 5 else 0
         modules = {
-            f"{ATTENTION}.k_proj": chance.weight(chance.size(13), chance.size(77)),
-            f"{ATTENTION}.o_proj": chance.weight(chance.size(18), chance.size(100)),
+            f"{ATTENTION}.k_proj": chance.weight(8 + chance.size(5), least + chance.size(4 if least else 77)),
+            f"{ATTENTION}.o_proj": chance.weight(8 + chance.size(10), least + chance.size(9 if least else 100)),
         }
         kind = "sym" if symmetric else "asym"
         yield case(f"ct-pack-{bits}bit-channel-{kind}", "pack-quantized", modules, scheme, dtype)
@@ -118,7 +122,7 @@ def pack_quantized_extremes(chance):
         scale[:2] = 3 * 2.0**-24
         scale[2] = 65504 / 15
 
-    weight = chance.weight(chance.size(12), 64)
+    weight = chance.weight(8 + chance.size(4), 64)
     made = case("ct-pack-4bit-edges", "pack-quantized", {f"{MLP}.gate_proj": (weight, edges)}, scheme, torch.float16)
     plain = {f"{MLP}.gate_proj.bias": chance.weight(weight.shape[0]).half(), "lm_head.weight": chance.weight(6, 64).half()}
     made.tensors |= plain
@@ -128,7 +132,7 @@ def pack_quantized_extremes(chance):
 
 def pack_quantized_shards(chance):
     scheme = scheme_of(num_bits=4, symmetric=False, strategy="group", group_size=32)
-    modules = {f"{MLP}.{name}_proj": chance.weight(chance.size(16, 8), 64) for name in ["gate", "up"]}
+    modules = {f"{MLP}.{name}_proj": chance.weight(8 + chance.size(8, 8), 64) for name in ["gate", "up"]}
     made = case("ct-pack-4bit-shards", "pack-quantized", modules, scheme)
     made.second_shard = [name for name in made.tensors if name.endswith(("gate_proj.weight_scale", "up_proj.weight_packed", "weight_shape"))]
     return made
@@ -138,7 +142,14 @@ def pack_quantized_experts(chance):
     """Experts one by one, as Kimi-K2 has them, and experts in one tensor of three dimensions."""
     scheme = scheme_of(num_bits=4, symmetric=True, strategy="group", group_size=32)
     modules = {f"{MLP}.experts.{i}.gate_proj": chance.weight(12, 64) for i in range(2)}
-    return case("ct-pack-4bit-experts", "pack-quantized", modules, scheme)
+    made = case("ct-pack-4bit-experts", "pack-quantized", modules, scheme)
+    path, weight = f"{MLP}.experts.gate_up_proj", chance.weight(2, 10, 64)
+    scale = weight.unflatten(2, (-1, 32)).abs().amax(3).div(7.5).bfloat16()
+    codes = quantize(weight, scale, None, scheme.weights, torch.int8)
+    state = {"weight_packed": pack_to_int32(codes, 4), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+    made.tensors |= named(path, state)
+    made.dense[f"{path}.weight"] = BaseCompressor.get_value_from_registry("pack-quantized").decompress(state, scheme)["weight"]
+    return made
 
 
 def int_quantized(chance):
@@ -183,6 +194,31 @@ def four_bit_floats(chance):
     yield case("ct-mxfp8", "mxfp8-quantized", modules, scheme)
 
 
+def powers(chance):
+    """E8M0 scales at their ends: 0 is 2^-127, 254 is 2^127; 255, which is NaN to some, is infinite here."""
+    scheme = scheme_of(num_bits=4, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
+    for name, scale in [("ct-mxfp4-scales", [[0, 1], [2, 126], [127, 128], [252, 253], [254, 120], [5, 130]]), ("ct-mxfp4-scale-255", [[255, 127]])]:
+        state = {"weight_packed": chance.bytes(len(scale), 32), "weight_scale": torch.tensor(scale, dtype=torch.uint8)}
+        path = f"{MLP}.down_proj"
+        dense = BaseCompressor.get_value_from_registry("mxfp4-pack-quantized").decompress(state, scheme)["weight"]
+        yield Case(name, LIBRARY, named(path, state), {f"{path}.weight": dense}, config_of("mxfp4-pack-quantized", scheme))
+
+
+def mixed(chance):
+    """Formats that differ by module; which is which only the tensors and the groups say."""
+    packed = scheme_of(num_bits=4, symmetric=True, strategy="group", group_size=32)
+    float8 = scheme_of(num_bits=8, type="float", symmetric=True, strategy="channel")
+    packed.targets, float8.targets = ["re:.*mlp.*"], ["re:.*self_attn.*"]
+    one = case("ct-mixed", "pack-quantized", {f"{MLP}.up_proj": chance.weight(chance.size(10), 64)}, packed)
+    other = case("ct-mixed", "float-quantized", {f"{ATTENTION}.q_proj": chance.weight(chance.size(10), 24)}, float8)
+    one.config = config_of("mixed-precision", packed, float8)
+    for group, format in zip(one.config["quantization_config"]["config_groups"].values(), ["pack-quantized", "float-quantized"]):
+        group["format"] = format
+    one.tensors |= other.tensors
+    one.dense |= other.dense
+    return one
+
+
 if __name__ == "__main__":
     main([pack_quantized, pack_quantized_channel, pack_quantized_extremes, pack_quantized_shards, pack_quantized_experts,
-          int_quantized, naive_quantized, float_quantized, four_bit_floats])
+          int_quantized, naive_quantized, float_quantized, four_bit_floats, powers, mixed])

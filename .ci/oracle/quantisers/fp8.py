@@ -50,12 +50,12 @@ def fp8_config(block, **more):
 def blocks(chance):
     """300 x 200 and 576 rows: the last block of rows and of columns is a part of one."""
     tensors, dense = {}, {}
-    shapes = {"q_proj": (chance.size(300), chance.size(200)), "kv_a_proj_with_mqa": (chance.size(576), chance.size(24))}
+    shapes = {"q_proj": (chance.size(300), chance.size(200)), "kv_a_proj_with_mqa": (chance.size(576), chance.size(8))}
     for name, shape in shapes.items():
         weight, scale = quantized(chance.weight(*shape), [128, 128])
         tensors |= {f"{ATTENTION}.{name}.weight": weight, f"{ATTENTION}.{name}.weight_scale_inv": scale}
         dense[f"{ATTENTION}.{name}.weight"] = by_blocks(weight, scale, [128, 128])
-    plain = {"model.embed_tokens.weight": chance.weight(5, 24).bfloat16(), "model.norm.weight": chance.weight(24).bfloat16(),
+    plain = {"model.embed_tokens.weight": chance.weight(5, 8).bfloat16(), "model.norm.weight": chance.weight(8).bfloat16(),
              f"{ATTENTION}.q_proj.bias": chance.weight(shapes["q_proj"][0]).bfloat16()}
     return Case("fp8-block", BOTH, tensors | plain, dense | plain, fp8_config([128, 128]), second_shard=[f"{ATTENTION}.q_proj.weight_scale_inv", "model.norm.weight"])
 
@@ -63,7 +63,7 @@ def blocks(chance):
 def codes(chance):
     """All 256 codes, NaN among them; the grid in bfloat16, of other blocks than 128 x 128, larger than it need be."""
     every = torch.arange(256, dtype=torch.uint8).view(FLOAT8)
-    rows = chance.size(20)
+    rows = 9 + chance.size(9)
     weight = torch.cat([every, chance.bytes(256 * (rows - 1)).view(FLOAT8)]).reshape(rows, 256)
     scale = chance.weight(-(-rows // 16) + 1, 9).bfloat16()
     dense = by_blocks(weight, scale[: -(-rows // 16), :8], [16, 32])
@@ -86,6 +86,11 @@ def powers(chance):
             assert dense.equal(by_transformers(weight, scale))
         name = f"{ATTENTION}.o_proj.weight"
         yield Case(f"fp8-block-scale-{kind}", TRANSFORMERS, {name: weight, f"{name}_scale_inv": scale}, {name: dense}, fp8_config([8, 32], scale_fmt="ue8m0"))
+        # 255 is NaN as F8_E8M0, and 2^128, which float32 does not have, as a byte.
+        weight, scale = chance.bytes(8, 32).view(FLOAT8), torch.tensor([[255]], dtype=torch.uint8)
+        scale = scale.view(torch.float8_e8m0fnu) if kind == "e8m0" else scale
+        dense = by_transformers(weight, scale)
+        yield Case(f"fp8-block-scale-255-{kind}", TRANSFORMERS, {name: weight, f"{name}_scale_inv": scale}, {name: dense}, fp8_config([8, 32], scale_fmt="ue8m0"))
 
 
 def mxfp8(chance):

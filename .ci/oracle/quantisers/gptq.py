@@ -74,7 +74,7 @@ def kinds(chance):
                 for act_order in [False, True]:
                     if not chance.fresh and bits != 4 and (version, sym, act_order) not in [(1, True, False), (1, False, True), (2, False, False)]:
                         continue
-                    modules = {f"{ATTENTION}.q_proj": (chance.size(32, 32), chance.size(64, 32))}
+                    modules = {f"{ATTENTION}.q_proj": (chance.size(32 if bits == 3 else 16, 32 if bits == 3 else 16), chance.size(64, 32))}
                     name = f"gptq-{bits}bit-v{version}-{'sym' if sym else 'asym'}{'-act' if act_order else ''}"
                     yield case(name, chance, modules, bits, 32, sym, act_order, version, f32=(bits, version, act_order) == (4, 1, True))
 
@@ -113,7 +113,7 @@ def scales(chance):
 
 def older(chance):
     """Files as other writers leave them: tensors missing, the config in another place or short of a field."""
-    modules = {f"{MLP}.gate_proj": (chance.size(16, 8), chance.size(96, 32))}
+    modules = {f"{MLP}.gate_proj": (chance.size(16, 8), chance.size(64, 32))}
 
     def without(*names):
         return lambda tensors: [tensors.pop(f"{MLP}.gate_proj.{name}") for name in names]
