@@ -45,13 +45,20 @@ impl Beside {
             };
             configs.push((name, read(&path).with_context(|| path.display().to_string())?));
         }
-        let is_shard = input.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"));
-        Ok(Self { from, configs, is_directory: !(is_shard && input.is_file()) })
+        let is_index = input.to_string_lossy().ends_with(".index.json");
+        Ok(Self { from, configs, is_directory: is_index || !input.is_file() })
     }
 
     /// The dtype that the model says it has.
     pub(crate) fn dtype(&self) -> Option<Dtype> {
         self.configs.iter().find_map(|(_, config)| config.dtype())
+    }
+
+    /// Whether it says that tensors hold codes.
+    pub(crate) fn speaks_of_codes(&self) -> bool {
+        let has = |name: &&str| self.from.as_ref().is_some_and(|from| from.join(name).is_file());
+        self.configs.iter().any(|(_, config)| config.speaks_of_codes())
+            || OF_CODES.iter().any(|name| has(&name))
     }
 
     /// What is to be written into a directory; fails where something stands in the way, before anything is written.
