@@ -172,9 +172,17 @@ pub(crate) struct Rules {
     keep: Vec<Names>,
     overflow: Overflow,
     quantized: OnQuantized,
+    /// Whether all weights will be cast later on.
+    all: bool,
 }
 
 impl Rules {
+    /// For tensors all of which will be cast later on, to dtypes that the rules do not know: all quantised modules are
+    /// dequantised.
+    pub(crate) fn before_casts(self) -> Self {
+        Self { all: true, ..self }
+    }
+
     /// The dtype for a tensor; `None` keeps the one that it has.
     pub(crate) fn dtype(&self, tensor: &TensorRef<'_>) -> Option<Dtype> {
         // Values of 6 bits are floats that nothing can be made of.
@@ -208,7 +216,7 @@ impl Rules {
     ///
     /// Fails where such a module cannot be dequantised or is refused, and where tensors of others would be cast.
     pub(crate) fn weights(&self, checkpoint: &Checkpoint, chosen: &Names) -> weighbridge::Result<Checkpoint> {
-        if self.quantized.is_raw() || self.to.is_empty() {
+        if self.quantized.is_raw() || self.to.is_empty() && !self.all {
             return Ok(checkpoint.clone());
         }
         if !self.quantized.is_dequantize() {
@@ -229,7 +237,7 @@ impl Rules {
     fn casts_weight(&self, module: &QuantizedModule<'_>, chosen: &Names) -> bool {
         let weight = module.weight();
         chosen.contains(&weight)
-            && self.given(&weight, true).is_some()
+            && (self.all || self.given(&weight, true).is_some())
             && !module.codes().any(|codes| self.keeps(codes.name()))
     }
 

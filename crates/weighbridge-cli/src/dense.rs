@@ -31,7 +31,7 @@ impl Dense {
     }
 }
 
-/// The checkpoint with the weights of all quantised modules that are chosen.
+/// The checkpoint with the weights that are chosen of all quantised modules; the other modules stay as they are stored.
 ///
 /// # Errors
 ///
@@ -41,17 +41,13 @@ pub(crate) fn weights(
     chosen: &Names,
     advice: &str,
 ) -> weighbridge::Result<Checkpoint> {
-    let dense = checkpoint.dequantized_where(|module| is_chosen(module, chosen))?;
-    let refused = dense.quantized().filter(|module| is_chosen(module, chosen));
+    let is_chosen = |module: &QuantizedModule<'_>| chosen.contains(&module.weight());
+    let dense = checkpoint.dequantized_where(is_chosen)?;
+    let refused = dense.quantized().filter(is_chosen);
     match refusal(refused, advice) {
         Some(error) => Err(error),
         None => Ok(dense),
     }
-}
-
-/// Whether its weight, or a tensor of it, has one of these names.
-pub(crate) fn is_chosen(module: &QuantizedModule<'_>, chosen: &Names) -> bool {
-    chosen.contains(&module.weight()) || module.tensors().any(|tensor| chosen.contains(tensor.name()))
 }
 
 /// The names of the weights that `dense` has in the place of the codes in `stored`.

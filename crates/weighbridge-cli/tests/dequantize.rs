@@ -114,6 +114,10 @@ fn what_cannot_be_dequantised_is_refused() {
     ");
     dequantize(&file, &out, &["--only", "fc.*"]).clean();
     assert_eq!(Checkpoint::open(&out).unwrap().len(), 1);
+    for except in ["[abc].weight", "[abc].*"] {
+        dequantize(&file, &out, &["--except", except, "--force"]).clean();
+        assert_eq!(Checkpoint::open(&out).unwrap().len(), 1);
+    }
     // The others with them, as far as that goes.
     for verb in ["stat", "hash", "diff"] {
         let both = [verb.as_ref(), "--dense".as_ref(), &*file, &*file];

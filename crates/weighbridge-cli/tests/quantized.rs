@@ -201,11 +201,46 @@ fn codes_are_not_cast_into_models() {
     );
     raw_file(&dir.path().join("in.safetensors"), &header, &vec![0x38; len + 4]);
     let model = model.to_str().unwrap();
-    let ran =
-        run(dir.path(), &format!("convert {{}}/in.safetensors --into {model} --cast-into -o {{}}/out.onnx"));
-    assert_eq!(ran.status, 2);
-    assert!(ran.stderr.contains("FP8") && ran.stderr.contains(name), "{}", ran.stderr);
-    assert!(!dir.path().join("out.onnx").exists());
+    let convert = |options: &str| {
+        run(
+            dir.path(),
+            &format!("convert {{}}/in.safetensors --into {model} --cast-into -o {{}}/out.onnx {options}"),
+        )
+    };
+    let out = dir.path().join("out.onnx");
+    for how in ["refuse", "raw"] {
+        let ran = convert(&format!("--quantized {how}"));
+        assert_eq!(ran.status, 2);
+        assert!(ran.stderr.contains("FP8") && ran.stderr.contains(name), "{}", ran.stderr);
+        assert!(!out.exists());
+    }
+    // Weights are.
+    convert("").clean();
+    let written = weighbridge_convert::open(&out, &weighbridge_convert::Options::new()).unwrap();
+    let weight = written.checkpoint().read(name).unwrap();
+    // The scale is 4.39e-5, rounded to the model's own dtype before it is cast.
+    let scale = f32::from_le_bytes([0, 0, 0x38, 0x38]);
+    let values = weight.as_bytes().chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap()));
+    let near = values.filter(|value| (value / scale - 1.0).abs() < 0.01).count();
+    assert_eq!(near, len);
+}
+
+#[test]
+fn what_describes_activations_stays_with_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = r#"{"fc.weight":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[0,4]},
+        "fc.weight_scale":{"dtype":"F32","shape":[],"data_offsets":[4,8]},
+        "fc.input_scale":{"dtype":"F32","shape":[],"data_offsets":[8,12]},
+        "up.weight":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[12,16]},
+        "up.weight_scale":{"dtype":"F32","shape":[],"data_offsets":[16,20]},
+        "up.input_scale":{"dtype":"F32","shape":[],"data_offsets":[20,24]}}"#;
+    raw_file(&dir.path().join("in.safetensors"), header, &[0x38; 24]);
+    run(dir.path(), "cast {}/in.safetensors --to f16 --keep up.* -o {}/out.safetensors").clean();
+    let out = Checkpoint::open(dir.path().join("out.safetensors")).unwrap();
+    let mut names: Vec<_> = out.tensors().map(|tensor| tensor.name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["fc.weight", "up.input_scale", "up.weight", "up.weight_scale"]);
+    assert_eq!(out.tensor("up.weight_scale").unwrap().dtype(), Dtype::F32);
 }
 
 #[test]

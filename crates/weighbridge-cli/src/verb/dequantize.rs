@@ -78,8 +78,10 @@ impl Dequantize {
         let names = self.select.names()?;
         let advice = "nothing is written; --except leaves modules out";
         let dense = dense::weights(&checkpoint, &names, advice)?;
-        let mut weights = dense::dequantised(&checkpoint, &dense);
-        weights.retain(|weight| names.contains(weight));
+        let weights = dense::dequantised(&checkpoint, &dense);
+        // Of modules that are not chosen nothing is left over.
+        let left = dense.quantized().flat_map(|module| module.tensors().map(|tensor| tensor.name()));
+        let names = names.except(Names::list(left.collect::<Vec<_>>()));
         let beside = Beside::of(&self.input, &checkpoint)?;
         if beside.speaks_of_codes() {
             self.refuse_codes(chosen(&dense, &names).filter(|tensor| !weights.contains(tensor.name())))?;

@@ -8,7 +8,6 @@ use weighbridge::{Checkpoint, Dtype, Names, QuantizedModule};
 
 use super::survey::by_name;
 use super::table::{Align, DIM, PLAIN, Table, cell};
-use crate::dense::is_chosen;
 use crate::show::{self, safe};
 
 /// So many modules that cannot be dequantised are listed.
@@ -70,7 +69,10 @@ pub(super) fn modules<'c>(
             }),
         }
     };
-    stored.quantized().filter(|module| is_chosen(module, chosen)).map(module).collect()
+    let is_chosen = |module: &QuantizedModule<'_>| {
+        chosen.contains(&module.weight()) || module.tensors().any(|tensor| chosen.contains(tensor.name()))
+    };
+    stored.quantized().filter(is_chosen).map(module).collect()
 }
 
 fn reason(module: &QuantizedModule<'_>) -> Option<String> {
