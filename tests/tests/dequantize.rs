@@ -52,7 +52,8 @@ fn differences(dense: &Checkpoint, expected: &Path, to: Option<Dtype>) -> Vec<St
             continue;
         }
         let (_, values) = session.take(name, Some(tensor.dtype())).unwrap();
-        let (ours, its) = (bits(dtype, values.as_bytes()), bits(dtype, expected.read(name).unwrap().as_bytes()));
+        let (ours, its) =
+            (bits(dtype, values.as_bytes()), bits(dtype, expected.read(name).unwrap().as_bytes()));
         let differing: Vec<_> = (0..ours.len()).filter(|&at| ours[at] != its[at]).collect();
         if let Some(&first) = differing.first() {
             wrong.push(format!(
@@ -88,9 +89,39 @@ fn weights_are_those_of_the_libraries() {
         let mut found = differences(&dense, &case.join("dense.safetensors"), None);
         let wide = case.join("dense_f32.safetensors");
         if wide.exists() {
-            found.extend(differences(&dense, &wide, Some(Dtype::F32)).into_iter().map(|line| format!("as F32: {line}")));
+            found.extend(
+                differences(&dense, &wide, Some(Dtype::F32))
+                    .into_iter()
+                    .map(|line| format!("as F32: {line}")),
+            );
         }
         wrong.extend(found.into_iter().map(|line| format!("{name}: {line}")));
+    }
+    assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_contradicts_itself_is_refused_by_name() {
+    let mut wrong = Vec::new();
+    for case in cases("refused") {
+        let name = case.file_name().unwrap().to_str().unwrap();
+        let expected = fs::read_to_string(case.join("expect.txt")).unwrap();
+        let dense = Checkpoint::open(case.join("checkpoint")).unwrap().dequantized().unwrap();
+        let refusals: Vec<_> =
+            dense.quantized().map(|module| module.refusal(&module.weight(), "advice").to_string()).collect();
+        if refusals.is_empty() {
+            let made: Vec<_> = dense.tensors().map(|tensor| tensor.name()).collect();
+            wrong.push(format!("{name}: nothing is refused of {made:?}"));
+        }
+        for refusal in &refusals {
+            if refusal.lines().count() != 1 || !refusal.ends_with("; advice") {
+                wrong.push(format!("{name}: {refusal}"));
+            }
+        }
+        let has_all = |refusal: &String| expected.lines().all(|part| refusal.contains(part));
+        if !refusals.is_empty() && !refusals.iter().any(has_all) {
+            wrong.push(format!("{name}: not {:?}: {}", expected.lines().collect::<Vec<_>>(), refusals[0]));
+        }
     }
     assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -123,7 +123,7 @@ def integers(chance):
         scale = get_scaling_factor_from_weight(weight, 32)
         packed = to_quantized_weight(weight, scale, "int4_awq", block_size=32)
         by_column = scale.repeat_interleave(32, 1)
-        wide = (weight / by_column).round().clamp(-8, 7) * by_column
+        wide = ((weight / by_column).round().clamp(-8, 7) + 0.0) * by_column  # codes have no negative zero
         state = {"weight": packed, "weight_scale": scale}
         how = "the codes that modelopt packed, times their scales in float32; it has no reader of its export"
         if folded:

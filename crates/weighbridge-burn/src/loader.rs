@@ -210,7 +210,10 @@ impl Loader {
     /// [others](weighbridge::QuantMethod). Tensors that Burn itself quantised are not meant: they are loaded
     /// as they were saved.
     ///
-    /// By default they are refused, because their values are codes, which mean nothing without their scales.
+    /// By default they come as the weights that they stand for, under the names and in the shapes that they
+    /// have where they are not quantised, in whatever dtype is asked for
+    /// ([`Checkpoint::dequantized`]); what cannot be had so is an error. [`Quantized::Refuse`] makes all of
+    /// them one, and [`Quantized::Raw`] gives their codes.
     pub fn quantized(mut self, quantized: Quantized) -> Self {
         self.request.quantized = quantized;
         self

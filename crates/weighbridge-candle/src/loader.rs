@@ -226,9 +226,12 @@ impl Loader {
     /// Sets what becomes of the weights of quantised modules: FP8 with scales, GPTQ, AWQ, bitsandbytes and
     /// [others](weighbridge::QuantMethod).
     ///
-    /// They are refused otherwise, whatever dtype is asked for: their values are codes. Code that computes
-    /// with codes itself asks for them raw. A builder reads them when they are asked for, and not ahead,
-    /// unless [`dtype_for`](Self::dtype_for) or [`stored_dtypes`](Self::stored_dtypes) says as what.
+    /// By default they come as the weights that they stand for, under the names that models ask for, in
+    /// whatever dtype is asked for; see [`Checkpoint::dequantized`]. All rules and filters go by these. What
+    /// cannot be had so is refused when it is asked for. [`Quantized::Refuse`] refuses all, and
+    /// [`Quantized::Raw`] gives the codes to code that computes with them. A builder reads raw codes when
+    /// they are asked for, and not ahead, unless [`dtype_for`](Self::dtype_for) or
+    /// [`stored_dtypes`](Self::stored_dtypes) says as what.
     ///
     /// ```
     /// use weighbridge_candle::Loader;
@@ -284,7 +287,11 @@ impl Loader {
 
     /// The tensors that it was told to load.
     pub(crate) fn catalog(&mut self) -> Result<Catalog> {
-        Catalog::new(&self.checkpoint, std::mem::take(&mut self.rules))
+        let rules = std::mem::take(&mut self.rules);
+        match rules.quantized {
+            Quantized::Dequantize => Catalog::new(&self.checkpoint.dequantized()?, rules),
+            _ => Catalog::new(&self.checkpoint, rules),
+        }
     }
 
     /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set,

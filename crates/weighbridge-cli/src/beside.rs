@@ -54,13 +54,6 @@ impl Beside {
         self.configs.iter().find_map(|(_, config)| config.dtype())
     }
 
-    /// Whether it says that tensors hold codes.
-    pub(crate) fn speaks_of_codes(&self) -> bool {
-        let has = |name: &&str| self.from.as_ref().is_some_and(|from| from.join(name).is_file());
-        self.configs.iter().any(|(_, config)| config.speaks_of_codes())
-            || OF_CODES.iter().any(|name| has(&name))
-    }
-
     /// What is to be written into a directory; fails where something stands in the way, before anything is written.
     pub(crate) fn into(self, destination: &Destination, to: Option<Dtype>) -> Result<Option<Copies>> {
         let (Some(from), Some(into)) = (self.from, destination.directory()) else { return Ok(None) };

@@ -27,7 +27,8 @@ use crate::dtype::Dtype;
 use loops::{How, Step, fused, narrow, widen};
 pub use out_of_range::OutOfRange;
 pub use overflow::Overflow;
-use simd::{Convert, Instructions};
+use simd::Convert;
+pub(crate) use simd::{Instructions, Work};
 
 /// Turns elements as the file has them (little-endian) into elements as the machine has them.
 #[derive(Clone, Copy, Debug)]

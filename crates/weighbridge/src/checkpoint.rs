@@ -21,8 +21,8 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::names::nearest_name;
 use crate::source::Source;
-use catalog::Catalog;
 pub use catalog::TensorRef;
+use catalog::{Catalog, TensorIndex};
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;
@@ -59,6 +59,8 @@ struct Inner {
     quantized: OnceLock<quantized::Modules>,
     /// Why the weights of these names cannot be had of their codes.
     refusals: HashMap<String, Error>,
+    /// Tensors that hold codes, as the configuration says, though no method is known that has them so.
+    alone: Vec<TensorIndex>,
 }
 
 impl Checkpoint {
@@ -141,7 +143,15 @@ impl Checkpoint {
 
     fn new(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
         let lines = warnings.iter().map(Warning::line).collect();
-        Self(Arc::new(Inner { catalog, directory, warnings, lines, quantized: OnceLock::new(), refusals: HashMap::new() }))
+        Self(Arc::new(Inner {
+            catalog,
+            directory,
+            warnings,
+            lines,
+            quantized: OnceLock::new(),
+            refusals: HashMap::new(),
+            alone: Vec::new(),
+        }))
     }
 
     /// A checkpoint whose shards were just opened; `warnings` come behind those of their headers.

@@ -19,11 +19,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cast::Overflow;
-use crate::checkpoint::{Checkpoint, QuantizedModule, Shard};
+use crate::checkpoint::{Checkpoint, QuantizedModule, Shard, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::Decode;
 use crate::plan::{Derive, Derived};
+use crate::text::{brief, start_of};
 use crate::write::{Order, Save};
 use config::Config;
 use module::{Dense, Module};
@@ -91,7 +92,8 @@ impl Checkpoint {
         self.dequantized_where(|_| true)
     }
 
-    /// The same, of the modules for which `chosen` holds; the others stay as they are stored.
+    /// The same, of the modules for which `chosen` holds; the others stay as they are stored. So do tensors that look like
+    /// codes but are of no module, which are among the [`quantized`](Self::quantized) modules of the result.
     ///
     /// ```
     /// # use weighbridge::{Checkpoint, Dtype, TensorView, write::Save};
@@ -111,11 +113,14 @@ impl Checkpoint {
     ///
     /// As [`dequantized`](Self::dequantized).
     pub fn dequantized_where(&self, chosen: impl Fn(&QuantizedModule<'_>) -> bool) -> Result<Self> {
-        let (chosen, others): (Vec<_>, Vec<_>) = self.quantized().partition(chosen);
-        if chosen.is_empty() {
+        if !self.tensors().any(|tensor| may_be_codes(tensor.dtype())) {
             return Ok(self.clone());
         }
-        let config = Config::of(self.directory())?;
+        let (chosen, others): (Vec<_>, Vec<_>) = self.quantized().partition(chosen);
+        let mut config = Config::of(self.directory())?;
+        if let Some(scales) = self.tensors().find(|tensor| tensor.name().ends_with(".act.scales")) {
+            config.note_activation_scales(scales.name());
+        }
         let (mut weights, mut refusals, mut stay) = (Vec::new(), HashMap::new(), others);
         for quantized in chosen {
             let module = Module::new(self, &config, quantized);
@@ -127,15 +132,29 @@ impl Checkpoint {
                 }
             }
         }
-        let mut hidden: Vec<_> = weights.iter().flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused)).copied().collect();
+        let alone = alone(self, &config);
+        for tensor in &alone {
+            refusals.insert(tensor.name().to_owned(), unknown(self, tensor, &config));
+        }
+        if weights.is_empty() && refusals.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut hidden: Vec<_> = weights
+            .iter()
+            .flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused))
+            .copied()
+            .collect();
         if !weights.is_empty() {
-            let kept: HashSet<_> = stay.iter().flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
+            let kept: HashSet<_> =
+                stay.iter().flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
             let modules: HashSet<_> = stay.iter().map(QuantizedModule::name).collect();
             let is_needed = |name: &str| {
                 let module = name.rsplit_once('.').map_or("", |(module, _)| module);
                 kept.contains(name) || modules.contains(module)
             };
-            hidden.extend(self.tensors().filter(|tensor| is_left_out(tensor.name()) && !is_needed(tensor.name())));
+            hidden.extend(
+                self.tensors().filter(|tensor| is_left_out(tensor.name()) && !is_needed(tensor.name())),
+            );
         }
         // One for each file that holds codes, in the order of the files.
         let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
@@ -147,7 +166,7 @@ impl Checkpoint {
             let label = self.shards().get(number).and_then(|shard| shard.label());
             derived_shard(label, weights)
         });
-        self.with_derived(shards.collect::<Result<_>>()?, &hidden, refusals)
+        self.with_derived(shards.collect::<Result<_>>()?, &hidden, &alone, refusals)
     }
 }
 
@@ -155,6 +174,60 @@ impl Checkpoint {
 fn is_left_out(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     LEFT_OUT.contains(&last) || last.ends_with("_activation_scale") || last.ends_with("_input_scale")
+}
+
+/// Whether tensors of that dtype may be codes: of most checkpoints none is.
+fn may_be_codes(dtype: Dtype) -> bool {
+    let is_integer = matches!(
+        dtype,
+        Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64
+    );
+    is_integer || dtype.is_float() && dtype.bits() < 16
+}
+
+/// What tensors of codes are called at the end.
+const ENDINGS: &[&str] = &[
+    "weight", "qweight", "W_q", "_packed", "_blocks", ".blocks", "codes", "q_weight", "trellis", "._data",
+    "qdata", "indices",
+];
+
+/// Tensors that no method has, and that look like codes in a checkpoint whose configuration says that it is quantised.
+fn alone<'c>(checkpoint: &'c Checkpoint, config: &Config) -> Vec<TensorRef<'c>> {
+    let is_quantized = config.method().is_some() || !config.mlx().is_none();
+    if !is_quantized {
+        return Vec::new();
+    }
+    let of_modules: HashSet<_> =
+        checkpoint.quantized().flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
+    let is_code = |tensor: &TensorRef<'_>| {
+        let dtype = tensor.dtype();
+        may_be_codes(dtype)
+            && !matches!(dtype, Dtype::I64 | Dtype::U64)
+            && tensor.shape().len() >= 2
+            && ENDINGS.iter().any(|ending| tensor.name().ends_with(ending))
+            && !of_modules.contains(tensor.name())
+    };
+    checkpoint.tensors().filter(is_code).collect()
+}
+
+/// Why such a tensor is no weight.
+fn unknown(checkpoint: &Checkpoint, tensor: &TensorRef<'_>, config: &Config) -> Error {
+    let method = config.method().map_or_else(
+        || config.mlx().field("bits"),
+        |method| format!("{} {method:?}", config.quantization().field("quant_method")),
+    );
+    let begins_alike =
+        |other: &TensorRef<'_>| other.name().strip_prefix(tensor.name()).is_some_and(|rest| !rest.is_empty());
+    let beside = checkpoint.tensors().find(begins_alike);
+    let beside = beside
+        .map_or_else(String::new, |other| format!(" ({:?} is {})", start_of(other.name()), other.dtype()));
+    let message = format!(
+        "it is {} of shape {} without the scales that would go with it{beside}, in a checkpoint that is quantised ({method}); \
+         load the unquantised model",
+        tensor.dtype(),
+        brief(tensor.shape()),
+    );
+    tensor.shard().blame(Error::new(ErrorKind::Unsupported, message).in_tensor(tensor.name()))
 }
 
 /// A file that is nowhere, of weights in the order of their codes.

@@ -497,11 +497,7 @@ impl Bases {
     }
 
     /// The operation on the same inputs in `F32`, if it makes the same of them as of `inputs`.
-    fn wide(
-        operation: &dyn Operation,
-        inputs: &[Input],
-        bound: &Bound,
-    ) -> Option<(Arc<[Input]>, Bound)> {
+    fn wide(operation: &dyn Operation, inputs: &[Input], bound: &Bound) -> Option<(Arc<[Input]>, Bound)> {
         let wide: Arc<[Input]> = inputs.iter().map(Input::widened).collect::<Option<_>>()?;
         let made = operation.bind(&wide).ok().filter(|made| made.shape == bound.shape)?;
         let keeps_dtype = made.dtype == Dtype::F32 && inputs.iter().all(|input| input.dtype() == bound.dtype);

@@ -80,14 +80,15 @@ impl Request {
 
     /// Finds a tensor for each parameter, and what is wrong.
     pub(super) fn plan(&self, sites: Vec<Site>) -> Result<Planned> {
-        let named = self.naming.of(&self.checkpoint);
-        let stored = named.tensors(&self.checkpoint)?;
-        let known = Known::of(&self.checkpoint)?;
+        let checkpoint = &self.seen()?;
+        let named = self.naming.of(checkpoint);
+        let stored = named.tensors(checkpoint)?;
+        let known = Known::of(checkpoint)?;
         let outputs = self.mapping.outputs(&sites);
-        let codes = Codes::of(&self.checkpoint, &named, self.quantized, &known);
+        let codes = Codes::of(checkpoint, &named, self.quantized, &known);
         let mut planned = Planned::default();
         planned.report.problems = self.wrong_settings(&sites);
-        let mut hints = Hints::new(&self.checkpoint, &named);
+        let mut hints = Hints::new(checkpoint, &named);
         let mut used = HashSet::new();
         for site in sites {
             let path = site.path();
@@ -140,11 +141,19 @@ impl Request {
                 Err(error) => planned.report.problems.push(located(error, &path, &tensors)),
             }
         }
-        let unused = self.checkpoint.tensors().map(|tensor| tensor.name());
+        let unused = checkpoint.tensors().map(|tensor| tensor.name());
         planned.report.unused = unused.filter(|name| !used.contains(name)).map(str::to_owned).collect();
         // They are taken in the order in which the files are read.
         planned.fills.sort_by(|a, b| a.entry.inputs().first().cmp(&b.entry.inputs().first()));
         Ok(planned)
+    }
+
+    /// The checkpoint, with the weights that quantised modules stand for if they are wanted.
+    fn seen(&self) -> Result<Checkpoint> {
+        match self.quantized {
+            Quantized::Dequantize => self.checkpoint.dequantized(),
+            _ => Ok(self.checkpoint.clone()),
+        }
     }
 
     /// Whether a parameter is to be loaded.

@@ -25,6 +25,8 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn of(ckpt: &Checkpoint, naming: &Naming, quantized: Quantized) -> Result<Self> {
+        let dense = (quantized == Quantized::Dequantize).then(|| ckpt.dequantized()).transpose()?;
+        let ckpt = dense.as_ref().unwrap_or(ckpt);
         let known = Known::of(ckpt)?;
         let mut stored = Self::default();
         for (name, tensor) in naming.of(ckpt).tensors(ckpt)? {

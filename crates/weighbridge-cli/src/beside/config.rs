@@ -45,13 +45,6 @@ impl Config {
         })
     }
 
-    /// Whether it says how codes are to be read.
-    pub(super) fn speaks_of_codes(&self) -> bool {
-        let is_object = |member: &Member| self.0[member.value.clone()].starts_with('{');
-        let mut members = self.objects().into_iter().flatten();
-        members.any(|member| OF_CODES.contains(&&*member.key) && is_object(&member))
-    }
-
     /// The same without what says how codes are to be read. Where it has a dtype, that becomes `to`.
     pub(super) fn dense(&self, to: Option<Dtype>) -> String {
         let mut edits = Vec::new();

@@ -18,7 +18,7 @@ use crate::load;
 use crate::metadata;
 use crate::outcome::Outcome;
 use crate::select::Select;
-use crate::show::{plural, safe};
+use crate::show::plural;
 use crate::term::Term;
 
 /// Makes the weights that quantised modules stand for: FP8, GPTQ, AWQ, bitsandbytes, MXFP4, MLX and others
@@ -83,9 +83,6 @@ impl Dequantize {
         let left = dense.quantized().flat_map(|module| module.tensors().map(|tensor| tensor.name()));
         let names = names.except(Names::list(left.collect::<Vec<_>>()));
         let beside = Beside::of(&self.input, &checkpoint)?;
-        if beside.speaks_of_codes() {
-            self.refuse_codes(chosen(&dense, &names).filter(|tensor| !weights.contains(tensor.name())))?;
-        }
         let small = self.to.or(beside.dtype()).unwrap_or(Dtype::BF16);
         let plan = Plan::of(&dense)
             .only(names.clone())
@@ -119,27 +116,6 @@ impl Dequantize {
         let others = plan.entries().len() - weights.len() - cast;
         term.note(format_args!("{} dequantised, {casts}{others} as before", plural(weights.len(), "weight")));
         Ok(outcome)
-    }
-
-    /// Fails if one of the tensors looks like codes. That they are no quantised modules means that something is missing.
-    fn refuse_codes<'c>(&self, tensors: impl Iterator<Item = TensorRef<'c>>) -> Result<()> {
-        let is_coded = |tensor: &TensorRef<'_>| {
-            let is_matrix = tensor.shape().len() > 1 && tensor.name().ends_with("weight");
-            is_matrix && (is_small_float(tensor) || !tensor.dtype().is_float())
-        };
-        let mut coded = tensors.filter(is_coded);
-        let Some(first) = coded.next() else { return Ok(()) };
-        let more = match coded.count() {
-            0 => String::new(),
-            more => format!(", as do {}", plural(more, "other tensor")),
-        };
-        bail!(
-            "{}: tensor {:?}: it holds {} without scales{more}, and config.json says that the model is quantised; nothing \
-             is written; --except leaves tensors out, `weighbridge cast` takes the values as they are",
-            self.input.display(),
-            safe(first.name()),
-            first.dtype()
-        );
     }
 
     fn write(&self, plan: &Plan, dense: &Checkpoint, names: &Names, term: &Term) -> Result<Outcome> {

@@ -136,12 +136,10 @@ impl Inspect {
     }
     fn look(&self, path: &Path, term: &Term) -> Result<Seen> {
         let stored = load::look(path, term)?;
-        if stored.quantized().len() == 0 {
-            return Ok(Seen { stored, weights: None });
-        }
         let weights = match stored.dequantized() {
             Ok(weights) => Some(weights),
             Err(error) if self.dense.dense => return Err(error.into()),
+            Err(_) if stored.quantized().len() == 0 => None,
             Err(error) => {
                 term.warn(format_args!(
                     "{}: it cannot be dequantised: {}",

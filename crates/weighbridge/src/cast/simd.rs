@@ -22,6 +22,12 @@ pub(crate) trait Convert: Copy {
     fn convert(self, value: Self::From) -> (Self::To, bool);
 }
 
+/// Loops over memory that is initialised. Implementations are to be `#[inline(always)]`, as those of [`Convert`].
+pub(crate) trait Work {
+    /// Does it.
+    fn run(self);
+}
+
 /// The instructions that a loop may use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Instructions {
@@ -41,6 +47,17 @@ impl Instructions {
         #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
         let avx2 = false;
         Self { avx2 }
+    }
+
+    /// Does work with these instructions.
+    pub(crate) fn run(self, work: impl Work) {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        if self.avx2 {
+            // SAFETY: `avx2` is set by `detect` only, and only where the processor has it.
+            return unsafe { run_avx2(work) };
+        }
+        debug_assert!(!self.avx2, "only x86 has it");
+        work.run();
     }
 
     /// Makes each element of `to` out of one of `from`, neither of which need be aligned. `None` if one was
@@ -63,6 +80,12 @@ impl Instructions {
         debug_assert!(!self.avx2, "only x86 has it");
         map(convert, from, to)
     }
+}
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+#[target_feature(enable = "avx2")]
+fn run_avx2(work: impl Work) {
+    work.run();
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]

@@ -9,11 +9,12 @@ use crate::error::{Error, Result};
 
 impl Checkpoint {
     /// The same checkpoint without the tensors in `hidden`, and with those of `shards` instead. `refusals` say why weights
-    /// of these names are not among them.
+    /// of these names are not among them, and tensors in `alone` hold codes.
     pub(crate) fn with_derived(
         &self,
         shards: Vec<Shard>,
         hidden: &[TensorRef<'_>],
+        alone: &[TensorRef<'_>],
         refusals: HashMap<String, Error>,
     ) -> Result<Self> {
         let Inner { catalog, directory, warnings, lines, .. } = &*self.0;
@@ -36,6 +37,7 @@ impl Checkpoint {
             lines: lines.clone(),
             quantized: OnceLock::new(),
             refusals,
+            alone: alone.iter().map(TensorRef::index).collect(),
         })))
     }
 }

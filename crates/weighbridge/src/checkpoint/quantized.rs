@@ -103,7 +103,7 @@ impl Checkpoint {
 
 impl Inner {
     fn modules(&self) -> &Modules {
-        self.quantized.get_or_init(|| find::modules(&self.catalog))
+        self.quantized.get_or_init(|| find::modules(&self.catalog, &self.alone))
     }
 }
 

@@ -91,7 +91,10 @@ impl Codes {
             Packing::Fields => {
                 rows <= self.word_rows
                     && bits > 0
-                    && columns.div_ceil(32 / bits.clamp(1, 32)).checked_mul(4).is_some_and(|len| len <= self.stride)
+                    && columns
+                        .div_ceil(32 / bits.clamp(1, 32))
+                        .checked_mul(4)
+                        .is_some_and(|len| len <= self.stride)
             }
             Packing::Nibbles(order) => {
                 let padded = if matches!(*order, LOW_FIRST | HIGH_FIRST) { 2 } else { 8 };
@@ -240,9 +243,12 @@ impl Codes {
     }
 
     /// The codes of columns of one row, one in each byte of `out`.
+    #[inline(always)]
     pub(crate) fn row(&self, window: &Window<'_>, row: usize, columns: Range<usize>, out: &mut [u8]) {
         let fast = match (&self.packing, self.bits) {
-            (Packing::Along, 8) => window.row(row, columns.start, columns.len()).map(|bytes| out.copy_from_slice(bytes)),
+            (Packing::Along, 8) => {
+                window.row(row, columns.start, columns.len()).map(|bytes| out.copy_from_slice(bytes))
+            }
             (Packing::Along, 4) => self.nibbles(window, row, &columns, [0, 4], out),
             (Packing::Nibbles(LOW_FIRST), _) => self.nibbles(window, row, &columns, [0, 4], out),
             (Packing::Nibbles(HIGH_FIRST), _) => self.nibbles(window, row, &columns, [4, 0], out),
@@ -269,6 +275,7 @@ impl Codes {
 
     /// The codes of eight columns, of which the first is a multiple of eight, of many rows: a row of `out` for each column,
     /// `rows` wide.
+    #[inline(always)]
     pub(crate) fn eight_columns(
         &self,
         window: &Window<'_>,
@@ -294,6 +301,7 @@ impl Codes {
     }
 
     /// Two codes to a byte, at these shifts.
+    #[inline(always)]
     fn nibbles(
         &self,
         window: &Window<'_>,
@@ -307,7 +315,20 @@ impl Codes {
         }
         let bytes = window.row(row, columns.start / 2, columns.len().div_ceil(2))?;
         let (pairs, last) = out.split_at_mut(columns.len() / 2 * 2);
-        for (byte, pair) in bytes.iter().zip(pairs.chunks_exact_mut(2)) {
+        let (fours, rest) = bytes.as_chunks::<4>();
+        let (eights, rest_out) = pairs.as_chunks_mut::<8>();
+        let is_low_first = shifts[0] == 0;
+        for (four, eight) in fours.iter().zip(&mut *eights) {
+            let spread = spread(u32::from_le_bytes(*four));
+            // The high half of a byte first: the two bytes that a byte became change places.
+            let ordered = if is_low_first {
+                spread
+            } else {
+                (spread & 0x00FF_00FF_00FF_00FF) << 8 | spread >> 8 & 0x00FF_00FF_00FF_00FF
+            };
+            *eight = ordered.to_le_bytes();
+        }
+        for (byte, pair) in rest.iter().zip(rest_out.chunks_exact_mut(2)) {
             pair.copy_from_slice(&[byte >> shifts[0] & 15, byte >> shifts[1] & 15]);
         }
         if let (Some(last), Some(byte)) = (last.first_mut(), bytes.last()) {
@@ -317,6 +338,7 @@ impl Codes {
     }
 
     /// A stream of bits, eight codes at a time: they are `bits` bytes.
+    #[inline(always)]
     fn stream(&self, window: &Window<'_>, row: usize, columns: &Range<usize>, out: &mut [u8]) -> Option<()> {
         let bits = self.bits as usize;
         if !columns.start.is_multiple_of(8) {
@@ -333,6 +355,7 @@ impl Codes {
         Some(())
     }
 
+    #[inline(always)]
     fn plane_row(
         &self,
         window: &Window<'_>,
@@ -349,6 +372,7 @@ impl Codes {
     }
 
     /// One row of words that streams go down through.
+    #[inline(always)]
     fn down(&self, window: &Window<'_>, row: usize, columns: &Range<usize>, out: &mut [u8]) -> Option<()> {
         let bits = self.bits as usize;
         let shift = row * bits % 32;
@@ -365,6 +389,7 @@ impl Codes {
     }
 
     /// Each row has one word for the eight columns.
+    #[inline(always)]
     fn eight_of_words(
         &self,
         window: &Window<'_>,
@@ -373,28 +398,38 @@ impl Codes {
         order: [u8; 8],
         out: &mut [u8],
     ) -> Option<()> {
+        let (width, stride) = (rows.len(), window.place.stride);
+        let word = |row: usize| {
+            let start = window.offset(rows.start + row, column / 2)?;
+            let word = window.bytes.get(start..start + 4)?;
+            Some(u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        };
+        let eights = width / 8;
         let first = window.offset(rows.start, column / 2)?;
-        let width = rows.len();
-        let last = width.checked_sub(1)? * window.place.stride + first + 4;
-        let words = window.bytes.get(first..last)?;
-        let mut lanes = out.chunks_exact_mut(width);
-        let lanes: [&mut [u8]; 8] = std::array::from_fn(|_| lanes.next().unwrap_or_default());
-        if lanes.iter().any(|lane| lane.len() != width) {
-            return None;
-        }
-        let stride = window.place.stride;
-        for row in 0..width {
-            let at = row * stride;
-            let word = words.get(at..at + 4)?;
-            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+        for eight in 0..eights {
+            let words = window.bytes.get(first + eight * 8 * stride..)?;
+            let mut spreads = [0; 8];
+            for (row, spread_row) in spreads.iter_mut().enumerate() {
+                let word = words.get(row * stride..row * stride + 4)?;
+                *spread_row = spread(u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            }
+            let lanes = transposed(spreads);
             for (lane, place) in order.iter().enumerate() {
-                lanes[lane][row] = (word >> (4 * place) & 15) as u8;
+                let start = lane * width + eight * 8;
+                out.get_mut(start..start + 8)?.copy_from_slice(&lanes[usize::from(*place)].to_le_bytes());
+            }
+        }
+        for row in eights * 8..width {
+            let word = word(row)?;
+            for (lane, place) in order.iter().enumerate() {
+                *out.get_mut(lane * width + row)? = (word >> (4 * place) & 15) as u8;
             }
         }
         Some(())
     }
 
     /// Each column is a stream of whole codes; a word of it is in another row of words.
+    #[inline(always)]
     fn eight_down(
         &self,
         window: &Window<'_>,
@@ -409,18 +444,50 @@ impl Codes {
         }
         let columns = (self.columns - column).min(8);
         let mask = (1_u32 << bits) - 1;
-        for (number, start) in (0..width).step_by(each).enumerate() {
+        for number in 0..width / each {
             let words = window.row(rows.start / each + number, column * 4, columns * 4)?;
-            for (lane, word) in words.chunks_exact(4).enumerate() {
-                let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-                let codes = out.get_mut(lane * width + start..lane * width + start + each)?;
-                for (at, code) in codes.iter_mut().enumerate() {
-                    *code = (word >> (at * bits) & mask) as u8;
+            for (lane, word) in words.as_chunks::<4>().0.iter().enumerate() {
+                let word = u32::from_le_bytes(*word);
+                let start = lane * width + number * each;
+                let codes = out.get_mut(start..start + each)?;
+                match bits {
+                    4 => codes.copy_from_slice(&spread(word).to_le_bytes()),
+                    8 => codes.copy_from_slice(&word.to_le_bytes()),
+                    _ => {
+                        for (at, code) in codes.iter_mut().enumerate() {
+                            *code = (word >> (at * bits) & mask) as u8;
+                        }
+                    }
                 }
             }
         }
         Some(())
     }
+}
+
+/// Each four bits in a byte of their own, the lowest first.
+#[inline(always)]
+fn spread(word: u32) -> u64 {
+    let word = u64::from(word);
+    let word = (word | word << 16) & 0x0000_FFFF_0000_FFFF;
+    let word = (word | word << 8) & 0x00FF_00FF_00FF_00FF;
+    (word | word << 4) & 0x0F0F_0F0F_0F0F_0F0F
+}
+
+/// The rows of a matrix of 8 by 8 bytes as its columns.
+#[inline(always)]
+fn transposed(mut rows: [u64; 8]) -> [u64; 8] {
+    let mut swap = |distance: usize, bits: u32, mask: u64| {
+        for first in (0..8).filter(|row| row & distance == 0) {
+            let (upper, lower) = (rows[first], rows[first + distance]);
+            rows[first] = upper & mask | (lower & mask) << bits;
+            rows[first + distance] = upper >> bits & mask | lower & !mask;
+        }
+    };
+    swap(4, 32, 0x0000_0000_FFFF_FFFF);
+    swap(2, 16, 0x0000_FFFF_0000_FFFF);
+    swap(1, 8, 0x00FF_00FF_00FF_00FF);
+    rows
 }
 
 /// The word, of the row of words that four rows share, and the four bits of it that hold a code.

@@ -123,7 +123,11 @@ impl Companion {
         match &self.numbers {
             Numbers::Packed { codes, across, .. } => {
                 let (rows, columns) = packed(patch, *across);
-                codes.ranges(&codes.place(rows, columns), (patch.matrix * codes.matrix_len()) as u64, &mut out);
+                codes.ranges(
+                    &codes.place(rows, columns),
+                    (patch.matrix * codes.matrix_len()) as u64,
+                    &mut out,
+                );
             }
             numbers => {
                 let size = numbers.size();
@@ -178,7 +182,8 @@ impl Companion {
                 let mask = ((1_u32 << codes.bits) - 1) as u8;
                 let (rows, columns) = packed(patch, *across);
                 let window = Window::new(codes.place(rows, columns), gathered);
-                let places = patch.rows.clone().flat_map(|row| patch.columns.clone().map(move |column| (row, column)));
+                let places =
+                    patch.rows.clone().flat_map(|row| patch.columns.clone().map(move |column| (row, column)));
                 for (value, (row, column)) in values.iter_mut().zip(places) {
                     let (row, column) = if *across { (column, row) } else { (row, column) };
                     *value = f32::from(codes.code(&window, row, column).wrapping_add(*add) & mask);
@@ -188,7 +193,8 @@ impl Companion {
                 let mut stored = Vec::new();
                 let mut rest = gathered;
                 for (first, count, (place, step)) in self.runs(patch) {
-                    let (bytes, behind) = rest.split_at_checked(count * numbers.size()).ok_or_else(missing)?;
+                    let (bytes, behind) =
+                        rest.split_at_checked(count * numbers.size()).ok_or_else(missing)?;
                     rest = behind;
                     numbers.read(bytes, first, &mut stored)?;
                     for (at, &value) in stored.iter().enumerate() {

@@ -23,7 +23,9 @@ pub(super) struct Config {
     /// `quantization` of `config.json`, as MLX writes it.
     mlx: Section,
     dtype: Option<Dtype>,
-    model_type: Option<String>,
+    /// The objects of `config.json` that describe the model: the whole, and those of its parts.
+    models: Vec<Value>,
+    activation_scales: Option<String>,
 }
 
 /// An object of a configuration, and what to call it.
@@ -42,15 +44,18 @@ impl Config {
             let inner = ["text_config", "llm_config", "language_config", "thinker_config"];
             let nested = inner.iter().filter_map(|key| value.get(key));
             let all: Vec<&Value> = std::iter::once(&value).chain(nested).collect();
-            let find = |key: &str| all.iter().find_map(|value| value.get(key)).filter(|value| !value.is_null());
-            config.quantization = Section::of("config.json: quantization_config", find("quantization_config"));
+            let find =
+                |key: &str| all.iter().find_map(|value| value.get(key)).filter(|value| !value.is_null());
+            config.quantization =
+                Section::of("config.json: quantization_config", find("quantization_config"));
             if config.quantization.is_none() {
-                config.quantization = Section::of("config.json: compression_config", find("compression_config"));
+                config.quantization =
+                    Section::of("config.json: compression_config", find("compression_config"));
             }
             config.mlx = Section::of("config.json: quantization", find("quantization"));
             let dtype = find("dtype").or_else(|| find("torch_dtype")).and_then(Value::as_str);
             config.dtype = dtype.and_then(float);
-            config.model_type = find("model_type").and_then(Value::as_str).map(str::to_owned);
+            config.models = all.into_iter().cloned().collect();
         }
         for (file, key) in SIDE_FILES {
             if !config.quantization.is_none() {
@@ -75,6 +80,16 @@ impl Config {
         if self.mlx.is_none() { &self.quantization } else { &self.mlx }
     }
 
+    /// Notes the name of a tensor of scales of activations, which AWQ's layers divide by.
+    pub(super) fn note_activation_scales(&mut self, name: &str) {
+        self.activation_scales = Some(name.to_owned());
+    }
+
+    /// The tensor that AWQ's layers divide by, if there is one.
+    pub(super) fn activation_scales(&self) -> Option<&str> {
+        self.activation_scales.as_deref()
+    }
+
     /// The dtype that the model says it has.
     pub(super) fn dtype(&self) -> Option<Dtype> {
         self.dtype
@@ -82,7 +97,12 @@ impl Config {
 
     /// The architecture.
     pub(super) fn model_type(&self) -> Option<&str> {
-        self.model_type.as_deref()
+        self.models.iter().find_map(|model| model.get("model_type")?.as_str())
+    }
+
+    /// A size of the model.
+    pub(super) fn size(&self, key: &str) -> Option<usize> {
+        usize::try_from(self.models.iter().find_map(|model| model.get(key)?.as_u64())?).ok()
     }
 
     /// The method, as transformers names it.
@@ -150,7 +170,7 @@ impl Section {
     /// The error that a field contradicts the tensors.
     pub(super) fn contradicts(&self, key: &str, why: &str) -> Error {
         let value = self.get(key).map_or_else(|| "nothing".to_owned(), |value| value.to_string());
-        let message = format!("{} says {}, but {why}", self.field(key), start_of(&value));
+        let message = format!("{} says {}, {why}", self.field(key), start_of(&value));
         Error::new(ErrorKind::Shape, message)
     }
 }
@@ -172,7 +192,9 @@ fn read(path: &Path) -> Result<Option<Value>> {
         Err(error) => return Err(Error::io("it cannot be opened", error).in_file(path)),
     };
     let mut text = Vec::new();
-    file.take(MOST).read_to_end(&mut text).map_err(|error| Error::io("it cannot be read", error).in_file(path))?;
+    file.take(MOST)
+        .read_to_end(&mut text)
+        .map_err(|error| Error::io("it cannot be read", error).in_file(path))?;
     let value = serde_json::from_slice(&text);
     value.map(Some).map_err(|error| {
         Error::new(ErrorKind::Malformed, format!("it is not valid JSON: {error}")).in_file(path)

@@ -1,13 +1,17 @@
 //! The methods: how the tensors of a module say what its weights are.
 
 mod awq;
+mod bitnet;
 mod bits_and_bytes;
 mod comfy;
 mod compressed;
 mod gptq;
+mod hqq;
 mod mlx;
+mod quanto;
 mod scaled;
 mod small_floats;
+mod torchao;
 
 use super::module::{Dense, Module};
 use crate::checkpoint::QuantMethod;
@@ -43,6 +47,10 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         QuantMethod::BitsAndBytes4 => bits_and_bytes::dense(module),
         QuantMethod::BitsAndBytes8 => scaled::bitsandbytes(module),
         QuantMethod::MlxAffine | QuantMethod::MlxFloat => mlx::dense(module),
+        QuantMethod::Hqq => hqq::dense(module),
+        QuantMethod::Quanto => quanto::dense(module),
+        QuantMethod::TorchAo => torchao::dense(module),
+        QuantMethod::BitNet => bitnet::dense(module),
         other => Err(module.unsupported(why_not(other))),
     }
 }
@@ -54,19 +62,61 @@ fn is_modelopt(module: &Module<'_>) -> bool {
         || section.text("quant_algo").is_some()
 }
 
-/// Methods that the tensors do not show.
+/// Methods whose kernels read what nobody else does, as `quant_method` names them.
+const KERNELS: &[&str] = &[
+    "aqlm",
+    "bitblas",
+    "eetq",
+    "exl2",
+    "exl3",
+    "fouroversix",
+    "fp_quant",
+    "gemma",
+    "higgs",
+    "marlin",
+    "paroquant",
+    "qqq",
+    "quip",
+    "sinq",
+    "spqr",
+    "svdquant",
+    "vptq",
+];
+
+/// Formats of compressed-tensors that are not read.
+const FORMATS: &[&str] = &["marlin-24", "mxfp6-pack-quantized", "sparse-24-bitmask", "sparse-bitmask"];
+
+/// What the tensors do not show, or what goes with them.
 fn refuse_by_configuration(module: &Module<'_>) -> Result<()> {
-    let why = match module.config.method() {
-        Some("eetq") => {
-            "EETQ permutes its codes for a CUTLASS kernel; load the unquantised model, or quantise it anew as int8"
+    let section = module.config.quantization();
+    if let Some(method) = module.config.method().filter(|method| KERNELS.contains(method)) {
+        let why = format!(
+            "{} is {method:?}, which only its own kernels read; load the unquantised model, or one in another format",
+            section.field("quant_method")
+        );
+        return Err(module.unsupported(&why));
+    }
+    let groups = section.section("config_groups").sections();
+    let mut formats = std::iter::once(section).chain(&groups).filter_map(|part| part.text("format"));
+    let is_own = module.quantized.method() == QuantMethod::CompressedTensors
+        || module.quantized.method() == QuantMethod::SparseBitmask;
+    if let Some(format) = formats.find(|format| FORMATS.contains(format)).filter(|_| is_own) {
+        let why = format!(
+            "{} is {format:?}, which is not read; decompress the model with compressed-tensors, or load the unquantised one",
+            section.field("format")
+        );
+        return Err(module.unsupported(&why));
+    }
+    for name in ["svdquant_lora_a", "svdquant_lora_b", "proj_down", "proj_up"] {
+        if let Some(low_rank) = module.own(name) {
+            let why = format!(
+                "{:?} is a low-rank part of the layer beside its weight, which is not read; load the unquantised model",
+                low_rank.name()
+            );
+            return Err(module.unsupported(&why));
         }
-        Some("vptq" | "spqr" | "higgs" | "fp_quant" | "quip" | "qqq" | "sinq" | "fouroversix" | "paroquant") => {
-            "the method that config.json names needs its own kernels; load the unquantised model"
-        }
-        Some("gemma") => "this packing of Gemma's is not read yet; load the unquantised model",
-        _ => return Ok(()),
-    };
-    Err(module.unsupported(why))
+    }
+    Ok(())
 }
 
 /// Why a method is not read, and what to do instead.

@@ -39,7 +39,11 @@ pub(super) struct Dense<'c> {
 const MOST: u64 = 64 << 20;
 
 impl<'c> Module<'c> {
-    pub(super) fn new(checkpoint: &'c Checkpoint, config: &'c Config, quantized: QuantizedModule<'c>) -> Self {
+    pub(super) fn new(
+        checkpoint: &'c Checkpoint,
+        config: &'c Config,
+        quantized: QuantizedModule<'c>,
+    ) -> Self {
         let weight = quantized.weight();
         let base = match weight.strip_suffix("weight") {
             Some(base) => base.to_owned(),
@@ -65,8 +69,7 @@ impl<'c> Module<'c> {
 
     /// The error that a tensor is not there.
     pub(super) fn missing(&self, name: &str) -> Error {
-        let message =
-            format!("the checkpoint has no {:?}, which belongs to its codes", start_of(name));
+        let message = format!("the checkpoint has no {:?}, which belongs to its codes", start_of(name));
         self.blame(Error::new(ErrorKind::MissingTensor, message))
     }
 
@@ -139,8 +142,7 @@ impl<'c> Module<'c> {
     pub(super) fn floats(&self, tensor: &TensorRef<'_>) -> Result<Vec<f32>> {
         let bytes = self.read(tensor)?;
         let mut values = vec![0.0; tensor.elements() as usize];
-        crate::plan::cast_into(tensor.dtype(), &bytes, &mut values)
-            .map_err(|error| self.blame(error))?;
+        crate::plan::cast_into(tensor.dtype(), &bytes, &mut values).map_err(|error| self.blame(error))?;
         Ok(values)
     }
 
@@ -176,7 +178,12 @@ impl<'c> Draft<'c> {
     }
 
     /// A companion, whose numbers are `numbers` if they are not what its dtype says.
-    pub(super) fn companion(&mut self, tensor: TensorRef<'c>, numbers: Option<Numbers>, grid: Grid) -> Companion {
+    pub(super) fn companion(
+        &mut self,
+        tensor: TensorRef<'c>,
+        numbers: Option<Numbers>,
+        grid: Grid,
+    ) -> Companion {
         self.tensors.push(tensor);
         let numbers = numbers.unwrap_or(Numbers::Stored(tensor.dtype()));
         Companion { input: self.tensors.len() - 1, numbers, grid }
@@ -218,7 +225,12 @@ pub(super) fn matrices(shape: &[usize]) -> Option<[usize; 3]> {
 }
 
 /// Codes that take whole rows of a stored tensor, a row of which has `stride` bytes.
-pub(super) fn rows(packing: super::codes::Packing, bits: u32, [rows, columns]: [usize; 2], stride: usize) -> Codes {
+pub(super) fn rows(
+    packing: super::codes::Packing,
+    bits: u32,
+    [rows, columns]: [usize; 2],
+    stride: usize,
+) -> Codes {
     Codes { packing, bits, rows, columns, stride, word_rows: rows }
 }
 

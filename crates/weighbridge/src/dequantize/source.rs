@@ -89,4 +89,3 @@ impl Write for Clip<'_> {
         Ok(())
     }
 }
-

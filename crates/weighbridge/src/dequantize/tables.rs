@@ -20,6 +20,12 @@ pub(crate) fn e2m1(factor: f32) -> Table {
     })
 }
 
+/// The same, but no zero is negative.
+pub(crate) fn e2m1_of_modelopt() -> Table {
+    let table = e2m1(1.0);
+    of(|code| table[usize::from(code)] + 0.0)
+}
+
 /// The values of a dtype of one byte, each times `factor`.
 pub(crate) fn values(dtype: Dtype, factor: f32) -> Option<Table> {
     let kernel = Kernel::of(dtype, Dtype::F32, Overflow::Infinity)?;

@@ -9,13 +9,13 @@ use half::{bf16, f16};
 use super::codes::{Codes, Window};
 use super::companion::{Companion, Numbers, Patch, Values};
 use crate::buffer::{self, Fault};
-use crate::cast::{Kernel, Overflow};
+use crate::cast::{Instructions, Kernel, Overflow, Work};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Derive, Piece, Tiles};
 
-/// How dense weights are made: `(value - zero) * scale * second * last + bias`, times the factor of the column, in `F32` in this
-/// order.
+/// How dense weights are made: `(value - zero) * (scale * second) * last + bias - shift`, times the factor of the column, in
+/// `F32` in this order.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
     /// The weights as matrices, which the output is whatever its shape.
@@ -34,8 +34,10 @@ pub(crate) struct Recipe {
     /// Times the result.
     pub(crate) last: Option<f32>,
     pub(crate) bias: Option<Companion>,
-    /// The dtype in which the library that made it adds the bias to products that it has rounded: if that is what is asked
-    /// for, so it is done here.
+    /// The same, but it is subtracted.
+    pub(crate) shift: Option<Companion>,
+    /// The dtype in which the library that made it computes, and rounds after each step: if that is what is asked for, so
+    /// it is done here.
     pub(crate) rounded: Option<Dtype>,
     /// One for each column: times the result.
     pub(crate) factor: Option<Companion>,
@@ -74,6 +76,7 @@ pub(super) struct Weights {
     dtype: Dtype,
     /// From `F32`; `None` if that is the dtype.
     round: Option<Kernel>,
+    instructions: Instructions,
 }
 
 /// Rows of one matrix, of which the first and last may be cut, and only some columns.
@@ -117,6 +120,7 @@ impl Recipe {
             second: None,
             last: None,
             bias: None,
+            shift: None,
             rounded: None,
             factor: None,
             groups: None,
@@ -132,7 +136,8 @@ impl Recipe {
         };
         let groups = self.groups.as_ref();
         let in_order = groups.is_none_or(|groups| {
-            groups.of_column.len() == columns && groups.of_column.iter().all(|&group| (group as usize) < groups.count)
+            groups.of_column.len() == columns
+                && groups.of_column.iter().all(|&group| (group as usize) < groups.count)
         });
         let has_companion = |companion: &Companion| {
             let Companion { input, numbers, grid } = companion;
@@ -182,9 +187,16 @@ impl Recipe {
     /// All companions, in the order in which they are gathered.
     pub(super) fn companions(&self) -> impl Iterator<Item = &Companion> {
         let second = self.second.as_ref().map(|(second, _)| second);
-        [self.zero.as_ref(), self.scale.as_ref(), second, self.bias.as_ref(), self.factor.as_ref()]
-            .into_iter()
-            .flatten()
+        [
+            self.zero.as_ref(),
+            self.scale.as_ref(),
+            second,
+            self.bias.as_ref(),
+            self.shift.as_ref(),
+            self.factor.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The groups that companions have, if they are in no order.
@@ -194,18 +206,18 @@ impl Recipe {
 
     fn gathered(&self, band: Band) -> Gathered<'_> {
         let Band { matrix, ref rows, ref columns, .. } = band;
-        let (codes, wide) = match self.across {
+        let codes = match self.across {
             true => {
                 let block = self.block();
                 let start = rows.start / block * block;
                 let wide = start..rows.end.div_ceil(block).saturating_mul(block).min(self.rows);
-                (Patch { matrix, rows: columns.clone(), columns: wide.clone() }, wide)
+                Patch { matrix, rows: columns.clone(), columns: wide }
             }
-            false => (Patch { matrix, rows: rows.clone(), columns: columns.clone() }, rows.clone()),
+            false => Patch { matrix, rows: rows.clone(), columns: columns.clone() },
         };
-        let companions = self.companions().map(|companion| {
-            (companion, companion.patch(matrix, &wide, columns, self.group_count()))
-        });
+        let companions = self
+            .companions()
+            .map(|companion| (companion, companion.patch(matrix, rows, columns, self.group_count())));
         Gathered { recipe: self, companions: companions.collect(), codes, band }
     }
 
@@ -285,7 +297,8 @@ impl Weights {
             Dtype::F32 => None,
             _ => Some(Kernel::of(Dtype::F32, dtype, overflow)?),
         };
-        (dtype.bits() % 8 == 0).then(|| Self { recipe: Arc::clone(recipe), dtype, round })
+        let instructions = Instructions::detect();
+        dtype.bits().is_multiple_of(8).then(|| Self { recipe: Arc::clone(recipe), dtype, round, instructions })
     }
 
     fn size(&self) -> u64 {
@@ -321,12 +334,14 @@ impl Weights {
             scale: next(recipe.scale.is_some()),
             second: next(recipe.second.is_some()),
             bias: next(recipe.bias.is_some()),
+            shift: next(recipe.shift.is_some()),
             factor: next(recipe.factor.is_some()),
             is_rounded: recipe.rounded == Some(self.dtype),
         };
         let Band { rows, columns, head, .. } = &gathered.band;
         let (row, column) = (rows.start, columns.start + head);
-        Ok(Maker { recipe, band: gathered.band, window, parts, row, column, unpacked: 0..0 })
+        let (band, instructions) = (gathered.band, self.instructions);
+        Ok(Maker { recipe, band, window, parts, row, column, unpacked: 0..0, scaled: usize::MAX, instructions })
     }
 }
 
@@ -341,13 +356,16 @@ struct Maker<'w> {
     column: usize,
     /// The rows whose codes have been unpacked.
     unpacked: Range<usize>,
+    /// The row whose scales have been multiplied.
+    scaled: usize,
+    instructions: Instructions,
 }
 
 impl Maker<'_> {
     /// Makes the next weights, as many as there are until the end of the row or of a segment; none at the end of the
     /// band.
     fn next<'s>(&mut self, scratch: &'s mut Scratch) -> &'s mut [f32] {
-        let Self { recipe, band, window, parts, row, column, unpacked } = self;
+        let Self { recipe, band, window, parts, row, column, unpacked, scaled, instructions } = self;
         let Scratch { codes, values, scales } = scratch;
         let Band { rows, columns, tail, .. } = band;
         if *row >= rows.end {
@@ -358,18 +376,20 @@ impl Maker<'_> {
             let each = if recipe.across { 8 } else { 1 };
             let first = *row / each * each;
             codes.resize(each * width, 0);
-            match recipe.across {
-                true => recipe.codes.eight_columns(window, columns.clone(), first, codes),
-                false => recipe.codes.row(window, first, columns.clone(), codes),
-            }
+            instructions.run(Unpack { recipe, window, row: first, columns: columns.clone(), out: codes });
             *unpacked = first..first + each;
+        }
+        if *scaled != *row {
+            parts.multiply_scales(*row, recipe, scales);
+            *scaled = *row;
         }
         let end = columns.end - if *row + 1 == rows.end { *tail } else { 0 };
         let until = end.min((*column / SEGMENT + 1) * SEGMENT);
         let start = (*row - unpacked.start) * width + *column - columns.start;
         let codes = codes.get(start..start + until - *column).unwrap_or_default();
         let values = &mut values[..codes.len()];
-        recipe.segment((*row, *column), codes, parts, parts.scales(*row, recipe, scales), values);
+        let scales = if recipe.second.is_some() { scales } else { parts.scales(*row) };
+        instructions.run(Segment { recipe, at: (*row, *column), codes, parts, scales, out: values });
         *column = until;
         if until == end {
             *row += 1;
@@ -386,6 +406,7 @@ struct Parts {
     scale: Option<Part>,
     second: Option<Part>,
     bias: Option<Part>,
+    shift: Option<Part>,
     factor: Option<Part>,
     /// Whether products are rounded before the bias is added.
     is_rounded: bool,
@@ -394,18 +415,55 @@ struct Parts {
 type Part = (usize, usize, Values);
 
 impl Parts {
-    /// The scales of a row, with what they are multiplied or divided by.
-    fn scales<'s>(&'s self, row: usize, recipe: &Recipe, room: &'s mut Vec<f32>) -> &'s [f32] {
-        let Some((_, _, scales)) = &self.scale else { return &[] };
-        let scales = scales.row(row);
-        let (Some((_, _, second)), Some((_, how))) = (&self.second, &recipe.second) else { return scales };
-        let Some(&second) = second.row(row).first() else { return &[] };
+    /// The scales of a row.
+    fn scales(&self, row: usize) -> &[f32] {
+        self.scale.as_ref().map_or(&[], |(_, _, scales)| scales.row(row))
+    }
+
+    /// The same times what they are multiplied or divided by, if there is such a thing.
+    fn multiply_scales(&self, row: usize, recipe: &Recipe, room: &mut Vec<f32>) {
         room.clear();
-        room.extend(scales.iter().map(|scale| match how {
+        let (Some((_, _, second)), Some((_, how))) = (&self.second, &recipe.second) else { return };
+        let Some(&second) = second.row(row).first() else { return };
+        room.extend(self.scales(row).iter().map(|scale| match how {
             Second::Factor => scale * second,
             Second::Divisor => scale / second,
         }));
-        room
+    }
+}
+
+/// Codes of a row, or of eight, one to a byte.
+struct Unpack<'w> {
+    recipe: &'w Recipe,
+    window: &'w Window<'w>,
+    row: usize,
+    columns: Range<usize>,
+    out: &'w mut [u8],
+}
+
+impl Work for Unpack<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { recipe: Recipe { codes, across, .. }, window, row, columns, out } = self;
+        if *across { codes.eight_columns(window, columns, row, out) } else { codes.row(window, row, columns, out) }
+    }
+}
+
+/// The weights of some columns of a row.
+struct Segment<'w> {
+    recipe: &'w Recipe,
+    /// The row and the first column.
+    at: (usize, usize),
+    codes: &'w [u8],
+    parts: &'w Parts,
+    scales: &'w [f32],
+    out: &'w mut [f32],
+}
+
+impl Work for Segment<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.recipe.segment(self.at, self.codes, self.parts, self.scales, self.out);
     }
 }
 
@@ -419,6 +477,7 @@ struct Along<'v> {
 }
 
 impl Along<'_> {
+    #[inline(always)]
     fn of_column(&self, column: usize) -> f32 {
         let group = match self.groups {
             Some(groups) if self.across != usize::MAX => {
@@ -430,6 +489,7 @@ impl Along<'_> {
     }
 
     /// Calls `work` with runs of columns that share a number, counted from the start of the segment.
+    #[inline(always)]
     fn runs(&self, start: usize, len: usize, mut work: impl FnMut(Range<usize>, f32)) {
         let (end, across) = (start + len, self.across.max(1));
         let mut at = start;
@@ -440,21 +500,29 @@ impl Along<'_> {
         }
     }
 
-    /// Whether runs are worth it.
+    /// Whether there are runs.
     fn has_runs(&self) -> bool {
         self.across == usize::MAX || self.groups.is_none() && self.across >= 8
     }
 
+    /// The numbers themselves, where each column has its own.
+    fn each(&self, start: usize, len: usize) -> Option<&[f32]> {
+        let first = start.checked_sub(self.first).filter(|_| self.across == 1 && self.groups.is_none())?;
+        self.values.get(first..first.checked_add(len)?)
+    }
+
     /// Changes each value by its number.
+    #[inline(always)]
     fn apply(&self, start: usize, values: &mut [f32], with: impl Fn(f32, f32) -> f32) {
-        match self.has_runs() {
-            true => self.runs(start, values.len(), |run, number| {
+        if self.has_runs() {
+            self.runs(start, values.len(), |run, number| {
                 values[run].iter_mut().for_each(|value| *value = with(*value, number));
-            }),
-            false => {
-                for (column, value) in (start..).zip(values) {
-                    *value = with(*value, self.of_column(column));
-                }
+            });
+        } else if let Some(numbers) = self.each(start, values.len()) {
+            values.iter_mut().zip(numbers).for_each(|(value, &number)| *value = with(*value, number));
+        } else {
+            for (column, value) in (start..).zip(values) {
+                *value = with(*value, self.of_column(column));
             }
         }
     }
@@ -467,42 +535,71 @@ impl Recipe {
     }
 
     /// The weights of some columns of a row.
+    #[inline(always)]
     fn segment(&self, at: (usize, usize), codes: &[u8], parts: &Parts, scales: &[f32], out: &mut [f32]) {
         let (row, start) = at;
-        let bits = self.codes.bits;
-        match &self.value {
-            Value::Number(add) => {
-                let add = i32::from(*add);
-                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = (i32::from(code) + add) as f32);
+        let zero = parts.zero.as_ref().map(|zero| self.along(zero, row));
+        let scale = parts.scale.as_ref().map(|scale| Along { values: scales, ..self.along(scale, row) });
+        match (zero, scale) {
+            // In one go where both are the same for many columns.
+            (None, Some(scale)) if scale.has_runs() => {
+                scale.runs(start, out.len(), |run, scale| {
+                    self.decode(&codes[run.clone()], &mut out[run], |value| value * scale);
+                });
             }
-            Value::Signed => {
-                let unused = 8 - bits;
-                out.iter_mut()
-                    .zip(codes)
-                    .for_each(|(out, &code)| *out = f32::from(((code << unused) as i8) >> unused));
+            (Some(zero), Some(scale)) if scale.has_runs() && zero.across == scale.across && !parts.is_rounded => {
+                scale.runs(start, out.len(), |run, scale| {
+                    let zero = zero.of_column(start + run.start);
+                    self.decode(&codes[run.clone()], &mut out[run], |value| (value - zero) * scale);
+                });
             }
-            Value::Table(table) => {
-                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = table[usize::from(code)]);
+            (zero, scale) => {
+                self.decode(codes, out, |value| value);
+                if let Some(zero) = zero {
+                    zero.apply(start, out, |value, zero| value - zero);
+                    if parts.is_rounded {
+                        round(out, self.rounded);
+                    }
+                }
+                if let Some(scale) = scale {
+                    scale.apply(start, out, |value, scale| value * scale);
+                }
             }
-        }
-        if let Some(zero) = &parts.zero {
-            self.along(zero, row).apply(start, out, |value, zero| value - zero);
-        }
-        if let Some(scale) = &parts.scale {
-            let scale = Along { values: scales, ..self.along(scale, row) };
-            scale.apply(start, out, |value, scale| value * scale);
         }
         if let Some(last) = self.last {
             out.iter_mut().for_each(|value| *value *= last);
         }
-        if parts.is_rounded {
+        if parts.is_rounded && (parts.bias.is_some() || parts.shift.is_some()) {
             round(out, self.rounded);
         }
         if let Some(bias) = &parts.bias {
             self.along(bias, row).apply(start, out, |value, bias| value + bias);
         }
+        if let Some(shift) = &parts.shift {
+            self.along(shift, row).apply(start, out, |value, shift| value - shift);
+        }
         if let Some(factor) = &parts.factor {
             self.along(factor, row).apply(start, out, |value, factor| value * factor);
+        }
+    }
+
+    /// What codes stand for, and what `then` makes of it.
+    #[inline(always)]
+    fn decode(&self, codes: &[u8], out: &mut [f32], then: impl Fn(f32) -> f32) {
+        match &self.value {
+            Value::Number(add) => {
+                let add = i32::from(*add);
+                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then((i32::from(code) + add) as f32));
+            }
+            Value::Signed => {
+                let unused = 8 - self.codes.bits;
+                out.iter_mut()
+                    .zip(codes)
+                    .for_each(|(out, &code)| *out = then(f32::from(((code << unused) as i8) >> unused)));
+            }
+            Value::Table(table) => {
+                out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(table[usize::from(code)]));
+            }
         }
     }
 }
@@ -526,6 +623,12 @@ impl Tiles for Weights {
         let is_float = matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
         let made = is_float.then(|| Self::new(&self.recipe, dtype, overflow))??;
         Some(Arc::new(made))
+    }
+
+    fn step(&self) -> u64 {
+        /// Codes that are stored across rows are found anew for every step.
+        const ACROSS: u64 = 2 << 20;
+        if self.recipe.across { ACROSS } else { 256 << 10 }
     }
 
     fn is_native(&self) -> bool {

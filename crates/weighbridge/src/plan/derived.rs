@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
 use super::Input;
+use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
 use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;

@@ -1,5 +1,6 @@
 //! The quantised modules of a checkpoint: by which method, and what their weights would take.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 
 use anyhow::Result;
@@ -42,11 +43,11 @@ struct Weight {
 /// can be had.
 pub(super) fn modules<'c>(
     stored: &'c Checkpoint,
-    weights: Option<&Checkpoint>,
+    weights: Option<&'c Checkpoint>,
     chosen: &Names,
 ) -> Vec<Module<'c>> {
     let left = weights.map(|weights| weights.quantized().map(|module| (module.weight(), reason(&module))));
-    let left: std::collections::HashMap<_, _> = left.into_iter().flatten().collect();
+    let left: HashMap<_, _> = left.into_iter().flatten().collect();
     let module = |module: QuantizedModule<'c>| {
         let name = module.weight();
         let weight = weights.and_then(|weights| weights.tensor(&name)).filter(|_| !left.contains_key(&name));
@@ -72,7 +73,11 @@ pub(super) fn modules<'c>(
     let is_chosen = |module: &QuantizedModule<'_>| {
         chosen.contains(&module.weight()) || module.tensors().any(|tensor| chosen.contains(tensor.name()))
     };
-    stored.quantized().filter(is_chosen).map(module).collect()
+    let own: HashSet<_> = stored.quantized().map(|module| module.weight()).collect();
+    // Codes of no module that the tensors show; the configuration does.
+    let others = weights.into_iter().flat_map(Checkpoint::quantized);
+    let others = others.filter(|module| !own.contains(&module.weight()));
+    stored.quantized().chain(others).filter(is_chosen).map(module).collect()
 }
 
 fn reason(module: &QuantizedModule<'_>) -> Option<String> {

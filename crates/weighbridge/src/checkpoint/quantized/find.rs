@@ -16,8 +16,8 @@ const PYTORCH: &str = ".quantization";
 /// What it puts before the name of an initialiser of 4-bit values.
 const ONNX: &str = "onnx.packed.";
 
-/// All quantised modules of a checkpoint, in the order of their tensors.
-pub(super) fn modules(catalog: &Catalog) -> Modules {
+/// All quantised modules of a checkpoint, in the order of their tensors; each of `alone` is one, too, if no method has it.
+pub(super) fn modules(catalog: &Catalog, alone: &[TensorIndex]) -> Modules {
     let mut finder = Finder { catalog, modules: Modules::default(), name: String::new() };
     for tensor in catalog.tensors() {
         // Codes have such a dtype, or a companion has; the tensors of ordinary checkpoints end here.
@@ -27,6 +27,9 @@ pub(super) fn modules(catalog: &Catalog) -> Modules {
     }
     for (number, shard) in catalog.shards().iter().enumerate() {
         finder.metadata(shard, catalog.prefix(number));
+    }
+    for tensor in alone.iter().filter_map(|&tensor| catalog.at(tensor)) {
+        finder.told(QuantMethod::Unknown, tensor.name(), "");
     }
     finder.modules
 }

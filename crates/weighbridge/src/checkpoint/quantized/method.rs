@@ -72,6 +72,8 @@ pub enum QuantMethod {
     Onnx,
     /// A quantised tensor of Burn, which `weighbridge-burn` saved.
     Burn,
+    /// A method that is not known: the configuration says that weights are quantised, and these have a dtype of codes.
+    Unknown,
 }
 
 impl QuantMethod {
@@ -111,6 +113,7 @@ impl QuantMethod {
             Self::PyTorch => "a PyTorch quantised tensor",
             Self::Onnx => "ONNX (quantised initialiser)",
             Self::Burn => "a Burn quantised tensor",
+            Self::Unknown => "codes of an unknown method",
         }
     }
 }

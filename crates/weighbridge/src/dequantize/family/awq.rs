@@ -53,13 +53,12 @@ fn dense<'c>(module: &Module<'c>, codes: TensorRef<'c>, scales: TensorRef<'c>) -
     for (key, default) in [("bits", 4), ("w_bit", 4)] {
         if section.number(key).is_some_and(|bits| bits != default) {
             let why = "AWQ's files have 4 bits a code";
-            return Err(module.blame(section.contradicts(key, why)));
+            return Err(module.blame(section.contradicts(key, &format!("but {why}"))));
         }
     }
-    if let Some(factor) = activation_scales(module) {
+    if let Some(factor) = module.config.activation_scales() {
         let why = format!(
-            "{:?} divides its inputs, which is no part of the weight; load the unquantised model",
-            factor.name()
+            "{factor:?} divides what a layer is given, which is no part of its weight; load the unquantised model"
         );
         return Err(module.unsupported(&why));
     }
@@ -86,12 +85,6 @@ fn dense<'c>(module: &Module<'c>, codes: TensorRef<'c>, scales: TensorRef<'c>) -
         Version::Gemv => gemv(module, tensors, of_codes, words, columns),
         Version::FastGemv => fast_gemv(module, tensors),
     }
-}
-
-/// The scales of activations in the block that the module is in.
-fn activation_scales<'c>(module: &Module<'c>) -> Option<TensorRef<'c>> {
-    let (block, _) = module.quantized.name().rsplit_once('.')?;
-    module.checkpoint.tensor(&format!("{block}.act.scales"))
 }
 
 /// `[inputs, outputs / 8]`, with scales `[groups, outputs]`.
@@ -136,7 +129,9 @@ fn gemv<'c>(
     words: usize,
     padded: usize,
 ) -> Result<Dense<'c>> {
-    let Some(width) = words.checked_mul(8) else { return Err(module.misshapen(&codes, "which is too large")) };
+    let Some(width) = words.checked_mul(8) else {
+        return Err(module.misshapen(&codes, "which is too large"));
+    };
     let group = padded_group(module, &scales, width, padded)?;
     let groups = width.div_ceil(group);
     let grid = Grid { down: 1, across: group, row: padded, column: 1, matrix: 0 };
@@ -164,10 +159,7 @@ fn gemv<'c>(
 }
 
 /// `[outputs / 4, inputs]` of 16 bits, with scales and what is added `[groups, outputs]`, padded.
-fn fast_gemv<'c>(
-    module: &Module<'c>,
-    Tensors { codes, scales, zeros }: Tensors<'c>,
-) -> Result<Dense<'c>> {
+fn fast_gemv<'c>(module: &Module<'c>, Tensors { codes, scales, zeros }: Tensors<'c>) -> Result<Dense<'c>> {
     let (&[quarter, width], &[padded, height]) = (codes.shape(), scales.shape()) else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));
     };
@@ -208,10 +200,11 @@ fn padded_group(module: &Module<'_>, scales: &TensorRef<'_>, width: usize, padde
                 return Ok(group);
             }
             let why = format!("{:?} has room for {padded} scales for {width} weights", scales.name());
-            Err(module.blame(section.contradicts(key, &why)))
+            Err(module.blame(section.contradicts(key, &format!("but {why}"))))
         }
         None => {
-            let found: Vec<usize> = [32, 64, 128].into_iter().filter(|&group| room(group) == padded).collect();
+            let found: Vec<usize> =
+                [32, 64, 128].into_iter().filter(|&group| room(group) == padded).collect();
             match *found {
                 [group] => Ok(group),
                 _ => Err(module.unsupported(

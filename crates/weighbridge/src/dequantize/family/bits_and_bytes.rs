@@ -36,7 +36,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     if values.len() != 16 {
         return Err(module.misshapen(&map, "where 16 values are expected"));
     }
-    let Some(elements) = state.shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim)) else {
+    let Some(elements) = state.shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))
+    else {
         return Err(invalid(module, &state_tensor, "shape"));
     };
     if codes.byte_len() != elements.div_ceil(2) as u64 {
@@ -66,7 +67,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
                 return Err(module.misshapen(&map, "where 256 values are expected"));
             };
             if numbers.len() != blocks.div_ceil(block) {
-                return Err(module.misshapen(&scales, &format!("where {} are expected", blocks.div_ceil(block))));
+                return Err(
+                    module.misshapen(&scales, &format!("where {} are expected", blocks.div_ceil(block)))
+                );
             }
             if absmax.dtype() != Dtype::U8 {
                 return Err(module.mistyped(&absmax, "U8"));
@@ -97,7 +100,8 @@ fn read_state(module: &Module<'_>, tensor: &TensorRef<'_>) -> Result<State> {
     let nested = match json.get("nested_blocksize").or_else(|| json.get("nested_offset")) {
         None => None,
         Some(_) => {
-            let offset = json.get("nested_offset").and_then(Json::as_f64).ok_or_else(|| wrong("nested_offset"))?;
+            let offset =
+                json.get("nested_offset").and_then(Json::as_f64).ok_or_else(|| wrong("nested_offset"))?;
             let block = size("nested_blocksize").ok_or_else(|| wrong("nested_blocksize"))?;
             Some((block, offset as f32))
         }

@@ -25,7 +25,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     match format {
         Some("float8_e4m3fn" | "float8_e5m2") => {}
         Some(other) => {
-            let why = format!("ComfyUI's format {other:?} is not read; load the model in float8_e4m3fn or unquantised");
+            let why = format!(
+                "ComfyUI's format {other:?} is not read; load the model in float8_e4m3fn or unquantised"
+            );
             return Err(module.unsupported(&why));
         }
         None => return Err(module.unsupported("ComfyUI's marker does not say in which format it is")),

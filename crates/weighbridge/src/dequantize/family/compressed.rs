@@ -10,8 +10,10 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let ending = |name: &str| module.own(&format!("weight_{name}")).or_else(|| module.beside(&format!("_{name}")));
-    let needed = |name: &str| ending(name).ok_or_else(|| module.missing(&format!("{}_{name}", module.weight)));
+    let ending =
+        |name: &str| module.own(&format!("weight_{name}")).or_else(|| module.beside(&format!("_{name}")));
+    let needed =
+        |name: &str| ending(name).ok_or_else(|| module.missing(&format!("{}_{name}", module.weight)));
     let codes = needed("packed")?;
     let scale = needed("scale")?;
     let size = needed("shape")?;
@@ -27,7 +29,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let &[rows, width] = own else {
         return Err(module.misshapen(&size, "where the number of rows and of columns is expected"));
     };
-    if rows != height || dims.chunks(2).any(|dims| dims != own && dims.len() == 2 && dims[1] != width) {
+    let is_each =
+        dims.len() == 2 || dims.len() == codes.shape().len() || dims.chunks(2).all(|dims| dims == own);
+    if rows != height || !is_each {
         let why = format!("and says {rows} rows, where {:?} has {height}", codes.name());
         return Err(module.misshapen(&size, &why));
     }
@@ -40,7 +44,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let index = module.own("weight_g_idx").or_else(|| module.beside("_g_idx"));
     let group = group(module, &scale, width, groups, one)?;
     let index = match &index {
-        Some(index) if index.elements() == width as u64 => gptq::read_index(module, index, group, groups)?,
+        Some(index) if index.elements() == width as u64 => {
+            gptq::read_index(module, index, group, groups, true)?
+        }
         Some(index) => return Err(module.misshapen(index, &format!("where {width} groups are expected"))),
         None => None,
     };
@@ -55,7 +61,10 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let layout = Codes { packing, bits, rows: height, columns: width, stride: words * 4, word_rows: height };
     let mut draft = Draft::new(codes, [count, height, width], layout.clone(), Value::Number(0));
     match ending("zero_point") {
-        None => draft.recipe.value = Value::Number(-(1 << (bits - 1))),
+        None => {
+            refuse_missing_zeros(module)?;
+            draft.recipe.value = Value::Number(-(1 << (bits - 1)));
+        }
         Some(zeros) if matches!(zeros.dtype(), Dtype::I32 | Dtype::U32) && !one => {
             let words = zeros.shape().iter().rev().nth(1).copied().unwrap_or(0);
             if zeros.elements() != (count * words * groups) as u64 {
@@ -92,11 +101,20 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 /// What the groups of a configuration say about weights.
 fn said<'s>(module: &Module<'_>, key: &'s str) -> Vec<i64> {
     let groups = module.config.quantization().section("config_groups").sections();
-    let mut said: Vec<i64> =
-        groups.iter().filter_map(|group| group.section("weights").number(key)).collect();
+    let mut said: Vec<i64> = groups.iter().filter_map(|group| group.section("weights").number(key)).collect();
     said.sort_unstable();
     said.dedup();
     said
+}
+
+/// Weights that are not symmetric have zero points.
+fn refuse_missing_zeros(module: &Module<'_>) -> Result<()> {
+    let groups = module.config.quantization().section("config_groups").sections();
+    let mut symmetric = groups.iter().map(|group| group.section("weights").flag("symmetric"));
+    match groups.is_empty() || symmetric.any(|symmetric| symmetric != Some(false)) {
+        true => Ok(()),
+        false => Err(module.missing(&format!("{}_zero_point", module.weight))),
+    }
 }
 
 /// The bits of a code, and how they are packed: a stream since 2026, before whole codes in each word.
@@ -115,32 +133,49 @@ fn bits(module: &Module<'_>, codes: &TensorRef<'_>, words: usize, width: usize) 
             found.push((bits, Packing::Fields));
         }
     }
+    let unclear = || {
+        let why = format!(
+            "{words} words for rows of {width} codes may be packed in two ways, and nothing says in which"
+        );
+        module.misshapen(codes, &why)
+    };
     match &*found {
         [one] => Ok(one.clone()),
         [] => {
             let why = format!("{:?} has {words} words for rows of {width} codes", codes.name());
-            Err(module.blame(module.config.quantization().contradicts("config_groups", &why)))
+            Err(module
+                .blame(module.config.quantization().contradicts("config_groups", &format!("but {why}"))))
         }
         // Whole codes leave the highest bits of words unused, which a stream does not.
-        [(bits, Packing::Along), (same, Packing::Fields)] | [(same, Packing::Fields), (bits, Packing::Along)]
-            if bits == same && has_high_bits(module, codes, *bits)? =>
-        {
-            Ok((*bits, Packing::Along))
-        }
-        _ => {
-            let why = format!(
-                "{words} words for rows of {width} codes may be packed in two ways, and nothing says in which"
-            );
-            Err(module.misshapen(codes, &why))
-        }
+        [(bits, _), (same, _)] if bits == same => match has_high_bits(module, codes, words, *bits)? {
+            Some(true) => Ok((*bits, Packing::Along)),
+            Some(false) => Ok((*bits, Packing::Fields)),
+            None => Err(unclear()),
+        },
+        _ => Err(unclear()),
     }
 }
 
-/// Whether bits are set that no whole codes of so many bits would use. The beginning of a tensor will do.
-fn has_high_bits(module: &Module<'_>, codes: &TensorRef<'_>, bits: u32) -> Result<bool> {
+/// Whether bits are set that no whole codes of so many bits would use, as the beginning of a tensor shows; `None` if it
+/// shows too little.
+fn has_high_bits(
+    module: &Module<'_>,
+    codes: &TensorRef<'_>,
+    words: usize,
+    bits: u32,
+) -> Result<Option<bool>> {
+    /// So many words whose highest bits are unset by chance there are not.
+    const ENOUGH: usize = 64;
     let used = 32 / bits * bits;
-    let words = module.start_of(codes, 1 << 20)?;
-    Ok(words.chunks_exact(4).any(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]) >> used != 0))
+    let start = module.start_of(codes, 1 << 20)?;
+    let all = start.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    // The last word of a row may be filled in part.
+    let whole: Vec<u32> =
+        all.zip(0..).filter(|(_, at)| at % words + 1 < words).map(|(word, _)| word).collect();
+    Ok(match whole.iter().any(|word| word >> used != 0) {
+        true => Some(true),
+        false => (whole.len() >= ENOUGH).then_some(false),
+    })
 }
 
 /// Weights in a group.
@@ -161,7 +196,9 @@ fn group(
     }
     if sizes.iter().any(|&size| size > 0) {
         let why = format!("{:?} has {groups} scales for {width} columns", scale.name());
-        return Err(module.blame(module.config.quantization().contradicts("config_groups", &why)));
+        return Err(
+            module.blame(module.config.quantization().contradicts("config_groups", &format!("but {why}")))
+        );
     }
     if groups > 0 && width.is_multiple_of(groups) {
         return Ok(width / groups);

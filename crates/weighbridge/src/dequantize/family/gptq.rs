@@ -37,7 +37,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let said = section.number("group_size").or_else(|| section.number("q_group_size"));
     let group = group(module, &scales, section, said, [width, groups])?;
     let index = match &index {
-        Some(index) => read_index(module, index, group, groups)?,
+        Some(index) => read_index(module, index, group, groups, false)?,
         None => None,
     };
     let stored = Codes {
@@ -50,7 +50,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     };
     let conv = is_conv_1d(module);
     if conv && index.is_some() {
-        return Err(module.unsupported("its inputs are in an order of their own (act-order), which is not read of Conv1D"));
+        return Err(module.unsupported(
+            "its inputs are in an order of their own (act-order), which is not read of Conv1D",
+        ));
     }
     let dims = if conv { [1, width, height] } else { [1, height, width] };
     let grid = match conv {
@@ -65,7 +67,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
             let columns = zeros.shape().get(1).copied().unwrap_or(0);
             let needed = (height * bits as usize).div_ceil(32);
             if zeros.shape() != [groups, columns] || columns < needed {
-                let why = format!("where [{groups}, {needed}] words of zero points of {bits} bits are expected");
+                let why =
+                    format!("where [{groups}, {needed}] words of zero points of {bits} bits are expected");
                 return Err(module.misshapen(&zeros, &why));
             }
             let packed = rows(Packing::Along, bits, [groups, height], columns * 4);
@@ -114,9 +117,9 @@ fn refuse_kernels(module: &Module<'_>, section: &Section) -> Result<()> {
 
 /// Whether modules may differ from what the configuration says for all.
 fn has_overrides(section: &Section) -> bool {
-    ["dynamic", "extra_config", "quantized_layers"]
-        .iter()
-        .any(|key| section.get(key).and_then(|value| value.as_object()).is_some_and(|object| !object.is_empty()))
+    ["dynamic", "extra_config", "quantized_layers"].iter().any(|key| {
+        section.get(key).and_then(|value| value.as_object()).is_some_and(|object| !object.is_empty())
+    })
 }
 
 /// The bits of a code, which shapes show.
@@ -135,27 +138,43 @@ fn bits(
     let stream = |count: usize, bits: u32| (count.saturating_mul(bits as usize)).div_ceil(32);
     let fits = |&bits: &u32| {
         let by_width = width.is_none_or(|width| stream(width, bits) == words);
-        let by_zeros =
-            zeros.is_none_or(|zeros| zeros.shape().get(1).is_some_and(|&columns| columns == stream(height, bits)));
+        let by_zeros = zeros
+            .is_none_or(|zeros| zeros.shape().get(1).is_some_and(|&columns| columns == stream(height, bits)));
         by_width && by_zeros
     };
-    let found: Vec<u32> = [2, 3, 4, 8].into_iter().filter(fits).collect();
+    // AutoRound packs 5, 6 and 7 bits as a stream, GPTQModel in planes.
+    let is_auto_round = module.config.method().is_some_and(|method| method.contains("auto-round"));
+    let packing = section.text("packing_format").or_else(|| section.text("backend")).unwrap_or_default();
+    let has_planes = !is_auto_round || packing.contains("gptqmodel");
+    let all: &[u32] = if has_planes { &[2, 3, 4, 8] } else { &[2, 3, 4, 5, 6, 7, 8] };
+    let found: Vec<u32> = all.iter().copied().filter(fits).collect();
     if let Some(said) = said {
-        if matches!(said, 5..=7) && !has_overrides(section) {
-            let why = format!("{} is {said}: its codes are stored in planes, which are not read", section.field(key));
+        if matches!(said, 5..=7) && has_planes && !has_overrides(section) {
+            let why = format!(
+                "{} is {said}: its codes are stored in planes, which are not read",
+                section.field(key)
+            );
             return Err(module.unsupported(&why));
         }
         let has_evidence = width.is_some() || zeros.is_some();
         match u32::try_from(said).ok().filter(|said| found.contains(said)) {
             Some(bits) => return Ok(bits),
             None if has_overrides(section) && found.len() == 1 => {}
+            None if width
+                .is_some_and(|width| u32::try_from(said).is_ok_and(|said| stream(width, said) == words)) =>
+            {
+                let why = format!("where zero points of {said} bits for {height} columns are expected");
+                return Err(
+                    zeros.map_or_else(|| module.missing("qzeros"), |zeros| module.misshapen(zeros, &why))
+                );
+            }
             None => {
                 let fit = match (&*found, has_evidence) {
                     ([bits], true) => format!("{bits} bits fit"),
-                    _ => "no number of bits that is read (2, 3, 4, 8) fits".to_owned(),
+                    _ => "no number of bits that is read fits".to_owned(),
                 };
                 let why = format!("the shapes of its codes and zero points are others: {fit}");
-                return Err(module.blame(section.contradicts(key, &why)));
+                return Err(module.blame(section.contradicts(key, &format!("but {why}"))));
             }
         }
     }
@@ -189,7 +208,7 @@ pub(super) fn group(
         Some(said) if said > 0 && width.div_ceil(said) == groups => Ok(said),
         Some(_) if !has_overrides(section) => {
             let why = format!("{:?} has {groups} rows of scales for {width} inputs", scales.name());
-            Err(module.blame(section.contradicts(key, &why)))
+            Err(module.blame(section.contradicts(key, &format!("but {why}"))))
         }
         _ if groups > 0 && width.is_multiple_of(groups) => Ok(width / groups),
         _ => {
@@ -205,12 +224,14 @@ pub(super) fn read_index(
     tensor: &TensorRef<'_>,
     group: usize,
     groups: usize,
+    minus_is_unset: bool,
 ) -> Result<Option<Vec<u32>>> {
     let index = module.integers(tensor)?;
-    // Some exporters leave zeros, others minus ones.
-    let is_unset = index.iter().all(|&group| group == 0) || index.contains(&-1);
-    let is_in_order = (0..).zip(&index).all(|(column, &its)| usize::try_from(its).ok() == Some(column / group));
-    if is_unset && (groups > 1 || index.contains(&-1)) || is_in_order {
+    // Some exporters leave zeros, compressed-tensors minus ones.
+    let is_unset = index.iter().all(|&group| group == 0) || minus_is_unset && index.contains(&-1);
+    let is_in_order =
+        (0..).zip(&index).all(|(column, &its)| usize::try_from(its).ok() == Some(column / group));
+    if is_unset || is_in_order {
         return Ok(None);
     }
     let valid = index.iter().map(|&its| u32::try_from(its).ok().filter(|&its| (its as usize) < groups));
@@ -218,7 +239,10 @@ pub(super) fn read_index(
         Some(index) => Ok(Some(index)),
         None => {
             let other = index.iter().find(|&&its| usize::try_from(its).map_or(true, |its| its >= groups));
-            let why = format!("and one of its groups is {}, where there are {groups}", other.copied().unwrap_or(-1));
+            let why = format!(
+                "and one of its groups is {}, where there are {groups}",
+                other.copied().unwrap_or(-1)
+            );
             Err(module.misshapen(tensor, &why))
         }
     }
@@ -261,7 +285,7 @@ fn zero_offset(
                 "{:?} holds {is} symmetric weights have, as the {version} version of the format does",
                 zeros.name()
             );
-            Err(module.blame(section.contradicts(key, &why)))
+            Err(module.blame(section.contradicts(key, &format!("but {why}"))))
         }
         (Some(said), _) => Ok(said),
         (None, Some(seen)) => Ok(seen),
@@ -277,7 +301,12 @@ fn zero_offset(
 }
 
 /// The offset that makes all zero points of the first group the middle, if one does.
-fn middle_offset(module: &Module<'_>, zeros: &TensorRef<'_>, bits: u32, columns: usize) -> Result<Option<u8>> {
+fn middle_offset(
+    module: &Module<'_>,
+    zeros: &TensorRef<'_>,
+    bits: u32,
+    columns: usize,
+) -> Result<Option<u8>> {
     let height = columns * 32 / bits as usize;
     let bytes = module.read(zeros)?;
     let Some(first) = bytes.get(..columns * 4) else { return Ok(None) };
@@ -308,6 +337,9 @@ fn middle_offset(module: &Module<'_>, zeros: &TensorRef<'_>, bits: u32, columns:
 /// Whether transformers has the module as a `Conv1D`, whose weight is `[inputs, outputs]`.
 fn is_conv_1d(module: &Module<'_>) -> bool {
     let last = module.quantized.name().rsplit('.').next().unwrap_or_default();
-    let is_gpt_2 = matches!(module.config.model_type(), Some("gpt2" | "imagegpt" | "openai-gpt" | "decision_transformer"));
+    let is_gpt_2 = matches!(
+        module.config.model_type(),
+        Some("gpt2" | "imagegpt" | "openai-gpt" | "decision_transformer")
+    );
     is_gpt_2 && CONV_1D.contains(&last)
 }

@@ -32,7 +32,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     };
     if columns != width || (words * 32) % bits as usize != 0 {
         let why = format!(
-            "{words} words a row are {width} weights of {bits} bits, and {groups} scales are for {columns} of them"
+            "and its {:?} is {group}, so that {words} words a row are {width} weights, and {groups} scales are for {columns}",
+            "group_size"
         );
         return Err(module.blame(section.contradicts("bits", &why)));
     }
@@ -54,7 +55,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     };
     if let Some((values, scales, its_bits, its_group)) = small {
         if (bits, group) != (its_bits, its_group) || scale.dtype() != Dtype::U8 {
-            let why = format!("{name} has {its_bits} bits and U8 scales for groups of {its_group}");
+            let why = format!("but {name} has {its_bits} bits and U8 scales for groups of {its_group}");
             return Err(module.blame(section.contradicts("mode", &why)));
         }
         let mut draft = Draft::new(codes, [count, height, width], layout, table(&values));
@@ -64,7 +65,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         }
         return draft.dense(module, shape, module.dtype(None));
     }
-    let Some(biases) = biases else { return Err(module.missing(&format!("{}.biases", module.quantized.name()))) };
+    let Some(biases) = biases else {
+        return Err(module.missing(&format!("{}.biases", module.quantized.name())));
+    };
     if biases.shape() != scale.shape() || biases.dtype() != scale.dtype() || !scale.dtype().is_float() {
         return Err(module.misshapen(&biases, "where shape and dtype of the scales are expected"));
     }
@@ -98,7 +101,7 @@ fn mode(module: &Module<'_>) -> Result<Mode> {
     let group = usize::try_from(group).unwrap_or(0);
     if !matches!(bits, 2..=6 | 8) || group == 0 {
         let key = if group == 0 { "group_size" } else { "bits" };
-        return Err(module.blame(section.contradicts(key, "MLX has 2, 3, 4, 5, 6 and 8 bits")));
+        return Err(module.blame(section.contradicts(key, "but MLX has 2, 3, 4, 5, 6 and 8 bits")));
     }
     Ok(Mode { bits: bits as u32, group, name })
 }

@@ -65,6 +65,13 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         };
         draft.recipe.zero = Some(draft.companion(zero, signed, grid));
     }
+    if let Some(factor) = module.own("pre_quant_scale").filter(|_| codes.dtype() == Dtype::I8) {
+        let why = format!(
+            "{:?} scales what the layer is given before that is quantised, too (SmoothQuant); load the unquantised model",
+            factor.name()
+        );
+        return Err(module.unsupported(&why));
+    }
     fold_pre_quant_scale(module, &mut draft, width)?;
     draft.dense(module, shape, module.dtype(Some(scale.dtype())))
 }
@@ -75,7 +82,9 @@ pub(super) fn fold_pre_quant_scale<'c>(
     draft: &mut Draft<'c>,
     columns: usize,
 ) -> Result<()> {
-    let Some(factor) = module.own("pre_quant_scale") else { return Ok(()) };
+    let Some(factor) = module.own("pre_quant_scale").or_else(|| module.own("weight_pre_quant_scale")) else {
+        return Ok(());
+    };
     if factor.elements() != columns as u64 || !factor.dtype().is_float() {
         return Err(module.misshapen(&factor, "which is not one for each column of the weight"));
     }
@@ -116,6 +125,10 @@ fn grid(module: &Module<'_>, codes: &TensorRef<'_>, scale: &TensorRef<'_>, dims:
         [each_column, 1] if is_wide && each_column == width => {
             Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: each }
         }
+        [columns] if matrix && columns == width && width != height => {
+            Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: each }
+        }
+        [rows] if matrix && rows == width => return wrong("which may be for rows or for columns"),
         [rows] | [rows, 1] if rows == height => {
             Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: each }
         }
@@ -171,7 +184,7 @@ fn block(
             return Ok(said);
         }
         let why = format!("{:?} has shape [{rows}, {columns}] for {height} x {width} weights", scale.name());
-        return Err(module.blame(section.contradicts("weight_block_size", &why)));
+        return Err(module.blame(section.contradicts("weight_block_size", &format!("but {why}"))));
     }
     // compressed-tensors has its sizes in groups.
     let groups = section.section("config_groups").sections();
@@ -184,7 +197,9 @@ fn block(
         }
         let structure = weights.get("block_structure").and_then(|value| {
             let values: Vec<usize> = match value.as_array() {
-                Some(values) => values.iter().filter_map(|size| usize::try_from(size.as_u64()?).ok()).collect(),
+                Some(values) => {
+                    values.iter().filter_map(|size| usize::try_from(size.as_u64()?).ok()).collect()
+                }
                 None => value.as_str()?.split('x').filter_map(|size| size.parse().ok()).collect(),
             };
             <[usize; 2]>::try_from(values).ok()
@@ -200,7 +215,7 @@ fn block(
     }
     if is_grouped && rows == height {
         let why = format!("{:?} has shape [{rows}, {columns}] for {height} x {width} weights", scale.name());
-        return Err(module.blame(section.contradicts("config_groups", &why)));
+        return Err(module.blame(section.contradicts("config_groups", &format!("but {why}"))));
     }
     if fits([128, 128]) {
         return Ok([128, 128]);
@@ -223,7 +238,9 @@ pub(super) fn rows_in_pairs<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
     let [count, pairs, width] =
         matrices(codes.shape()).ok_or_else(|| module.misshapen(&codes, "where a matrix is expected"))?;
-    let Some(height) = pairs.checked_mul(2) else { return Err(module.misshapen(&codes, "which is too large")) };
+    let Some(height) = pairs.checked_mul(2) else {
+        return Err(module.misshapen(&codes, "which is too large"));
+    };
     let groups = scale.shape().last().copied().unwrap_or(0);
     let fits = groups > 0
         && scale.elements() == (count * height * groups) as u64
@@ -238,7 +255,7 @@ pub(super) fn rows_in_pairs<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         && usize::try_from(said).ok() != Some(size)
     {
         let why = format!("{:?} has {groups} scales for {width} columns", scale.name());
-        return Err(module.blame(section.contradicts("group_size", &why)));
+        return Err(module.blame(section.contradicts("group_size", &format!("but {why}"))));
     }
     let mut shape = codes.shape().to_vec();
     if let Some(rows) = shape.iter_mut().rev().nth(1) {
@@ -259,7 +276,8 @@ pub(super) fn bitsandbytes<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     /// One 127th, as it is rounded in the library.
     const SEVENTH: f32 = 0.007_874_016;
     let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let Some(scale) = module.own("SCB").or_else(|| module.beside(".SCB")).or_else(|| module.own("weight_scb"))
+    let Some(scale) =
+        module.own("SCB").or_else(|| module.beside(".SCB")).or_else(|| module.own("weight_scb"))
     else {
         return Err(module.missing(&format!("{}.SCB", module.quantized.name())));
     };
@@ -267,8 +285,11 @@ pub(super) fn bitsandbytes<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     if let Some(format) = &format
         && module.integers(format)?.iter().any(|&format| format != 0)
     {
-        let why = "its \"weight_format\" is one of tiles for a GPU; save it in rows (transformers does)";
-        return Err(module.unsupported(why));
+        let why = format!(
+            "{:?} says that its rows are in tiles for a GPU; save it in rows, as transformers does",
+            format.name()
+        );
+        return Err(module.unsupported(&why));
     }
     let &[height, width] = codes.shape() else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));

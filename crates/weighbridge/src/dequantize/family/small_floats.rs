@@ -36,14 +36,14 @@ pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let groups = width.div_ceil(32);
     let fits = scale.elements() == (count * height * groups) as u64;
     if !fits || !matches!(scale.dtype(), Dtype::U8 | Dtype::F8_E8M0) {
-        let why = format!("where one power of two (U8 or F8_E8M0) is expected for each 32 of {height} x {width}");
+        let why =
+            format!("where one power of two (U8 or F8_E8M0) is expected for each 32 of {height} x {width}");
         return Err(module.misshapen(&scale, &why));
     }
     let layout = rows(Packing::Nibbles(LOW_FIRST), 4, [height, width], width / 2);
     let mut draft = Draft::new(codes, dims, layout, table(&tables::e2m1(1.0)));
     let numbers = (scale.dtype() == Dtype::U8).then(|| Numbers::Bytes(tables::exponents()));
-    draft.recipe.scale =
-        Some(draft.companion(scale, numbers, Grid::rows(1, 32, groups, height * groups)));
+    draft.recipe.scale = Some(draft.companion(scale, numbers, Grid::rows(1, 32, groups, height * groups)));
     fold_pre_quant_scale(module, &mut draft, width)?;
     draft.dense(module, shape, module.dtype(None))
 }
@@ -52,6 +52,9 @@ pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 pub(super) fn nvfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
     let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    if is_transposed(&codes, &scale) {
+        return nvfp4_transposed(module, codes, scale);
+    }
     let shape = unpacked(module, &codes)?;
     let dims @ [count, height, width] =
         matrices(&shape).ok_or_else(|| module.misshapen(&codes, "where a matrix is expected"))?;
@@ -67,22 +70,63 @@ pub(super) fn nvfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let layout = rows(Packing::Nibbles(LOW_FIRST), 4, [height, width], width / 2);
     let mut draft = Draft::new(codes, dims, layout, table(&tables::e2m1(1.0)));
     draft.recipe.scale = Some(draft.companion(scale, None, Grid::rows(1, 16, groups, height * groups)));
+    add_second(module, &mut draft, count)?;
+    fold_pre_quant_scale(module, &mut draft, width)?;
+    draft.dense(module, shape, module.dtype(None))
+}
+
+/// Whether pairs are two rows of a column: experts of which modelopt keeps the inputs in rows.
+fn is_transposed(codes: &TensorRef<'_>, scale: &TensorRef<'_>) -> bool {
+    let (&[_, pairs, columns], &[_, groups, of_scales]) = (codes.shape(), scale.shape()) else {
+        return false;
+    };
+    columns == of_scales && groups.checked_mul(8) == Some(pairs) && codes.dtype() == Dtype::U8
+}
+
+/// `[experts, inputs, outputs]`, of which two inputs share a byte.
+fn nvfp4_transposed<'c>(
+    module: &Module<'c>,
+    codes: TensorRef<'c>,
+    scale: TensorRef<'c>,
+) -> Result<Dense<'c>> {
+    let &[count, pairs, width] = codes.shape() else {
+        return Err(module.misshapen(&codes, "where matrices are expected"));
+    };
+    let height = pairs * 2;
+    let packing = Packing::Interleaved { shifts: vec![0, 4] };
+    let mut layout = rows(packing, 4, [height, width], width);
+    layout.word_rows = pairs;
+    let mut draft = Draft::new(codes, [count, height, width], layout, table(&tables::e2m1(1.0)));
+    let grid = Grid { down: 16, across: 1, row: width, column: 1, matrix: height / 16 * width };
+    draft.recipe.scale = Some(draft.companion(scale, None, grid));
+    add_second(module, &mut draft, count)?;
+    draft.dense(module, vec![count, height, width], module.dtype(None))
+}
+
+/// The scale of the scales.
+fn add_second<'c>(module: &Module<'c>, draft: &mut Draft<'c>, count: usize) -> Result<()> {
     let factor = module.own("weight_scale_2").or_else(|| module.beside("_scale_2"));
     let factor = factor.or_else(|| module.beside("_weight_scale_2"));
     let divisor = module.own("weight_global_scale").or_else(|| module.beside("_global_scale"));
     let (second, how) = match (factor, divisor) {
         (Some(factor), None) => (factor, Second::Factor),
         (None, Some(divisor)) => (divisor, Second::Divisor),
-        (None, None) => return Err(module.missing(&format!("{}_scale_2", module.weight))),
+        (None, None) => {
+            let is_packed = module.quantized.codes().any(|codes| codes.name().ends_with("_packed"));
+            let name = if is_packed { "global_scale" } else { "scale_2" };
+            return Err(module.missing(&format!("{}_{name}", module.weight)));
+        }
         (Some(_), Some(divisor)) => {
-            return Err(module.misshapen(&divisor, "and there is a \"weight_scale_2\", too: which of them counts?"));
+            return Err(
+                module.misshapen(&divisor, "and there is a \"weight_scale_2\", too: which of them counts?")
+            );
         }
     };
     if second.dtype() != Dtype::F32 {
         return Err(module.mistyped(&second, "F32"));
     }
     let second = match second.elements() {
-        1 => one(&mut draft, second),
+        1 => one(draft, second),
         elements if elements == count as u64 => {
             let grid = Grid { matrix: 1, ..Grid::ONE };
             draft.companion(second, None, grid)
@@ -90,8 +134,11 @@ pub(super) fn nvfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         _ => return Err(module.misshapen(&second, "where one number, or one a matrix, is expected")),
     };
     draft.recipe.second = Some((second, how));
-    fold_pre_quant_scale(module, &mut draft, width)?;
-    draft.dense(module, shape, module.dtype(None))
+    if how == Second::Factor {
+        // modelopt, whose values these are, has no negative zero.
+        draft.recipe.value = table(&tables::e2m1_of_modelopt());
+    }
+    Ok(())
 }
 
 /// gpt-oss: blocks of 32 weights, and a power of two for each. Its dense parameters have rows and columns exchanged.

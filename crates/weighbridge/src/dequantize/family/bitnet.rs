@@ -1,0 +1,39 @@
+//! BitNet: weights of -1, 0 and 1, four rows in a row of bytes, and one scale.
+
+use super::super::codes::{Codes, Packing};
+use super::super::module::{Dense, Draft, Module};
+use super::super::tiles::Value;
+use super::scaled::scales_of;
+use crate::dtype::Dtype;
+use crate::error::Result;
+
+pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
+    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
+    let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    let &[word_rows, columns] = codes.shape() else {
+        return Err(module.misshapen(&codes, "where a matrix is expected"));
+    };
+    if codes.dtype() != Dtype::U8 || scale.elements() != 1 {
+        return Err(module.misshapen(&scale, "where one scale is expected"));
+    }
+    let Some(rows) = word_rows.checked_mul(4) else {
+        return Err(module.misshapen(&codes, "which is too large"));
+    };
+    let section = module.config.quantization();
+    let number = module.floats(&scale)?.first().copied().unwrap_or(f32::NAN);
+    let factor = match section.text("linear_class") {
+        Some("autobitlinear") => number,
+        Some("bitlinear") | None => number.recip(),
+        Some(other) => {
+            let why = format!("{} is {other:?}, which is not known here", section.field("linear_class"));
+            return Err(module.unsupported(&why));
+        }
+    };
+    let packing = Packing::Planes { word: 1, shifts: vec![0, 2, 4, 6] };
+    let layout = Codes { packing, bits: 2, rows, columns, stride: columns, word_rows };
+    let dtype = module.dtype(Some(scale.dtype()));
+    let mut draft = Draft::new(codes, [1, rows, columns], layout, Value::Number(-1));
+    draft.recipe.last = Some(factor);
+    draft.leave_out([scale]);
+    draft.dense(module, vec![rows, columns], dtype)
+}
