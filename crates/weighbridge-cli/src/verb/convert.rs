@@ -119,7 +119,11 @@ impl Convert {
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
         let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
-        let plan = self.reshape()?.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
+        let mut reshape = self.reshape()?;
+        if self.cast_into {
+            reshape.casts = reshape.casts.before_casts();
+        }
+        let plan = reshape.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
         let unchosen = foreign.as_ref().map_or(0, Foreign::unchosen);
         let notes = foreign.as_ref().map_or(&[][..], Foreign::notes);
         if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
