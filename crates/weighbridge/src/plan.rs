@@ -12,7 +12,10 @@ use std::sync::Arc;
 
 pub use crate::cast::{OutOfRange, Overflow};
 pub use memory::cast_into;
-pub use operation::{BitCast, Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
+pub use operation::{
+    BitCast, Bound, Cast, Constant, Encode, Join, Operation, Part, Piece, Quantize, QuantizeMethod,
+    QuantizedWeight, Read, Tiles, Transpose,
+};
 
 use crate::checkpoint::{Checkpoint, Shard, TensorRef};
 use crate::dtype::Dtype;
