@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::options::PageCache;
@@ -9,10 +10,10 @@ use super::tile::TileMaker;
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
 use crate::plan::{Entry, Plan};
-use crate::write::{Stored, TensorData};
+use crate::write::{Ranges, Stored, TensorData};
 
-/// A tensor of a plan as something to write: it is made tile by tile while it is written, and bytes that stay as they
-/// are go from file to file.
+/// A tensor of a plan as something to write: it is made tile by tile while it is written, by several threads where it is
+/// computed, and bytes that stay as they are go from file to file.
 #[derive(Clone, Debug)]
 pub struct Streamed {
     entry: Arc<Entry>,
@@ -41,6 +42,17 @@ impl Streamed {
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
+
+    /// The bytes that are made at a time: whole steps of the operation where these are not too large.
+    fn tile(&self) -> u64 {
+        /// A multiple of every element's size, those of 6 bits included.
+        const TILE: u64 = (1 << 20) / 48 * 48;
+        const MOST: u64 = 16 << 20;
+        match self.entry.tiles().step() {
+            step @ 1..=MOST => (TILE / step).max(1) * step,
+            _ => TILE,
+        }
+    }
 }
 
 impl TensorData for Streamed {
@@ -53,14 +65,34 @@ impl TensorData for Streamed {
     }
 
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        /// A multiple of every element's size, those of 6 bits included.
-        const TILE: u64 = (1 << 20) / 48 * 48;
-        let entry = &*self.entry;
+        self.write_range(0..self.entry.byte_len(), out)
+    }
+
+    /// What is computed is computed by several threads.
+    fn ranges(&self) -> Option<&dyn Ranges> {
+        // A range begins and ends between two elements.
+        let has_bytes = self.entry.dtype().bits().is_multiple_of(8);
+        (has_bytes && !self.entry.tiles().is_direct()).then_some(self)
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        if self.entry.byte_len() == 0 {
+            return None;
+        }
+        let (shard, bytes) = self.entry.stored_run()?;
+        Stored::of(shard, bytes)
+    }
+}
+
+impl Ranges for Streamed {
+    fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()> {
+        let (entry, tile) = (&*self.entry, self.tile());
         let mut maker = TileMaker::new(None, PageCache::Keep);
-        let mut memory = vec![MaybeUninit::uninit(); entry.byte_len().min(TILE) as usize];
-        let mut start = 0;
-        while start < entry.byte_len() {
-            let end = entry.byte_len().min(start + TILE);
+        let mut memory = vec![MaybeUninit::uninit(); (bytes.end - bytes.start).min(tile) as usize];
+        let mut start = bytes.start;
+        while start < bytes.end {
+            // The next one begins with a tile, wherever this one does.
+            let end = bytes.end.min(start / tile * tile + tile);
             let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
             let (bytes, _) = made.map_err(io::Error::other)?;
             if cfg!(target_endian = "big") {
@@ -70,13 +102,5 @@ impl TensorData for Streamed {
             start = end;
         }
         Ok(())
-    }
-
-    fn stored(&self) -> Option<Stored<'_>> {
-        if self.entry.byte_len() == 0 {
-            return None;
-        }
-        let (shard, bytes) = self.entry.stored_run()?;
-        Stored::of(shard, bytes)
     }
 }
