@@ -57,6 +57,16 @@ impl Destination {
         self.output.as_deref().filter(is_file)
     }
 
+    /// The directory to write to, if it is to be one.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|_| !self.dry_run && self.file().is_none())
+    }
+
+    /// Whether what is there already is replaced.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.force
+    }
+
     /// The output, if it is a file with one of these endings and is to be written; fails where something is
     /// there already.
     pub(crate) fn foreign_file(&self, endings: &[&str]) -> Result<Option<&Path>> {
