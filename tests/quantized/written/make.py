@@ -90,4 +90,5 @@ def main():
         save_file(tensors, HERE / f"{method}.safetensors")
 
 
-main()
+if __name__ == "__main__":
+    main()
