@@ -113,7 +113,7 @@ impl Quantize {
         if self.group_size.is_some() && self.method != Method::Int4Rtn {
             bail!("--group-size is of --method int4-rtn only");
         }
-        if self.group_size.is_some_and(|group| group == 0 || group % 8 != 0) {
+        if self.group_size.is_some_and(|group| group == 0 || !group.is_multiple_of(8)) {
             bail!("--group-size must be a multiple of 8");
         }
         Ok(match self.method {

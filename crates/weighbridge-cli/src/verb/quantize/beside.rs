@@ -55,9 +55,11 @@ impl Beside {
     /// Writes config.json with the `quantization_config`, and copies what else the model needs.
     pub(super) fn write(&self, quantization: &Value, term: &Term) -> Result<()> {
         let Some(to) = &self.to else {
-            term.note(
-                "no config.json is written beside a file; -o DIR writes one with its `quantization_config`",
-            );
+            if self.to_file {
+                term.note(
+                    "no config.json goes with a file; -o DIR writes one with the `quantization_config`",
+                );
+            }
             return Ok(());
         };
         let Some(Value::Object(config)) = &self.config else {

@@ -5,12 +5,11 @@ use super::*;
 use crate::write::{Save, TensorData, Values};
 use crate::{Checkpoint, Plan};
 
-/// What `method` makes of a weight: dtype, shape and bytes of each tensor, by name.
-fn made(
-    method: QuantizeMethod,
-    checkpoint: &Checkpoint,
-    name: &str,
-) -> Result<BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>> {
+/// Dtype, shape and bytes of each tensor, by name.
+type Made = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// What `method` makes of a weight.
+fn made(method: QuantizeMethod, checkpoint: &Checkpoint, name: &str) -> Result<Made> {
     let QuantizedWeight { entries, constants } = method.weight(&checkpoint.tensor(name).unwrap())?;
     let plan = Plan::new(entries);
     let session = plan.clone().session().start()?;
