@@ -1,11 +1,13 @@
 """Makes the vectors beside it: small weights, and what the libraries make of them by rounding to nearest.
 
-    make.py      (torch, compressed-tensors 0.20, bitsandbytes 0.50, transformers 5.24)
+    make.py      (torch, compressed-tensors 0.20, bitsandbytes 0.50, transformers 5.24; pywhispercpp 1.5.1, which brings ggml)
 
 Of compressed-tensors the scales are those of its CPU code in the weight's dtype; codes are quotients in single precision, as its GPU
 kernels compute them and its CPU code does for weights in single precision.
 """
 
+import ctypes
+import importlib.metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,6 +53,47 @@ def nf4(weight):
     return {"weight": packed, **{f"weight.{key}": value for key, value in state.as_dict(packed=True).items()}}
 
 
+# The numbers of ggml's types.
+GGML = {"Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14}
+
+
+def ggml():
+    """A function that has ggml make blocks of a type, as bytes, of a matrix."""
+    files = importlib.metadata.files("pywhispercpp")
+    for part in ["libgomp-", "libggml-base-"]:
+        path = next(file for file in files if part in file.name).locate()
+        library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    quantize, row_size = library.ggml_quantize_chunk, library.ggml_row_size
+    quantize.restype = row_size.restype = ctypes.c_size_t
+    row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+
+    def blocks(weight, kind):
+        values = weight.float().contiguous()
+        columns = values.shape[-1]
+        rows = values.numel() // columns
+        made = torch.zeros(rows, row_size(kind, columns), dtype=torch.uint8)
+        quantize(kind, values.data_ptr(), made.data_ptr(), 0, rows, columns, None)
+        return made
+
+    return blocks
+
+
+def of_ggml():
+    blocks, tensors = ggml(), {}
+    for kind, number in GGML.items():
+        columns = 256 if kind.endswith("K") else 64
+        chosen = weights((3, columns), torch.float32) | {
+            "above": torch.rand(3, columns),
+            "below": -torch.rand(3, columns).bfloat16(),
+            "tails": torch.randn(3, columns) ** 5,
+        }
+        for what, weight in chosen.items():
+            tensors[f"source.{kind}.{what}.weight"] = weight
+            tensors[f"{kind}.{what}.weight"] = blocks(weight, number)
+    save_file(tensors, HERE / "ggml.safetensors")
+
+
 METHODS = {
     "fp8": ((5, 40), lambda w: compressed(w, "FP8_DYNAMIC", "float-quantized")),
     "fp8-block": ((256, 48), block),
@@ -88,6 +131,7 @@ def main():
                 tensors[f"source.{name}.weight"] = weight
                 tensors |= {f"{name}.{key}": value for key, value in make(weight).items()}
         save_file(tensors, HERE / f"{method}.safetensors")
+    of_ggml()
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ fn grouped(values: &[f32], search: &Search, out: &mut [u8]) -> Option<[i32; 256]
         let weights = std::array::from_fn(|at| usual + values[at].abs());
         search.fit(values, &weights)
     });
+    fits.iter().all(|fit| fit.scale.is_finite() && fit.below.is_finite()).then_some(())?;
     let largest = |of: fn(&Fit) -> f32| fits.iter().map(of).fold(0.0, f32::max);
     let (scale, below) = (largest(|fit| fit.scale), largest(|fit| fit.below));
     let factor = |largest: f32| if largest > 0.0 { 63.0 / largest } else { 0.0 };
@@ -204,6 +205,8 @@ fn symmetric(values: &[f32]) -> (f32, [i32; 16]) {
 pub(crate) fn q6_k(values: &[f32], out: &mut [u8]) -> Option<()> {
     let fits: [_; 16] = std::array::from_fn(|group| symmetric(&values[group * 16..][..16]));
     let scales = fits.map(|(scale, _)| scale);
+    // Squares of what is far too large are infinite.
+    scales.iter().all(|scale| scale.is_finite()).then_some(())?;
     let extreme = super::extreme(&scales);
     if extreme.abs() < NOTHING {
         return Some(());
