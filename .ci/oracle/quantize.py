@@ -115,12 +115,18 @@ def loaded(method, where, dtype):
     return found
 
 
-def as_the_library(method, before, after, kept):
-    """Our codes and scales are the library's."""
+def library():
+    """The script that has the libraries quantise."""
     path = Path(__file__).parents[2] / "tests/quantized/written/make.py"
     spec = importlib.util.spec_from_file_location("make", path)
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
+    return make
+
+
+def as_the_library(method, before, after, kept):
+    """Our codes and scales are the library's."""
+    make = library()
     for name, weight in before.items():
         if name in kept:
             check(f"{method}: {name} as before", torch.equal(after[name], weight))
@@ -164,6 +170,59 @@ def quantized(method, here, dtype, **sizes):
             check(f"{method}: {name} is {error:.3f} off", error < (0.04 if "8" in method else 0.17))
 
 
+def experts(method, here):
+    """Experts one by one, and a router that stays as it is."""
+    torch.manual_seed(19)
+    config = transformers.MixtralConfig(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=128,
+        num_local_experts=4,
+    )
+    before, after = here / "dense", here / method
+    transformers.MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(before)
+    run("quantize", before, "--method", method, "-o", after)
+    source, made = tensors(before), tensors(after)
+    kept = [name for name in source if name in made and made[name].dtype == torch.bfloat16]
+    router = [name for name in kept if name.endswith(".gate.weight")]
+    check(f"{method}: routers {router}", len(router) == 1)
+    as_the_library(method, source, made, kept)
+
+
+GGUF = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "F32"]
+
+
+def ggufs(here, make):
+    """Files that gguf reads; what it can quantise, and ggml if it is there, has the same bytes."""
+    import gguf
+    import numpy as np
+
+    blocks = make.ggml() if installed("pywhispercpp") else None
+    llama(here / "dense", torch.bfloat16)
+    source = tensors(here / "dense")
+    for kind in GGUF:
+        file = here / f"{kind}.gguf"
+        told = run("convert", here / "dense", "--type", kind.lower(), "-o", file)
+        check(f"{kind}: {told}", f"{len(source)} tensors from safetensors" in told)
+        reader = gguf.GGUFReader(file)
+        check(f"{kind}: names", {tensor.name for tensor in reader.tensors} == source.keys())
+        for tensor in reader.tensors:
+            weight = source[tensor.name].float()
+            expected = kind if weight.ndim > 1 else "F32"
+            check(f"{kind}: {tensor.name}: {tensor.tensor_type.name}", tensor.tensor_type.name == expected)
+            check(f"{kind}: {tensor.name}: shape", [*map(int, tensor.shape)] == [*reversed(weight.shape)])
+            bytes_of = np.ascontiguousarray(tensor.data).view(np.uint8).tobytes()
+            if not expected.endswith("_K"):
+                theirs = gguf.quantize(weight.numpy(), tensor.tensor_type)
+                check(f"{kind}: {tensor.name} as gguf", theirs.view(np.uint8).tobytes() == bytes_of)
+            if blocks is not None and weight.ndim > 1 and kind in make.GGML:
+                theirs = blocks(weight, make.GGML[kind]).numpy().tobytes()
+                check(f"{kind}: {tensor.name} as ggml", theirs == bytes_of)
+            values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy()).reshape(weight.shape)
+            error = (values - weight).norm() / weight.norm()
+            most = {"4": 0.09, "5": 0.045, "6": 0.022, "8": 0.007}.get(expected[1], 0.002)
+            check(f"{kind}: {tensor.name} is {error:.4f} off", error <= most)
+    return "gguf" + ("" if blocks is None else " and ggml")
+
+
 def main():
     ran = []
     with tempfile.TemporaryDirectory() as place:
@@ -181,7 +240,13 @@ def main():
                 here = Path(place) / f"{method}-{number}"
                 here.mkdir()
                 quantized(method, here, dtype, **sizes)
+            if method != "int4-rtn":
+                (here := Path(place) / f"{method}-experts").mkdir()
+                experts(method, here)
             ran.append(method)
+        if installed("gguf"):
+            (here := Path(place) / "gguf").mkdir()
+            ran.append(ggufs(here, library()))
     print(f"{checks} checks passed: {', '.join(ran)}")
 
 

@@ -12,24 +12,24 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from bitsandbytes.functional import quantize_4bit
-from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.quantization import preset_name_to_scheme
-from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors.torch import save_file
-from transformers.integrations.finegrained_fp8 import Fp8Quantize
 
 HERE = Path(__file__).parent
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def scales(weight, args):
+    from compressed_tensors.quantization.utils import calculate_qparams
+
     group = args.group_size if args.group_size and args.group_size > 0 else weight.shape[1]
     groups = weight.unflatten(-1, (weight.shape[1] // group, group))
     return calculate_qparams(groups.amin(-1), groups.amax(-1), args)[0]
 
 
 def compressed(weight, preset, form, group=None):
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import preset_name_to_scheme
+
     scheme = preset_name_to_scheme(preset, ["Linear"])
     if group:
         scheme.weights.group_size = group
@@ -43,12 +43,16 @@ def compressed(weight, preset, form, group=None):
 
 
 def block(weight):
+    from transformers.integrations.finegrained_fp8 import Fp8Quantize
+
     config = {"weight_block_size": [min(128, side) for side in weight.shape]}
     config = SimpleNamespace(**config, scale_fmt="float")
     return Fp8Quantize(SimpleNamespace(quantization_config=config))._quantize_one("weight", weight)
 
 
 def nf4(weight):
+    from bitsandbytes.functional import quantize_4bit
+
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=False)
     return {"weight": packed, **{f"weight.{key}": value for key, value in state.as_dict(packed=True).items()}}
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::plan::{QuantizeMethod, QuantizedWeight};
 use weighbridge::write::{Save, TensorData};
-use weighbridge::{Checkpoint, Entry, Plan};
+use weighbridge::{Checkpoint, Entry, ErrorKind, Plan};
 
 mod beside;
 mod choice;
@@ -103,6 +103,7 @@ impl Quantize {
                 tensors.unfit.push(format!("{}: it stays {}: {why}", safe(tensor.name()), tensor.dtype()));
             }
         }
+        tensors.ignored.extend(config::tied_head(&checkpoint));
         if tensors.quantized == 0 {
             bail!("{}: it has no weight that {method} takes{}", self.input.display(), tensors.why());
         }
@@ -139,8 +140,8 @@ impl Quantize {
         let Tensors { all, quantized, kept, unfit, ignored, dtype } = tensors;
         let metadata = metadata::union(&[checkpoint], term);
         let save = metadata::with(Save::new(), metadata);
-        let outcome = self.destination.save(save, all, term)?;
-        beside.write(&config::of(method, dtype, ignored), term)?;
+        let outcome = self.destination.save(save, all, term).map_err(of_weight)?;
+        beside.write(&config::of(method, dtype, &ignored), term)?;
         for (number, line) in unfit.iter().enumerate() {
             if number < SHOWN { term.note(line) } else { term.detail(line) }
         }
@@ -150,6 +151,21 @@ impl Quantize {
         }
         term.note(format_args!("{} quantised to {method}, {kept} as before", plural(quantized, "weight")));
         Ok(outcome)
+    }
+}
+
+/// An error of a value, of the weight that has it instead of what was to be made of that.
+fn of_weight(error: anyhow::Error) -> anyhow::Error {
+    const WEIGHT: &str = ".weight";
+    match error.downcast::<weighbridge::Error>() {
+        Ok(error) if error.kind() == ErrorKind::Value => {
+            let made = error.tensor().unwrap_or_default();
+            let name = made.rfind(WEIGHT).map_or(made, |at| &made[..at + WEIGHT.len()]);
+            let message = format!("{}; --keep leaves a tensor as it is", error.message());
+            weighbridge::Error::new(error.kind(), message).in_tensor(name).into()
+        }
+        Ok(error) => error.into(),
+        Err(other) => other,
     }
 }
 

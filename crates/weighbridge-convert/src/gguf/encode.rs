@@ -33,7 +33,7 @@ impl Encode for Encoder {
 
     fn encode(&self, values: &[f32], out: &mut [u8]) -> Result<()> {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            let message = format!("{value} cannot be quantised; leave the tensor as it is, or mend it");
+            let message = format!("{value} cannot be quantised");
             return Err(Error::new(ErrorKind::Value, message));
         }
         (self.encode)(values, out).ok_or_else(|| {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use weighbridge::plan::QuantizeMethod;
-use weighbridge::{Dtype, TensorRef};
+use weighbridge::{Checkpoint, Dtype, TensorRef};
 
 use super::choice::Fate;
 
@@ -19,12 +19,13 @@ pub(super) fn note(ignored: &mut Vec<String>, tensor: &TensorRef<'_>, fate: &Fat
     }
 }
 
+/// The head that is tied to the embeddings: it is a module, but there is no tensor of its name.
+pub(super) fn tied_head(checkpoint: &Checkpoint) -> Option<String> {
+    checkpoint.tensor("lm_head.weight").is_none().then(|| "lm_head".to_owned())
+}
+
 /// What goes into config.json; `dtype` is that of the weights before.
-pub(super) fn of(method: QuantizeMethod, dtype: Option<Dtype>, mut ignored: Vec<String>) -> Value {
-    // Where it is tied to the embeddings, there is no tensor of that name.
-    if !ignored.iter().any(|module| module == "lm_head") {
-        ignored.push("lm_head".to_owned());
-    }
+pub(super) fn of(method: QuantizeMethod, dtype: Option<Dtype>, ignored: &[String]) -> Value {
     match method {
         QuantizeMethod::Fp8Block => json!({
             "quant_method": "fp8",

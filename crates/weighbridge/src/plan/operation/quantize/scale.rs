@@ -14,7 +14,7 @@ pub(super) fn largest(values: &[f32]) -> Result<f32> {
     if largest.is_finite() {
         return Ok(largest);
     }
-    let message = format!("{largest} cannot be quantised; leave the tensor as it is, or mend it");
+    let message = format!("{largest} cannot be quantised");
     Err(Error::new(ErrorKind::Value, message))
 }
 
