@@ -196,7 +196,7 @@ def ggufs(here, make):
     import numpy as np
 
     blocks = make.ggml() if installed("pywhispercpp") else None
-    llama(here / "dense", torch.bfloat16)
+    llama(here / "dense", torch.bfloat16, intermediate_size=512)
     source = tensors(here / "dense")
     for kind in GGUF:
         file = here / f"{kind}.gguf"

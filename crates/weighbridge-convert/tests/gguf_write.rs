@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use weighbridge::write::{Save, Values};
-use weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Plan};
+use weighbridge::{Checkpoint, Dtype, ErrorKind, HostBuffer, Names, Plan};
 use weighbridge_convert::gguf::{self, Type};
 use weighbridge_convert::{NoteKind, Options};
 
@@ -41,8 +41,8 @@ fn values(file: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     let shape = foreign.checkpoint().tensor(name).unwrap().shape().to_vec();
     let session = plan(foreign.checkpoint()).session().start().unwrap();
     let (_, values) = session.take(name, Some(Dtype::F32)).unwrap();
-    let bytes = values.as_bytes().chunks_exact(4);
-    (shape, bytes.map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap())).collect())
+    let HostBuffer::F32(values) = values else { panic!("{name} is not F32") };
+    (shape, values)
 }
 
 #[test]

@@ -24,8 +24,9 @@ const SHOWN: usize = 10;
 /// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to
 /// safetensors, without running any of their code
 ///
-/// An output that ends in .npz, .npy or .gguf is written in that format; the names of tensors stay as they are. The
-/// format of the input is recognised by the content of the file, not by its name. A pickle that imports something not
+/// An output that ends in .npz, .npy or .gguf is written in that format; the names of tensors stay as they
+/// are. The format of the input is recognised by the content of the file, not by its name. A pickle that
+/// imports something not
 /// known to be harmless is refused: `weighbridge scan` lists what it imports. Everything that is renamed,
 /// left out or changed is reported on standard error.
 #[derive(Debug, Args)]
@@ -74,8 +75,8 @@ pub(crate) struct Convert {
     #[arg(long, requires = "into")]
     cast_into: bool,
 
-    /// Of a file that ends in .gguf, the type of its matrices; the dtypes stay as they are otherwise. What has one
-    /// dimension becomes F32, and rows that are no whole blocks get what llama.cpp gives them
+    /// Of a file that ends in .gguf, the type of its matrices; the dtypes stay as they are otherwise. What
+    /// has one dimension becomes F32, and rows that are no whole blocks get what llama.cpp gives them
     #[arg(long, value_enum, ignore_case = true, value_name = "TYPE", conflicts_with = "into")]
     r#type: Option<export::GgufType>,
 

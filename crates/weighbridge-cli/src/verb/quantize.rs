@@ -26,11 +26,11 @@ const SHOWN: usize = 5;
 
 /// Quantises weights by rounding to nearest, in the layouts that transformers loads
 ///
-/// Matrices named `.weight` are quantised, but for embeddings, `lm_head`, norms and the routers of experts; all else
-/// stays as it is, and so do weights that the method does not take, which are listed. No calibration data is
-/// needed. In a directory the tensors get a config.json with the `quantization_config` that goes with them, and
-/// the other small files of the input (tokenizer, templates). Memory stays the same however large the checkpoint
-/// is. GGUF files are written by `weighbridge convert --type`.
+/// Matrices named `.weight` are quantised, but for embeddings, `lm_head`, norms and the routers of experts;
+/// all else stays as it is, and so do weights that the method does not take, which are listed. No calibration
+/// data is needed. In a directory the tensors get a config.json with the `quantization_config` that goes with
+/// them, and the other small files of the input (tokenizer, templates). Memory stays the same however large
+/// the checkpoint is. GGUF files are written by `weighbridge convert --type`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -66,7 +66,8 @@ pub(crate) struct Quantize {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Method {
-    /// 8-bit floats with a scale a row; activations rounded a token at a time (compressed-tensors' `FP8_DYNAMIC`)
+    /// 8-bit floats with a scale a row; activations rounded a token at a time (compressed-tensors'
+    /// `FP8_DYNAMIC`)
     Fp8,
     /// 8-bit floats with a scale for each 128 by 128, as DeepSeek has them (transformers' `fp8`)
     Fp8Block,

@@ -1,7 +1,7 @@
 //! Blocks of quantised values as ggml's reference makes them: the block formats of 32 values.
 //!
-//! What each does is the arithmetic of llama.cpp's reference, operation by operation in single precision, so that the
-//! blocks are the same bit for bit.
+//! What each does is the arithmetic of llama.cpp's reference, operation by operation in single precision, so
+//! that the blocks are the same bit for bit.
 
 mod k;
 

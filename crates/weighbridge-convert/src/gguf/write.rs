@@ -28,18 +28,20 @@ const LONGEST_NAME: usize = 63;
 
 /// Writes what a plan makes as a GGUF file of version 3; returns what is to be said of it.
 ///
-/// Names stay as they are: what llama.cpp needs to run a model (its own names, a permutation of some weights, the
-/// hyperparameters and the tokenizer) is not made. Without a type, tensors keep their dtypes, of which GGUF has `F64`,
-/// `F32`, `F16`, `BF16`, `I64`, `I32`, `I16` and `I8`. With one, floats of two and more dimensions get it, rounded as llama.cpp's
-/// reference does, bit for bit; where rows do not divide into its blocks, they get what llama.cpp would give them: of
-/// the K formats the block format of 32 values with a bit more, else `F16`. Floats of one dimension, and the routers of
-/// experts, become `F32`. Metadata that is text is kept.
+/// Names stay as they are: what llama.cpp needs to run a model (its own names, a permutation of some weights,
+/// the hyperparameters and the tokenizer) is not made. Without a type, tensors keep their dtypes, of which
+/// GGUF has `F64`, `F32`, `F16`, `BF16`, `I64`, `I32`, `I16` and `I8`. With one, floats of two and more
+/// dimensions get it, rounded as llama.cpp's reference does, bit for bit; where rows do not divide into its
+/// blocks, they get what llama.cpp would give them: of the K formats the block format of 32 values with a bit
+/// more, else `F16`. Floats of one dimension, and the routers of experts, become `F32`. Metadata that is text
+/// is kept.
 ///
 /// # Errors
 ///
-/// Fails with [`ErrorKind::Dtype`] for a dtype that GGUF does not have, with [`ErrorKind::Shape`] for more than four dimensions,
-/// with [`ErrorKind::DuplicateTensor`] for two tensors of one name, with [`ErrorKind::Value`] where NaN or infinity would be
-/// quantised, when a tensor cannot be read, and when the file cannot be written. The destination is as it was then.
+/// Fails with [`ErrorKind::Dtype`] for a dtype that GGUF does not have, with [`ErrorKind::Shape`] for more
+/// than four dimensions, with [`ErrorKind::DuplicateTensor`] for two tensors of one name, with
+/// [`ErrorKind::Value`] where NaN or infinity would be quantised, when a tensor cannot be read, and when the
+/// file cannot be written. The destination is as it was then.
 pub fn write(path: impl AsRef<Path>, plan: &Plan, kind: Option<Type>) -> Result<Vec<Note>> {
     let path = path.as_ref();
     let write = || {
@@ -195,7 +197,7 @@ enum Value {
 /// What the file says about itself.
 fn metadata(plan: &Plan, kind: Option<Type>, notes: &mut Vec<Note>) -> BTreeMap<String, Value> {
     let mut values = BTreeMap::new();
-    let shards = plan.checkpoints().iter().flat_map(|checkpoint| checkpoint.shards());
+    let shards = plan.checkpoints().iter().flat_map(weighbridge::Checkpoint::shards);
     for (key, text) in shards.flat_map(|shard| shard.header().metadata().into_iter().flatten()) {
         // Of safetensors: which framework wrote it.
         if key == "format" || values.contains_key(key) {

@@ -12,8 +12,8 @@ use crate::dtype::Dtype;
 use crate::plan::{Entry, Plan};
 use crate::write::{Ranges, Stored, TensorData};
 
-/// A tensor of a plan as something to write: it is made tile by tile while it is written, by several threads where it is
-/// computed, and bytes that stay as they are go from file to file.
+/// A tensor of a plan as something to write: it is made tile by tile while it is written, by several threads
+/// where it is computed, and bytes that stay as they are go from file to file.
 #[derive(Clone, Debug)]
 pub struct Streamed {
     entry: Arc<Entry>,

@@ -2,8 +2,8 @@
 //!
 //! [`Read`] gives a stored tensor as it is, [`Part`] a slice of one, [`Join`] several concatenated along a
 //! dimension, [`Transpose`] one with two adjacent dimensions swapped; [`Cast`] gives what any of them makes in another dtype,
-//! [`BitCast`] its bits under another dtype. [`Quantize`] makes the codes and scales of a quantised weight, and [`Encode`]
-//! any other encoding in groups.
+//! [`BitCast`] its bits under another dtype. [`Quantize`] makes the codes and scales of a quantised weight,
+//! and [`Encode`] any other encoding in groups.
 
 mod bit_cast;
 mod cast;

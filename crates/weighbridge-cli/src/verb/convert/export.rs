@@ -46,8 +46,8 @@ impl<'a> Export<'a> {
         Ok(destination.foreign_file(&["npy"])?.map(Self::Npy))
     }
 
-    /// Writes what is planned; returns what was left as it was, and what has no place. Codes of quantised modules go into
-    /// GGUF only if they are wanted `raw`.
+    /// Writes what is planned; returns what was left as it was, and what has no place. Codes of quantised
+    /// modules go into GGUF only if they are wanted `raw`.
     pub(super) fn write(&self, plan: &Plan, raw: bool) -> Result<Vec<Note>> {
         match *self {
             Self::Npz(output) => Ok(numpy::npz(output, plan.tensors())?),
@@ -60,17 +60,23 @@ impl<'a> Export<'a> {
                 Ok(numpy::npy(output, &tensor)?)
             }
             Self::Gguf(output, kind) => {
-                let quantized = plan.checkpoints().iter().flat_map(|checkpoint| checkpoint.quantized());
-                if let Some(module) = quantized.filter(|_| !raw).next() {
-                    let codes = module.codes().next().map_or("", |codes| codes.name());
-                    let advice = "`weighbridge dequantize` makes weights of it first, --quantized raw writes the codes";
-                    return Err(module.refusal(codes, advice).into());
+                if !raw {
+                    refuse_quantized(plan)?;
                 }
                 Ok(gguf::write(output, plan, kind.map(gguf::Type::from))?)
             }
             Self::Onnx(model, cast, output) => Ok(Graph::open(model)?.replace(plan, cast, output)?),
         }
     }
+}
+
+/// Fails where codes would go into a file that has no place for what they mean.
+fn refuse_quantized(plan: &Plan) -> Result<()> {
+    let mut modules = plan.checkpoints().iter().flat_map(weighbridge::Checkpoint::quantized);
+    let Some(module) = modules.next() else { return Ok(()) };
+    let codes = module.codes().next().map_or("", |codes| codes.name());
+    let advice = "`weighbridge dequantize` makes weights of it first, --quantized raw writes the codes";
+    Err(module.refusal(codes, advice).into())
 }
 
 /// The tensors that went nowhere.

@@ -41,8 +41,8 @@ impl Choice {
     }
 }
 
-/// Whether the name is not that of an embedding, the head, a norm or the router of experts, which lose too much or
-/// which libraries do not load quantised.
+/// Whether the name is not that of an embedding, the head, a norm or the router of experts, which lose too
+/// much or which libraries do not load quantised.
 fn is_linear(name: &str) -> bool {
     const HEADS: [&str; 8] =
         ["lm_head", "output", "embed_out", "score", "classifier", "cls", "vocab_head", "head"];

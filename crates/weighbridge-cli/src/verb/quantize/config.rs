@@ -67,8 +67,17 @@ pub(super) fn of(method: QuantizeMethod, dtype: Option<Dtype>, ignored: &[String
 
 /// Of compressed-tensors, the format, the weights and the activations, as its presets have them.
 fn scheme(method: QuantizeMethod) -> (&'static str, Value, Value) {
-    let channel = |kind: &str| json!({"num_bits": 8, "type": kind, "symmetric": true, "strategy": "channel", "dynamic": false});
-    let token = |kind: &str| json!({"num_bits": 8, "type": kind, "symmetric": true, "strategy": "token", "dynamic": true});
+    let eight = |kind: &str, strategy: &str, dynamic: bool| {
+        json!({
+            "num_bits": 8,
+            "type": kind,
+            "symmetric": true,
+            "strategy": strategy,
+            "dynamic": dynamic,
+        })
+    };
+    let channel = |kind| eight(kind, "channel", false);
+    let token = |kind| eight(kind, "token", true);
     let group = |kind: &str, size: usize| {
         json!({
             "num_bits": 4,

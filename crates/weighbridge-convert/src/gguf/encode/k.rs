@@ -1,4 +1,5 @@
-//! The K formats: 256 values with scales of their groups, which are quantised themselves. Scales are searched for.
+//! The K formats: 256 values with scales of their groups, which are quantised themselves. Scales are searched
+//! for.
 
 use super::half;
 
@@ -16,7 +17,8 @@ fn code(value: f32, least: i32, most: i32) -> i32 {
 struct Search {
     /// The largest code.
     most: i32,
-    /// The first number of codes to try, counted from the largest one, and how many steps of 0.1 are made from there.
+    /// The first number of codes to try, counted from the largest one, and how many steps of 0.1 are made
+    /// from there.
     first: f32,
     steps: i32,
 }
@@ -29,8 +31,9 @@ struct Fit {
 }
 
 impl Search {
-    /// The scale and the least value for which the weighted square of the errors is smallest, of those that are tried: for
-    /// each spacing of codes the best line through the values. What is found to be better is where the next step begins.
+    /// The scale and the least value for which the weighted square of the errors is smallest, of those that
+    /// are tried: for each spacing of codes the best line through the values. What is found to be better is
+    /// where the next step begins.
     fn fit(&self, values: &[f32], weights: &[f32; 32]) -> Fit {
         let (mut least, mut largest) = (values[0], values[0]);
         let (mut sum_weights, mut sum) = (weights[0], weights[0] * values[0]);
@@ -95,8 +98,8 @@ fn error(values: &[f32], weights: &[f32; 32], scale: f32, least: f32, codes: &[i
     sum
 }
 
-/// Codes of eight groups of 32 with scales and least values of 6 bits, both written with the two numbers that they are
-/// multiples of.
+/// Codes of eight groups of 32 with scales and least values of 6 bits, both written with the two numbers that
+/// they are multiples of.
 fn grouped(values: &[f32], search: &Search, out: &mut [u8]) -> Option<[i32; 256]> {
     let fits: [Fit; 8] = std::array::from_fn(|group| {
         let values = &values[group * 32..][..32];
@@ -167,8 +170,8 @@ pub(crate) fn q5_k(values: &[f32], out: &mut [u8]) -> Option<()> {
 /// Groups whose values are this near to zero are zero.
 const NOTHING: f32 = 1e-15;
 
-/// The scale of 16 values with codes from -32 to 31, for which the sum of the errors' squares is smallest, each weighted with
-/// the square of its value, and the codes, with 32 added.
+/// The scale of 16 values with codes from -32 to 31, for which the sum of the errors' squares is smallest,
+/// each weighted with the square of its value, and the codes, with 32 added.
 fn symmetric(values: &[f32]) -> (f32, [i32; 16]) {
     const HALF: i32 = 32;
     let extreme = super::extreme(values);

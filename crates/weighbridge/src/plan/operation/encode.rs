@@ -13,8 +13,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::brief;
 
-/// Encodes values group by group: a fixed number of successive values of a row-major tensor becomes a fixed number
-/// of bytes, whatever the other groups hold. The last group may be shorter.
+/// Encodes values group by group: a fixed number of successive values of a row-major tensor becomes a fixed
+/// number of bytes, whatever the other groups hold. The last group may be shorter.
 ///
 /// Codes that need a scale and the scale itself are two encodings of the same values.
 ///
@@ -58,10 +58,12 @@ use crate::text::brief;
 /// }
 ///
 /// # fn main() -> Result<()> {
-/// # let bytes = b"\x3B\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"BF16\",\"shape\":[2,1],\"data_offsets\":[0,4]}}\x80\x3f\0\x40".to_vec();
+/// # let header = r#"{"a":{"dtype":"BF16","shape":[2,1],"data_offsets":[0,4]}}"#;
+/// # let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), b"\x80\x3f\0\x40"].concat();
 /// let ckpt = Checkpoint::from_bytes(bytes)?;
 /// let input = Input::of(&ckpt.tensor("a").unwrap());
-/// let session = Plan::new([Entry::new("largest", vec![input], Arc::new(LargestOfRows))?]).session().start()?;
+/// let entry = Entry::new("largest", vec![input], Arc::new(LargestOfRows))?;
+/// let session = Plan::new([entry]).session().start()?;
 /// assert_eq!(session.take("largest", None)?.1.as_bytes(), [0, 0, 128, 63, 0, 0, 0, 64]);
 /// # Ok(())
 /// # }
@@ -70,11 +72,12 @@ pub trait Encode: Debug + Send + Sync {
     /// The number of values in a group.
     fn values(&self) -> usize;
 
-    /// The number of bytes that a group becomes: of [`values`](Self::values) values, or of fewer, if it is the last one.
+    /// The number of bytes that a group becomes: of [`values`](Self::values) values, or of fewer, if it is
+    /// the last one.
     fn bytes(&self, values: usize) -> usize;
 
-    /// Encodes a group, into as many bytes as [`bytes`](Self::bytes) says, which are zero before. Numbers in them are
-    /// little-endian.
+    /// Encodes a group, into as many bytes as [`bytes`](Self::bytes) says, which are zero before. Numbers in
+    /// them are little-endian.
     ///
     /// # Errors
     ///
@@ -128,7 +131,8 @@ impl Bound {
 /// The bytes of a value before it is encoded.
 const VALUE: u64 = 4;
 
-/// So many values are encoded at a time, or a group if it has more: they fill half of a usual second-level cache.
+/// So many values are encoded at a time, or a group if it has more: they fill half of a usual second-level
+/// cache.
 const BATCH: u64 = 64 << 10;
 
 #[derive(Debug)]

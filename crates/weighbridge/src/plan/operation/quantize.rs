@@ -1,4 +1,5 @@
-//! Weights quantised by rounding to nearest, without calibration: the codes and the scales that libraries load.
+//! Weights quantised by rounding to nearest, without calibration: the codes and the scales that libraries
+//! load.
 
 mod block;
 mod method;
@@ -24,9 +25,9 @@ use symmetric::{Kind, Symmetric};
 
 /// The codes or the scales of a matrix `[rows, columns]` of floats, by a [`QuantizeMethod`].
 ///
-/// Both are computed from the values, tile by tile, so that neither needs memory for the matrix. The values are those of the
-/// method's library, bit for bit, where that computes in single precision; scales have the dtype of the matrix where the
-/// library's have it, else `F32`.
+/// Both are computed from the values, tile by tile, so that neither needs memory for the matrix. The values
+/// are those of the method's library, bit for bit, where that computes in single precision; scales have the
+/// dtype of the matrix where the library's have it, else `F32`.
 ///
 /// [`weight`](QuantizeMethod::weight) gives all tensors that take the place of one.
 #[derive(Clone, Debug)]

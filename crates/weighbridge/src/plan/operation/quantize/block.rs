@@ -1,7 +1,8 @@
 //! `F8_E4M3` in blocks of 128 by 128, as DeepSeek's checkpoints have it and transformers makes it.
 //!
-//! A group is a band: the 128 rows of a row of blocks. The factor is 448 times one divided by the largest magnitude, the
-//! scale one divided by the factor; codes are values multiplied by the factor. All in single precision, in this order.
+//! A group is a band: the 128 rows of a row of blocks. The factor is 448 times one divided by the largest
+//! magnitude, the scale one divided by the factor; codes are values multiplied by the factor. All in single
+//! precision, in this order.
 
 use super::scale::largest;
 use super::symmetric::{each, put};

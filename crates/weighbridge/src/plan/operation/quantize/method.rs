@@ -12,12 +12,13 @@ use crate::dtype::Dtype;
 pub enum QuantizeMethod {
     /// `F8_E4M3` with a scale for each row, as compressed-tensors' `float-quantized`.
     Fp8,
-    /// `F8_E4M3` with a scale for each block of 128 by 128, as DeepSeek's `weight_scale_inv`, which transformers calls
-    /// `fp8`.
+    /// `F8_E4M3` with a scale for each block of 128 by 128, as DeepSeek's `weight_scale_inv`, which
+    /// transformers calls `fp8`.
     Fp8Block,
     /// Integers of 8 bits with a scale for each row, as compressed-tensors' `int-quantized`.
     Int8,
-    /// Integers of 4 bits with a scale for each `group` values of a row, as compressed-tensors' `pack-quantized`.
+    /// Integers of 4 bits with a scale for each `group` values of a row, as compressed-tensors'
+    /// `pack-quantized`.
     Int4 {
         /// The number of values that share a scale: a multiple of 8.
         group: usize,
@@ -48,9 +49,9 @@ impl QuantizeMethod {
     ///
     /// # Errors
     ///
-    /// What is not a matrix of floats with at least one element is refused, and what does not divide into groups. Of `Fp8Block`
-    /// the last blocks may be smaller only where they are the only ones, because transformers finds the size of blocks by
-    /// dividing.
+    /// What is not a matrix of floats with at least one element is refused, and what does not divide into
+    /// groups. Of `Fp8Block` the last blocks may be smaller only where they are the only ones, because
+    /// transformers finds the size of blocks by dividing.
     pub fn takes(self, dtype: Dtype, shape: &[usize]) -> Result<(), String> {
         if !matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) {
             return Err(format!("it is {dtype}, not F16, BF16, F32 or F64"));

@@ -1,4 +1,5 @@
-//! The OCP microscaling format of 4 bits: 32 values of E2M1 with a power of two, as compressed-tensors makes it.
+//! The OCP microscaling format of 4 bits: 32 values of E2M1 with a power of two, as compressed-tensors makes
+//! it.
 
 use super::scale::largest;
 use super::symmetric::each;
@@ -15,8 +16,9 @@ pub(super) struct Codes;
 #[derive(Debug)]
 pub(super) struct Scales;
 
-/// The scale, as the exponent that is stored: the exponent of the largest magnitude, less the two that 6 has. What would be
-/// rounded to more than 6, because its mantissa is nearer to 2 than to 1.5, has the next exponent.
+/// The scale, as the exponent that is stored: the exponent of the largest magnitude, less the two that 6 has.
+/// What would be rounded to more than 6, because its mantissa is nearer to 2 than to 1.5, has the next
+/// exponent.
 fn exponent(values: &[f32]) -> Result<u8> {
     const MANTISSA: u32 = 23;
     let bits = largest(values)?.to_bits() + (1 << (MANTISSA - 2));

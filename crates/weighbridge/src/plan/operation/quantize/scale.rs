@@ -7,7 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The largest magnitude.
 pub(super) fn largest(values: &[f32]) -> Result<f32> {
-    // Magnitudes are in the order of their bits, NaN above all; comparisons of signed integers are what vectors have.
+    // Magnitudes are in the order of their bits, NaN above all; comparisons of signed integers are what
+    // vectors have.
     let magnitude = |value: &f32| (value.to_bits() & !SIGN).cast_signed();
     let largest = values.iter().map(magnitude).fold(0, Ord::max);
     let largest = f32::from_bits(largest.cast_unsigned());
@@ -28,8 +29,8 @@ pub(super) fn dtype(weight: Dtype) -> Dtype {
     }
 }
 
-/// A scale rounded to the dtype in which it is stored. Zero becomes the distance from one to the next number, as in
-/// compressed-tensors, so that nothing is divided by zero.
+/// A scale rounded to the dtype in which it is stored. Zero becomes the distance from one to the next number,
+/// as in compressed-tensors, so that nothing is divided by zero.
 pub(super) fn rounded(scale: f32, dtype: Dtype) -> f32 {
     let (rounded, least) = match dtype {
         Dtype::F16 => (f16::from_f32(scale).to_f32(), f16::EPSILON.to_f32()),

@@ -1,7 +1,9 @@
-//! Codes that are values divided by a scale, one scale a row or a group: compressed-tensors' integers and 8-bit floats.
+//! Codes that are values divided by a scale, one scale a row or a group: compressed-tensors' integers and
+//! 8-bit floats.
 //!
-//! The scale is the largest magnitude divided by half the range of the codes, rounded to the dtype in which it is stored; codes
-//! are values divided by that in single precision, clamped, and rounded to nearest, ties to even.
+//! The scale is the largest magnitude divided by half the range of the codes, rounded to the dtype in which
+//! it is stored; codes are values divided by that in single precision, clamped, and rounded to nearest, ties
+//! to even.
 
 use std::mem::MaybeUninit;
 
@@ -103,8 +105,8 @@ impl Encode for Codes {
     }
 }
 
-/// Has codes of a byte made of values, some at a time, and `put` where they belong: codes, the bytes from the place of the
-/// first one, and whether there are two in a byte, are its business.
+/// Has codes of a byte made of values, some at a time, and `put` where they belong: codes, the bytes from the
+/// place of the first one, and whether there are two in a byte, are its business.
 pub(super) fn each<C: Convert<From = f32, To = u8>>(
     instructions: Instructions,
     convert: C,
@@ -162,7 +164,8 @@ impl Convert for Integer {
 
     #[inline(always)]
     fn convert(self, value: f32) -> (u8, bool) {
-        /// Its last bit is one, so that a sum with it is a whole number, rounded to nearest, ties to even, in the low bits.
+        /// Its last bit is one, so that a sum with it is a whole number, rounded to nearest, ties to even, in
+        /// the low bits.
         const WHOLE: f32 = 12_582_912.0;
         let scaled = (value / self.scale).max(self.least).min(self.largest);
         ((scaled + WHOLE).to_bits() as u8, false)

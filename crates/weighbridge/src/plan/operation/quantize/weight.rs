@@ -20,8 +20,8 @@ pub struct QuantizedWeight {
 }
 
 impl QuantizeMethod {
-    /// The tensors that take the place of a weight: of `up.weight`, say, `up.weight_packed`, `up.weight_scale` and
-    /// `up.weight_shape`.
+    /// The tensors that take the place of a weight: of `up.weight`, say, `up.weight_packed`,
+    /// `up.weight_scale` and `up.weight_shape`.
     ///
     /// # Errors
     ///
