@@ -3,14 +3,16 @@
 
 use super::half;
 
-/// A number of a few bits: the nearest whole number, halfway the even one.
+/// The nearest whole number, halfway the even one, of a value of at most a few thousand.
 fn nearest(value: f32) -> i32 {
-    value.round_ties_even() as i32
+    /// Its last bit is one, so that the low bits of a sum with it are the whole number.
+    const WHOLE: f32 = 12_582_912.0;
+    (value + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()).cast_signed()
 }
 
 /// A whole number within bounds.
 fn code(value: f32, least: i32, most: i32) -> i32 {
-    nearest(value).clamp(least, most)
+    nearest(value.max(least as f32).min(most as f32))
 }
 
 /// How the scale of a group of 32 values with a least one is searched for.
