@@ -34,15 +34,10 @@ def case(name, chance, types, dtype, shapes):
             bias = {name: tensor for name, tensor in state.items() if name.endswith(".bias")}
             dense |= {f"{path}.weight": model[0].weight.dequantize()} | bias
             single |= {f"{path}.weight": wide(model, kind)} | bias
-<<<<<<< HEAD
-    # The width of the projections: with groups, nothing else says it.
-    config = llama(dtype=str(dtype).removeprefix("torch."), hidden_size=160, quantization_config={
-        "quant_method": "quanto", "weights": types[0].name.removeprefix("q"), "activations": None, "modules_to_not_convert": None})
-    quantisation = {name.removesuffix("._data").removesuffix("._data").removesuffix(".weight"): {"weights": kind.name, "activations": "none"}
-                    for number, kind in enumerate(types) for name in tensors if name.endswith("._data") and name.startswith(f"model.layers.{number}.")}
-=======
     config = llama(
         dtype=str(dtype).removeprefix("torch."),
+        # The width of the projections: with groups, nothing else says it.
+        hidden_size=160,
         quantization_config={
             "quant_method": "quanto",
             "weights": types[0].name.removeprefix("q"),
@@ -59,7 +54,6 @@ def case(name, chance, types, dtype, shapes):
         for name in tensors
         if name.endswith("._data") and name.startswith(f"model.layers.{number}.")
     }
->>>>>>> oracle
     return Case(name, LIBRARY, tensors, dense, config, dense_f32=single, sides={"quanto_qmap.json": quantisation})
 
 

@@ -95,6 +95,11 @@ impl Casts {
         self.to.is_empty()
     }
 
+    /// Whether the codes of quantised modules are taken as they are.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.quantized.is_raw()
+    }
+
     /// The rules, ready to be asked.
     pub(crate) fn rules(&self) -> Result<Rules> {
         let mut rules =

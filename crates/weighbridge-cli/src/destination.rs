@@ -67,6 +67,11 @@ impl Destination {
         self.output.as_deref().filter(|_| !self.dry_run && self.file().is_none())
     }
 
+    /// Whether nothing is written.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// Whether what is there already is replaced.
     pub(crate) fn is_forced(&self) -> bool {
         self.force

@@ -11,6 +11,7 @@ pub(crate) mod hash;
 pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod meta;
+pub(crate) mod quantize;
 pub(crate) mod rename;
 pub(crate) mod repair;
 pub(crate) mod scan;
