@@ -51,9 +51,9 @@ ENVIRONMENTS = {
     # Of AutoAWQ single files are loaded, so that it needs nothing of what it asks for, and cannot have.
     "autoawq": Environment(["setuptools", "wheel"], ("autoawq==0.2.9",)),
     "modelopt": Environment([*TRANSFORMERS, "nvidia-modelopt==0.47.0", "requests"]),
-    "hqq": Environment(["hqq==0.2.8.post1", "termcolor", "einops"]),
-    "quanto": Environment(["optimum-quanto==0.2.7", "ninja"]),
-    "torchao": Environment(["torchao==0.18.0"]),
+    "hqq": Environment([*TRANSFORMERS, "hqq==0.2.8.post1", "termcolor", "einops"]),
+    "quanto": Environment([*TRANSFORMERS, "optimum-quanto==0.2.7", "ninja"]),
+    "torchao": Environment([*TRANSFORMERS, "torchao==0.18.0"]),
     "auto-round": Environment(["auto-round==0.16.1", "compressed-tensors==0.20.0"]),
 }
 
@@ -82,7 +82,11 @@ def last_line(output):
 
 def pip(python, *arguments):
     """Whether it installed, and what pip said if it did not."""
-    ran = subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], capture_output=True, env=os.environ | {"PYPI_BUILD": "1"})
+    ran = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *arguments],
+        capture_output=True,
+        env=os.environ | {"PYPI_BUILD": "1"},
+    )
     errors = [line for line in ran.stderr.splitlines() if line.lower().startswith(b"error")]
     return ran.returncode == 0, last_line(b"\n".join(errors) or ran.stderr)
 
@@ -129,7 +133,15 @@ def prepared(environments, name, torch, constraint):
     wanted = "\n".join([torch, *environment.packages, *environment.alone])
     if make_environment(place, wanted):
         python = python_of(place)
-        packages = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, check=True).stdout.decode().strip()
+        packages = (
+            subprocess.run(
+                [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+                capture_output=True,
+                check=True,
+            )
+            .stdout.decode()
+            .strip()
+        )
         Path(packages, "torch.pth").write_text(torch + "\n")
         installed, said = pip(python, "--constraint", constraint, *environment.packages)
         if installed and environment.alone:
@@ -171,7 +183,10 @@ def make(report, pythons, only, out, seed, whole=False):
         for line in made:
             print(f"  {line}", flush=True)
         start = next((i for i, line in enumerate(lines) if line.startswith("FAILED")), max(0, len(lines) - 15))
-        report.check(f"{family}, seed {seed}{', whole models' if whole else ''}: making", ran.returncode and "\n" + "\n".join(lines[start:]))
+        report.check(
+            f"{family}, seed {seed}{', whole models' if whole else ''}: making",
+            ran.returncode and "\n" + "\n".join(lines[start:]),
+        )
 
 
 def tensors_of(path):
@@ -248,7 +263,9 @@ def check_case(report, command, case):
 def check_f32(report, what, out, dense):
     """The weights in float32; of the rest, which the file keeps as they were, name and shape."""
     found, expected = tensors_of(out), tensors_of(dense)
-    report.check(what, None if found.keys() == expected.keys() else f"other names: {sorted(found.keys() ^ expected.keys())[:4]}")
+    report.check(
+        what, None if found.keys() == expected.keys() else f"other names: {sorted(found.keys() ^ expected.keys())[:4]}"
+    )
     for name in sorted(found.keys() & expected.keys()):
         if expected[name][0] == "F32":
             report.check(f"{what} {name}", difference(found[name], expected[name]))
@@ -258,7 +275,13 @@ def check_f32(report, what, out, dense):
 
 def check_config(report, what, out, checkpoint):
     """No file beside the weights says any more that they are quantised."""
-    for name in ["quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json", "quantization_config.json"]:
+    for name in [
+        "quantize_config.json",
+        "quant_config.json",
+        "hf_quant_config.json",
+        "quanto_qmap.json",
+        "quantization_config.json",
+    ]:
         report.check(f"{what}: {name}", "is still there" if (out / name).exists() else None)
     for name in ["config.json", "params.json"]:
         if (checkpoint / name).exists():

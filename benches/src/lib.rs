@@ -1,4 +1,5 @@
 //! What the programs and benches of this package share.
 
 pub mod checkpoint;
+pub mod loaders;
 pub mod page;

@@ -48,14 +48,11 @@ mod linux {
 
     use anyhow::{Context, Result};
     use benches::checkpoint::{Layout, files};
-    use candle_core::{DType, Device, Tensor};
-    use candle_nn::VarBuilder;
-    use memmap2::Mmap;
+    use benches::loaders::{candle_load, candle_mapped, collect, map, ours};
+    use candle_core::{DType, Tensor};
     use safetensors::SafeTensors;
     use slow_files::Behaviour;
-    use weighbridge::Checkpoint;
     use weighbridge::engine::PageCache;
-    use weighbridge_candle::Loader;
     use weighbridge_tests::page_cache::{evict, resident_bytes};
 
     use super::{Arguments, Path, PathBuf};
@@ -78,41 +75,23 @@ mod linux {
     }
 
     const WAYS: [(&str, Load); 5] = [
-        ("**weighbridge** `load`", |job| ours(job, PageCache::Keep)),
-        ("**weighbridge** `load`, page cache released", |job| ours(job, PageCache::Release)),
-        ("candle `VarBuilder::from_mmaped_safetensors`", candle_mapped),
-        ("candle `safetensors::load`", candle_load),
+        ("**weighbridge** `load`", |job| our_load(job, PageCache::Keep)),
+        ("**weighbridge** `load`, page cache released", |job| our_load(job, PageCache::Release)),
+        ("candle `VarBuilder::from_mmaped_safetensors`", |job| {
+            Ok(Loaded::Tensors(collect(&candle_mapped(&job.files, DType::BF16)?, &job.tensors)?))
+        }),
+        ("candle `safetensors::load`", |job| Ok(Loaded::Tensors(candle_load(&job.files)?))),
         ("safetensors: mapped, `to_vec` of each", official_mapped),
     ];
 
-    fn ours(job: &Job, page_cache: PageCache) -> Result<Loaded> {
-        let checkpoint = Checkpoint::open(&job.directory)?;
-        let loaded = Loader::new(&checkpoint).page_cache(page_cache).load()?;
-        Ok(Loaded::Tensors(loaded.tensors.into_values().collect()))
-    }
-
-    fn candle_mapped(job: &Job) -> Result<Loaded> {
-        #[allow(unsafe_code)]
-        // SAFETY: nobody changes the files of the temporary directory.
-        let builder = unsafe { VarBuilder::from_mmaped_safetensors(&job.files, DType::BF16, &Device::Cpu) }?;
-        let tensors = job.tensors.iter().map(|(name, shape)| Ok(builder.get(shape.as_slice(), name)?));
-        Ok(Loaded::Tensors(tensors.collect::<Result<_>>()?))
-    }
-
-    fn candle_load(job: &Job) -> Result<Loaded> {
-        let mut tensors = Vec::new();
-        for file in &job.files {
-            tensors.extend(candle_core::safetensors::load(file, &Device::Cpu)?.into_values());
-        }
-        Ok(Loaded::Tensors(tensors))
+    fn our_load(job: &Job, page_cache: PageCache) -> Result<Loaded> {
+        Ok(Loaded::Tensors(ours(&job.directory, DType::BF16, page_cache)?))
     }
 
     fn official_mapped(job: &Job) -> Result<Loaded> {
         let mut all = Vec::new();
         for file in &job.files {
-            #[allow(unsafe_code)]
-            // SAFETY: as above.
-            let map = unsafe { Mmap::map(&File::open(file)?) }?;
+            let map = map(file)?;
             let tensors = SafeTensors::deserialize(&map)?;
             all.extend(tensors.tensors().into_iter().map(|(_, view)| view.data().to_vec()));
         }

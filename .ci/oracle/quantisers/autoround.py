@@ -23,8 +23,16 @@ ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
 
 
 def section(packing, bits, group, sym, **more):
-    return {"autoround_version": versions("auto-round").split()[-1], "bits": bits, "block_name_to_quantize": "model.layers", "data_type": "int",
-            "group_size": group, "packing_format": packing, "quant_method": "auto-round", "sym": sym} | more
+    return {
+        "autoround_version": versions("auto-round").split()[-1],
+        "bits": bits,
+        "block_name_to_quantize": "model.layers",
+        "data_type": "int",
+        "group_size": group,
+        "packing_format": packing,
+        "quant_method": "auto-round",
+        "sym": sym,
+    } | more
 
 
 def layer_of(packing, bits, group, sym, rows, columns, bias=False):
@@ -54,7 +62,11 @@ def packed(chance, packing, bits, group, sym, rows, columns):
     scale = (chance.weight(rows, groups, spread=0.01).abs() + 1e-3).half().float()
     if sym:
         scale[:, ::2] *= -1
-    zeros = torch.full((rows, groups), 2 ** (bits - 1)) if sym else torch.from_numpy(chance.integers(0, 2**bits, rows, groups))
+    zeros = (
+        torch.full((rows, groups), 2 ** (bits - 1))
+        if sym
+        else torch.from_numpy(chance.integers(0, 2**bits, rows, groups))
+    )
     if not sym:
         zeros[0, 0], zeros[-1, -1] = 1, 2**bits - 1
     of_column = torch.arange(columns) // group
@@ -63,36 +75,66 @@ def packed(chance, packing, bits, group, sym, rows, columns):
     linear.weight.data = (codes - zeros[:, of_column]) * scale[:, of_column]
     if "awq" in packing:
         kind = dynamic_import_quant_linear_for_packing(packing, bits, group, sym)
-        layer = kind.from_linear(linear, bits, group, scales=scale.t().contiguous(), zeros=zeros.float().t().contiguous(), device="cpu")
+        layer = kind.from_linear(
+            linear, bits, group, scales=scale.t().contiguous(), zeros=zeros.float().t().contiguous(), device="cpu"
+        )
     else:
         layer = layer_of(packing, bits, group, sym, rows, columns)
         layer.device = "cpu"
         layer.pack(linear, scale, zeros.float(), None, device="cpu")
-    state = {name: tensor for name in ["qweight", "qzeros", "scales", "g_idx"] if (tensor := getattr(layer, name, None)) is not None}
+    state = {
+        name: tensor
+        for name in ["qweight", "qzeros", "scales", "g_idx"]
+        if (tensor := getattr(layer, name, None)) is not None
+    }
     return state, dense_of(layer, packing, bits, group)
 
 
 def packings(chance):
-    kinds = [("auto_round", 4, False), ("auto_round", 3, False), ("auto_round:gptqmodel", 4, False), ("auto_round:auto_gptq", 4, True),
-             ("auto_round:auto_gptq", 2, False), ("auto_round:auto_awq", 4, False), ("auto_round", 5, False), ("auto_round", 6, False), ("auto_round", 7, True)]
+    kinds = [
+        ("auto_round", 4, False),
+        ("auto_round", 3, False),
+        ("auto_round:gptqmodel", 4, False),
+        ("auto_round:auto_gptq", 4, True),
+        ("auto_round:auto_gptq", 2, False),
+        ("auto_round:auto_awq", 4, False),
+        ("auto_round", 5, False),
+        ("auto_round", 6, False),
+        ("auto_round", 7, True),
+    ]
     for packing, bits, sym in kinds:
         path = f"{ATTENTION}.q_proj"
         state, dense = packed(chance, packing, bits, 32, sym, chance.size(32, 32), chance.size(64, 32))
         name = f"autoround-{packing.split(':')[-1].replace('_', '-')}-{bits}bit"
-        yield Case(name, LIBRARY, named(path, state), {f"{path}.weight": dense}, llama(quantization_config=section(packing, bits, 32, sym), dtype="float16"))
+        yield Case(
+            name,
+            LIBRARY,
+            named(path, state),
+            {f"{path}.weight": dense},
+            llama(quantization_config=section(packing, bits, 32, sym), dtype="float16"),
+        )
 
 
 def older(chance):
     """A symmetric file of the exporter's old default, whose zeros show that they are stored less one; bits by layer."""
     path = f"{ATTENTION}.q_proj"
     state, dense = packed(chance, "auto_round:auto_gptq", 4, 32, True, 32, 64)
-    config = llama(quantization_config=section("auto_round:exllamav2", 4, 32, True) | {"quant_method": "intel/auto-round"}, dtype="float16")
+    config = llama(
+        quantization_config=section("auto_round:exllamav2", 4, 32, True) | {"quant_method": "intel/auto-round"},
+        dtype="float16",
+    )
     yield Case("autoround-exllamav2", LIBRARY, named(path, state), {f"{path}.weight": dense}, config)
     other = f"{MLP}.down_proj"
     eight, wide = packed(chance, "auto_round:auto_gptq", 8, 32, True, 32, 32)
     more = {"extra_config": {other: {"bits": 8, "group_size": 32, "sym": True}}}
     config = llama(quantization_config=section("auto_round:auto_gptq", 4, 32, True, **more), dtype="float16")
-    yield Case("autoround-extra-config", LIBRARY, named(path, state) | named(other, eight), {f"{path}.weight": dense, f"{other}.weight": wide}, config)
+    yield Case(
+        "autoround-extra-config",
+        LIBRARY,
+        named(path, state) | named(other, eight),
+        {f"{path}.weight": dense, f"{other}.weight": wide},
+        config,
+    )
 
 
 def tiny(chance):
@@ -100,9 +142,19 @@ def tiny(chance):
     from tokenizers import Tokenizer, models
 
     torch.manual_seed(int(chance.integers(0, 2**31)))
-    config = LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, vocab_size=48, max_position_embeddings=64)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=48,
+        max_position_embeddings=64,
+    )
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
-    return LlamaForCausalLM(config).bfloat16(), PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>")
+    return LlamaForCausalLM(config).bfloat16(), PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", pad_token="<unk>"
+    )
 
 
 def exported(chance, format, scheme, sym=None):
@@ -110,13 +162,28 @@ def exported(chance, format, scheme, sym=None):
     model, tokenizer = tiny(chance)
     options = {"group_size": 32, "sym": sym} if sym is not None else {}
     with tempfile.TemporaryDirectory() as place:
-        AutoRound(model, tokenizer, scheme=scheme, iters=0, nsamples=1, seqlen=8, device_map="cpu", disable_opt_rtn=True, **options).quantize_and_save(place, format=format)
+        AutoRound(
+            model,
+            tokenizer,
+            scheme=scheme,
+            iters=0,
+            nsamples=1,
+            seqlen=8,
+            device_map="cpu",
+            disable_opt_rtn=True,
+            **options,
+        ).quantize_and_save(place, format=format)
         file = next(Path(place).rglob("config.json"))
         return load_file(file.parent / "model.safetensors"), json.loads(file.read_text())
 
 
 def float_scheme(bits):
-    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(num_bits=bits, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype=torch.uint8))
+    return QuantizationScheme(
+        targets=["Linear"],
+        weights=QuantizationArgs(
+            num_bits=bits, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype=torch.uint8
+        ),
+    )
 
 
 def powers_of_two(chance):
@@ -125,21 +192,45 @@ def powers_of_two(chance):
         tensors, config = exported(chance, "auto_round", f"MXFP{bits}")
         if not chance.fresh:
             tensors = {name: tensor for name, tensor in tensors.items() if "k_proj" in name or "layers.1.input" in name}
-        dense = {name: tensor for name, tensor in tensors.items() if not (name.endswith((".weight_packed", ".weight_scale")) or f"{name.removesuffix('.weight')}.weight_scale" in tensors)}
+        dense = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not (
+                name.endswith((".weight_packed", ".weight_scale"))
+                or f"{name.removesuffix('.weight')}.weight_scale" in tensors
+            )
+        }
         for name in [name for name in tensors if name.endswith("weight_scale")]:
             path = name.removesuffix(".weight_scale")
             state = {"weight_scale": tensors[name], weight: tensors[f"{path}.{weight}"]}
-            dense[f"{path}.weight"] = BaseCompressor.get_value_from_registry(format).decompress(state, float_scheme(bits))["weight"]
+            dense[f"{path}.weight"] = BaseCompressor.get_value_from_registry(format).decompress(
+                state, float_scheme(bits)
+            )["weight"]
         yield Case(f"autoround-mxfp{bits}", versions("auto-round", "compressed-tensors"), tensors, dense, config)
 
 
 def models(chance):
     """Whole models, as AutoRound exports them, read by the layers that it runs them with."""
-    for format, bits, sym in [("auto_round", 4, True), ("auto_round", 4, False), ("auto_round", 3, False), ("auto_round", 2, True), ("auto_round", 8, True),
-                              ("auto_round:gptqmodel", 4, False), ("auto_gptq", 4, False), ("auto_awq", 4, False)]:
+    for format, bits, sym in [
+        ("auto_round", 4, True),
+        ("auto_round", 4, False),
+        ("auto_round", 3, False),
+        ("auto_round", 2, True),
+        ("auto_round", 8, True),
+        ("auto_round:gptqmodel", 4, False),
+        ("auto_gptq", 4, False),
+        ("auto_awq", 4, False),
+    ]:
         tensors, config = exported(chance, format, f"W{bits}A16", sym)
-        packing = config["quantization_config"].get("packing_format") or {"auto_gptq": "auto_round:auto_gptq", "auto_awq": "auto_round:auto_awq"}[format]
-        dense = {name: tensor for name, tensor in tensors.items() if not name.endswith((".qweight", ".qzeros", ".scales", ".g_idx"))}
+        packing = (
+            config["quantization_config"].get("packing_format")
+            or {"auto_gptq": "auto_round:auto_gptq", "auto_awq": "auto_round:auto_awq"}[format]
+        )
+        dense = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.endswith((".qweight", ".qzeros", ".scales", ".g_idx"))
+        }
         for name in [name for name in tensors if name.endswith(".qweight")]:
             path = name.removesuffix(".qweight")
             rows, columns = tensors[f"{path}.scales"].shape[1], tensors[f"{path}.scales"].shape[0] * 32
@@ -147,7 +238,13 @@ def models(chance):
             for part in ["qweight", "qzeros", "scales"]:
                 setattr(layer, part, tensors[f"{path}.{part}"])
             dense[f"{path}.weight"] = dense_of(layer, packing, bits, 32)
-        yield Case(f"autoround-model-{format.replace(':', '-')}-{bits}bit-{'sym' if sym else 'asym'}", LIBRARY, tensors, dense, config)
+        yield Case(
+            f"autoround-model-{format.replace(':', '-')}-{bits}bit-{'sym' if sym else 'asym'}",
+            LIBRARY,
+            tensors,
+            dense,
+            config,
+        )
 
 
 if __name__ == "__main__":

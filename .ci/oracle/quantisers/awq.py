@@ -55,7 +55,15 @@ def drawn(chance, rows, columns, group):
 
 
 def config_of(version, group, **more):
-    section = {"bits": 4, "group_size": group, "quant_method": "awq", "version": version, "zero_point": True, "backend": "autoawq", "modules_to_not_convert": None}
+    section = {
+        "bits": 4,
+        "group_size": group,
+        "quant_method": "awq",
+        "version": version,
+        "zero_point": True,
+        "backend": "autoawq",
+        "modules_to_not_convert": None,
+    }
     return llama(quantization_config=section | more, dtype="float16")
 
 
@@ -63,7 +71,9 @@ def gemm_module(chance, rows, columns, group, bias=False):
     linear, scales, zeros, size = drawn(chance, rows, columns, group)
     if bias:
         linear.bias = torch.nn.Parameter(chance.weight(rows))
-    module = WQLinear_GEMM.from_linear(linear, 4, size, scales=scales.float().t().contiguous(), zeros=zeros.t().contiguous())
+    module = WQLinear_GEMM.from_linear(
+        linear, 4, size, scales=scales.float().t().contiguous(), zeros=zeros.t().contiguous()
+    )
     state = {name: getattr(module, name) for name in ["qweight", "qzeros", "scales"]}
     dense = dequantize_gemm(state["qweight"], state["qzeros"], state["scales"], 4, size).t()
     single = dequantize_gemm(state["qweight"], state["qzeros"], state["scales"].float(), 4, size).t()
@@ -85,7 +95,14 @@ def gemm(chance):
             dense |= {f"{path}.weight": whole} | plain
             single |= {f"{path}.weight": wide} | plain
         plain = {"lm_head.weight": chance.weight(4, 8).half()}
-        case = Case(f"awq-gemm-{name}", LIBRARY, made | plain, dense | plain, config_of("gemm", group), dense_f32=single | plain if group == 32 else None)
+        case = Case(
+            f"awq-gemm-{name}",
+            LIBRARY,
+            made | plain,
+            dense | plain,
+            config_of("gemm", group),
+            dense_f32=single | plain if group == 32 else None,
+        )
         if group == 32:
             case.second_shard = [f"{ATTENTION}.q_proj.scales", f"{MLP}.up_proj.qweight", f"{MLP}.up_proj.qzeros"]
         yield case
@@ -96,12 +113,26 @@ def older(chance):
     path = f"{MLP}.gate_proj"
     state, dense, _ = gemm_module(chance, 32, 64, 32)
     config = {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}
-    yield Case("awq-quant-config", LIBRARY, named(path, state), {f"{path}.weight": dense}, llama(dtype="float16"), sides={"quant_config.json": config})
+    yield Case(
+        "awq-quant-config",
+        LIBRARY,
+        named(path, state),
+        {f"{path}.weight": dense},
+        llama(dtype="float16"),
+        sides={"quant_config.json": config},
+    )
     state, _, _ = gemm_module(chance, 32, 64, 32)
     eight = torch.full_like(state["qzeros"], -0x77777778)
     dense = dequantize_gemm(state["qweight"], eight, state["scales"], 4, 32).t()
     del state["qzeros"]
-    yield Case("awq-no-qzeros", LIBRARY, named(path, state), {f"{path}.weight": dense}, config_of("gemm", 32, zero_point=False), how="autoawq, with zeros of 8")
+    yield Case(
+        "awq-no-qzeros",
+        LIBRARY,
+        named(path, state),
+        {f"{path}.weight": dense},
+        config_of("gemm", 32, zero_point=False),
+        how="autoawq, with zeros of 8",
+    )
 
 
 def gemv(chance):
@@ -128,7 +159,14 @@ def gemv_fast(chance):
         codes = torch.round(linear.weight / scales.float()[:, of_column] + zeros[:, of_column])
         dense = codes * state["scales"].float().t()[:, of_column] + state["qzeros"].float().t()[:, of_column]
         how = "the codes that autoawq packed, and its scales and zeros: code * scale + zero in float32, rounded once; it has no reader for the CPU"
-        yield Case(f"awq-gemv-fast-g{group}", LIBRARY, named(path, state), {f"{path}.weight": dense.half()}, config_of("gemv_fast", group), how=how)
+        yield Case(
+            f"awq-gemv-fast-g{group}",
+            LIBRARY,
+            named(path, state),
+            {f"{path}.weight": dense.half()},
+            config_of("gemv_fast", group),
+            how=how,
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ draw other sizes as well. `whole` makes tiny Llama-like models with the library'
 import importlib.metadata
 import json
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,45 @@ class Chance:
         return torch.from_numpy(self.integers(0, 256, *shape).astype(np.uint8))
 
 
+def tiny_llama(chance, tied=False, **more):
+    """A Llama of random weights: three layers at most, sizes that are multiples of 32 and no powers of two."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(int(chance.integers(0, 2**31)))
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 32 * int(chance.integers(3, 8)),
+        "num_hidden_layers": int(chance.integers(1, 4)),
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 48,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": tied,
+        "dtype": "bfloat16",
+    }
+    return LlamaForCausalLM(LlamaConfig(**sizes | more)).bfloat16()
+
+
+def read_back(tensors, config, **options):
+    """What transformers makes of a checkpoint, under the names that it is stored with."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as place:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            Path(place) / "model.safetensors",
+            {"format": "pt"},
+        )
+        write_json(Path(place) / "config.json", config)
+        state = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16, **options).state_dict()
+    if config.get("tie_word_embeddings"):
+        del state["lm_head.weight"]
+    return state
+
+
 def versions(*packages):
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
@@ -89,7 +129,8 @@ class Case:
         write_json(checkpoint / "config.json", self.config)
         for name, content in self.sides.items():
             write_json(checkpoint / name, content)
-        about = {"library": self.library} | ({"how": self.how} if self.how else {})
+        # One entry: safetensors writes several in whatever order.
+        about = {"library": ": ".join(filter(None, [self.library, self.how]))}
         self.save(self.dense, place / "dense.safetensors", about)
         if self.dense_f32 is not None:
             self.save(self.dense_f32, place / "dense_f32.safetensors", about)
@@ -103,9 +144,15 @@ class Case:
         files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
         places = {name: files[name in self.second_shard] for name in self.tensors}
         for file in files:
-            self.save({name: tensor for name, tensor in self.tensors.items() if places[name] == file}, checkpoint / file, self.metadata)
+            self.save(
+                {name: tensor for name, tensor in self.tensors.items() if places[name] == file},
+                checkpoint / file,
+                self.metadata,
+            )
         total = sum(tensor.nbytes for tensor in self.tensors.values())
-        write_json(checkpoint / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(
+            checkpoint / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places}
+        )
 
 
 def write_json(path, content):

@@ -1,13 +1,24 @@
 """compressed-tensors: its packed integers, integers, floats, and four-bit floats."""
 
+import json
+import tempfile
+from pathlib import Path
+
 import torch
-from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors import BaseCompressor, ModelCompressor
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    apply_quantization_config,
+)
 from compressed_tensors.quantization.lifecycle.forward import quantize
 from compressed_tensors.quantization.utils import calculate_qparams
+from safetensors.torch import load_file
+from transformers import CompressedTensorsConfig
 
-from quantisers.common import Case, llama, main, named, versions
+from quantisers.common import Case, llama, main, named, read_back, tiny_llama, versions
 
 LIBRARY = versions("compressed-tensors")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -62,8 +73,15 @@ def config_of(format, *schemes, **more):
     for number, scheme in enumerate(schemes):
         group = scheme.model_dump(mode="json")
         groups[f"group_{number}"] = group | {"format": group.get("format") or format}
-    section = {"quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
-               "config_groups": groups, "ignore": ["lm_head"], "kv_cache_scheme": None, "global_compression_ratio": None}
+    section = {
+        "quant_method": "compressed-tensors",
+        "format": format,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
     return llama(quantization_config=section | more)
 
 
@@ -100,7 +118,12 @@ def pack_quantized(chance):
 
 def pack_quantized_channel(chance):
     # Columns that fill no whole word: the rest of the last one is padding.
-    for bits, symmetric, dtype in [(4, True, torch.float16), (4, False, torch.float16), (5, False, torch.float32), (8, True, torch.bfloat16)]:
+    for bits, symmetric, dtype in [
+        (4, True, torch.float16),
+        (4, False, torch.float16),
+        (5, False, torch.float32),
+        (8, True, torch.bfloat16),
+    ]:
         scheme = scheme_of(num_bits=bits, symmetric=symmetric, strategy="channel")
         # Of 5 bits, 100 columns and more: the older packing has another number of words only there.
         least = 100 if bits == 5 else 0
@@ -124,7 +147,10 @@ def pack_quantized_extremes(chance):
 
     weight = chance.weight(8 + chance.size(4), 64)
     made = case("ct-pack-4bit-edges", "pack-quantized", {f"{MLP}.gate_proj": (weight, edges)}, scheme, torch.float16)
-    plain = {f"{MLP}.gate_proj.bias": chance.weight(weight.shape[0]).half(), "lm_head.weight": chance.weight(6, 64).half()}
+    plain = {
+        f"{MLP}.gate_proj.bias": chance.weight(weight.shape[0]).half(),
+        "lm_head.weight": chance.weight(6, 64).half(),
+    }
     made.tensors |= plain
     made.dense |= plain
     return made
@@ -134,7 +160,11 @@ def pack_quantized_shards(chance):
     scheme = scheme_of(num_bits=4, symmetric=False, strategy="group", group_size=32)
     modules = {f"{MLP}.{name}_proj": chance.weight(8 + chance.size(8, 8), 64) for name in ["gate", "up"]}
     made = case("ct-pack-4bit-shards", "pack-quantized", modules, scheme)
-    made.second_shard = [name for name in made.tensors if name.endswith(("gate_proj.weight_scale", "up_proj.weight_packed", "weight_shape"))]
+    made.second_shard = [
+        name
+        for name in made.tensors
+        if name.endswith(("gate_proj.weight_scale", "up_proj.weight_packed", "weight_shape"))
+    ]
     return made
 
 
@@ -146,9 +176,15 @@ def pack_quantized_experts(chance):
     path, weight = f"{MLP}.experts.gate_up_proj", chance.weight(2, 10, 64)
     scale = weight.unflatten(2, (-1, 32)).abs().amax(3).div(7.5).bfloat16()
     codes = quantize(weight, scale, None, scheme.weights, torch.int8)
-    state = {"weight_packed": pack_to_int32(codes, 4), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+    state = {
+        "weight_packed": pack_to_int32(codes, 4),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(weight.shape),
+    }
     made.tensors |= named(path, state)
-    made.dense[f"{path}.weight"] = BaseCompressor.get_value_from_registry("pack-quantized").decompress(state, scheme)["weight"]
+    made.dense[f"{path}.weight"] = BaseCompressor.get_value_from_registry("pack-quantized").decompress(state, scheme)[
+        "weight"
+    ]
     return made
 
 
@@ -165,43 +201,86 @@ def int_quantized(chance):
 def naive_quantized(chance):
     """Four bits in whole bytes, as the fallback of compressed-tensors keeps them."""
     scheme = scheme_of(num_bits=4, symmetric=True, strategy="group", group_size=32)
-    return case("ct-naive-int4", "naive-quantized", {f"{MLP}.up_proj": chance.weight(chance.size(10), chance.size(64, 32))}, scheme)
+    return case(
+        "ct-naive-int4",
+        "naive-quantized",
+        {f"{MLP}.up_proj": chance.weight(chance.size(10), chance.size(64, 32))},
+        scheme,
+    )
 
 
 def float_quantized(chance):
-    for strategy, dtype in [("tensor", torch.bfloat16), ("channel", torch.float32), ("block", torch.bfloat16), ("group", torch.float16)]:
+    for strategy, dtype in [
+        ("tensor", torch.bfloat16),
+        ("channel", torch.float32),
+        ("block", torch.bfloat16),
+        ("group", torch.float16),
+    ]:
         size = {"group": {"group_size": 32}, "block": {"block_structure": [128, 128]}}.get(strategy, {})
         scheme = scheme_of(num_bits=8, type="float", symmetric=True, strategy=strategy, **size)
-        rows, columns = (chance.size(140), chance.size(20)) if strategy == "block" else (chance.size(14), chance.size(96, 32))
+        rows, columns = (
+            (chance.size(140), chance.size(20)) if strategy == "block" else (chance.size(14), chance.size(96, 32))
+        )
         modules = {f"{ATTENTION}.q_proj": chance.weight(rows, columns)}
         made = case(f"ct-float8-{strategy}", "float-quantized", modules, scheme, dtype, f32=strategy == "group")
         if strategy == "tensor":
             # What activations and the cache are scaled by is no part of a weight.
-            made.tensors |= {f"{ATTENTION}.q_proj.input_scale": torch.ones(1), f"{ATTENTION}.k_scale": torch.ones(1), f"{ATTENTION}.v_scale": torch.ones(1)}
+            made.tensors |= {
+                f"{ATTENTION}.q_proj.input_scale": torch.ones(1),
+                f"{ATTENTION}.k_scale": torch.ones(1),
+                f"{ATTENTION}.v_scale": torch.ones(1),
+            }
         yield made
 
 
 def four_bit_floats(chance):
     group = dict(num_bits=4, type="float", symmetric=True)
-    scheme = scheme_of(**group, strategy="tensor_group", group_size=16, scale_dtype="torch.float8_e4m3fn", zp_dtype="torch.float8_e4m3fn")
+    scheme = scheme_of(
+        **group,
+        strategy="tensor_group",
+        group_size=16,
+        scale_dtype="torch.float8_e4m3fn",
+        zp_dtype="torch.float8_e4m3fn",
+    )
     modules = {f"{MLP}.{name}_proj": chance.weight(chance.size(17), chance.size(48, 16)) for name in ["gate", "up"]}
     yield case("ct-nvfp4", "nvfp4-pack-quantized", modules, scheme)
     scheme = scheme_of(**group, strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
     modules = {f"{MLP}.{name}_proj": chance.weight(chance.size(17), chance.size(96, 32)) for name in ["gate", "up"]}
     yield case("ct-mxfp4", "mxfp4-pack-quantized", modules, scheme)
-    scheme = scheme_of(num_bits=8, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
+    scheme = scheme_of(
+        num_bits=8,
+        type="float",
+        symmetric=True,
+        strategy="group",
+        group_size=32,
+        scale_dtype="torch.uint8",
+        zp_dtype="torch.uint8",
+    )
     modules = {f"{MLP}.{name}_proj": chance.weight(chance.size(17), chance.size(96, 32)) for name in ["gate", "up"]}
     yield case("ct-mxfp8", "mxfp8-quantized", modules, scheme)
 
 
 def powers(chance):
     """E8M0 scales at their ends: 0 is 2^-127, 254 is 2^127; 255, which is NaN to some, is infinite here."""
-    scheme = scheme_of(num_bits=4, type="float", symmetric=True, strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
-    for name, scale in [("ct-mxfp4-scales", [[0, 1], [2, 126], [127, 128], [252, 253], [254, 120], [5, 130]]), ("ct-mxfp4-scale-255", [[255, 127]])]:
+    scheme = scheme_of(
+        num_bits=4,
+        type="float",
+        symmetric=True,
+        strategy="group",
+        group_size=32,
+        scale_dtype="torch.uint8",
+        zp_dtype="torch.uint8",
+    )
+    for name, scale in [
+        ("ct-mxfp4-scales", [[0, 1], [2, 126], [127, 128], [252, 253], [254, 120], [5, 130]]),
+        ("ct-mxfp4-scale-255", [[255, 127]]),
+    ]:
         state = {"weight_packed": chance.bytes(len(scale), 32), "weight_scale": torch.tensor(scale, dtype=torch.uint8)}
         path = f"{MLP}.down_proj"
         dense = BaseCompressor.get_value_from_registry("mxfp4-pack-quantized").decompress(state, scheme)["weight"]
-        yield Case(name, LIBRARY, named(path, state), {f"{path}.weight": dense}, config_of("mxfp4-pack-quantized", scheme))
+        yield Case(
+            name, LIBRARY, named(path, state), {f"{path}.weight": dense}, config_of("mxfp4-pack-quantized", scheme)
+        )
 
 
 def mixed(chance):
@@ -212,13 +291,74 @@ def mixed(chance):
     one = case("ct-mixed", "pack-quantized", {f"{MLP}.up_proj": chance.weight(chance.size(10), 64)}, packed)
     other = case("ct-mixed", "float-quantized", {f"{ATTENTION}.q_proj": chance.weight(chance.size(10), 24)}, float8)
     one.config = config_of("mixed-precision", packed, float8)
-    for group, format in zip(one.config["quantization_config"]["config_groups"].values(), ["pack-quantized", "float-quantized"]):
+    for group, format in zip(
+        one.config["quantization_config"]["config_groups"].values(), ["pack-quantized", "float-quantized"]
+    ):
         group["format"] = format
     one.tensors |= other.tensors
     one.dense |= other.dense
     return one
 
 
+def saved(model, schemes, ignore):
+    """What compressed-tensors and transformers save of a model: the tensors, and config.json."""
+    apply_quantization_config(
+        model, QuantizationConfig(config_groups=schemes, ignore=ignore, quantization_status="initialized")
+    )
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is not None:
+            for name, tensor in qparams(module.weight.data.float(), module.quantization_scheme, torch.bfloat16).items():
+                if name != "weight":
+                    setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        compressor.update_config(place)
+        return load_file(Path(place) / "model.safetensors"), json.loads((Path(place) / "config.json").read_text())
+
+
+def models(chance):
+    """Whole models, as compressed-tensors compresses them, read by transformers' from_pretrained."""
+    four = dict(num_bits=4, type="float", symmetric=True)
+    float8, uint8 = torch.float8_e4m3fn, torch.uint8
+    kinds = {
+        "int4-sym": scheme_of(num_bits=4, symmetric=True, strategy="group", group_size=32),
+        "int4-asym": scheme_of(num_bits=4, symmetric=False, strategy="group", group_size=32),
+        "int3-asym": scheme_of(num_bits=3, symmetric=False, strategy="group", group_size=32),
+        "int6-channel": scheme_of(num_bits=6, symmetric=False, strategy="channel"),
+        "int8-channel": scheme_of(num_bits=8, symmetric=True, strategy="channel"),
+        "float8-tensor": scheme_of(num_bits=8, type="float", symmetric=True, strategy="tensor"),
+        "float8-block": scheme_of(
+            num_bits=8, type="float", symmetric=True, strategy="block", block_structure=[128, 128]
+        ),
+        "nvfp4": scheme_of(**four, strategy="tensor_group", group_size=16, scale_dtype=float8, zp_dtype=float8),
+        "mxfp4": scheme_of(**four, strategy="group", group_size=32, scale_dtype=uint8, zp_dtype=uint8),
+    }
+    for name, scheme in kinds.items():
+        if name in ("int8-channel", "float8-tensor", "float8-block"):
+            scheme.input_activations = QuantizationArgs(
+                num_bits=8, type=scheme.weights.type, symmetric=True, strategy="token", dynamic=True
+            )
+        tensors, config = saved(tiny_llama(chance), {"group_0": scheme}, ["lm_head"])
+        dense = read_back(tensors, config, quantization_config=CompressedTensorsConfig(dequantize=True))
+        yield Case(f"ct-model-{name}", versions("compressed-tensors", "transformers"), tensors, dense, config)
+
+
 if __name__ == "__main__":
-    main([pack_quantized, pack_quantized_channel, pack_quantized_extremes, pack_quantized_shards, pack_quantized_experts,
-          int_quantized, naive_quantized, float_quantized, four_bit_floats, powers, mixed])
+    main(
+        [
+            pack_quantized,
+            pack_quantized_channel,
+            pack_quantized_extremes,
+            pack_quantized_shards,
+            pack_quantized_experts,
+            int_quantized,
+            naive_quantized,
+            float_quantized,
+            four_bit_floats,
+            powers,
+            mixed,
+        ],
+        [models],
+    )

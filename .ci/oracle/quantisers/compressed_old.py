@@ -33,8 +33,14 @@ def case(name, modules, args, orders=None):
         tensors |= named(path, state)
         dense[f"{path}.weight"] = whole
     group = QuantizationScheme(targets=["Linear"], weights=args).model_dump(mode="json")
-    section = {"quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-               "config_groups": {"group_0": group}, "ignore": ["lm_head"], "kv_cache_scheme": None}
+    section = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+    }
     return Case(name, LIBRARY, tensors, dense, llama(quantization_config=section))
 
 
@@ -45,7 +51,9 @@ def words(chance):
         modules = {f"{ATTENTION}.q_proj": chance.weight(chance.size(11), 32 + chance.size(64, 32))}
         yield case(f"ct-old-{bits}bit-{'sym' if symmetric else 'asym'}", modules, args)
     args = QuantizationArgs(num_bits=3, symmetric=False, strategy="channel")
-    yield case("ct-old-3bit-channel", {f"{ATTENTION}.k_proj": chance.weight(chance.size(9), 100 + chance.size(7))}, args)
+    yield case(
+        "ct-old-3bit-channel", {f"{ATTENTION}.k_proj": chance.weight(chance.size(9), 100 + chance.size(7))}, args
+    )
 
 
 def orders(chance):
@@ -54,7 +62,12 @@ def orders(chance):
         columns = chance.size(96, 32)
         path = f"{MLP}.down_proj"
         g_idx = (torch.arange(columns, dtype=torch.int32) // 32)[torch.from_numpy(chance.permutation(columns))]
-        yield case(f"ct-old-act-{'sym' if symmetric else 'asym'}", {path: chance.weight(chance.size(11), columns)}, args, {path: g_idx})
+        yield case(
+            f"ct-old-act-{'sym' if symmetric else 'asym'}",
+            {path: chance.weight(chance.size(11), columns)},
+            args,
+            {path: g_idx},
+        )
     unset = torch.full((64,), -1, dtype=torch.int32)
     args = QuantizationArgs(num_bits=4, symmetric=True, strategy="group", group_size=32, actorder="group")
     yield case("ct-old-act-unset", {f"{MLP}.up_proj": chance.weight(9, 64)}, args, {f"{MLP}.up_proj": unset})

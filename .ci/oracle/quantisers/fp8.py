@@ -8,7 +8,7 @@ from compressed_tensors.entrypoints.convert.converters import FP8BlockDequantize
 from transformers import FineGrainedFP8Config
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
 
-from quantisers.common import Case, llama, main, versions
+from quantisers.common import Case, llama, main, read_back, tiny_llama, versions
 
 TRANSFORMERS, BOTH = versions("transformers"), versions("transformers", "compressed-tensors")
 TORCH = versions("torch")
@@ -55,9 +55,19 @@ def blocks(chance):
         weight, scale = quantized(chance.weight(*shape), [128, 128])
         tensors |= {f"{ATTENTION}.{name}.weight": weight, f"{ATTENTION}.{name}.weight_scale_inv": scale}
         dense[f"{ATTENTION}.{name}.weight"] = by_blocks(weight, scale, [128, 128])
-    plain = {"model.embed_tokens.weight": chance.weight(5, 8).bfloat16(), "model.norm.weight": chance.weight(8).bfloat16(),
-             f"{ATTENTION}.q_proj.bias": chance.weight(shapes["q_proj"][0]).bfloat16()}
-    return Case("fp8-block", BOTH, tensors | plain, dense | plain, fp8_config([128, 128]), second_shard=[f"{ATTENTION}.q_proj.weight_scale_inv", "model.norm.weight"])
+    plain = {
+        "model.embed_tokens.weight": chance.weight(5, 8).bfloat16(),
+        "model.norm.weight": chance.weight(8).bfloat16(),
+        f"{ATTENTION}.q_proj.bias": chance.weight(shapes["q_proj"][0]).bfloat16(),
+    }
+    return Case(
+        "fp8-block",
+        BOTH,
+        tensors | plain,
+        dense | plain,
+        fp8_config([128, 128]),
+        second_shard=[f"{ATTENTION}.q_proj.weight_scale_inv", "model.norm.weight"],
+    )
 
 
 def codes(chance):
@@ -70,8 +80,15 @@ def codes(chance):
     single = by_blocks(weight, scale[: -(-rows // 16), :8], [16, 32], torch.float32)
     name = f"{MLP}.gate_proj.weight"
     tensors = {name: weight, f"{name}_scale_inv": scale}
-    return Case("fp8-block-codes", BOTH, tensors, {name: dense}, fp8_config([16, 32]), dense_f32={name: single},
-                how="the grid in the file has a row and a column more than the weight needs, which are not used")
+    return Case(
+        "fp8-block-codes",
+        BOTH,
+        tensors,
+        {name: dense},
+        fp8_config([16, 32]),
+        dense_f32={name: single},
+        how="the grid in the file has a row and a column more than the weight needs, which are not used",
+    )
 
 
 def powers(chance):
@@ -85,12 +102,24 @@ def powers(chance):
             scale = scale.view(torch.uint8)
             assert dense.equal(by_transformers(weight, scale))
         name = f"{ATTENTION}.o_proj.weight"
-        yield Case(f"fp8-block-scale-{kind}", TRANSFORMERS, {name: weight, f"{name}_scale_inv": scale}, {name: dense}, fp8_config([8, 32], scale_fmt="ue8m0"))
+        yield Case(
+            f"fp8-block-scale-{kind}",
+            TRANSFORMERS,
+            {name: weight, f"{name}_scale_inv": scale},
+            {name: dense},
+            fp8_config([8, 32], scale_fmt="ue8m0"),
+        )
         # 255 is NaN as F8_E8M0, and 2^128, which float32 does not have, as a byte.
         weight, scale = chance.bytes(8, 32).view(FLOAT8), torch.tensor([[255]], dtype=torch.uint8)
         scale = scale.view(torch.float8_e8m0fnu) if kind == "e8m0" else scale
         dense = by_transformers(weight, scale)
-        yield Case(f"fp8-block-scale-255-{kind}", TRANSFORMERS, {name: weight, f"{name}_scale_inv": scale}, {name: dense}, fp8_config([8, 32], scale_fmt="ue8m0"))
+        yield Case(
+            f"fp8-block-scale-255-{kind}",
+            TRANSFORMERS,
+            {name: weight, f"{name}_scale_inv": scale},
+            {name: dense},
+            fp8_config([8, 32], scale_fmt="ue8m0"),
+        )
 
 
 def mxfp8(chance):
@@ -98,14 +127,26 @@ def mxfp8(chance):
     scale = scale.view(torch.uint8)
     name = f"{MLP}.up_proj.weight"
     config = fp8_config([1, 32], quant_method="mxfp8", scale_fmt="ue8m0")
-    return Case("mxfp8", TRANSFORMERS, {name: weight, f"{name}_scale_inv": scale}, {name: by_transformers(weight, scale)}, config)
+    return Case(
+        "mxfp8",
+        TRANSFORMERS,
+        {name: weight, f"{name}_scale_inv": scale},
+        {name: by_transformers(weight, scale)},
+        config,
+    )
 
 
 def experts(chance):
     """Experts in one tensor of three dimensions, with partial blocks."""
     name = f"{MLP}.experts.gate_up_proj"
     weight, scale = quantized(chance.weight(3, chance.size(20), chance.size(40)), [16, 32])
-    return Case("fp8-block-experts", BOTH, {name: weight, f"{name}_scale_inv": scale}, {name: by_blocks(weight, scale, [16, 32])}, fp8_config([16, 32]))
+    return Case(
+        "fp8-block-experts",
+        BOTH,
+        {name: weight, f"{name}_scale_inv": scale},
+        {name: by_blocks(weight, scale, [16, 32])},
+        fp8_config([16, 32]),
+    )
 
 
 def tensors(chance):
@@ -114,7 +155,11 @@ def tensors(chance):
     for name, shape in [("q_proj", ()), ("k_proj", (1,))]:
         weight, scale = quantized(chance.weight(chance.size(12), chance.size(20)), None)
         path = f"{ATTENTION}.{name}"
-        made |= {f"{path}.weight": weight, f"{path}.weight_scale_inv": scale.reshape(shape), f"{path}.activation_scale": torch.tensor(0.5)}
+        made |= {
+            f"{path}.weight": weight,
+            f"{path}.weight_scale_inv": scale.reshape(shape),
+            f"{path}.activation_scale": torch.tensor(0.5),
+        }
         dense[f"{path}.weight"] = by_transformers(weight, scale)
     return Case("fp8-tensor", TRANSFORMERS, made, dense, fp8_config(None, activation_scheme="static"))
 
@@ -122,9 +167,25 @@ def tensors(chance):
 def mistral(chance):
     weight, scale = quantized(chance.weight(chance.size(12), chance.size(20)), None)
     path = "layers.0.attention.wq"
-    made = {f"{path}.weight": weight, f"{path}.qscale_weight": scale.reshape(()), f"{path}.qscale_act": torch.tensor(0.5)}
-    return Case("fp8-mistral", TRANSFORMERS, made, {f"{path}.weight": by_transformers(weight, scale)}, {},
-                sides={"params.json": {"dim": 20, "n_layers": 1, "quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}}})
+    made = {
+        f"{path}.weight": weight,
+        f"{path}.qscale_weight": scale.reshape(()),
+        f"{path}.qscale_act": torch.tensor(0.5),
+    }
+    return Case(
+        "fp8-mistral",
+        TRANSFORMERS,
+        made,
+        {f"{path}.weight": by_transformers(weight, scale)},
+        {},
+        sides={
+            "params.json": {
+                "dim": 20,
+                "n_layers": 1,
+                "quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"},
+            }
+        },
+    )
 
 
 def deepseek_v4(chance):
@@ -136,8 +197,11 @@ def deepseek_v4(chance):
     dense[f"{path}.weight"] = by_blocks(weight, scale, [128, 128])
     for expert in range(2):
         path = f"layers.0.ffn.experts.{expert}.w1"
-        packed = chance.bytes(chance.size(10), chance.size(32, 16)).view(torch.int8)
-        scale = torch.from_numpy(chance.integers(110, 135, packed.shape[0], packed.shape[1] // 16).astype("u1")).view(torch.float8_e8m0fnu)
+        # The same bytes called I8, or F4, whose shape in a file is that of the elements.
+        packed = chance.bytes(chance.size(10), chance.size(32, 16)).view([torch.int8, torch.float4_e2m1fn_x2][expert])
+        scale = torch.from_numpy(chance.integers(110, 135, packed.shape[0], packed.shape[1] // 16).astype("u1")).view(
+            torch.float8_e8m0fnu
+        )
         made |= {f"{path}.weight": packed, f"{path}.scale": scale}
         dense[f"{path}.weight"] = by_transformers(packed, scale)
     # Not every `scale` belongs to a quantised weight.
@@ -166,8 +230,21 @@ def fbgemm(chance):
     scale = weight.abs().amax(1, keepdim=True) / 448
     made |= {f"{path}.down_proj": (weight / scale).to(FLOAT8), f"{path}.down_proj_scale": scale.transpose(1, 2)}
     dense[f"{path}.down_proj"] = (made[f"{path}.down_proj"].float() * scale).bfloat16()
-    config = llama(quantization_config={"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]})
-    return Case("fp8-fbgemm", TORCH, made, dense, config, how="torch: codes times scales in float32; fbgemm has no reader for the CPU")
+    config = llama(
+        quantization_config={
+            "quant_method": "fbgemm_fp8",
+            "activation_scale_ub": 1200.0,
+            "modules_to_not_convert": ["lm_head"],
+        }
+    )
+    return Case(
+        "fp8-fbgemm",
+        TORCH,
+        made,
+        dense,
+        config,
+        how="torch: codes times scales in float32; fbgemm has no reader for the CPU",
+    )
 
 
 def comfy(chance):
@@ -184,18 +261,64 @@ def comfy(chance):
     for kind, dtype in [("e4m3", FLOAT8), ("e5m2", torch.float8_e5m2)]:
         stored, scale, dense = scaled(dtype)
         bias = {f"{name}.bias": chance.weight(weight.shape[0]).bfloat16()}
-        legacy = {f"{name}.weight": stored, f"{name}.scale_weight": scale.reshape(1 if kind == "e5m2" else ()), f"{name}.scale_input": torch.tensor(1.0), "scaled_fp8": torch.zeros(2 if kind == "e4m3" else 0, dtype=dtype)}
+        legacy = {
+            f"{name}.weight": stored,
+            f"{name}.scale_weight": scale.reshape(1 if kind == "e5m2" else ()),
+            f"{name}.scale_input": torch.tensor(1.0),
+            "scaled_fp8": torch.zeros(2 if kind == "e4m3" else 0, dtype=dtype),
+        }
         yield Case(f"comfy-legacy-{kind}", TORCH, legacy | bias, {f"{name}.weight": dense} | bias, {}, how=how)
     stored, scale, dense = scaled(FLOAT8)
     marker = json.dumps({"format": "float8_e4m3fn"}).encode()
     layer = {f"{name}.weight": stored, f"{name}.weight_scale": scale, f"{name}.input_scale": torch.tensor(1.0)}
     current = layer | {f"{name}.comfy_quant": torch.frombuffer(bytearray(marker), dtype=torch.uint8)}
     yield Case("comfy-marker", TORCH, current, {f"{name}.weight": dense}, {}, how=how)
-    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": {name: {"format": "float8_e4m3fn"}}})}
+    metadata = {
+        "_quantization_metadata": json.dumps({"format_version": "1.0", "layers": {name: {"format": "float8_e4m3fn"}}})
+    }
     yield Case("comfy-metadata", TORCH, layer, {f"{name}.weight": dense}, {}, how=how, metadata=metadata)
     cast = {f"{name}.weight": weight.to(FLOAT8)}
-    yield Case("fp8-bare", TORCH, cast, {f"{name}.weight": cast[f"{name}.weight"].bfloat16()}, {}, how="torch: a cast, there is no scale")
+    yield Case(
+        "fp8-bare",
+        TORCH,
+        cast,
+        {f"{name}.weight": cast[f"{name}.weight"].bfloat16()},
+        {},
+        how="torch: a cast, there is no scale",
+    )
+
+
+def models(chance):
+    """Whole models, read by transformers' from_pretrained, which dequantises where there is no GPU."""
+    for name, block, tied in [("blocks", [32, 32], False), ("tied", [16, 32], True), ("powers", [32, 32], False)]:
+        model = tiny_llama(chance, tied)
+        scale_fmt = "ue8m0" if name == "powers" else "float"
+        tensors = {}
+        for key, tensor in model.state_dict().items():
+            tensors[key] = tensor
+            if key.endswith("proj.weight"):
+                tensors[key], tensors[f"{key}_scale_inv"] = quantized(tensor, block, scale_fmt)
+        if tied:
+            del tensors["lm_head.weight"]
+        section = fp8_config(block, scale_fmt=scale_fmt)["quantization_config"]
+        config = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "quantization_config": section}
+        yield Case(f"fp8-model-{name}", TRANSFORMERS, tensors, read_back(tensors, config), config)
+
+
+def nested(chance):
+    """The section inside that of the text model, as in checkpoints that see as well."""
+    weight, scale = quantized(chance.weight(chance.size(20), chance.size(40)), [16, 32])
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    inner = fp8_config([16, 32])
+    config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": inner}
+    return Case(
+        "fp8-text-config",
+        BOTH,
+        {name: weight, f"{name}_scale_inv": scale},
+        {name: by_blocks(weight, scale, [16, 32])},
+        config,
+    )
 
 
 if __name__ == "__main__":
-    main([blocks, codes, powers, mxfp8, experts, tensors, mistral, deepseek_v4, fbgemm, comfy])
+    main([blocks, codes, powers, mxfp8, experts, tensors, mistral, deepseek_v4, fbgemm, comfy, nested], [models])

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::Read;
 
 use anyhow::Result;
+use benches::loaders::ours;
 use rustix::fs::{Advice, fadvise};
-use weighbridge::Checkpoint;
 use weighbridge::engine::PageCache;
-use weighbridge_candle::Loader;
 
 use crate::loads::{CANDLE_LOAD, CANDLE_MMAP, LOAD, OUR_LOAD, VAR_BUILDER, in_candle};
 use crate::measure::{Measure, Size, measure};
@@ -34,13 +33,7 @@ const RELEASED: Way = Way {
     name: "weighbridge-released",
     title: "**weighbridge** `load`, page cache released",
     side: Side::Ours,
-    run: |job| {
-        in_candle(job, || {
-            let checkpoint = Checkpoint::open(&job.directory)?;
-            let loader = Loader::new(&checkpoint).dtype(job.work.dtype).page_cache(PageCache::Release);
-            Ok(loader.load()?.tensors.into_values().collect())
-        })
-    },
+    run: |job| in_candle(job, || ours(&job.directory, job.work.dtype, PageCache::Release)),
 };
 
 fn sequential(job: &Job) -> Result<Measure> {

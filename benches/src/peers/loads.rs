@@ -1,16 +1,15 @@
 //! Whole checkpoints into memory: as they are, cast, in shards, and of many small tensors.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::Path;
 
 use anyhow::{Result, ensure};
 use benches::checkpoint::Layout;
+use benches::loaders::{candle_load, candle_mapped, collect, map, ours};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use weighbridge::Checkpoint;
+use weighbridge::engine::PageCache;
 use weighbridge_candle::Loader;
 
 use crate::burn;
@@ -92,7 +91,7 @@ pub(crate) const VAR_BUILDER: Way = Way {
     run: |job| {
         in_candle(job, || {
             let checkpoint = Checkpoint::open(&job.directory)?;
-            collect(&Loader::new(&checkpoint).dtype(job.work.dtype).var_builder()?, job)
+            collect(&Loader::new(&checkpoint).dtype(job.work.dtype).var_builder()?, &job.tensors)
         })
     },
 };
@@ -101,19 +100,14 @@ pub(crate) const OUR_LOAD: Way = Way {
     name: "weighbridge-load",
     title: "**weighbridge** `load`",
     side: Side::Ours,
-    run: |job| {
-        in_candle(job, || {
-            let checkpoint = Checkpoint::open(&job.directory)?;
-            Ok(Loader::new(&checkpoint).dtype(job.work.dtype).load()?.tensors.into_values().collect())
-        })
-    },
+    run: |job| in_candle(job, || ours(&job.directory, job.work.dtype, PageCache::Keep)),
 };
 
 pub(crate) const CANDLE_MMAP: Way = Way {
     name: "candle-mmap",
     title: "candle `VarBuilder::from_mmaped_safetensors`",
     side: Side::Peer,
-    run: |job| in_candle(job, || collect(&mapped(&job.files, job.work.dtype)?, job)),
+    run: |job| in_candle(job, || collect(&candle_mapped(&job.files, job.work.dtype)?, &job.tensors)),
 };
 
 const CANDLE_BUFFERED: Way = Way {
@@ -123,7 +117,8 @@ const CANDLE_BUFFERED: Way = Way {
     run: |job| {
         in_candle(job, || {
             let bytes = std::fs::read(&job.files[0])?;
-            collect(&VarBuilder::from_buffered_safetensors(bytes, job.work.dtype, &Device::Cpu)?, job)
+            let builder = VarBuilder::from_buffered_safetensors(bytes, job.work.dtype, &Device::Cpu)?;
+            collect(&builder, &job.tensors)
         })
     },
 };
@@ -132,15 +127,7 @@ pub(crate) const CANDLE_LOAD: Way = Way {
     name: "candle-load",
     title: "candle `safetensors::load`",
     side: Side::Peer,
-    run: |job| {
-        in_candle(job, || {
-            let mut tensors = Vec::new();
-            for file in &job.files {
-                tensors.extend(candle_core::safetensors::load(file, &Device::Cpu)?.into_values());
-            }
-            Ok(tensors)
-        })
-    },
+    run: |job| in_candle(job, || candle_load(&job.files)),
 };
 
 const OFFICIAL_READ: Way = Way {
@@ -187,21 +174,4 @@ pub(crate) fn in_candle(job: &Job, load: impl FnOnce() -> Result<Vec<Tensor>>) -
         // Every checkpoint is stored in two bytes an element.
         Size { tensors: elements * job.work.dtype.size_in_bytes() as u64, moved: 2 * elements }
     })
-}
-
-/// All tensors, asked for as a model does.
-fn collect(vb: &VarBuilder<'_>, job: &Job) -> Result<Vec<Tensor>> {
-    job.tensors.iter().map(|(name, shape)| Ok(vb.get(&**shape, name)?)).collect()
-}
-
-#[allow(unsafe_code)]
-pub(crate) fn mapped(files: &[impl AsRef<Path>], dtype: DType) -> Result<VarBuilder<'static>> {
-    // SAFETY: the files are ours, and nobody changes them while they are mapped.
-    Ok(unsafe { VarBuilder::from_mmaped_safetensors(files, dtype, &Device::Cpu) }?)
-}
-
-#[allow(unsafe_code)]
-fn map(file: &Path) -> Result<Mmap> {
-    // SAFETY: the file is ours, and nobody changes it while it is mapped.
-    Ok(unsafe { Mmap::map(&File::open(file)?) }?)
 }

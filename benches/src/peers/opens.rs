@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use benches::checkpoint::Layout;
+use benches::loaders::candle_mapped;
 use candle_core::Device;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_nn::VarBuilder;
@@ -9,7 +10,7 @@ use weighbridge::Checkpoint;
 use weighbridge_candle::Loader;
 
 use crate::burn;
-use crate::loads::{LOAD, in_candle, mapped};
+use crate::loads::{LOAD, in_candle};
 use crate::measure::Measure;
 use crate::opening::{TENSOR, opened};
 use crate::work::{Column, Job, Side, Way, Work};
@@ -69,7 +70,7 @@ pub(crate) const FIRST: Work = Work {
             name: "candle-mmap",
             title: "candle `VarBuilder::from_mmaped_safetensors`",
             side: Side::Peer,
-            run: |job| first(job, || mapped(&job.files, job.work.dtype)),
+            run: |job| first(job, || candle_mapped(&job.files, job.work.dtype)),
         },
         Way {
             name: "candle-buffered",

@@ -32,13 +32,15 @@
 //! [`SourceReader`](weighbridge::source::SourceReader) is of any source, with several threads:
 //!
 //! ```
+//! use std::path::Path;
+//!
 //! use weighbridge_candle::candle_core::Device;
 //! use weighbridge_candle::candle_core::quantized::gguf_file::Content;
 //! use weighbridge_candle::weighbridge::source::{FileSource, SourceReader};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gguf/types.gguf");
-//! let mut reader = SourceReader::new(FileSource::open(path.as_ref())?);
+//! let mut reader = SourceReader::new(FileSource::open(Path::new(path))?);
 //! let content = Content::read(&mut reader)?;
 //! // let model = quantized_llama::ModelWeights::from_gguf(content, &mut reader, &Device::Cpu)?;
 //! # let norm = content.tensor(&mut reader, "output_norm.weight", &Device::Cpu)?;

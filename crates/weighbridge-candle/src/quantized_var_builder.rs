@@ -21,8 +21,8 @@ use crate::quantized::Weight;
 /// # let ckpt = weighbridge_candle::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder"))?;
 /// let vb = Loader::new(&ckpt).load_quantized()?.var_builder(&Device::Cpu);
 /// let layer = vb.pp("model.layers").pp(0);
-/// let q_proj = layer.pp("self_attn.q_proj").matmul((64, 64), "weight")?; // a layer without a bias
-/// let norm = layer.pp("input_layernorm").tensor(64, "weight")?;
+/// let q_proj = layer.pp("self_attn.q_proj").matmul((128, 128), "weight")?; // a layer without a bias
+/// let norm = layer.pp("input_layernorm").tensor(128, "weight")?;
 /// # Ok(())
 /// # }
 /// ```

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use weighbridge::plan::{OutOfRange, Overflow};
-use weighbridge::{Checkpoint, Dtype, Error, Names, TensorRef};
+use weighbridge::{Checkpoint, Dtype, Error, Names, QuantizedModule, TensorRef};
 
+use crate::dense;
 use crate::dtype::{can_read, parse_dtype};
-use crate::show::plural;
+use crate::show::{plural, safe};
 
 /// Choosing dtypes.
 #[derive(Clone, Debug, Default, Args)]
@@ -32,29 +33,35 @@ pub(crate) struct Casts {
 /// What becomes of quantised modules.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct OnQuantized {
-    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) that would be
-    /// cast
-    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
-    quantized: HowQuantized,
+    /// What to do with quantised modules (FP8 with scales, GPTQ, AWQ, bitsandbytes and others) whose values are
+    /// asked for
+    #[arg(long = "quantized", value_enum, value_name = "HOW", default_value_t)]
+    how: HowQuantized,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum HowQuantized {
-    /// Fail, and write nothing: their values are codes, not weights
+    /// Take the weights that they stand for, under the names of weights: `up.weight`
     #[default]
+    Dequantize,
+    /// Fail, and write nothing: their values are codes, not weights
     Refuse,
-    /// Cast the codes and the scales like any other numbers
+    /// Take the codes and the scales like any other numbers
     Raw,
 }
 
 impl OnQuantized {
     pub(crate) fn is_raw(self) -> bool {
-        self.quantized == HowQuantized::Raw
+        self.how == HowQuantized::Raw
+    }
+
+    pub(crate) fn is_dequantize(self) -> bool {
+        self.how == HowQuantized::Dequantize
     }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum OnOverflow {
+pub(crate) enum OnOverflow {
     /// Fail, and write nothing
     #[default]
     Error,
@@ -88,10 +95,15 @@ impl Casts {
         self.to.is_empty()
     }
 
+    /// Whether the codes of quantised modules are taken as they are.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.quantized.is_raw()
+    }
+
     /// The rules, ready to be asked.
     pub(crate) fn rules(&self) -> Result<Rules> {
-        let raw = self.quantized.is_raw();
-        let mut rules = Rules { overflow: self.overflow.into(), raw, ..Rules::default() };
+        let mut rules =
+            Rules { overflow: self.overflow.into(), quantized: self.quantized, ..Rules::default() };
         for To { glob, dtype } in &self.to {
             let names = glob.as_deref().map(Names::glob).transpose()?;
             rules.to.push((names, *dtype));
@@ -155,44 +167,87 @@ fn reworded(error: Error, advice: impl Fn(&[Overflow]) -> String) -> Error {
     }
 }
 
+/// What to do about modules that are not dequantised.
+const ADVICE: &str = "--keep leaves tensors as they are, --quantized raw casts the codes";
+
 /// Which tensor gets which dtype.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     to: Vec<(Option<Names>, Dtype)>,
     keep: Vec<Names>,
     overflow: Overflow,
-    /// Whether quantised modules are cast, too.
-    raw: bool,
+    quantized: OnQuantized,
+    /// Whether all weights will be cast later on.
+    all: bool,
 }
 
 impl Rules {
+    /// For tensors all of which will be cast later on, to dtypes that the rules do not know: all quantised modules are
+    /// dequantised.
+    pub(crate) fn before_casts(self) -> Self {
+        Self { all: true, ..self }
+    }
+
     /// The dtype for a tensor; `None` keeps the one that it has.
     pub(crate) fn dtype(&self, tensor: &TensorRef<'_>) -> Option<Dtype> {
         // Values of 6 bits are floats that nothing can be made of.
         self.rule(tensor, tensor.dtype().is_float() && can_read(tensor.dtype()))
     }
 
-    /// The dtype that the last matching rule gives; rules without a glob match floats.
+    /// The dtype that the rules give a tensor which has another one.
     fn rule(&self, tensor: &TensorRef<'_>, is_float: bool) -> Option<Dtype> {
-        if self.keep.iter().any(|names| names.contains(tensor.name())) {
+        self.given(tensor.name(), is_float).filter(|&dtype| dtype != tensor.dtype())
+    }
+
+    /// The dtype that the last matching rule gives; rules without a glob match floats.
+    fn given(&self, name: &str, is_float: bool) -> Option<Dtype> {
+        if self.keeps(name) {
             return None;
         }
         let matches = |(names, _): &&(Option<Names>, Dtype)| match names {
-            Some(names) => names.contains(tensor.name()),
+            Some(names) => names.contains(name),
             None => is_float,
         };
-        self.to.iter().rev().find(matches).map(|&(_, dtype)| dtype).filter(|&dtype| dtype != tensor.dtype())
+        self.to.iter().rev().find(matches).map(|&(_, dtype)| dtype)
     }
 
-    /// Fails if a quantised module among `chosen` tensors would be cast.
-    pub(crate) fn refuse_quantized(
-        &self,
-        checkpoint: &Checkpoint,
-        chosen: &Names,
-    ) -> weighbridge::Result<()> {
-        if self.raw || self.to.is_empty() {
-            return Ok(());
+    fn keeps(&self, name: &str) -> bool {
+        self.keep.iter().any(|names| names.contains(name))
+    }
+
+    /// The checkpoint in which each quantised module whose weight is cast is that weight.
+    ///
+    /// # Errors
+    ///
+    /// Fails where such a module cannot be dequantised or is refused, and where tensors of others would be cast.
+    pub(crate) fn weights(&self, checkpoint: &Checkpoint, chosen: &Names) -> weighbridge::Result<Checkpoint> {
+        if self.quantized.is_raw() || self.to.is_empty() && !self.all {
+            return Ok(checkpoint.clone());
         }
+        if !self.quantized.is_dequantize() {
+            self.refuse_quantized(checkpoint, chosen)?;
+            return Ok(checkpoint.clone());
+        }
+        let is_cast = |module: &QuantizedModule<'_>| self.casts_weight(module, chosen);
+        let weights = checkpoint.dequantized_where(is_cast)?;
+        let refused = weights.quantized().filter(is_cast);
+        if let Some(error) = dense::refusal(refused, ADVICE) {
+            return Err(error);
+        }
+        self.refuse_quantized(&weights, chosen)?;
+        Ok(weights)
+    }
+
+    /// Whether the weight of a module is cast; who keeps its codes keeps the module.
+    fn casts_weight(&self, module: &QuantizedModule<'_>, chosen: &Names) -> bool {
+        let weight = module.weight();
+        chosen.contains(&weight)
+            && (self.all || self.given(&weight, true).is_some())
+            && !module.codes().any(|codes| self.keeps(codes.name()))
+    }
+
+    /// Fails if a quantised module among `chosen` tensors would be cast as it is stored.
+    fn refuse_quantized(&self, checkpoint: &Checkpoint, chosen: &Names) -> weighbridge::Result<()> {
         let mut refused = checkpoint.quantized().filter_map(|module| {
             let is_chosen = |tensor: &TensorRef<'_>| chosen.contains(tensor.name());
             // Codes stand for floats, whatever they are stored as.
@@ -209,8 +264,19 @@ impl Rules {
             0 => String::new(),
             more => format!("so {} {}; ", if more == 1 { "is" } else { "are" }, plural(more, "other module")),
         };
-        let advice = format!("{more}--keep leaves tensors as they are, --quantized raw casts the codes");
-        Err(module.refusal(tensor.name(), &advice))
+        Err(module.refusal(tensor.name(), &format!("{more}{}", self.advice(&module))))
+    }
+
+    /// What to do about a module whose codes would be cast.
+    fn advice(&self, module: &QuantizedModule<'_>) -> String {
+        match self.quantized.is_dequantize() {
+            // Its codes or scales were named, or its weight was kept without them.
+            true => format!(
+                "name its weight, {:?}, to cast that; --keep leaves tensors as they are, --quantized raw casts the codes",
+                safe(&module.weight())
+            ),
+            false => format!("--quantized dequantize casts the weights, {ADVICE}"),
+        }
     }
 
     pub(crate) fn overflow(&self) -> Overflow {

@@ -50,11 +50,31 @@ impl Destination {
         Self { max_shard_size: self.max_shard_size.or(Some(u64::MAX)), ..self.clone() }
     }
 
+    /// Makes a directory get shards of at most so many bytes, unless their size was given.
+    pub(crate) fn in_shards_of(&self, bytes: u64) -> Self {
+        Self { max_shard_size: self.max_shard_size.or(Some(bytes.min(Split::DEFAULT_SIZE))), ..self.clone() }
+    }
+
     /// The file to write, if it is to be one.
     pub(crate) fn file(&self) -> Option<&Path> {
         let is_file =
             |path: &&Path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"));
         self.output.as_deref().filter(is_file)
+    }
+
+    /// The directory to write to, if it is to be one.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|_| !self.dry_run && self.file().is_none())
+    }
+
+    /// Whether nothing is written.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// Whether what is there already is replaced.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.force
     }
 
     /// The output, if it is a file with one of these endings and is to be written; fails where something is

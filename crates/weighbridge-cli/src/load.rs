@@ -48,7 +48,8 @@ fn foreign(location: &Path) -> weighbridge::Result<Option<Format>> {
     if is_ours { Ok(None) } else { Format::of_file(location) }
 }
 
-fn tell(location: &Path, checkpoint: &Checkpoint, term: &Term) {
+/// Passes on the warnings of a checkpoint.
+pub(crate) fn tell(location: &Path, checkpoint: &Checkpoint, term: &Term) {
     for warning in checkpoint.warnings() {
         term.warn(safe(warning));
     }

@@ -2,9 +2,11 @@
 //!
 //! Each verb is a file in `verb/`; the rest is what they share.
 
+mod beside;
 mod casts;
 mod chunks;
 mod cli;
+mod dense;
 mod destination;
 mod dtype;
 mod figures;

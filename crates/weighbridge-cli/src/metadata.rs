@@ -27,6 +27,17 @@ pub(crate) fn union<'c>(checkpoints: &[&'c Checkpoint], term: &Term) -> Metadata
     metadata
 }
 
+/// The entry in which ComfyUI says which tensors hold codes.
+const CODES: &str = "_quantization_metadata";
+
+/// Removes what is said about codes from the metadata of checkpoints that have none, or none any more.
+pub(crate) fn without_codes<'c>(mut metadata: Metadata<'c>, checkpoints: &[&Checkpoint]) -> Metadata<'c> {
+    if checkpoints.iter().all(|checkpoint| checkpoint.quantized().len() == 0) {
+        metadata.remove(CODES);
+    }
+    metadata
+}
+
 /// Has them written.
 pub(crate) fn with(save: Save, metadata: Metadata<'_>) -> Save {
     metadata.into_iter().fold(save, |save, (key, value)| save.metadata(key, value))

@@ -28,10 +28,10 @@ impl Default for Reshape {
 }
 
 impl Reshape {
-    /// What is to be made of a checkpoint; fails before anything is written.
+    /// What is to be made of a checkpoint, quantised modules being weights if they are cast; fails before anything is written.
     pub(crate) fn plan(&self, checkpoint: &Checkpoint) -> weighbridge::Result<Plan> {
-        self.casts.refuse_quantized(checkpoint, &self.names)?;
-        let mut plan = Plan::of(checkpoint)
+        let weights = self.casts.weights(checkpoint, &self.names)?;
+        let mut plan = Plan::of(&weights)
             .only(self.names.clone())
             .dtype(|tensor| self.casts.dtype(tensor))
             .overflow(self.casts.overflow());
@@ -45,7 +45,8 @@ impl Reshape {
 /// Writes what the plans make into one checkpoint, with the metadata of them all.
 pub(crate) fn write(plans: &[Plan], destination: &Destination, term: &Term) -> Result<Outcome> {
     let checkpoints: Vec<_> = plans.iter().flat_map(Plan::checkpoints).collect();
-    let save = metadata::with(Save::new(), metadata::union(&checkpoints, term));
+    let metadata = metadata::without_codes(metadata::union(&checkpoints, term), &checkpoints);
+    let save = metadata::with(Save::new(), metadata);
     let tensors = plans.iter().flat_map(Plan::tensors).collect();
     destination.save(save, tensors, term).map_err(casts::in_options)
 }

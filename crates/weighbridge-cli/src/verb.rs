@@ -3,6 +3,7 @@
 pub(crate) mod cast;
 pub(crate) mod cat;
 pub(crate) mod convert;
+pub(crate) mod dequantize;
 pub(crate) mod diff;
 pub(crate) mod filter;
 pub(crate) mod generate;
@@ -10,6 +11,7 @@ pub(crate) mod hash;
 pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod meta;
+pub(crate) mod quantize;
 pub(crate) mod rename;
 pub(crate) mod repair;
 pub(crate) mod scan;

@@ -1,13 +1,15 @@
 //! GGUF, the files of llama.cpp and whisper.cpp: versions 2 and 3, of either byte order. What is quantised is dequantised
-//! when it is read.
+//! when it is read. [`write`](write()) makes files of version 3.
 
 mod block;
 mod codebook;
 mod dequantised;
+mod encode;
 mod grids;
 mod header;
 mod quants;
 mod split;
+mod write;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use block::Kind;
 use dequantised::Dequantised;
 use header::{Header, Info, Value};
 use split::Part;
+pub use write::{Type, write};
 
 /// What every such file begins with.
 pub(crate) const MAGIC: &[u8] = b"GGUF";

@@ -39,7 +39,7 @@ mod contents;
 mod cursor;
 mod flax;
 mod format;
-mod gguf;
+pub mod gguf;
 mod gzip;
 mod hdf5;
 mod input;

@@ -24,11 +24,12 @@ use bytemuck::Pod;
 
 use crate::buffer;
 use crate::dtype::Dtype;
+use element::Made;
 use loops::{How, Step, fused, narrow, widen};
 pub use out_of_range::OutOfRange;
 pub use overflow::Overflow;
-use simd::Convert;
-pub(crate) use simd::{Instructions, Work};
+pub(crate) use simd::{Convert, Instructions, Work};
+use small_float::E4M3;
 pub(crate) use small_float::{e2m1, e4m3};
 
 /// Turns elements as the file has them (little-endian) into elements as the machine has them.
@@ -229,6 +230,13 @@ fn display(dtype: Dtype, element: &[u8]) -> String {
         })
     });
     shown.unwrap_or_else(|| "a value".to_owned())
+}
+
+/// `F8_E4M3`, rounded to nearest, ties to even; what is too large becomes the largest value.
+#[inline(always)]
+pub(crate) fn to_f8_e4m3(value: f32) -> u8 {
+    let limits = <E4M3 as Made<f32>>::limits(Overflow::Saturate);
+    <E4M3 as Made<f32>>::make(value, limits).0
 }
 
 /// Reverses the bytes of each element: from the byte order of the file to the other one, or back.

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cast::Overflow;
-use crate::checkpoint::{Checkpoint, Shard, TensorRef};
+use crate::checkpoint::{Checkpoint, QuantizedModule, Shard, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::Decode;
@@ -89,19 +89,47 @@ impl Checkpoint {
     /// Fails when a configuration file cannot be read, and when a weight would have the name of a tensor that is stored,
     /// too.
     pub fn dequantized(&self) -> Result<Self> {
+        self.dequantized_where(|_| true)
+    }
+
+    /// The same, of the modules for which `chosen` holds; the others stay as they are stored. So do tensors that look like
+    /// codes but are of no module, which are among the [`quantized`](Self::quantized) modules of the result.
+    ///
+    /// ```
+    /// # use weighbridge::{Checkpoint, Dtype, TensorView, write::Save};
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let codes = TensorView::new(Dtype::I8, &[1, 2], &[1, 2])?;
+    /// # let scales = TensorView::new(Dtype::BF16, &[1, 1], &[0x80, 0x3F])?;
+    /// # let all = ["up", "down"].map(|name| [(format!("{name}.weight"), codes), (format!("{name}.weight_scale"), scales)]);
+    /// # let ckpt = Checkpoint::from_bytes(Save::new().bytes(all.into_iter().flatten())?)?;
+    /// let dense = ckpt.dequantized_where(|module| module.name() == "up")?;
+    /// assert_eq!(dense.tensor("up.weight").unwrap().dtype(), Dtype::BF16);
+    /// assert_eq!(dense.tensor("down.weight").unwrap().dtype(), Dtype::I8);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`dequantized`](Self::dequantized).
+    pub fn dequantized_where(&self, chosen: impl Fn(&QuantizedModule<'_>) -> bool) -> Result<Self> {
         if !self.tensors().any(|tensor| may_be_codes(tensor.dtype())) {
             return Ok(self.clone());
         }
+        let (chosen, others): (Vec<_>, Vec<_>) = self.quantized().partition(chosen);
         let mut config = Config::of(self.directory())?;
         if let Some(scales) = self.tensors().find(|tensor| tensor.name().ends_with(".act.scales")) {
             config.note_activation_scales(scales.name());
         }
-        let (mut weights, mut refusals) = (Vec::new(), HashMap::new());
-        for quantized in self.quantized() {
+        let (mut weights, mut refusals, mut stay) = (Vec::new(), HashMap::new(), others);
+        for quantized in chosen {
             let module = Module::new(self, &config, quantized);
             match family::dense(&module) {
                 Ok(dense) => weights.push((module.weight, dense)),
-                Err(error) => drop(refusals.insert(module.weight, error)),
+                Err(error) => {
+                    refusals.insert(module.weight, error);
+                    stay.push(quantized);
+                }
             }
         }
         let alone = alone(self, &config);
@@ -117,19 +145,16 @@ impl Checkpoint {
             .copied()
             .collect();
         if !weights.is_empty() {
-            let is_left_out = |tensor: &TensorRef<'_>| {
-                let last = tensor.name().rsplit('.').next().unwrap_or_default();
-                LEFT_OUT.contains(&last)
-                    || last.ends_with("_activation_scale")
-                    || last.ends_with("_input_scale")
+            let kept: HashSet<_> =
+                stay.iter().flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
+            let modules: HashSet<_> = stay.iter().map(QuantizedModule::name).collect();
+            let is_needed = |name: &str| {
+                let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+                kept.contains(name) || modules.contains(module)
             };
-            let kept: HashSet<_> = self
-                .quantized()
-                .filter(|module| refusals.contains_key(&module.weight()))
-                .flat_map(|module| module.tensors().map(|tensor| tensor.name()))
-                .collect();
-            hidden
-                .extend(self.tensors().filter(|tensor| is_left_out(tensor) && !kept.contains(tensor.name())));
+            hidden.extend(
+                self.tensors().filter(|tensor| is_left_out(tensor.name()) && !is_needed(tensor.name())),
+            );
         }
         // One for each file that holds codes, in the order of the files.
         let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
@@ -143,6 +168,12 @@ impl Checkpoint {
         });
         self.with_derived(shards.collect::<Result<_>>()?, &hidden, &alone, refusals)
     }
+}
+
+/// Whether a tensor says nothing without the codes that it belongs to.
+fn is_left_out(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    LEFT_OUT.contains(&last) || last.ends_with("_activation_scale") || last.ends_with("_input_scale")
 }
 
 /// Whether tensors of that dtype may be codes: of most checkpoints none is.

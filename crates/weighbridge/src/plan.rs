@@ -15,7 +15,10 @@ pub use crate::cast::{OutOfRange, Overflow};
 pub(crate) use derived::{Derive, Derived};
 pub use input::Input;
 pub use memory::cast_into;
-pub use operation::{BitCast, Bound, Cast, Join, Operation, Part, Piece, Read, Tiles, Transpose};
+pub use operation::{
+    BitCast, Bound, Cast, Constant, Encode, Join, Operation, Part, Piece, Quantize, QuantizeMethod,
+    QuantizedWeight, Read, Tiles, Transpose,
+};
 
 use crate::checkpoint::{Checkpoint, Shard, TensorRef};
 use crate::dtype::Dtype;

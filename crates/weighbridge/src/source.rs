@@ -14,6 +14,8 @@ mod memory;
 mod probe;
 mod reader;
 #[cfg(target_os = "linux")]
+mod remote;
+#[cfg(target_os = "linux")]
 mod residency;
 #[cfg(target_os = "linux")]
 mod uncached;

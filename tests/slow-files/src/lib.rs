@@ -9,9 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
@@ -20,8 +22,8 @@ use fuser::{
 };
 use tempfile::TempDir;
 
-/// Requests that are answered at the same time.
-const AT_A_TIME: usize = 64;
+/// Threads that answer requests whose time has come. However few they are, any number of requests can wait.
+const ANSWERING: usize = 4;
 
 /// How the file system behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +49,9 @@ pub struct Mounted {
 struct Counts {
     requests: AtomicU64,
     bytes: AtomicU64,
+    /// Requests that wait for their time, and the most that did so far.
+    waiting: AtomicU64,
+    most_waiting: AtomicU64,
 }
 
 impl Behaviour {
@@ -64,18 +69,31 @@ impl Behaviour {
             if metadata.is_file() {
                 files.push(Shown {
                     name: entry.file_name(),
-                    file: File::open(entry.path())?,
+                    file: Arc::new(File::open(entry.path())?),
                     size: metadata.size(),
                 });
             }
         }
         let numbers = files.iter().zip(FIRST..).map(|(shown, number)| (shown.name.clone(), number)).collect();
         let counts = Arc::new(Counts::default());
-        let shows =
-            Shows { behaviour: self, files, numbers, counts: Arc::clone(&counts), since: SystemTime::now() };
+        let (asked, to_answer) = channel();
+        let to_answer = Arc::new(Mutex::new(to_answer));
+        for _ in 0..ANSWERING {
+            let (to_answer, counts) = (Arc::clone(&to_answer), Arc::clone(&counts));
+            thread::Builder::new()
+                .name("slow-files".to_owned())
+                .spawn(move || answer(&to_answer, &counts))?;
+        }
+        let shows = Shows {
+            behaviour: self,
+            files,
+            numbers,
+            counts: Arc::clone(&counts),
+            asked,
+            since: SystemTime::now(),
+        };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::RO, MountOption::FSName("slow-files".to_owned())];
-        config.n_threads = Some(AT_A_TIME);
         let directory = tempfile::tempdir()?;
         let session = fuser::spawn_mount(shows, directory.path(), &config)?;
         Ok(Mounted { _session: session, directory, counts })
@@ -97,6 +115,11 @@ impl Mounted {
     pub fn bytes(&self) -> u64 {
         self.counts.bytes.swap(0, Ordering::Relaxed)
     }
+
+    /// The most requests to read that were in flight at a time since the last call.
+    pub fn most_in_flight(&self) -> u64 {
+        self.counts.most_waiting.swap(0, Ordering::Relaxed)
+    }
 }
 
 /// The number of the first file; that of the root is one less.
@@ -107,8 +130,42 @@ const FOREVER: Duration = Duration::from_secs(1 << 20);
 
 struct Shown {
     name: OsString,
-    file: File,
+    file: Arc<File>,
     size: u64,
+}
+
+/// A request to read, to be answered when its time has come.
+struct Asked {
+    due: Instant,
+    file: Arc<File>,
+    offset: u64,
+    len: usize,
+    is_broken: bool,
+    reply: ReplyData,
+}
+
+/// Answers requests in the order in which they came, which is that of their times, until the file system is unmounted.
+fn answer(asked: &Mutex<Receiver<Asked>>, counts: &Counts) {
+    let mut memory = Vec::new();
+    loop {
+        let next = asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Asked { due, file, offset, len, is_broken, reply }) = next else { return };
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        if is_broken {
+            reply.error(Errno::EIO);
+            continue;
+        }
+        memory.resize(memory.len().max(len), 0);
+        let bytes = &mut memory[..len];
+        match file.read_exact_at(bytes, offset) {
+            Ok(()) => {
+                counts.bytes.fetch_add(len as u64, Ordering::Relaxed);
+                reply.data(bytes);
+            }
+            Err(error) => reply.error(error.into()),
+        }
+    }
 }
 
 struct Shows {
@@ -116,6 +173,7 @@ struct Shows {
     files: Vec<Shown>,
     numbers: BTreeMap<OsString, u64>,
     counts: Arc<Counts>,
+    asked: Sender<Asked>,
     since: SystemTime,
 }
 
@@ -193,19 +251,14 @@ impl Filesystem for Shows {
             return reply.error(Errno::ENOENT);
         };
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(self.behaviour.delay);
+        let waiting = self.counts.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+        self.counts.most_waiting.fetch_max(waiting, Ordering::Relaxed);
+        let due = Instant::now() + self.behaviour.delay;
         let len = end.saturating_sub(offset).min(u64::from(size));
-        if self.behaviour.broken_from.is_some_and(|broken| offset + len > broken) {
-            return reply.error(Errno::EIO);
-        }
-        let mut bytes = vec![0; len as usize];
-        match file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => {
-                self.counts.bytes.fetch_add(len, Ordering::Relaxed);
-                reply.data(&bytes);
-            }
-            Err(error) => reply.error(error.into()),
-        }
+        let is_broken = self.behaviour.broken_from.is_some_and(|broken| offset + len > broken);
+        let file = Arc::clone(file);
+        // Without threads that answer, the request is dropped, and so refused.
+        let _ = self.asked.send(Asked { due, file, offset, len: len as usize, is_broken, reply });
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

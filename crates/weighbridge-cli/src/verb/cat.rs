@@ -12,9 +12,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::plan::{Overflow, Part};
 use weighbridge::write::OutputFile;
-use weighbridge::{Checkpoint, Dtype, Plan, Slice};
+use weighbridge::{Checkpoint, Dtype, Plan, QuantizedModule, Slice};
 
 use crate::casts::OnQuantized;
+use crate::dense;
 use crate::dtype::parse_dtype;
 use crate::load;
 use crate::outcome::Outcome;
@@ -24,7 +25,8 @@ use stream::stream;
 
 /// Writes one tensor, or a slice of it, as text, as a NumPy file or as raw bytes
 ///
-/// Only the bytes of the slice are read. Arrays and raw bytes are written while they are read, in constant
+/// Only the bytes of the slice are read. The weight of a quantised module (`up.weight`, where `up.qweight` and others
+/// are stored) is made of its codes. Arrays and raw bytes are written while they are read, in constant
 /// memory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -76,7 +78,7 @@ enum Format {
 
 impl Cat {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
-        let checkpoint = load::look(&self.path, term)?;
+        let checkpoint = self.weights(&load::look(&self.path, term)?)?;
         let (name, slice) = self.find(&checkpoint)?;
         if let Some(module) = checkpoint.quantized_codes(name)
             && self.to.is_some()
@@ -146,6 +148,28 @@ impl Cat {
         }
         write(&mut file, bar)?;
         Ok(file.commit()?)
+    }
+
+    /// The checkpoint in which the tensor is a weight where a quantised module stands for it, unless its codes are wanted.
+    fn weights(&self, checkpoint: &Checkpoint) -> Result<Checkpoint> {
+        let front = self.tensor.split_once_last('[').map_or("", |(front, _)| front.trim_end());
+        let is_named = |module: &QuantizedModule<'_>| {
+            let weight = module.weight();
+            weight == self.tensor || weight == front && checkpoint.tensor(&self.tensor).is_none()
+        };
+        if self.quantized.is_raw() {
+            return Ok(checkpoint.clone());
+        }
+        let (weights, advice) = match self.quantized.is_dequantize() {
+            true => (checkpoint.dequantized_where(is_named)?, "--quantized raw shows the codes"),
+            false => {
+                (checkpoint.clone(), "--quantized dequantize shows the weights, --quantized raw the codes")
+            }
+        };
+        match dense::refusal(weights.quantized().filter(is_named), advice) {
+            Some(error) => Err(error.into()),
+            None => Ok(weights),
+        }
     }
 
     /// The tensor of that name, or else the one whose name is in front of a slice.

@@ -24,7 +24,9 @@ const SHOWN: usize = 10;
 /// Converts pickles (.bin, .pt, .pth, .ckpt, .pkl), NumPy, ONNX, GGUF, HDF5, Flax files and Burn's records to
 /// safetensors, without running any of their code
 ///
-/// The format is recognised by the content of the file, not by its name. A pickle that imports something not
+/// An output that ends in .npz, .npy or .gguf is written in that format; the names of tensors stay as they
+/// are. The format of the input is recognised by the content of the file, not by its name. A pickle that
+/// imports something not
 /// known to be harmless is refused: `weighbridge scan` lists what it imports. Everything that is renamed,
 /// left out or changed is reported on standard error.
 #[derive(Debug, Args)]
@@ -36,6 +38,7 @@ Examples:
   weighbridge convert unet.pth --allow-global 'omegaconf.*' -o unet.safetensors
   weighbridge convert model-Q4_K_M.gguf --to bf16 -o model/
   weighbridge convert model.safetensors -o model.npz
+  weighbridge convert Llama-3.2-1B --type q4_k -o llama.gguf
   weighbridge convert trained.safetensors --into model.onnx -o trained.onnx")]
 pub(crate) struct Convert {
     /// The file, an index of shards (pytorch_model.bin.index.json), or a directory with one
@@ -72,6 +75,11 @@ pub(crate) struct Convert {
     #[arg(long, requires = "into")]
     cast_into: bool,
 
+    /// Of a file that ends in .gguf, the type of its matrices; the dtypes stay as they are otherwise. What
+    /// has one dimension becomes F32, and rows that are no whole blocks get what llama.cpp gives them
+    #[arg(long, value_enum, ignore_case = true, value_name = "TYPE", conflicts_with = "into")]
+    r#type: Option<export::GgufType>,
+
     #[command(flatten)]
     select: Select,
 
@@ -96,7 +104,8 @@ enum OnAlias {
 
 impl Convert {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
-        if let Some(export) = export::Export::of(&self.destination, self.into.as_deref(), self.cast_into)? {
+        let (into, cast, kind) = (self.into.as_deref(), self.cast_into, self.r#type);
+        if let Some(export) = export::Export::of(&self.destination, into, cast, kind)? {
             return self.export(&export, term);
         }
         let foreign = weighbridge_convert::open(&self.input, &self.options()?)?;
@@ -119,13 +128,17 @@ impl Convert {
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
         let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
-        let plan = self.reshape()?.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
+        let mut reshape = self.reshape()?;
+        if self.cast_into {
+            reshape.casts = reshape.casts.before_casts();
+        }
+        let plan = reshape.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
         let unchosen = foreign.as_ref().map_or(0, Foreign::unchosen);
         let notes = foreign.as_ref().map_or(&[][..], Foreign::notes);
         if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
             return Ok(Outcome::Findings);
         }
-        let notes = export.write(&plan).map_err(casts::in_options)?;
+        let notes = export.write(&plan, self.casts.is_raw()).map_err(casts::in_options)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));
         report(&notes, term);
         let from = foreign.map_or("safetensors", |foreign| foreign.format().name());

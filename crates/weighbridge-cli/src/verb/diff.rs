@@ -11,6 +11,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::dense::{ADVICE, Dense};
 use crate::load;
 use crate::outcome::Outcome;
 use crate::select::Select;
@@ -29,7 +30,8 @@ Exit status: 0 when they are the same, 1 when they differ, 2 on errors.
 Examples:
   weighbridge diff a.safetensors b.safetensors
   weighbridge diff base/ tuned/ --data --top 10
-  weighbridge diff model.safetensors model-bf16.safetensors --data --rtol 0.01 --ignore dtype")]
+  weighbridge diff model.safetensors model-bf16.safetensors --data --rtol 0.01 --ignore dtype
+  weighbridge diff Qwen3-8B-FP8 Qwen3-8B --dense --data --top 10")]
 pub(crate) struct Diff {
     /// A file, a directory, an index or the id of a repository in the cache
     a: PathBuf,
@@ -39,6 +41,9 @@ pub(crate) struct Diff {
 
     #[command(flatten)]
     select: Select,
+
+    #[command(flatten)]
+    dense: Dense,
 
     /// Compare the values, too: bit for bit, if no tolerance is given
     #[arg(long)]
@@ -102,7 +107,9 @@ struct Output<'a> {
 impl Diff {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let names = self.select.names()?;
-        let (a, b) = (load::look(&self.a, term)?, load::look(&self.b, term)?);
+        let look = |path| Ok(self.dense.of(load::look(path, term)?, &names, ADVICE)?);
+        let [a, b]: [Result<_>; 2] = [look(&self.a), look(&self.b)];
+        let (a, b) = (a?, b?);
         let mut structure = Structure::of(&a, &b, &names)?;
         if self.ignore.contains(&Ignore::Dtype) {
             structure.dtypes.clear();

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use weighbridge::Checkpoint;
+use weighbridge::{Checkpoint, Names};
 
 pub(crate) use digest::{Algorithm, Digest, git_blob, of_file};
 
+use crate::dense::Dense;
 use crate::load;
 use crate::outcome::Outcome;
 use crate::show::{self, safe};
@@ -27,6 +28,7 @@ use manifest::{Line, Manifest};
 Examples:
   weighbridge hash model.safetensors > model.b3
   weighbridge hash --check model.b3 model-sharded/
+  weighbridge hash --dense Llama-3.1-8B-GPTQ --check llama-bf16.b3
   weighbridge hash meta-llama/Llama-3.2-1B --algorithm sha256 | head -n 1")]
 pub(crate) struct Hash {
     /// A file, a directory, an index or the id of a repository in the cache
@@ -39,6 +41,9 @@ pub(crate) struct Hash {
     /// Compare with what `hash` wrote into this file: exit status 1 and a line for each difference
     #[arg(long, value_name = "MANIFEST")]
     check: Option<PathBuf>,
+
+    #[command(flatten)]
+    dense: Dense,
 
     /// The form of the output
     #[arg(long, value_enum, default_value = "text")]
@@ -58,7 +63,7 @@ impl Hash {
         match &self.check {
             Some(path) => self.check(path, term),
             None => {
-                let checkpoint = load::look(&self.path, term)?;
+                let checkpoint = self.look(term)?;
                 let manifest = of_checkpoint(&checkpoint, self.algorithm, term)?;
                 let mut out = term.raw();
                 match self.format {
@@ -71,9 +76,14 @@ impl Hash {
         }
     }
 
+    fn look(&self, term: &Term) -> Result<Checkpoint> {
+        let advice = "without --dense the codes are hashed as they are stored";
+        Ok(self.dense.of(load::look(&self.path, term)?, &Names::all(), advice)?)
+    }
+
     fn check(&self, path: &Path, term: &Term) -> Result<Outcome> {
         let expected = Manifest::read(path)?;
-        let checkpoint = load::look(&self.path, term)?;
+        let checkpoint = self.look(term)?;
         let actual = of_checkpoint(&checkpoint, expected.algorithm, term)?;
         let differences = expected.differences(&actual);
         let mut out = term.raw();

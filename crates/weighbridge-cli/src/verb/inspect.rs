@@ -2,6 +2,7 @@
 
 mod json;
 mod page;
+mod quantised;
 mod survey;
 mod table;
 #[cfg(test)]
@@ -11,15 +12,17 @@ mod tree;
 mod values;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::Checkpoint;
 
+use crate::dense::Dense;
 use crate::load;
 use crate::outcome::Outcome;
 use crate::select::Select;
+use crate::show::safe;
 use crate::term::Term;
 use survey::Survey;
 use tree::Sort;
@@ -28,7 +31,8 @@ use tree::Sort;
 /// shards
 ///
 /// Layers that are equal but for their number are one line: `layers.[0-31]`. Sizes count all tensors that a
-/// line stands for. Only headers are read, unless --stats asks for the values.
+/// line stands for. Only headers are read, unless --stats asks for the values. Of quantised modules it is said
+/// by which method, with how many bits a weight, and how many bytes they are as they are stored and as weights.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -36,6 +40,7 @@ Examples:
   weighbridge inspect meta-llama/Llama-3.2-1B --depth 2
   weighbridge inspect model.safetensors --flat --sort size --only '*.mlp.*'
   weighbridge inspect model.safetensors --html model.html --stats
+  weighbridge inspect Llama-3.1-8B-GPTQ --dense
   weighbridge inspect model.safetensors --format json | jq '.checkpoints[].dtypes'")]
 pub(crate) struct Inspect {
     /// Files, directories, indexes or ids of repositories in the cache; what `convert` reads is seen as
@@ -72,6 +77,9 @@ pub(crate) struct Inspect {
     force: bool,
 
     #[command(flatten)]
+    dense: Dense,
+
+    #[command(flatten)]
     select: Select,
 }
 
@@ -92,11 +100,11 @@ impl Inspect {
                 bail!("{}: a page shows one checkpoint; make one for each", html.display());
             }
         }
-        let open = |path| load::look(path, term);
-        let checkpoints: Vec<Checkpoint> = self.paths.iter().map(|path| open(path)).collect::<Result<_>>()?;
-        let surveys = self.paths.iter().zip(&checkpoints).map(|(path, checkpoint)| {
-            let survey = Survey::new(path, checkpoint, &chosen);
-            if !self.select.is_all() && survey.tensors.is_empty() && !checkpoint.is_empty() {
+        let seen: Vec<Seen> = self.paths.iter().map(|path| self.look(path, term)).collect::<Result<_>>()?;
+        let surveys = self.paths.iter().zip(&seen).map(|(path, seen)| {
+            let mut survey = Survey::new(path, seen.shown(self.dense.dense), &seen.stored, &chosen);
+            survey.quantised = quantised::modules(&seen.stored, seen.weights.as_ref(), &chosen);
+            if !self.select.is_all() && survey.tensors.is_empty() && !seen.stored.is_empty() {
                 term.warn(format_args!("{}: no tensor has such a name", path.display()));
             }
             if self.stats { survey.read(term) } else { Ok(survey) }
@@ -125,5 +133,35 @@ impl Inspect {
             }
         }
         Ok(Outcome::Clean)
+    }
+    fn look(&self, path: &Path, term: &Term) -> Result<Seen> {
+        let stored = load::look(path, term)?;
+        let weights = match stored.dequantized() {
+            Ok(weights) => Some(weights),
+            Err(error) if self.dense.dense => return Err(error.into()),
+            Err(_) if stored.quantized().len() == 0 => None,
+            Err(error) => {
+                term.warn(format_args!(
+                    "{}: it cannot be dequantised: {}",
+                    path.display(),
+                    safe(&error.to_string())
+                ));
+                None
+            }
+        };
+        Ok(Seen { stored, weights })
+    }
+}
+
+/// A checkpoint, and its weights if it is quantised.
+struct Seen {
+    stored: Checkpoint,
+    weights: Option<Checkpoint>,
+}
+
+impl Seen {
+    /// What is looked at.
+    fn shown(&self, dense: bool) -> &Checkpoint {
+        self.weights.as_ref().filter(|_| dense).unwrap_or(&self.stored)
     }
 }

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use weighbridge::{Checkpoint, TensorRef};
 
+use crate::dense::{ADVICE, Dense};
 use crate::dtype::can_read;
 use crate::figures::{self, Figures, Number};
 use crate::load;
@@ -25,6 +26,7 @@ use crate::term::Term;
 Examples:
   weighbridge stat model.safetensors
   weighbridge stat model.safetensors --only '*.q_proj.weight'
+  weighbridge stat Qwen3-8B-FP8 --dense
   weighbridge stat a.safetensors b.safetensors --format json | jq '.checkpoints[].tensors[] | select(.nans > 0)'")]
 pub(crate) struct Stat {
     /// Files, directories, indexes or ids of repositories in the cache; what `convert` reads is seen as
@@ -34,6 +36,9 @@ pub(crate) struct Stat {
 
     #[command(flatten)]
     select: Select,
+
+    #[command(flatten)]
+    dense: Dense,
 
     /// The form of the output
     #[arg(long, value_enum, default_value = "text")]
@@ -73,7 +78,8 @@ struct OfTensor<'a> {
 impl Stat {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let names = self.select.names()?;
-        let checkpoints = self.paths.iter().map(|path| load::look(path, term)).collect::<Result<Vec<_>>>()?;
+        let look = |path| Ok(self.dense.of(load::look(path, term)?, &names, ADVICE)?);
+        let checkpoints = self.paths.iter().map(|path| look(path)).collect::<Result<Vec<_>>>()?;
         let mut output = Output { schema: "weighbridge.stat/1", checkpoints: Vec::new() };
         for (path, checkpoint) in self.paths.iter().zip(&checkpoints) {
             let mut tensors = load::by_name(checkpoint);

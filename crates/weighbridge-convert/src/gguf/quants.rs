@@ -107,7 +107,7 @@ pub(super) fn q3_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// The scale and the least value of a group of 32, of 6 bits each.
-fn scale_and_least(scales: &[u8], group: usize) -> (f32, f32) {
+pub(super) fn scale_and_least(scales: &[u8], group: usize) -> (f32, f32) {
     let (scale, least) = match group {
         0..4 => (scales[group] & 63, scales[group + 4] & 63),
         _ => (

@@ -145,6 +145,16 @@ impl<'c> QuantizedModule<'c> {
         self.tensors_at(self.module.codes, self.module.end)
     }
 
+    /// The bytes that all its tensors have in the files.
+    pub fn byte_len(&self) -> u64 {
+        self.tensors().fold(0, |sum, tensor| sum.saturating_add(tensor.byte_len()))
+    }
+
+    /// Why its weight cannot be had of its codes, if [`Checkpoint::dequantized`] tried and left the module as it is.
+    pub fn reason(&self) -> Option<&'c Error> {
+        self.inner.refusals.get(&self.weight())
+    }
+
     /// The error for a request of `tensor` as a weight; `advice` is the end of the message: what to do
     /// instead.
     pub fn refusal(&self, tensor: &str, advice: &str) -> Error {
@@ -156,7 +166,7 @@ impl<'c> QuantizedModule<'c> {
         if let Some(sign) = self.module.sign.and_then(|sign| self.inner.catalog.at(sign)) {
             message += &format!(", as {:?} shows", start_of(sign.name()));
         }
-        if let Some(reason) = self.inner.refusals.get(&self.weight()) {
+        if let Some(reason) = self.reason() {
             // It names file and tensor itself.
             return reason.clone().advised(advice);
         }

@@ -13,8 +13,8 @@ use crate::dtype::Dtype;
 use crate::plan::{Entry, Plan};
 use crate::write::{Ranges, Stored, TensorData};
 
-/// A tensor of a plan as something to write: it is made tile by tile while it is written, and bytes that stay as they
-/// are go from file to file.
+/// A tensor of a plan as something to write: it is made tile by tile while it is written, by several threads
+/// where it is computed, and bytes that stay as they are go from file to file.
 #[derive(Clone, Debug)]
 pub struct Streamed {
     entry: Arc<Entry>,
@@ -69,6 +69,17 @@ impl Streamed {
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
+
+    /// The bytes that are made at a time: whole steps of the operation where these are not too large.
+    fn tile(&self) -> u64 {
+        /// A multiple of every element's size, those of 6 bits included.
+        const TILE: u64 = (1 << 20) / 48 * 48;
+        const MOST: u64 = 16 << 20;
+        match self.entry.tiles().step() {
+            step @ 1..=MOST => (TILE / step).max(1) * step,
+            _ => TILE,
+        }
+    }
 }
 
 impl TensorData for Streamed {
@@ -84,9 +95,11 @@ impl TensorData for Streamed {
         self.write_range(0..self.entry.byte_len(), out)
     }
 
+    /// What is computed is computed by several threads.
     fn ranges(&self) -> Option<&dyn Ranges> {
-        // What stays as it is goes from file to file.
-        self.entry.stored_run().is_none().then_some(self)
+        // A range begins and ends between two elements.
+        let has_bytes = self.entry.dtype().bits().is_multiple_of(8);
+        (has_bytes && !self.entry.tiles().is_direct()).then_some(self)
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
@@ -100,14 +113,13 @@ impl TensorData for Streamed {
 
 impl Ranges for Streamed {
     fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()> {
-        /// A multiple of every element's size, those of 6 bits included.
-        const TILE: u64 = (1 << 20) / 48 * 48;
-        let entry = &*self.entry;
+        let (entry, tile) = (&*self.entry, self.tile());
         self.makers.with(|maker| {
-            let mut memory = vec![MaybeUninit::uninit(); (bytes.end - bytes.start).min(TILE) as usize];
+            let mut memory = vec![MaybeUninit::uninit(); (bytes.end - bytes.start).min(tile) as usize];
             let mut start = bytes.start;
             while start < bytes.end {
-                let end = bytes.end.min(start + TILE);
+                // The next one begins with a tile, wherever this one does.
+                let end = bytes.end.min(start / tile * tile + tile);
                 let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
                 let (bytes, _) = made.map_err(io::Error::other)?;
                 if cfg!(target_endian = "big") {

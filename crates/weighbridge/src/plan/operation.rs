@@ -2,12 +2,15 @@
 //!
 //! [`Read`] gives a stored tensor as it is, [`Part`] a slice of one, [`Join`] several concatenated along a
 //! dimension, [`Transpose`] one with two adjacent dimensions swapped; [`Cast`] gives what any of them makes in another dtype,
-//! [`BitCast`] its bits under another dtype.
+//! [`BitCast`] its bits under another dtype. [`Quantize`] makes the codes and scales of a quantised weight,
+//! and [`Encode`] any other encoding in groups.
 
 mod bit_cast;
 mod cast;
+mod encode;
 mod join;
 mod part;
+mod quantize;
 mod transpose;
 
 use std::fmt::Debug;
@@ -17,8 +20,10 @@ use std::sync::{Arc, LazyLock};
 
 pub use bit_cast::BitCast;
 pub use cast::Cast;
+pub use encode::Encode;
 pub use join::Join;
 pub use part::Part;
+pub use quantize::{Constant, Quantize, QuantizeMethod, QuantizedWeight};
 pub use transpose::Transpose;
 
 use super::{Input, Overflow};

@@ -10,11 +10,14 @@ use std::sync::Arc;
 #[cfg(target_os = "linux")]
 use std::sync::OnceLock;
 #[cfg(target_os = "linux")]
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Source;
 #[cfg(target_os = "linux")]
-use super::{Hints, file_system::FileSystem, residency::Residency, uncached::Uncached};
+use super::{
+    Hints, file_system::FileSystem, remote::Remote, remote::WINDOW, remote::window_end, residency::Residency,
+    uncached::Uncached,
+};
 #[cfg(unix)]
 use crate::buffer;
 use crate::error::{Error, Result};
@@ -53,8 +56,10 @@ pub struct FileSource {
 struct Known {
     file_system: OnceLock<FileSystem>,
     uncached: OnceLock<Option<Arc<Uncached>>>,
-    /// Whether what is read from it does not stay in the page cache.
-    never_cached: AtomicBool,
+    /// Whether what is read from it stays in the page cache.
+    stays: OnceLock<bool>,
+    /// What large reads go to on a file system that is remote.
+    remote: OnceLock<Option<Remote>>,
     /// So many bytes at its start were brought into the page cache when its header was read.
     header: AtomicU64,
 }
@@ -111,14 +116,17 @@ impl FileSource {
     /// Has `read` read the header, of which it says how long it is. Where it comes from the disk, only its own pages
     /// are read, and it is noted which.
     pub(crate) fn read_header<T>(&self, read: impl FnOnce() -> Result<(T, u64)>) -> Result<T> {
-        let is_cold = self.residency(&(0..1)).is_some_and(Residency::none);
-        if !is_cold {
+        let is_cold = || self.residency(&(0..1)).is_some_and(Residency::none);
+        if !is_cold() {
             return read().map(|(made, _)| made);
         }
         // A system that refuses reads more than that.
         let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random);
         let outcome = read();
         let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Normal);
+        if outcome.is_ok() {
+            let _ = self.known.stays.set(!is_cold());
+        }
         outcome.map(|(made, header)| {
             self.known.header.store(header.max(FIRST_READ), Ordering::Relaxed);
             made
@@ -164,12 +172,19 @@ impl Source for FileSource {
 
     #[cfg(unix)]
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        self.end(offset, buf.len())?;
-        buffer::fill(buf, |filled, rest| match rustix::io::pread(&self.file, rest, offset + filled as u64) {
-            Ok((read, _)) => Ok(Some(read)),
-            Err(rustix::io::Errno::INTR) => Ok(None),
-            Err(error) => Err(error.into()),
-        })
+        let end = self.end(offset, buf.len())?;
+        #[cfg(target_os = "linux")]
+        if buf.len() as u64 >= WINDOW
+            && let Some(remote) = self.remote(offset)
+        {
+            return buffer::fill(buf, |filled, rest| {
+                let start = offset + filled as u64;
+                let len = (window_end(start, end) - start) as usize;
+                pread_uninit(remote.file(), start, &mut rest[..len])
+            });
+        }
+        let _ = end;
+        buffer::fill(buf, |filled, rest| pread_uninit(&self.file, offset + filled as u64, rest))
     }
 
     fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {
@@ -180,26 +195,22 @@ impl Source for FileSource {
     /// file from front to back: with growing windows and large pages. (What `posix_fadvise` fetches comes in
     /// small pages, which cost more to make and to copy from than the disk saves.)
     ///
-    /// Each byte is a request of its own where what is read does not stay in the page cache, so it ends there.
+    /// Each byte is a request of its own where what is read does not stay in the page cache, so nothing is done there, and
+    /// where each request takes its time, none waits for another.
     #[cfg(unix)]
     fn prefetch(&self, range: Range<u64>) {
         /// The smallest piece in which the kernel reads ahead.
         const STEP: usize = 16 << 10;
+        let range = range.start..range.end.min(self.size);
         #[cfg(target_os = "linux")]
-        if self.known.never_cached.load(Ordering::Relaxed) {
+        if let Some(remote) = self.remote(range.start) {
+            return remote.fetch(range);
+        } else if !self.stays_cached(range.start) {
             return;
         }
-        for offset in (range.start..range.end.min(self.size)).step_by(STEP) {
+        for offset in range.step_by(STEP) {
             // A failure is met again by whoever reads.
-            let read = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
-            if read.is_err() {
-                return;
-            }
-            #[cfg(target_os = "linux")]
-            if offset == range.start
-                && !self.is_cached(offset..offset + 1).unwrap_or(!self.file_system().remote)
-            {
-                self.known.never_cached.store(true, Ordering::Relaxed);
+            if rustix::io::pread(&self.file, &mut [0_u8; 1], offset).is_err() {
                 return;
             }
         }
@@ -241,6 +252,21 @@ impl FileSource {
         self.known.file_system.get_or_init(|| FileSystem::of(&self.file))
     }
 
+    /// Whether what is read stays in the page cache: if need be, a byte at an offset is read and looked for.
+    fn stays_cached(&self, offset: u64) -> bool {
+        *self.known.stays.get_or_init(|| {
+            // A failure is met again by whoever reads.
+            let _ = rustix::io::pread(&self.file, &mut [0_u8; 1], offset);
+            self.is_cached(offset..offset + 1).unwrap_or(!self.file_system().remote)
+        })
+    }
+
+    /// What to read with if each request takes its time and what was read stays.
+    fn remote(&self, offset: u64) -> Option<&Remote> {
+        let is_remote = self.file_system().remote && self.stays_cached(offset);
+        if is_remote { self.known.remote.get_or_init(|| Remote::of(self)).as_ref() } else { None }
+    }
+
     /// What the page cache has of a range; `None` where that cannot be told.
     pub(super) fn residency(&self, range: &Range<u64>) -> Option<Residency> {
         if self.file_system().stacked {
@@ -264,6 +290,20 @@ impl FileSource {
             }
         }
         Some(true)
+    }
+}
+
+/// Reads once; `None` if it was interrupted.
+#[cfg(unix)]
+fn pread_uninit<'b>(
+    file: &File,
+    offset: u64,
+    buf: &'b mut [MaybeUninit<u8>],
+) -> io::Result<Option<&'b [u8]>> {
+    match rustix::io::pread(file, buf, offset) {
+        Ok((read, _)) => Ok(Some(read)),
+        Err(rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -165,7 +165,7 @@ impl Uncached {
 }
 
 /// The file once more, with other flags. Its name may be another file's by now.
-fn reopen(file: &FileSource, flags: i32) -> io::Result<File> {
+pub(super) fn reopen(file: &FileSource, flags: i32) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
     File::options().read(true).custom_flags(flags).open(path)
 }

@@ -7,6 +7,7 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use weighbridge::{Dtype, TensorRef};
 
+use super::quantised::Module;
 use super::survey::{DtypeTotal, ShardTotal, Stack, Survey, by_name};
 use super::tree::{Node, Sort, position};
 use crate::figures::Figures;
@@ -31,6 +32,8 @@ struct Checkpoint<'s, 'c> {
     dtypes: Vec<DtypeTotal>,
     stacks: Vec<Stack<'c>>,
     shards: Vec<ShardTotal>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    quantised: &'s [Module<'c>],
     metadata: std::collections::BTreeMap<&'c str, Vec<&'c str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tree: Option<Children<'s, 'c>>,
@@ -71,6 +74,7 @@ impl<'s, 'c> Checkpoint<'s, 'c> {
             dtypes: survey.dtypes(),
             stacks: survey.stacks(),
             shards: survey.shards(),
+            quantised: &survey.quantised,
             metadata: survey.metadata(),
             tree: shape.tree.map(|depth| Children { node: root, depth, sort: shape.sort }),
             tensors: Tensors { survey, sort: shape.sort },
@@ -142,7 +146,8 @@ struct Tensor<'s> {
     elements: u64,
     bytes: u64,
     shard: usize,
-    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     figures: Option<&'s Figures>,
 }
@@ -159,8 +164,8 @@ impl Serialize for Tensors<'_, '_> {
                 shape: tensor.shape(),
                 elements: tensor.elements(),
                 bytes: tensor.byte_len(),
-                shard: tensor.shard_number(),
-                offset: tensor.info().file_range().start,
+                shard: self.survey.file_of(&tensor),
+                offset: self.survey.offset_of(&tensor),
                 figures: figures.and_then(|figures| figures[place].as_ref()),
             }
         }))

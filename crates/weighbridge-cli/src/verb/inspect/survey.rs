@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use weighbridge::{Checkpoint, Dtype, Names, TensorRef};
 
+use super::quantised::Module;
 use super::tree::{Node, by_path, position};
 use crate::figures::{self, Figures};
 use crate::term::Term;
@@ -19,14 +20,49 @@ pub(super) struct Survey<'c> {
     pub(super) tensors: Vec<TensorRef<'c>>,
     /// One for each of the tensors, if the data was read; `None` where values cannot be.
     pub(super) figures: Option<Vec<Option<Figures>>>,
+    pub(super) quantised: Vec<Module<'c>>,
+    /// For each shard of the checkpoint the file that it is, or that its tensors are made of.
+    files: Vec<usize>,
+    /// How many files there are.
+    stored: usize,
 }
 
 impl<'c> Survey<'c> {
-    pub(super) fn new(location: &'c Path, checkpoint: &'c Checkpoint, chosen: &Names) -> Self {
+    /// `stored` is the checkpoint as it is stored, `checkpoint` that or its weights.
+    pub(super) fn new(
+        location: &'c Path,
+        checkpoint: &'c Checkpoint,
+        stored: &'c Checkpoint,
+        chosen: &Names,
+    ) -> Self {
         let mut tensors: Vec<_> =
             checkpoint.tensors().filter(|tensor| chosen.contains(tensor.name())).collect();
         tensors.sort_by(|a, b| by_path(a.name(), b.name()));
-        Self { location, checkpoint, tensors, figures: None }
+        let labels = || stored.shards().iter().map(|shard| shard.label());
+        let files = checkpoint.shards().iter().enumerate().map(|(number, shard)| {
+            if number < stored.shards().len() {
+                return number;
+            }
+            labels().position(|label| label == shard.label()).unwrap_or(0)
+        });
+        let files = files.collect();
+        let (figures, quantised, stored) = (None, Vec::new(), stored.shards().len());
+        Self { location, checkpoint, tensors, figures, quantised, files, stored }
+    }
+
+    /// How many files there are.
+    pub(super) fn file_count(&self) -> usize {
+        self.stored
+    }
+
+    /// The file in which a tensor is, or what it is made of.
+    pub(super) fn file_of(&self, tensor: &TensorRef<'_>) -> usize {
+        self.files.get(tensor.shard_number()).copied().unwrap_or(0)
+    }
+
+    /// The byte of that file at which its data starts, if it is stored.
+    pub(super) fn offset_of(&self, tensor: &TensorRef<'_>) -> Option<u64> {
+        (tensor.shard_number() < self.stored).then(|| tensor.info().file_range().start)
     }
 
     /// Reads all data, in the order in which it lies.
@@ -83,12 +119,12 @@ impl<'c> Survey<'c> {
 
     /// What the files hold of the chosen tensors.
     pub(super) fn shards(&self) -> Vec<ShardTotal> {
-        let shards = self.checkpoint.shards().iter();
+        let shards = self.checkpoint.shards().iter().take(self.stored);
         let mut totals: Vec<_> = shards
             .map(|shard| ShardTotal { file: shard.name().into_owned(), tensors: 0, bytes: 0 })
             .collect();
         for tensor in &self.tensors {
-            let total = &mut totals[tensor.shard_number()];
+            let total = &mut totals[self.file_of(tensor)];
             total.tensors += 1;
             total.bytes += tensor.byte_len();
         }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use weighbridge::{Dtype, TensorRef};
 
 use super::json::order;
+use super::quantised;
 use super::survey::Survey;
 use super::table::{Align, BOLD, Cell, DIM, PLAIN, Table, cell};
 use super::tree::{Node, Sort};
@@ -34,6 +35,7 @@ pub(super) fn write(out: &mut impl Write, survey: &Survey<'_>, view: View, sort:
         tensors(out, survey, view, sort)?;
     }
     totals(out, survey)?;
+    quantised::write(out, &survey.quantised)?;
     metadata(out, survey)
 }
 
@@ -43,7 +45,7 @@ fn title(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
         true => show::plural(all, "tensor"),
         false => format!("{} of {}", show::count(chosen as u64), show::plural(all, "tensor")),
     };
-    let shards = match survey.checkpoint.shards().len() {
+    let shards = match survey.file_count() {
         1 => String::new(),
         several => format!(" in {}", show::plural(several, "shard")),
     };
@@ -59,7 +61,7 @@ fn tensors(out: &mut impl Write, survey: &Survey<'_>, view: View, sort: Sort) ->
     let mut titles: Vec<&str> = vec!["tensor", "dtype", "shape"];
     let mut aligns = vec![Align::Left, Align::Left, Align::Left];
     let (title, align) = match view {
-        View::Flat if survey.checkpoint.shards().len() > 1 => ("shard", Align::Right),
+        View::Flat if survey.file_count() > 1 => ("shard", Align::Right),
         View::Flat => ("", Align::Right),
         View::Tree { .. } => ("tensors", Align::Right),
     };
@@ -144,9 +146,9 @@ impl<'s, 'c> Rows<'s, 'c> {
     fn listed(&self, place: usize) -> Vec<Cell> {
         let tensor = self.survey.tensors[place];
         let (dtype, shape) = kind(tensor);
-        let shard = match self.survey.checkpoint.shards().len() {
+        let shard = match self.survey.file_count() {
             1 => String::new(),
-            _ => (tensor.shard_number() + 1).to_string(),
+            _ => (self.survey.file_of(&tensor) + 1).to_string(),
         };
         let mut row = vec![cell(safe(tensor.name()), PLAIN), dtype, shape, cell(shard, DIM)];
         row.extend(self.size(tensor.byte_len(), PLAIN));

@@ -28,7 +28,8 @@ function showTensor(tensor, model) {
   panel.replaceChildren(make("h2", "tensor-name", visible(tensor.name)));
   panel.append(facts([["Dtype", tensor.dtype], ["Shape", shapeOf(tensor)], ["Elements", count(tensor.elements)],
     ["Bytes", `${count(tensor.bytes)} (${percent(tensor.bytes, model.bytes)})`],
-    ["Shard", visible(model.shards[tensor.shard].file)], ["At byte", count(tensor.offset)]]));
+    ["Shard", visible(model.shards[tensor.shard].file)],
+    ["At byte", tensor.offset === undefined ? "made of codes" : count(tensor.offset)]]));
   if (!model.hasFigures) {
     const hint = make("p", "hint", "For a histogram of the values, make the page with ", make("code", "", "--stats"), ".");
     panel.append(hint);

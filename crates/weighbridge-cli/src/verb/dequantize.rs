@@ -1,0 +1,146 @@
+//! `weighbridge dequantize`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Dtype, Names, Plan, TensorRef, natural_order};
+use weighbridge_convert::Options;
+
+use crate::beside::Beside;
+use crate::casts::{self, OnOverflow};
+use crate::dense;
+use crate::destination::Destination;
+use crate::dtype::parse_dtype;
+use crate::load;
+use crate::metadata;
+use crate::outcome::Outcome;
+use crate::select::Select;
+use crate::show::plural;
+use crate::term::Term;
+
+/// Makes the weights that quantised modules stand for: FP8, GPTQ, AWQ, bitsandbytes, MXFP4, MLX and others
+///
+/// The codes, scales and zero points of a module `up` become `up.weight`, made in F32 by the formula of its method
+/// and rounded once. All other tensors stay as they are; 8-bit floats without scales are cast. In a directory
+/// the tensors get the other files of the checkpoint (tokenizer, templates), and a config.json that does not
+/// speak of quantisation any more. Nothing is written if there is a module that cannot be dequantised. Memory
+/// stays the same however large the checkpoint is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  weighbridge dequantize Qwen3-8B-FP8 -o qwen-bf16
+  weighbridge dequantize Llama-3.1-8B-GPTQ --to bf16 -o llama-bf16 --max-shard-size 2GB
+  weighbridge dequantize gpt-oss-20b --only 'model.layers.0.*' -o first-layer.safetensors
+  weighbridge dequantize Llama-3.1-8B-AWQ-INT4 -o llama-f16 --dry-run")]
+pub(crate) struct Dequantize {
+    /// The checkpoint: a file, a directory, an index, or a repository in the cache
+    #[arg(value_name = "PATH")]
+    input: PathBuf,
+
+    /// The dtype of the weights: bf16, f16 or f32; otherwise that of their scales if it is F16 or BF16, or else that
+    /// of the model
+    #[arg(long, value_name = "DTYPE", value_parser = of_weights)]
+    to: Option<Dtype>,
+
+    /// What to do with values outside the range of the dtype
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    overflow: OnOverflow,
+
+    #[command(flatten)]
+    select: Select,
+
+    #[command(flatten)]
+    destination: Destination,
+}
+
+fn of_weights(text: &str) -> Result<Dtype, String> {
+    let dtype = parse_dtype(text)?;
+    match dtype {
+        Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(dtype),
+        _ => Err("weights become BF16, F16 or F32; `weighbridge cast` casts to other dtypes".to_owned()),
+    }
+}
+
+/// Whether it is an 8-bit float that is a number like any other.
+fn is_small_float(tensor: &TensorRef<'_>) -> bool {
+    let of_weights = [Dtype::F8_E4M3, Dtype::F8_E5M2, Dtype::F8_E4M3FNUZ, Dtype::F8_E5M2FNUZ];
+    of_weights.contains(&tensor.dtype())
+}
+
+impl Dequantize {
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        let options = self.to.map_or_else(Options::new, |to| Options::new().dequantise(to));
+        let (checkpoint, foreign) = load::any(&self.input, &options)?;
+        load::tell(&self.input, &checkpoint, term);
+        let names = self.select.names()?;
+        let advice = "nothing is written; --except leaves modules out";
+        let dense = dense::weights(&checkpoint, &names, advice)?;
+        let weights = dense::dequantised(&checkpoint, &dense);
+        // Of modules that are not chosen nothing is left over.
+        let left = dense.quantized().flat_map(|module| module.tensors().map(|tensor| tensor.name()));
+        let names = names.except(Names::list(left.collect::<Vec<_>>()));
+        let beside = Beside::of(&self.input, &checkpoint)?;
+        let small = self.to.or(beside.dtype()).unwrap_or(Dtype::BF16);
+        let plan = Plan::of(&dense)
+            .only(names.clone())
+            .dtype(|tensor| match weights.contains(tensor.name()) {
+                true => self.to,
+                false => is_small_float(tensor).then_some(small),
+            })
+            .overflow(self.overflow.into())
+            .build()?;
+        let is_cast = |tensor: &TensorRef<'_>| is_small_float(tensor) && !weights.contains(tensor.name());
+        let cast = chosen(&dense, &names).filter(is_cast).count();
+        if plan.entries().is_empty() {
+            bail!("{}: none of its {} is chosen", self.input.display(), plural(dense.len(), "tensor"));
+        }
+        // Blocks of GGUF are weights as soon as they are read.
+        if weights.is_empty() && cast == 0 && foreign.is_none() {
+            bail!(
+                "{}: nothing that is chosen of it is quantised; `weighbridge cast` casts it, `weighbridge split` copies it",
+                self.input.display()
+            );
+        }
+        let copies = beside.into(&self.destination, self.to)?;
+        let outcome = self.write(&plan, &dense, &names, term)?;
+        if let Some(copies) = copies {
+            copies.write()?;
+        }
+        let casts = match cast {
+            0 => String::new(),
+            cast => format!("{} cast to {small}, ", plural(cast, "tensor")),
+        };
+        let others = plan.entries().len() - weights.len() - cast;
+        term.note(format_args!("{} dequantised, {casts}{others} as before", plural(weights.len(), "weight")));
+        Ok(outcome)
+    }
+
+    fn write(&self, plan: &Plan, dense: &Checkpoint, names: &Names, term: &Term) -> Result<Outcome> {
+        let metadata = metadata::without_codes(metadata::union(&[dense], term), &[dense]);
+        let save = metadata::with(Save::new(), metadata);
+        let mut tensors: Vec<_> = plan.tensors().collect();
+        // What belongs together lies together.
+        tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
+        let destination = match largest_shard(plan, dense, names) {
+            Some(bytes) => self.destination.in_shards_of(bytes),
+            None => self.destination.clone(),
+        };
+        destination.save(save, tensors, term).map_err(casts::in_options)
+    }
+}
+
+fn chosen<'c>(checkpoint: &'c Checkpoint, names: &Names) -> impl Iterator<Item = TensorRef<'c>> {
+    checkpoint.tensors().filter(|tensor| names.contains(tensor.name()))
+}
+
+/// The most bytes that the tensors of one file of the input become, if it has several.
+fn largest_shard(plan: &Plan, dense: &Checkpoint, names: &Names) -> Option<u64> {
+    let mut shards = HashMap::<_, u64>::new();
+    for (tensor, entry) in chosen(dense, names).zip(plan.entries()) {
+        *shards.entry(tensor.shard().label().map(ToOwned::to_owned)).or_default() += entry.byte_len();
+    }
+    shards.values().copied().max().filter(|_| shards.len() > 1)
+}
