@@ -18,11 +18,12 @@ use crate::tensor::refused;
 ///
 /// # Safety
 ///
-/// It has the alignment of `W`, consists of integers and floats without padding, and all bit patterns are values of it.
+/// It has the alignment of `W`, consists of integers and floats without padding, and all bit patterns are
+/// values of it.
 unsafe trait BlockOf<W> {}
 
-/// Takes words for the blocks that they are; the memory stays where it is, and what is allocated beyond is given
-/// back. `None` if they are no whole number of blocks.
+/// Takes words for the blocks that they are; the memory stays where it is, and what is allocated beyond is
+/// given back. `None` if they are no whole number of blocks.
 fn blocks<W, B: BlockOf<W>>(words: Vec<W>) -> Option<Vec<B>> {
     const {
         assert!(align_of::<W>() == align_of::<B>());
@@ -31,17 +32,18 @@ fn blocks<W, B: BlockOf<W>>(words: Vec<W>) -> Option<Vec<B>> {
     let bytes = words.len() * size_of::<W>();
     let count = bytes.is_multiple_of(size_of::<B>()).then(|| bytes / size_of::<B>())?;
     let words = Box::into_raw(words.into_boxed_slice());
-    // SAFETY: a box of a slice has exactly `bytes` bytes of the global allocator, aligned as `W`, which is how `count`
-    // blocks are aligned and how many bytes they have; all of them are initialised, and by the promise of `BlockOf` they
-    // are values of `B`. The box was given up.
+    // SAFETY: a box of a slice has exactly `bytes` bytes of the global allocator, aligned as `W`, which is
+    // how `count` blocks are aligned and how many bytes they have; all of them are initialised, and by the
+    // promise of `BlockOf` they are values of `B`. The box was given up.
     Some(unsafe { Vec::from_raw_parts(words.cast::<B>(), count, count) })
 }
 
 macro_rules! block_types {
     ($($id:literal $dtype:ident $block:ident $bytes:literal of $word:ident $variant:ident),*) => {
         $(
-            // SAFETY: Candle declares it `repr(C)`, of `f16`, `f32` and arrays of integers. It has the bytes that GGML's block
-            // has, none of which is padding, which is checked here; the alignment is checked where it is used.
+            // SAFETY: Candle declares it `repr(C)`, of `f16`, `f32` and arrays of integers. It has the bytes
+            // that GGML's block has, none of which is padding, which is checked here; the alignment is
+            // checked where it is used.
             unsafe impl BlockOf<$word> for $block {}
             const _: () = assert!(size_of::<$block>() == $bytes);
         )*

@@ -71,8 +71,8 @@ impl Weight {
     /// What multiplies by it. Candle's kernels for blocks round the other factor, too: on the CPU to 8 bits
     /// with a scale for each block. A dense weight takes factors of its own dtype only.
     ///
-    /// Debug builds of Candle 0.11 assert that `Q4_1`, `Q5_0` and `Q5_1` have rows of an even number of blocks, though
-    /// their kernels for CPUs need no such thing.
+    /// Debug builds of Candle 0.11 assert that `Q4_1`, `Q5_0` and `Q5_1` have rows of an even number of
+    /// blocks, though their kernels for CPUs need no such thing.
     ///
     /// # Errors
     ///
@@ -96,7 +96,8 @@ impl Weight {
         }
     }
 
-    /// The same as a `QTensor`, which code for GGUF models takes of everything: of a dense tensor a copy, `F16` and
+    /// The same as a `QTensor`, which code for GGUF models takes of everything: of a dense tensor a copy,
+    /// `F16` and
     /// `BF16` as they are, other numbers in `F32`.
     ///
     /// # Errors
@@ -130,25 +131,25 @@ enum Planned<'d> {
 }
 
 impl Loader {
-    /// Loads all tensors, those that are quantised as Candle's own [`QTensor`], which its kernels compute with as it
-    /// is: a quarter of the memory of the dense weights, and less.
+    /// Loads all tensors, those that are quantised as Candle's own [`QTensor`], which its kernels compute
+    /// with as it is: a quarter of the memory of the dense weights, and less.
     ///
-    /// Blocks are read by all threads into the memory that becomes the tensor. They hold exactly what is stored,
-    /// so that `QTensor::dequantize` gives the very numbers that [`load`](Self::load) gives in `F32`:
+    /// Blocks are read by all threads into the memory that becomes the tensor. They hold exactly what is
+    /// stored, so that `QTensor::dequantize` gives the very numbers that [`load`](Self::load) gives in `F32`:
     ///
-    /// - GGUF, opened with the feature `convert`: the file's own blocks, of all types that Candle has; those of a
-    ///   big-endian file come dense;
-    /// - GPTQ, AWQ, compressed-tensors and other integers with scales: `Q4_0`, `Q5_0` or `Q8_0`. Symmetric codes of 4
-    ///   bits become `Q4_0`, asymmetric ones `Q5_0`, symmetric ones of 8 bits `Q8_0`;
+    /// - GGUF, opened with the feature `convert`: the file's own blocks, of all types that Candle has; those of
+    ///   a big-endian file come dense;
+    /// - GPTQ, AWQ, compressed-tensors and other integers with scales: `Q4_0`, `Q5_0` or `Q8_0`. Symmetric
+    ///   codes of 4 bits become `Q4_0`, asymmetric ones `Q5_0`, symmetric ones of 8 bits `Q8_0`;
     /// - MLX with 4 bits or less: `Q4_1`; with 5 bits: `Q5_1`.
     ///
-    /// Rows have to be whole blocks of 32, each of which has one scale, and all scales and biases numbers of `F16`. What
-    /// cannot be had so, floating-point codes such as FP8, NF4 or MXFP4 among it, is an error that says which condition
-    /// fails, or comes dense: [`dense_where_needed`](Self::dense_where_needed).
+    /// Rows have to be whole blocks of 32, each of which has one scale, and all scales and biases numbers of
+    /// `F16`. What cannot be had so, floating-point codes such as FP8, NF4 or MXFP4 among it, is an error
+    /// that says which condition fails, or comes dense: [`dense_where_needed`](Self::dense_where_needed).
     ///
     /// Everything else is loaded as by [`load`](Self::load), with the same rules. A weight that
-    /// [`dtype_for`](Self::dtype_for) names comes dense in that dtype; a [part](Self::part_for) of a quantised one is
-    /// dense, too.
+    /// [`dtype_for`](Self::dtype_for) names comes dense in that dtype; a [part](Self::part_for) of a
+    /// quantised one is dense, too.
     ///
     /// ```
     /// use weighbridge_candle::Loader;
@@ -231,8 +232,8 @@ impl Loader {
         Ok(LoadedQuantized { tensors, dense, skipped, converted, report: session.report() })
     }
 
-    /// Makes [`load_quantized`](Self::load_quantized) load dense what no block of Candle's holds exactly, instead of
-    /// failing; [`LoadedQuantized::dense`] says what that was.
+    /// Makes [`load_quantized`](Self::load_quantized) load dense what no block of Candle's holds exactly,
+    /// instead of failing; [`LoadedQuantized::dense`] says what that was.
     pub fn dense_where_needed(mut self) -> Self {
         self.dense_where_needed = true;
         self

@@ -10,8 +10,10 @@ use weighbridge::nearest_name;
 
 use crate::quantized::Weight;
 
-/// Gives the tensors of a [quantised load](crate::Loader::load_quantized) by name. It is used as the `VarBuilder` of
-/// `candle_transformers::quantized_var_builder`, whose names and functions it has, and knows dense tensors, too.
+/// Gives the tensors of a [quantised load](crate::Loader::load_quantized) by name. It is used as the
+/// `VarBuilder` of
+/// `candle_transformers::quantized_var_builder`, whose names and functions it has, and knows dense tensors,
+/// too.
 ///
 /// ```
 /// use weighbridge_candle::Loader;

@@ -1,8 +1,8 @@
 //! Weights in GGML's blocks, which frameworks compute with as they are.
 //!
-//! A block is a scale, sometimes a minimum, and the codes of a number of weights that follow each other in a row. Tensors
-//! [have](Blocks::of) them in two cases: their file stores them so, as GGUF does, or their module is quantised in a way that
-//! blocks can say exactly, code by code and scale by scale.
+//! A block is a scale, sometimes a minimum, and the codes of a number of weights that follow each other in a
+//! row. Tensors [have](Blocks::of) them in two cases: their file stores them so, as GGUF does, or their
+//! module is quantised in a way that blocks can say exactly, code by code and scale by scale.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,8 +34,8 @@ impl BlockType {
     /// 32 weights of 8 bits: `code * scale`.
     pub const Q8_0: Self = Self::new(8, "Q8_0", 32, 34, 2);
 
-    /// The type that has this number and this name in GGML; a block of it has so many weights and so many bytes, and its
-    /// widest number has `align` bytes: 1, 2 or 4.
+    /// The type that has this number and this name in GGML; a block of it has so many weights and so many
+    /// bytes, and its widest number has `align` bytes: 1, 2 or 4.
     pub const fn new(id: u32, name: &'static str, weights: usize, bytes: usize, align: usize) -> Self {
         Self { id, name, weights, bytes, align }
     }
@@ -60,7 +60,8 @@ impl BlockType {
         self.bytes
     }
 
-    /// The words that memory for blocks is made of, so that it is aligned as they are: of the size of their widest number.
+    /// The words that memory for blocks is made of, so that it is aligned as they are: of the size of their
+    /// widest number.
     pub fn words(self) -> Dtype {
         match self.align {
             4 => Dtype::U32,
@@ -121,20 +122,21 @@ pub struct Blocks {
 impl Blocks {
     /// A tensor as blocks, to be planned under `name`; `None` for a tensor of plain numbers.
     ///
-    /// The weight of a quantised module, as [`Checkpoint::dequantized`](crate::Checkpoint::dequantized) has it, is its
-    /// codes and scales in other places, and stands for exactly the weights that it has in `F32`:
+    /// The weight of a quantised module, as [`Checkpoint::dequantized`](crate::Checkpoint::dequantized) has
+    /// it, is its codes and scales in other places, and stands for exactly the weights that it has in `F32`:
     ///
-    /// - integers with a scale: `Q4_0`, `Q5_0` or `Q8_0`, the first of them that holds all that codes can be without their zero
-    ///   point. Symmetric codes of 4 bits are `Q4_0`, those of 8 bits `Q8_0`. Zero points that differ are no obstacle to
-    ///   codes of up to 4 bits, for which `Q5_0` has room enough;
+    /// - integers with a scale: `Q4_0`, `Q5_0` or `Q8_0`, the first of them that holds all that codes can be
+    ///   without their zero point. Symmetric codes of 4 bits are `Q4_0`, those of 8 bits `Q8_0`. Zero points
+    ///   that differ are no obstacle to codes of up to 4 bits, for which `Q5_0` has room enough;
     /// - unsigned integers with a scale and a bias, as MLX has them: `Q4_1` up to 4 bits, `Q5_1` for 5.
     ///
     /// All scales, and biases, have to be numbers of `F16`, and every 32 columns have to be of one group.
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::Unsupported`] where a quantised module cannot be had so, and says which condition it breaks.
-    /// What its scales are is not known before they are read: the same error comes from the session then.
+    /// Fails with [`ErrorKind::Unsupported`] where a quantised module cannot be had so, and says which
+    /// condition it breaks. What its scales are is not known before they are read: the same error comes from
+    /// the session then.
     pub fn of(tensor: &TensorRef<'_>, name: &str) -> Result<Option<Self>> {
         let shape = tensor.shape().to_vec();
         let blame = |error: Error| tensor.shard().blame(error.in_tensor(tensor.name()));
@@ -165,7 +167,8 @@ impl Blocks {
         &self.shape
     }
 
-    /// What makes the blocks: rows of [words](BlockType::words), little-endian as in a file, whatever the machine.
+    /// What makes the blocks: rows of [words](BlockType::words), little-endian as in a file, whatever the
+    /// machine.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }

@@ -11,10 +11,11 @@ const BUFFER: usize = 64 << 10;
 /// What a thread reads at least.
 const SHARE: usize = 4 << 20;
 
-/// Reads a [`Source`] from front to back, and seeks: what [`Read`] and [`Seek`] are asked for, as by Candle's readers of
-/// GGUF.
+/// Reads a [`Source`] from front to back, and seeks: what [`Read`] and [`Seek`] are asked for, as by Candle's
+/// readers of GGUF.
 ///
-/// Small reads come out of a buffer; large ones go past it, and are divided among as many threads as there are cores.
+/// Small reads come out of a buffer; large ones go past it, and are divided among as many threads as there
+/// are cores.
 ///
 /// ```
 /// use std::io::{Read, Seek, SeekFrom};

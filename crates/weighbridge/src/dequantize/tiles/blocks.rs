@@ -158,8 +158,8 @@ impl BlockTiles {
         fits.then(|| codes.map(|code| (i16::from(code ^ self.flip) + offset) as u8))
     }
 
-    /// Appends the codes of a block, in GGML's order: those of the first half are the low four bits of bytes, those of the
-    /// second the high ones, and fifth bits are apart.
+    /// Appends the codes of a block, in GGML's order: those of the first half are the low four bits of bytes,
+    /// those of the second the high ones, and fifth bits are apart.
     fn pack(&self, codes: &[u8; BLOCK], made: &mut Vec<u8>) {
         if self.block_type == BlockType::Q8_0 {
             made.extend(codes);
@@ -177,7 +177,8 @@ impl BlockTiles {
 }
 
 impl Recipe {
-    /// The blocks that say exactly what it makes, what codes are flipped with to be unsigned, and what is added to them.
+    /// The blocks that say exactly what it makes, what codes are flipped with to be unsigned, and what is
+    /// added to them.
     fn block_type(&self, inputs: &[Input]) -> Result<(BlockType, u8, i16)> {
         let fail = |why: String| Err(inexact(why));
         let bits = self.codes.bits;
