@@ -66,6 +66,14 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         };
         draft.recipe.zero = Some(draft.companion(zero, signed, grid));
     }
+    if let Some(factor) = module.own("pre_quant_scale").filter(|_| codes.dtype() == Dtype::I8) {
+        let why = format!(
+            "{:?} scales what the layer is given before that is quantised, too (SmoothQuant); load the \
+             unquantised model",
+            factor.name()
+        );
+        return Err(module.unsupported(&why));
+    }
     fold_pre_quant_scale(module, &mut draft, width)?;
     draft.dense(module, shape, module.dtype(Some(scale.dtype())))
 }
