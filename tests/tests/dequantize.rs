@@ -1,10 +1,14 @@
 //! Weights of quantised checkpoints against what the libraries that wrote them make of them: `tests/quantized/vectors`, made by
 //! `.ci/oracle/quantized.py`.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use weighbridge::{Checkpoint, Dtype, Plan};
+use weighbridge::plan::Part;
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Dtype, ErrorKind, Plan, Slice, TensorView};
 
 fn cases(kind: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("quantized").join(kind);
@@ -124,4 +128,112 @@ fn what_contradicts_itself_is_refused_by_name() {
         }
     }
     assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The bytes of the weights of a checkpoint, each of which is made in small tiles, as `part` says.
+fn made(dense: &Checkpoint, part: impl Fn(&[usize]) -> Option<Slice>) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+    let plan =
+        Plan::of(dense).part(|tensor| Ok(part(tensor.shape()).map(Part::of))).dtype(|_| Some(Dtype::F32));
+    let session = plan.build().unwrap().session().threads(3).chunk(4096).start().unwrap();
+    let names: Vec<_> = session.names().map(str::to_owned).collect();
+    let take = |name: String| {
+        let (entry, values) = session.take(&name, None).unwrap();
+        (name, entry.shape().to_vec(), values.as_bytes().to_vec())
+    };
+    names.into_iter().map(take).collect()
+}
+
+#[test]
+fn a_part_of_a_weight_is_that_part() {
+    for case in cases("vectors") {
+        let dense = Checkpoint::open(case.join("checkpoint")).unwrap().dequantized().unwrap();
+        let wholes = made(&dense, |_| None);
+        // Some of the middle of the last two dimensions: rows, columns, and both.
+        for (rows, columns) in [(true, false), (false, true), (true, true)] {
+            let middle = |dim: usize| dim / 3..(dim / 3 + dim.div_ceil(2)).min(dim);
+            let of = |shape: &[usize]| {
+                let last = shape.len().checked_sub(2)?;
+                let range = |dim: usize, cut: bool| if cut { middle(shape[dim]) } else { 0..shape[dim] };
+                let outer = (0..last).map(|dim| 0..shape[dim]);
+                Some(outer.chain([range(last, rows), range(last + 1, columns)]).collect::<Vec<_>>())
+            };
+            let slice = |shape: &[usize]| {
+                let all = of(shape)?.into_iter();
+                Some(all.fold(Slice::new(), |slice, range| slice.range(range.start as i64..range.end as i64)))
+            };
+            for ((name, shape, whole), (_, _, part)) in wholes.iter().zip(made(&dense, slice)) {
+                let Some(ranges) = of(shape) else { continue };
+                let mut expected = vec![0_usize];
+                for (range, dim) in ranges.iter().zip(shape) {
+                    expected =
+                        expected.iter().flat_map(|at| range.clone().map(move |own| at * dim + own)).collect();
+                }
+                let expected: Vec<u8> =
+                    expected.into_iter().flat_map(|at| whole[at * 4..at * 4 + 4].to_vec()).collect();
+                assert!(part == expected, "{}: {name} {ranges:?} of {shape:?}", case.display());
+            }
+        }
+    }
+}
+
+/// A checkpoint of the same tensors, of which one has another shape or dtype, beside the configuration of the other.
+fn changed(case: &Path, into: &Path, seed: usize) -> Option<String> {
+    let stored = Checkpoint::open(case.join("checkpoint")).unwrap();
+    let count = stored.len();
+    let mut tensors = Vec::new();
+    let mut what = None;
+    for (number, tensor) in stored.tensors().enumerate() {
+        let (mut dtype, mut shape) = (tensor.dtype(), tensor.shape().to_vec());
+        if number == seed % count {
+            let dim = seed / count % shape.len().max(1);
+            match (seed / 7 % 5, shape.get_mut(dim)) {
+                (0, Some(size)) => *size += 1,
+                (1, Some(size)) => *size = size.saturating_sub(1),
+                (2, Some(size)) => *size *= 2,
+                (3, Some(_)) => drop(shape.remove(dim)),
+                _ => dtype = [Dtype::I32, Dtype::U8, Dtype::F32, Dtype::BF16, Dtype::I64][seed / 3 % 5],
+            }
+            what = Some(format!("{} as {shape:?} of {dtype}", tensor.name()));
+        }
+        let bytes = stored.read(tensor.name()).unwrap().as_bytes().to_vec();
+        let len = dtype.size_of(&shape).ok()? as usize;
+        let bytes: Vec<u8> =
+            bytes.iter().copied().cycle().take(if bytes.is_empty() { 0 } else { len }).collect();
+        if bytes.len() != len {
+            return None;
+        }
+        tensors.push((tensor.name().to_owned(), dtype, shape, bytes));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (name.as_str(), TensorView::new(*dtype, shape, bytes).unwrap()));
+    Save::new().file(into.join("model.safetensors"), views).unwrap();
+    what
+}
+
+#[test]
+fn no_shape_makes_it_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    for case in cases("vectors") {
+        let into = dir.path().join(case.file_name().unwrap());
+        fs::create_dir(&into).unwrap();
+        for file in fs::read_dir(case.join("checkpoint")).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|ending| ending == "json")
+                && !file.ends_with("model.safetensors.index.json")
+            {
+                fs::copy(&file, into.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        for seed in 0..12 {
+            let Some(what) = changed(&case, &into, seed * 31 + 7) else { continue };
+            // It is read, or refused; neither panics, nor reads what is not there.
+            let Ok(dense) = Checkpoint::open(&into).unwrap().dequantized() else { continue };
+            let session = Plan::of(&dense).build().unwrap().session().start().unwrap();
+            for name in session.names() {
+                if let Err(error) = session.take(name, None) {
+                    assert_ne!(error.kind(), ErrorKind::Internal, "{}: {what}: {error}", case.display());
+                }
+            }
+        }
+    }
 }

@@ -63,6 +63,8 @@ def four_bits(chance):
                 f"{ATTENTION}.q_proj": (chance.size(24), chance.size(64), torch.bfloat16),
                 # An odd number of elements, a last block that is a part of one, blocks that run over the ends of rows.
                 f"{ATTENTION}.k_proj": (chance.size(9), chance.size(33), torch.float16),
+                # A number of elements that is one short of a word of eight.
+                f"{ATTENTION}.v_proj": (7, 8 * chance.size(4) + 1, torch.bfloat16),
                 f"{MLP}.down_proj": (chance.size(7), chance.size(96), torch.float32),
             }
             if nested and kind == "nf4":

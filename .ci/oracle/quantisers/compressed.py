@@ -143,7 +143,7 @@ def pack_quantized_extremes(chance):
         zero, scale = state["weight_zero_point"], state["weight_scale"]
         zero[:, 0], zero[:, 1] = -8, 7
         scale[:2] = 3 * 2.0**-24
-        scale[2] = 65504 / 15
+        scale[2] = 65504 / 16
 
     weight = chance.weight(8 + chance.size(4), 64)
     made = case("ct-pack-4bit-edges", "pack-quantized", {f"{MLP}.gate_proj": (weight, edges)}, scheme, torch.float16)

@@ -52,7 +52,7 @@ def words(chance):
         yield case(f"ct-old-{bits}bit-{'sym' if symmetric else 'asym'}", modules, args)
     args = QuantizationArgs(num_bits=3, symmetric=False, strategy="channel")
     yield case(
-        "ct-old-3bit-channel", {f"{ATTENTION}.k_proj": chance.weight(chance.size(9), 100 + chance.size(7))}, args
+        "ct-old-3bit-channel", {f"{ATTENTION}.k_proj": chance.weight(chance.size(9), 160 + chance.size(7))}, args
     )
 
 

@@ -170,7 +170,7 @@ def scales(chance):
 
     def subnormal(tensors):
         tensors[f"{MLP}.gate_proj.scales"][0, :8] = 3 * 2.0**-24
-        tensors[f"{MLP}.gate_proj.scales"][1, :4] = 65504 / 15
+        tensors[f"{MLP}.gate_proj.scales"][1, :4] = 65504 / 16
 
     yield case("gptq-4bit-subnormal", chance, modules, 4, 32, False, False, 1, change=subnormal, f32=True)
 

@@ -18,8 +18,7 @@ from quantisers.common import Case, llama, main, named, tiny_llama, versions
 
 LIBRARY = versions("nvidia-modelopt")
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
-FLOAT32 = "modelopt's own reader in float32"
-ONCE = f"{FLOAT32}, rounded once: asked for 16 bits, modelopt rounds the scale first"
+ONCE = "modelopt's own reader in float32, rounded once: asked for 16 bits, modelopt rounds the scale first"
 
 
 def sections(algorithm, **more):
@@ -181,29 +180,16 @@ def integers(chance):
         {f"{ATTENTION}.q_proj": ({"weight": codes, "weight_scale": scale}, wide.bfloat16(), wide)},
         ONCE,
     )
-    # SmoothQuant: the layer sees its input times pre_quant_scale, so that its weight is that much greater.
-    state = {
-        "weight": codes,
-        "weight_scale": scale,
-        "pre_quant_scale": (chance.weight(weight.shape[1], spread=0.3).abs() + 0.5).bfloat16(),
-        "input_scale": torch.tensor(0.5),
-    }
-    wide = wide * state["pre_quant_scale"].float()
-    yield case(
-        "modelopt-int8-smoothquant",
-        "W8A8_SQ_PER_CHANNEL",
-        {f"{ATTENTION}.q_proj": (state, wide.bfloat16(), wide)},
-        f"{FLOAT32}, times pre_quant_scale, rounded once",
-    )
     for folded in [False, True]:
         weight = chance.weight(chance.size(10, 2), chance.size(64, 32))
         scale = get_scaling_factor_from_weight(weight, 32)
         packed = to_quantized_weight(weight, scale, "int4_awq", block_size=32)
         by_column = scale.repeat_interleave(32, 1)
-        wide = ((weight / by_column).round().clamp(-8, 7) + 0.0) * by_column  # codes have no negative zero
+        wide = (weight / by_column).round().clamp(-8, 7).to(torch.int8) * by_column
         state = {"weight": packed, "weight_scale": scale}
         how = "the codes that modelopt packed, times their scales in float32; it has no reader of its export"
         if folded:
+            # The layer sees its input times this, so that its weight is that much greater.
             state["pre_quant_scale"] = (chance.weight(weight.shape[1], spread=0.3).abs() + 0.5).bfloat16()
             wide = wide * state["pre_quant_scale"].float()
             how += "; then times pre_quant_scale"
@@ -258,8 +244,6 @@ def dense_of(kind, state):
         wide = FP8QTensor(weight.shape, torch.float32, weight).dequantize(
             torch.float32, scale=scale if scale.ndim == 0 else scale[:, None]
         )
-    elif kind == "INT8_SMOOTHQUANT_CFG":
-        wide = from_quantized_weight(weight, scale, "int8_sq", torch.float32)
     else:
         codes = unpacked(weight)
         wide = codes * scale.repeat_interleave(codes.shape[1] // scale.shape[1], 1)
@@ -277,7 +261,6 @@ def models(chance):
         "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG",
         "MXFP8_DEFAULT_CFG",
         "W4A8_MXFP4_FP8_CFG",
-        "INT8_SMOOTHQUANT_CFG",
         "INT4_AWQ_CFG",
     ]:
         model = tiny_llama(chance, hidden_size=128, intermediate_size=256, architectures=["LlamaForCausalLM"])

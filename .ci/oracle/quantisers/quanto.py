@@ -18,7 +18,7 @@ from quantisers.common import Case, llama, main, tiny_llama, versions
 LIBRARY = versions("optimum-quanto")
 
 
-def case(name, chance, types, dtype, shapes):
+def case(name, chance, types, dtype, shapes, **sizes):
     tensors, dense, single = {}, {}, {}
     for number, kind in enumerate(types):
         for place, (rows, columns) in shapes.items():
@@ -44,6 +44,7 @@ def case(name, chance, types, dtype, shapes):
             "activations": None,
             "modules_to_not_convert": None,
         },
+        **sizes,
     )
     quantisation = {
         name.removesuffix("._data").removesuffix("._data").removesuffix(".weight"): {
@@ -86,13 +87,11 @@ def bytes(chance):
 
 
 def fields(chance):
-    for name, kind, dtype in [("int4", quanto.qint4, torch.float16), ("int2", quanto.qint2, torch.bfloat16)]:
-        # Groups of 128; of 32, where that is all that divides.
-        shapes = {
-            "self_attn.q_proj": (chance.size(8, 4), chance.size(128, 128)),
-            "mlp.up_proj": (chance.size(8, 4), 160),
-        }
-        yield case(f"quanto-{name}", chance, [kind], dtype, shapes)
+    # Groups of 128; of 32, where that is all that divides. How many inputs a layer has only the config says.
+    kinds = [("int4", quanto.qint4, torch.float16, 128), ("int2", quanto.qint2, torch.bfloat16, 160)]
+    for name, kind, dtype, hidden in kinds:
+        shapes = {f"self_attn.{part}_proj": (chance.size(8, 4), hidden) for part in "qk"}
+        yield case(f"quanto-{name}", chance, [kind], dtype, shapes, hidden_size=hidden)
 
 
 def models(chance):

@@ -272,6 +272,9 @@ def others():
         section("modelopt", quant_algo="NVFP4_AWQ", group_size=16),
         [f"{Q}.pre_quant_scale"],
     )
+    # The input is quantised after it is scaled: as it is, no weight stands for that.
+    smooth = named(Q, weight=zeros("I8", 8, 32), weight_scale=zeros("F32", 8), pre_quant_scale=zeros("F32", 32))
+    yield "modelopt-smoothquant", smooth, section("modelopt", quant_algo="W8A8_SQ_PER_CHANNEL"), [f"{Q}.pre_quant_scale"]
     hqq = named(
         Q,
         W_q=zeros("U8", 4, 32),

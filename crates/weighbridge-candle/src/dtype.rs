@@ -27,8 +27,8 @@
 //! floats are taken as `U8`. What is requested in any other dtype keeps its values, or is an error;
 //! [`overflow`](crate::Loader::overflow) says which.
 //!
-//! The codes of quantised modules, such as 8-bit floats with scales in tensors beside them, are an error in
-//! any dtype unless they are asked for with [`Quantized::Raw`](weighbridge::Quantized::Raw).
+//! Quantised modules, such as 8-bit floats with scales in tensors beside them, come as the weights that they
+//! stand for; their codes are asked for with [`Quantized::Raw`](weighbridge::Quantized::Raw).
 
 use candle_core::{DType, Device, Shape};
 use weighbridge::plan::Cast;

@@ -1,4 +1,4 @@
-//! Codes of quantised modules are refused, unless they are asked for raw.
+//! Quantised modules are the weights that they stand for; or they are refused, or their codes are asked for raw.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
@@ -40,6 +40,11 @@ fn mixed(directory: &std::path::Path) -> Checkpoint {
     Checkpoint::open(sharded(directory, &shards)).unwrap()
 }
 
+/// A loader that refuses quantised modules.
+fn refusing(ckpt: &Checkpoint) -> Loader {
+    Loader::new(ckpt).quantized(Quantized::Refuse)
+}
+
 #[track_caller]
 fn names(text: &str, parts: &[&str]) {
     assert!(!text.lines().next().unwrap().is_empty());
@@ -56,7 +61,7 @@ fn a_var_builder_refuses_codes() {
     let methods: Vec<_> = ckpt.quantized().map(|module| module.method()).collect();
     assert_eq!(methods, [QuantMethod::Fp8Blocks, QuantMethod::Gptq]);
     for dtype in [DType::BF16, DType::F8E4M3, DType::I32] {
-        let vb = Loader::new(&ckpt).dtype(dtype).var_builder().unwrap();
+        let vb = refusing(&ckpt).dtype(dtype).var_builder().unwrap();
         assert_eq!(vb.get(4, "norm.weight").unwrap().dtype(), dtype);
         let error = vb.get((3, 4), "fc.weight").unwrap_err().to_string();
         names(
@@ -78,7 +83,7 @@ fn a_var_builder_refuses_codes() {
         // Scales are numbers.
         assert_eq!(vb.get_unchecked("up.scales").unwrap().dims(), [1, 16]);
     }
-    let vb = Loader::new(&ckpt).dtype(DType::F32).sharded_var_builder().unwrap();
+    let vb = refusing(&ckpt).dtype(DType::F32).sharded_var_builder().unwrap();
     let half = Shard { dim: 1, rank: 1, world_size: 2 };
     names(&vb.get_with_hints((), "fc.weight", half).unwrap_err().to_string(), &["FP8"]);
     names(&vb.get_with_hints((), "up.weight", half).unwrap_err().to_string(), &["GPTQ"]);
@@ -91,18 +96,18 @@ fn a_var_builder_refuses_codes() {
 fn a_load_refuses_codes_before_it_reads() {
     let dir = tempfile::tempdir().unwrap();
     let ckpt = mixed(dir.path());
-    let error = Loader::new(&ckpt).load().unwrap_err();
+    let error = refusing(&ckpt).load().unwrap_err();
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Dtype, Some("fc.weight")));
     names(&error.to_string(), &["FP8", "so is one more module"]);
     // What is not loaded is not refused.
-    let loaded = Loader::new(&ckpt)
+    let loaded = refusing(&ckpt)
         .dtype(DType::F32)
         .only(Names::glob("{norm,fc}.*").unwrap().except(Names::exact("fc.weight")));
     assert_eq!(loaded.load().unwrap().tensors.len(), 2);
-    let error = Loader::new(&ckpt).only(Names::exact("up.qweight")).load().unwrap_err().to_string();
+    let error = refusing(&ckpt).only(Names::exact("up.qweight")).load().unwrap_err().to_string();
     names(&error, &["\"up\"", "GPTQ"]);
     assert!(!error.contains("more module"), "{error}");
-    let vb = Loader::new(&ckpt).only(Names::glob("norm.*").unwrap()).var_builder().unwrap();
+    let vb = refusing(&ckpt).only(Names::glob("norm.*").unwrap()).var_builder().unwrap();
     for name in ["fc.weight", "up.weight"] {
         assert!(!vb.get((3, 4), name).unwrap_err().to_string().contains("quantised"));
     }
@@ -128,8 +133,8 @@ fn variables_are_not_filled_with_codes() {
         let map = VarMap::new();
         let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         map.data().lock().unwrap().insert(name.to_owned(), Var::from_tensor(&zeros).unwrap());
-        names(&Loader::new(&ckpt).fill(&map).unwrap_err().to_string(), &[name, "quantized(Quantized::Raw)"]);
-        names(&Loader::new(&ckpt).fill_in_place(&map).unwrap_err().to_string(), &[name]);
+        names(&refusing(&ckpt).fill(&map).unwrap_err().to_string(), &[name, "quantized(Quantized::Raw)"]);
+        names(&refusing(&ckpt).fill_in_place(&map).unwrap_err().to_string(), &[name]);
         let sum = map.data().lock().unwrap()[name].abs().unwrap().sum_all().unwrap();
         assert_eq!(sum.to_scalar::<f32>().unwrap(), 0.0);
         assert_eq!(Loader::new(&ckpt).quantized(Quantized::Raw).fill(&map).is_ok(), name == "fc.weight");
@@ -142,8 +147,8 @@ fn refused(method: &str, weight: &str, tensors: &[(&str, St, &[usize])]) {
     let stored: Vec<_> =
         tensors.iter().map(|(name, dtype, shape)| (*name, Stored::filled(*dtype, shape, 0))).collect();
     let ckpt = Checkpoint::from_bytes(file(&stored)).unwrap();
-    names(&Loader::new(&ckpt).load().unwrap_err().to_string(), &[method, "\"m\""]);
-    let vb = Loader::new(&ckpt).dtype(DType::BF16).var_builder().unwrap();
+    names(&refusing(&ckpt).load().unwrap_err().to_string(), &[method, "\"m\""]);
+    let vb = refusing(&ckpt).dtype(DType::BF16).var_builder().unwrap();
     names(&vb.get_unchecked(weight).unwrap_err().to_string(), &[method, "\"m\""]);
     Loader::new(&ckpt).quantized(Quantized::Raw).load().unwrap();
 }
@@ -238,4 +243,69 @@ fn ordinary_checkpoints_load_as_before() {
     assert_eq!(Loader::new(&ckpt).dtype(DType::BF16).load().unwrap().tensors.len(), plain.len());
     let vb = Loader::new(&ckpt).dtype(DType::F32).var_builder().unwrap();
     assert_eq!(vb.get(Shape::from((3, 4)), "fc.weight").unwrap().to_vec2::<f32>().unwrap(), [[1.0; 4]; 3]);
+}
+
+#[test]
+fn quantised_modules_are_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = r#"{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64}}"#;
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let ckpt = mixed(dir.path());
+    // FP8: 1.0 with a scale of 0.5. GPTQ: codes of 1, zero points of 2 and 1 more, scales of 1; of eight codes in a word of
+    // 1 the first is 1, the others are 0.
+    let loaded = Loader::new(&ckpt).load().unwrap();
+    let mut found: Vec<_> = loaded.tensors.keys().map(String::as_str).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["fc.weight", "norm.weight", "up.weight"]);
+    assert_eq!(loaded.tensors["up.weight"].dtype(), DType::F16);
+    for dtype in [DType::BF16, DType::F32, DType::F64] {
+        let vb = Loader::new(&ckpt).dtype(dtype).var_builder().unwrap();
+        let fc = vb.get((3, 4), "fc.weight").unwrap();
+        assert_eq!(fc.dtype(), dtype);
+        assert_eq!(fc.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap(), [[0.5; 4]; 3]);
+        let up =
+            vb.get((16, 64), "up.weight").unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+        let expected: Vec<f32> = (0..64).map(|column| if column % 8 == 0 { 1.0 } else { 0.0 }).collect();
+        let zero = |row: usize| if row % 8 == 0 { 3.0 } else { 1.0 };
+        for (row, values) in up.iter().enumerate() {
+            let expected: Vec<f32> = expected.iter().map(|code| code - zero(row)).collect();
+            assert_eq!(*values, expected, "{row}");
+        }
+        assert!(vb.get_unchecked("up.qweight").is_err());
+    }
+    // Parts of ranks, renamed, and variables.
+    let vb = Loader::new(&ckpt).dtype(DType::F32).sharded_var_builder().unwrap();
+    let whole = vb.get((16, 64), "up.weight").unwrap();
+    for dim in [0, 1] {
+        let half = vb.get_with_hints((), "up.weight", Shard { dim, rank: 1, world_size: 2 }).unwrap();
+        let len = whole.dim(dim).unwrap() / 2;
+        let expected = whole.narrow(dim, len, len).unwrap();
+        assert_eq!(half.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+    }
+    let renames = weighbridge::Renames::new().prefix("up.", "model.up.");
+    let vb = Loader::new(&ckpt).dtype(DType::F32).rename(renames).var_builder().unwrap();
+    assert!(vb.contains_tensor("model.up.weight") && !vb.contains_tensor("up.weight"));
+    let map = VarMap::new();
+    let zeros = Tensor::zeros((3, 4), DType::F32, &Device::Cpu).unwrap();
+    map.data().lock().unwrap().insert("fc.weight".to_owned(), Var::from_tensor(&zeros).unwrap());
+    Loader::new(&ckpt).fill(&map).unwrap();
+    let fc = map.data().lock().unwrap()["fc.weight"].to_vec2::<f32>().unwrap();
+    assert_eq!(fc, [[0.5; 4]; 3]);
+}
+
+#[test]
+fn what_is_not_read_is_refused_when_it_is_asked_for() {
+    let tensors = [
+        ("m.trellis", Stored::filled(St::I16, &[4, 4, 8], 1)),
+        ("m.suh", Stored::filled(St::F16, &[64], 1)),
+        ("m.svh", Stored::filled(St::F16, &[64], 1)),
+        ("norm.weight", norm()),
+    ];
+    let ckpt = Checkpoint::from_bytes(file(&tensors)).unwrap();
+    let error = Loader::new(&ckpt).load().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("EXL3") && error.to_string().contains("Quantized::Raw"), "{error}");
+    let vb = Loader::new(&ckpt).dtype(DType::F32).var_builder().unwrap();
+    assert_eq!(vb.get(4, "norm.weight").unwrap().to_vec1::<f32>().unwrap(), [1.0; 4]);
+    assert!(vb.get((64, 64), "m.weight").unwrap_err().to_string().contains("EXL3"));
 }

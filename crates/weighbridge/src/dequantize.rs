@@ -159,7 +159,7 @@ impl Checkpoint {
         // One for each file that holds codes, in the order of the files.
         let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
         for (name, dense) in weights {
-            let shard = dense.tensors.first().map_or(0, |codes| codes.shard_number());
+            let shard = dense.tensors.first().map_or(0, TensorRef::shard_number);
             by_shard.entry(shard).or_default().push((name, dense));
         }
         let shards = by_shard.into_iter().map(|(number, weights)| {

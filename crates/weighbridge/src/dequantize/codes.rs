@@ -323,8 +323,9 @@ impl Codes {
         }
         let bytes = window.row(row, columns.start / 2, columns.len().div_ceil(2))?;
         let (pairs, last) = out.split_at_mut(columns.len() / 2 * 2);
-        let (fours, rest) = bytes.as_chunks::<4>();
         let (eights, rest_out) = pairs.as_chunks_mut::<8>();
+        let (fours, rest) = bytes.split_at(eights.len() * 4);
+        let fours = fours.as_chunks::<4>().0;
         let is_low_first = shifts[0] == 0;
         for (four, eight) in fours.iter().zip(&mut *eights) {
             let spread = spread(u32::from_le_bytes(*four));
@@ -552,5 +553,93 @@ impl<'g> Window<'g> {
         let low = u16::from(self.byte(word_row, first / 8));
         let high = if first % 8 + bits > 8 { u16::from(self.byte(word_row, first / 8 + 1)) } else { 0 };
         ((low | high << 8) >> (first % 8)) as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes without a pattern.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9E37_79B9_u32;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 11) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// Every packing, of matrices of these rows and columns.
+    fn all(rows: usize, columns: usize) -> Vec<Codes> {
+        let along =
+            |packing, bits: u32, stride| Codes { packing, bits, rows, columns, stride, word_rows: rows };
+        let down =
+            |packing, bits, word_rows, stride| Codes { packing, bits, rows, columns, stride, word_rows };
+        let mut codes = Vec::new();
+        for bits in 1..=8 {
+            let (each, bits_of_row) = (32 / bits as usize, columns * bits as usize);
+            codes.push(along(Packing::Along, bits, bits_of_row.div_ceil(32) * 4));
+            codes.push(along(Packing::Along, bits, bits_of_row.div_ceil(8)));
+            codes.push(along(Packing::Fields, bits, columns.div_ceil(each) * 4));
+            codes.push(down(Packing::Down, bits, (rows * bits as usize).div_ceil(32), columns * 4));
+            codes.push(down(Packing::FieldsDown, bits, rows.div_ceil(each), columns * 4));
+        }
+        for order in [LOW_FIRST, HIGH_FIRST, AWQ] {
+            codes.push(along(Packing::Nibbles(order), 4, columns.div_ceil(8) * 4));
+        }
+        for (bits, shifts) in [(4, vec![4, 0]), (2, vec![0, 2, 4, 6]), (1, (0..8).rev().collect())] {
+            let word_rows = rows.div_ceil(shifts.len());
+            let planes = Packing::Planes { word: 1, shifts: shifts.clone() };
+            codes.push(down(planes, bits, word_rows, columns));
+            codes.push(down(Packing::Interleaved { shifts }, bits, word_rows, columns));
+        }
+        let shifts = (0..10).rev().map(|at| at * 3).collect();
+        codes.push(down(Packing::Planes { word: 4, shifts }, 3, rows.div_ceil(10), columns * 4));
+        codes
+    }
+
+    #[test]
+    fn codes_are_unpacked_together_as_one_by_one() {
+        for (rows, columns) in
+            [(1, 1), (3, 7), (8, 8), (9, 15), (16, 31), (24, 33), (40, 72), (17, 135), (200, 264)]
+        {
+            for codes in all(rows, columns) {
+                assert!(codes.is_sound(), "{codes:?}");
+                let stored = noise(codes.matrix_len());
+                let whole = Window::new(codes.place(&(0..rows), &(0..columns)), &stored);
+                // The whole, and a part that begins somewhere.
+                for (first_row, first) in [(0, 0), (rows / 2, columns / 3), (rows / 3, columns / 2 / 8 * 8)] {
+                    let plane = codes.plane();
+                    let end = rows.min((first_row / plane + 1).saturating_mul(plane));
+                    let (some_rows, some) = (first_row..end, first..columns);
+                    let place = codes.place(&some_rows, &some);
+                    let mut gathered = Vec::new();
+                    codes.ranges(&place, 0, &mut |range| {
+                        gathered.extend_from_slice(&stored[range.start as usize..range.end as usize]);
+                    });
+                    let window = Window::new(place, &gathered);
+                    for row in some_rows.clone() {
+                        let (mut fast, mut slow) = (vec![255; some.len()], vec![0; some.len()]);
+                        codes.row(&window, row, some.clone(), &mut fast);
+                        codes.row_one_by_one(&whole, row, some.clone(), &mut slow);
+                        assert_eq!(fast, slow, "{codes:?} row {row} of {rows}, from column {first}");
+                    }
+                    if first % 8 == 0 {
+                        let (stride, count) = (some_rows.len() + 3, some.len().min(codes.strip()));
+                        let mut strip = vec![255; stride * count];
+                        let columns = first..first + count;
+                        codes.strip_of(&window, some_rows.clone(), columns.clone(), stride, &mut strip);
+                        for (column, made) in columns.zip(strip.chunks(stride)) {
+                            let slow: Vec<u8> =
+                                some_rows.clone().map(|row| codes.code(&whole, row, column)).collect();
+                            assert_eq!(made[..slow.len()], slow, "{codes:?} column {column} of {rows}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -264,7 +264,7 @@ impl Numbers {
         match self {
             Self::Stored(dtype) => cast_into(*dtype, bytes, out)?,
             Self::Bytes(map) => {
-                out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = map[usize::from(byte)])
+                out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = map[usize::from(byte)]);
             }
             Self::Nested { map, scales, block, offset } => {
                 for ((number, &byte), out) in (first..).zip(bytes).zip(out) {

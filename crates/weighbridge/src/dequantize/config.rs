@@ -169,7 +169,7 @@ impl Section {
 
     /// The error that a field contradicts the tensors.
     pub(super) fn contradicts(&self, key: &str, why: &str) -> Error {
-        let value = self.get(key).map_or_else(|| "nothing".to_owned(), |value| value.to_string());
+        let value = self.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
         let message = format!("{} says {}, {why}", self.field(key), start_of(&value));
         Error::new(ErrorKind::Shape, message)
     }

@@ -107,6 +107,13 @@ fn refuse_by_configuration(module: &Module<'_>) -> Result<()> {
         );
         return Err(module.unsupported(&why));
     }
+    if section.section("transform_config").section("config_groups").sections().first().is_some() {
+        let why = format!(
+            "{} says that it is rotated, and so is what the layer is given; load the unquantised model",
+            section.field("transform_config")
+        );
+        return Err(module.unsupported(&why));
+    }
     for name in ["svdquant_lora_a", "svdquant_lora_b", "proj_down", "proj_up"] {
         if let Some(low_rank) = module.own(name) {
             let why = format!(

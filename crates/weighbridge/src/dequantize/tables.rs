@@ -28,7 +28,7 @@ pub(crate) fn e2m1_of_modelopt() -> Table {
 
 /// The values of a dtype of one byte, each times `factor`.
 pub(crate) fn values(dtype: Dtype, factor: f32) -> Option<Table> {
-    let kernel = Kernel::of(dtype, Dtype::F32, Overflow::Infinity)?;
+    let kernel = Kernel::of(dtype, Dtype::F32, Overflow::Infinity).filter(|_| dtype.bits() == 8)?;
     let codes: [u8; 256] = std::array::from_fn(|code| code as u8);
     let mut room = [MaybeUninit::uninit(); 1024];
     let made = kernel.run(&codes, &mut room).ok()?;

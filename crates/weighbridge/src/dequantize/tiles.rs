@@ -683,9 +683,9 @@ impl Recipe {
             }
             Value::Signed => {
                 let unused = 8 - self.codes.bits;
-                out.iter_mut()
-                    .zip(codes)
-                    .for_each(|(out, &code)| *out = then(f32::from(((code << unused) as i8) >> unused)));
+                out.iter_mut().zip(codes).for_each(|(out, &code)| {
+                    *out = then(f32::from((code << unused).cast_signed() >> unused))
+                });
             }
             Value::E4M3 => out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(e4m3(code))),
             Value::E2M1 => out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(e2m1(code))),

@@ -41,7 +41,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 fn from_metadata(module: &Module<'_>) -> Option<Json> {
     let codes = module.quantized.codes().next()?;
     let prefix = module.checkpoint.prefixes().nth(codes.shard_number())?;
-    let mut metadata = codes.shard().header().metadata()?.into_iter();
+    let mut metadata = codes.shard().header().metadata()?;
     let text = metadata.find_map(|(key, value)| (key == METADATA).then_some(value))?;
     let mut json: Json = serde_json::from_str(text).ok()?;
     let name = module.quantized.name().strip_prefix(prefix)?;

@@ -99,7 +99,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 }
 
 /// What the groups of a configuration say about weights.
-fn said<'s>(module: &Module<'_>, key: &'s str) -> Vec<i64> {
+fn said(module: &Module<'_>, key: &str) -> Vec<i64> {
     let groups = module.config.quantization().section("config_groups").sections();
     let mut said: Vec<i64> = groups.iter().filter_map(|group| group.section("weights").number(key)).collect();
     said.sort_unstable();

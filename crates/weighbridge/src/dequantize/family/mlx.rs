@@ -51,7 +51,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         "nvfp4" => tables::values(Dtype::F8_E4M3, 1.0).map(|scales| (tables::e2m1(1.0), scales, 4, 16)),
         "mxfp8" => tables::values(Dtype::F8_E4M3, 1.0).map(|values| (values, tables::exponents(), 8, 32)),
         "affine" => None,
-        _ => return Err(module.unsupported(&format!("{:?} is no mode of MLX that is known here", name))),
+        _ => return Err(module.unsupported(&format!("{name:?} is no mode of MLX that is known here"))),
     };
     if let Some((values, scales, its_bits, its_group)) = small {
         if (bits, group) != (its_bits, its_group) || scale.dtype() != Dtype::U8 {
@@ -91,7 +91,7 @@ fn mode(module: &Module<'_>) -> Result<Mode> {
         "mxfp8" => (Some(8), Some(32)),
         _ => (None, None),
     };
-    let number = |key: &str| field(key).and_then(|value| value.as_u64());
+    let number = |key: &str| field(key).and_then(serde_json::Value::as_u64);
     let (bits, group) = (number("bits").or(bits), number("group_size").or(group));
     let (Some(bits), Some(group)) = (bits, group) else {
         let why = "its bits and the size of its groups are not in its tensors, but in config.json (\"quantization\": \

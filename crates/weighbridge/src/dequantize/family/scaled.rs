@@ -68,7 +68,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     }
     if let Some(factor) = module.own("pre_quant_scale").filter(|_| codes.dtype() == Dtype::I8) {
         let why = format!(
-            "{:?} scales what the layer is given before that is quantised, too (SmoothQuant); load the unquantised model",
+            "{:?} scales what the layer is given before that is quantised, too (SmoothQuant); load the \
+             unquantised model",
             factor.name()
         );
         return Err(module.unsupported(&why));
