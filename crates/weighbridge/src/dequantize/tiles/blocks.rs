@@ -155,7 +155,8 @@ impl BlockTiles {
         let offset =
             (f32::from(whole) == zero).then(|| self.add.checked_sub(whole)?.checked_add(subtracted))??;
         let fits = range.contains(&offset) && range.contains(&offset.checked_add(most)?);
-        fits.then(|| codes.map(|code| (i16::from(code ^ self.flip) + offset) as u8))
+        // Of 8 bits, whatever sign they have.
+        fits.then(|| codes.map(|code| (code ^ self.flip).wrapping_add(offset as u8)))
     }
 
     /// Appends the codes of a block, in GGML's order: those of the first half are the low four bits of bytes,
