@@ -107,7 +107,7 @@ fn refuse_by_configuration(module: &Module<'_>) -> Result<()> {
         );
         return Err(module.unsupported(&why));
     }
-    if section.section("transform_config").section("config_groups").sections().first().is_some() {
+    if !section.section("transform_config").section("config_groups").sections().is_empty() {
         let why = format!(
             "{} says that it is rotated, and so is what the layer is given; load the unquantised model",
             section.field("transform_config")
