@@ -266,7 +266,7 @@ fn quantised_modules_are_weights() {
         let up =
             vb.get((16, 64), "up.weight").unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
         let expected: Vec<f32> = (0..64).map(|column| if column % 8 == 0 { 1.0 } else { 0.0 }).collect();
-        let zero = |row: usize| if row % 8 == 0 { 3.0 } else { 1.0 };
+        let zero = |row: usize| if row.is_multiple_of(8) { 3.0 } else { 1.0 };
         for (row, values) in up.iter().enumerate() {
             let expected: Vec<f32> = expected.iter().map(|code| code - zero(row)).collect();
             assert_eq!(*values, expected, "{row}");
