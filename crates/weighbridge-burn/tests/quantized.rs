@@ -1,4 +1,4 @@
-//! Codes of quantised modules are refused, unless they are asked for raw.
+//! Quantised modules are the weights that they stand for; or they are refused, or their codes are asked for raw.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
@@ -55,12 +55,34 @@ fn refused(tensors: &[Stored<'_>], parts: &[&str]) {
         }
         assert_eq!(text.lines().count(), 1);
     };
-    has(&load(&ckpt).pytorch().dtype(FloatDType::F32).into(&mut module).unwrap_err());
+    has(&load(&ckpt)
+        .pytorch()
+        .quantized(Quantized::Refuse)
+        .dtype(FloatDType::F32)
+        .into(&mut module)
+        .unwrap_err());
     // What may be missing is no weight that is there as codes.
-    has(&load(&ckpt).pytorch().dtype(FloatDType::F32).partial().into(&mut module).unwrap_err());
-    assert_eq!(load(&ckpt).pytorch().dtype(FloatDType::F32).check(&module).unwrap().problems.len(), 1);
-    let mut store =
-        SafetensorsStore::from_bytes(Some(bytes(tensors))).with_from_adapter(PyTorchToBurnAdapter);
+    has(&load(&ckpt)
+        .pytorch()
+        .quantized(Quantized::Refuse)
+        .dtype(FloatDType::F32)
+        .partial()
+        .into(&mut module)
+        .unwrap_err());
+    assert_eq!(
+        load(&ckpt)
+            .pytorch()
+            .quantized(Quantized::Refuse)
+            .dtype(FloatDType::F32)
+            .check(&module)
+            .unwrap()
+            .problems
+            .len(),
+        1
+    );
+    let mut store = SafetensorsStore::from_bytes(Some(bytes(tensors)))
+        .with_from_adapter(PyTorchToBurnAdapter)
+        .quantized(Quantized::Refuse);
     has(&module.load_from(&mut store).unwrap_err());
     has(&store.get_all_tensors().map(drop).unwrap_err());
     assert!(store.keys().unwrap().len() == tensors.len());
@@ -111,13 +133,19 @@ fn what_is_left_out_is_not_refused() {
     let tensors =
         [("embed.weight", Dtype::F8_E4M3, &[4, 3][..]), ("embed.weight_scale", Dtype::F32, &[]), UP];
     let ckpt = Checkpoint::from_bytes(bytes(&tensors)).unwrap();
-    let report = load(&ckpt).pytorch().only(Names::glob("up.*").unwrap()).into(&mut model()).unwrap();
+    let report = load(&ckpt)
+        .pytorch()
+        .quantized(Quantized::Refuse)
+        .only(Names::glob("up.*").unwrap())
+        .into(&mut model())
+        .unwrap();
     assert_eq!(
         (report.loaded, report.skipped),
         (vec!["up.weight".to_owned()], vec!["embed.weight".to_owned()])
     );
     let mut store = SafetensorsStore::from_bytes(Some(bytes(&tensors)))
         .with_from_adapter(PyTorchToBurnAdapter)
+        .quantized(Quantized::Refuse)
         .with_full_path("up.weight");
     assert_eq!(model().load_from(&mut store).unwrap().applied, ["up.weight"]);
     assert!(store.get_tensor("up.weight").unwrap().is_some());
@@ -161,7 +189,7 @@ fn a_module_of_codes_asks_for_them() {
         qweight: Param::initialized(ParamId::new(), Tensor::from_data([[0, 0], [0, 0]], &Device::flex())),
     };
     let renames = || Renames::new().prefix("up.", "");
-    let error = load(&ckpt).rename(renames()).into(&mut packed()).unwrap_err();
+    let error = load(&ckpt).rename(renames()).quantized(Quantized::Refuse).into(&mut packed()).unwrap_err();
     assert!(error.to_string().contains("GPTQ"), "{error}");
     let report = load(&ckpt).rename(renames()).quantized(Quantized::Raw).into(&mut packed()).unwrap();
     assert_eq!(report.loaded, ["qweight"]);
@@ -175,7 +203,7 @@ fn names_are_looked_for_where_a_mapping_says() {
     let device = Device::flex();
     let mut tied = Model { up: LinearConfig::new(3, 4).with_bias(false).init(&device), ..model() };
     let mapping = || Mapping::pytorch().tied("up.weight", "embed.weight");
-    let error = load(&ckpt).mapping(mapping()).into(&mut tied).unwrap_err();
+    let error = load(&ckpt).mapping(mapping()).quantized(Quantized::Refuse).into(&mut tied).unwrap_err();
     assert!(error.to_string().contains("\"up\" is quantised as GPTQ"), "{error}");
     let ckpt = Checkpoint::from_bytes(bytes(&[EMBED])).unwrap();
     load(&ckpt).mapping(mapping()).into(&mut tied).unwrap();
@@ -183,7 +211,33 @@ fn names_are_looked_for_where_a_mapping_says() {
     let tensors = [EMBED, ("m.ab.qweight", Dtype::I32, &[8, 2]), ("m.ab.scales", Dtype::F16, &[1, 2])];
     let ckpt = Checkpoint::from_bytes(bytes(&tensors)).unwrap();
     let mapping = Mapping::pytorch().fused("ab", ["up"]);
-    let load = load(&ckpt).mapping(mapping).rename(Renames::new().prefix("m.", ""));
+    let load =
+        load(&ckpt).mapping(mapping).quantized(Quantized::Refuse).rename(Renames::new().prefix("m.", ""));
     let error = load.into(&mut model()).unwrap_err();
     assert!(error.to_string().contains("\"m.ab\" is quantised as GPTQ"), "{error}");
+}
+
+#[test]
+fn quantised_modules_are_weights() {
+    // FP8: 1.0, with a scale of 2.0.
+    let ones = vec![0x38; 6];
+    let scale = [2.0_f32, 4.0].map(f32::to_le_bytes).concat();
+    let embed = [1.0_f32; 12].map(f32::to_le_bytes).concat();
+    let views = [
+        ("up.weight", TensorView::new(Dtype::F8_E4M3, &[2, 3], &ones).unwrap()),
+        ("up.weight_scale", TensorView::new(Dtype::F32, &[2, 1], &scale).unwrap()),
+        ("embed.weight", TensorView::new(Dtype::F32, &[4, 3], &embed).unwrap()),
+    ];
+    let file = Save::new().bytes(views).unwrap();
+    let ckpt = Checkpoint::from_bytes(file.clone()).unwrap();
+    // Burn has the weights of a linear layer as [inputs, outputs].
+    let weights = |module: &Model| module.up.weight.val().into_data().try_to_vec::<f32>().unwrap();
+    let mut module = model();
+    let report = load(&ckpt).pytorch().dtype(FloatDType::F32).into(&mut module).unwrap();
+    assert_eq!((report.loaded.len(), report.unused.len()), (2, 0));
+    assert_eq!(weights(&module), [2.0, 4.0, 2.0, 4.0, 2.0, 4.0]);
+    let mut store = SafetensorsStore::from_bytes(Some(file)).with_from_adapter(PyTorchToBurnAdapter);
+    assert_eq!(store.keys().unwrap(), ["embed.weight", "up.weight"]);
+    // Tensors that burn-store gives are as they are stored: the model's dtype, here.
+    assert!(store.get_tensor("up.weight").unwrap().is_some());
 }

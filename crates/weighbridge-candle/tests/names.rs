@@ -137,7 +137,8 @@ fn codes_are_refused_by_their_new_names() {
         ("old.up.scales", Stored::filled(St::F16, &[1, 16], 3)),
     ]))
     .unwrap();
-    let loader = || Loader::new(&ckpt).rename(Renames::new().prefix("old.", "new."));
+    let renamed = || Loader::new(&ckpt).rename(Renames::new().prefix("old.", "new."));
+    let loader = || renamed().quantized(Quantized::Refuse);
     let error = loader().load().unwrap_err();
     assert_eq!((error.kind(), error.tensor()), (ErrorKind::Dtype, Some("new.up.qweight")));
     let backend = loader().backend().unwrap();

@@ -25,8 +25,8 @@ fn norm() -> Stored {
 
 fn gptq() -> [(&'static str, Stored); 3] {
     [
-        ("up.qweight", Stored::filled(St::I32, &[8, 16], 1)),
-        ("up.qzeros", Stored::filled(St::I32, &[1, 2], 2)),
+        ("up.qweight", Stored::new(St::I32, &[8, 16], [1, 0, 0, 0].repeat(8 * 16))),
+        ("up.qzeros", Stored::new(St::I32, &[1, 2], [2, 0, 0, 0].repeat(2))),
         ("up.scales", Stored::new(St::F16, &[1, 16], [0x00, 0x3c].repeat(16))),
     ]
 }

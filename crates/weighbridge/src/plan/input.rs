@@ -8,7 +8,7 @@ use super::derived::Derived;
 use crate::checkpoint::{Shard, TensorRef};
 use crate::dtype::Dtype;
 
-/// A stored tensor that goes into an [`Entry`]: the shard that holds it, and which of its bytes.
+/// A stored tensor that goes into an [`Entry`](super::Entry): the shard that holds it, and which of its bytes.
 #[derive(Clone, Debug)]
 pub struct Input {
     shard: Arc<Shard>,
