@@ -150,6 +150,7 @@ fn a_part_of_a_weight_is_that_part() {
         let wholes = made(&dense, |_| None);
         // Some of the middle of the last two dimensions: rows, columns, and both.
         for (rows, columns) in [(true, false), (false, true), (true, true)] {
+            let bound = |at: usize| i64::try_from(at).unwrap();
             let middle = |dim: usize| dim / 3..(dim / 3 + dim.div_ceil(2)).min(dim);
             let of = |shape: &[usize]| {
                 let last = shape.len().checked_sub(2)?;
@@ -159,7 +160,7 @@ fn a_part_of_a_weight_is_that_part() {
             };
             let slice = |shape: &[usize]| {
                 let all = of(shape)?.into_iter();
-                Some(all.fold(Slice::new(), |slice, range| slice.range(range.start as i64..range.end as i64)))
+                Some(all.fold(Slice::new(), |slice, range| slice.range(bound(range.start)..bound(range.end))))
             };
             for ((name, shape, whole), (_, _, part)) in wholes.iter().zip(made(&dense, slice)) {
                 let Some(ranges) = of(shape) else { continue };

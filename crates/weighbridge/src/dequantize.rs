@@ -1,16 +1,18 @@
 //! The weights that quantised modules stand for, as tensors like any others.
 //!
 //! [`Checkpoint::dequantized`] gives a checkpoint in which each module that is read has one tensor, its weight, in the place
-//! of its codes and companions. What makes it is a [`Recipe`]: where the code of a weight is ([`codes`]), what it stands for
+//! of its codes and companions. What makes it is a [recipe](recipe): where the code of a weight is ([`codes`]), what it stands for
 //! ([`tables`]), and which scale, zero point and bias belong to it ([`companion`]). For each method a file in [`family`]
 //! writes the recipe, from names, dtypes and shapes, and from the [configuration](config) where these do not say it.
-//! [`tiles`] carries recipes out.
+//! [`tiles`] carries recipes out, with the loops in [`segment`].
 
 mod codes;
 mod companion;
 mod config;
 mod family;
 mod module;
+mod recipe;
+mod segment;
 mod source;
 mod tables;
 mod tiles;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::codes::Codes;
 use super::companion::{Companion, Grid, Numbers};
 use super::config::Config;
-use super::tiles::{Recipe, Value};
+use super::recipe::{Recipe, Value};
 use crate::checkpoint::{Checkpoint, QuantizedModule, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};

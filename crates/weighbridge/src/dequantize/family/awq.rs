@@ -3,7 +3,7 @@
 use super::super::codes::{AWQ, Packing};
 use super::super::companion::{Grid, Numbers};
 use super::super::module::{Dense, Draft, Module, rows};
-use super::super::tiles::Value;
+use super::super::recipe::Value;
 use super::gptq;
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;

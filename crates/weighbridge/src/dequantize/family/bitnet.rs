@@ -2,7 +2,7 @@
 
 use super::super::codes::{Codes, Packing};
 use super::super::module::{Dense, Draft, Module};
-use super::super::tiles::Value;
+use super::super::recipe::Value;
 use super::scaled::scales_of;
 use crate::dtype::Dtype;
 use crate::error::Result;

@@ -3,7 +3,7 @@
 use super::super::codes::{Codes, Packing};
 use super::super::companion::{Grid, Numbers};
 use super::super::module::{Dense, Draft, Module, matrices};
-use super::super::tiles::{Groups, Value};
+use super::super::recipe::{Groups, Value};
 use super::gptq;
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;

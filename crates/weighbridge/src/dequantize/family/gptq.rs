@@ -4,7 +4,7 @@ use super::super::codes::{Codes, Packing};
 use super::super::companion::{Grid, Numbers};
 use super::super::config::Section;
 use super::super::module::{Dense, Draft, Module, rows};
-use super::super::tiles::{Groups, Value};
+use super::super::recipe::{Groups, Value};
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;
 use crate::error::Result;

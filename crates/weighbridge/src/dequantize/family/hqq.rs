@@ -3,7 +3,7 @@
 use super::super::codes::{Codes, Packing};
 use super::super::companion::Grid;
 use super::super::module::{Dense, Draft, Module};
-use super::super::tiles::Value;
+use super::super::recipe::Value;
 use crate::dtype::Dtype;
 use crate::error::Result;
 

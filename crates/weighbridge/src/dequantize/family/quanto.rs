@@ -3,8 +3,8 @@
 use super::super::codes::{Codes, Packing};
 use super::super::companion::Grid;
 use super::super::module::{Dense, Draft, Module, rows, table};
+use super::super::recipe::Value;
 use super::super::tables;
-use super::super::tiles::Value;
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;
 use crate::error::Result;

@@ -3,8 +3,8 @@
 use super::super::codes::{HIGH_FIRST, Packing};
 use super::super::companion::{Companion, Grid, Numbers};
 use super::super::module::{Dense, Draft, Module, matrices, rows, table};
+use super::super::recipe::Value;
 use super::super::tables;
-use super::super::tiles::Value;
 use crate::checkpoint::{QuantMethod, TensorRef};
 use crate::dtype::Dtype;
 use crate::error::Result;

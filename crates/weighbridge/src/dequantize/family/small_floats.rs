@@ -3,8 +3,8 @@
 use super::super::codes::{LOW_FIRST, Packing};
 use super::super::companion::{Grid, Numbers};
 use super::super::module::{Dense, Draft, Module, matrices, rows, table};
+use super::super::recipe::{Second, Value};
 use super::super::tables;
-use super::super::tiles::{Second, Value};
 use super::scaled::{fold_pre_quant_scale, one, scales_of};
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;

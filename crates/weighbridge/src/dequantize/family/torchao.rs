@@ -6,8 +6,8 @@ use super::super::codes::Packing;
 use super::super::companion::Grid;
 use super::super::config::float;
 use super::super::module::{Dense, Draft, Module, rows, table};
+use super::super::recipe::Value;
 use super::super::tables;
-use super::super::tiles::Value;
 use crate::dtype::Dtype;
 use crate::error::Result;
 

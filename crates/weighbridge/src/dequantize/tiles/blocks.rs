@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::{Along, Maker, Numbers, Recipe, SEGMENT, Step, Value, Weights, unlike};
+use super::super::companion::Numbers;
+use super::super::recipe::{Recipe, Value};
+use super::super::segment::{Along, SEGMENT};
+use super::{Maker, Step, Weights, unlike};
 use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
 use crate::cast::Overflow;
