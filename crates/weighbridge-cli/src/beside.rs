@@ -19,8 +19,13 @@ const MOST: u64 = 64 << 20;
 /// Files that say how codes are to be read, among other things.
 const CONFIGS: [&str; 2] = ["config.json", "params.json"];
 /// Files that say nothing else.
-const OF_CODES: [&str; 4] =
-    ["quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json"];
+const OF_CODES: [&str; 5] = [
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "quantization_config.json",
+    "quanto_qmap.json",
+];
 
 /// What goes with the tensors of a dequantised checkpoint.
 pub(crate) struct Beside {

@@ -44,6 +44,9 @@
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}
 
+#[doc = include_str!("../docs/quantised.md")]
+pub mod quantised {}
+
 mod blocks;
 mod buffer;
 mod cast;
