@@ -238,3 +238,65 @@ fn no_shape_makes_it_panic() {
         }
     }
 }
+
+/// A file of these tensors, all of whose bytes are ones.
+fn ones(tensors: &[(&str, Dtype, &[usize])]) -> Checkpoint {
+    let bytes = vec![0x11; 1 << 16];
+    let views = tensors.iter().map(|&(name, dtype, shape)| {
+        let len = dtype.size_of(shape).unwrap() as usize;
+        (name, TensorView::new(dtype, shape, &bytes[..len]).unwrap())
+    });
+    Checkpoint::from_bytes(Save::new().bytes(views.collect::<Vec<_>>()).unwrap()).unwrap()
+}
+
+#[test]
+fn what_may_mean_two_things_is_refused() {
+    use Dtype::{BF16, F8_E4M3, F16, F32, I8, I32, U8};
+    let cases: &[(&str, &[(&str, Dtype, &[usize])])] = &[
+        // Nothing says which version of GPTQ it is.
+        (
+            "gptq_v2",
+            &[("up.qweight", I32, &[8, 32]), ("up.qzeros", I32, &[1, 4]), ("up.scales", F16, &[1, 16])],
+        ),
+        // Bytes that may be anything.
+        ("quant_method", &[("up.weight", U8, &[16, 16]), ("up.weight_scale", BF16, &[1])]),
+        ("number of 8 bits", &[("up._weight_qdata", U8, &[16, 16]), ("up._weight_scale", F32, &[16, 1])]),
+        // Scales and zero points that the method does not have.
+        (
+            "weight_scale_2",
+            &[
+                ("up.weight", F8_E4M3, &[4, 8]),
+                ("up.weight_scale", F32, &[]),
+                ("up.weight_scale_2", F32, &[]),
+            ],
+        ),
+        ("zeros", &[("up.weight", I8, &[4, 8]), ("up.scale", F32, &[4]), ("up.zeros", F32, &[4])]),
+        ("biases", &[("up.weight", I8, &[4, 8]), ("up.scale", F32, &[4]), ("up.biases", F32, &[4])]),
+        ("EETQ", &[("up.weight", I8, &[8, 8]), ("up.weight_scales", F16, &[8])]),
+        // For outputs, or for rows of the kernel.
+        ("dimensions", &[("conv.weight", F8_E4M3, &[3, 5, 3, 3]), ("conv.weight_scale", F32, &[3])]),
+    ];
+    for (expected, tensors) in cases {
+        let dense = ones(tensors).dequantized().unwrap();
+        let refused: Vec<_> = dense.quantized().map(|module| module.refusal("x", "-").to_string()).collect();
+        assert_eq!(refused.len(), 1, "{expected}: {tensors:?}");
+        assert!(refused[0].contains(expected), "{expected}: {}", refused[0]);
+    }
+}
+
+#[test]
+fn parameters_with_such_names_stay() {
+    use Dtype::{F8_E4M3, F32};
+    let dense = ones(&[
+        ("layers.0.mlp.up.weight", F8_E4M3, &[4, 8]),
+        ("layers.0.mlp.up.weight_scale", F32, &[]),
+        ("layers.0.mlp.up.input_scale", F32, &[]),
+        ("layers.0.attn.k_scale", F32, &[]),
+        ("vision.blocks.0.attn.q_scale", F32, &[64]),
+        ("vision.head.input_scale", F32, &[1]),
+    ]);
+    let dense = dense.dequantized().unwrap();
+    let mut names: Vec<_> = dense.tensors().map(|tensor| tensor.name()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["layers.0.mlp.up.weight", "vision.blocks.0.attn.q_scale", "vision.head.input_scale"]);
+}

@@ -54,6 +54,12 @@ const LEFT_OUT: &[&str] = &[
     "comfy_quant",
 ];
 
+/// Of these, one with more numbers is a parameter of the model.
+const ONE_EACH: &[&str] = &["output_scale", "k_scale", "v_scale", "q_scale", "kv_scale"];
+
+/// What stands for the whole file.
+const MARKERS: &[&str] = &["scaled_fp8", "comfy_quant"];
+
 impl Checkpoint {
     /// The same checkpoint with the weights that its quantised modules stand for, in the place of their codes.
     ///
@@ -154,9 +160,20 @@ impl Checkpoint {
                 let module = name.rsplit_once('.').map_or("", |(module, _)| module);
                 kept.contains(name) || modules.contains(module)
             };
-            hidden.extend(
-                self.tensors().filter(|tensor| is_left_out(tensor.name()) && !is_needed(tensor.name())),
-            );
+            // Those of the modules that are weights now, and of the layers that these are in.
+            let names = weights.iter().map(|(name, _)| name.strip_suffix(".weight").unwrap_or(name));
+            let layers = names.flat_map(|name| [name, name.rsplit_once('.').map_or("", |(layer, _)| layer)]);
+            let layers: HashSet<_> = layers.collect();
+            let is_theirs = |tensor: &TensorRef<'_>| {
+                let (layer, last) = tensor.name().rsplit_once('.').unwrap_or(("", tensor.name()));
+                let is_one = !ONE_EACH.contains(&last) || tensor.elements() == 1;
+                // Those of the cache of keys and values are with attention that need not be quantised.
+                let is_cache = ONE_EACH.contains(&last) && layer.contains("attn");
+                is_one && (is_cache || layers.contains(layer) || MARKERS.contains(&last))
+            };
+            hidden.extend(self.tensors().filter(|tensor| {
+                is_left_out(tensor.name()) && is_theirs(tensor) && !is_needed(tensor.name())
+            }));
         }
         // One for each file that holds codes, in the order of the files.
         let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
@@ -212,6 +229,9 @@ fn alone<'c>(checkpoint: &'c Checkpoint, config: &Config) -> Vec<TensorRef<'c>> 
     checkpoint.tensors().filter(is_code).collect()
 }
 
+/// So many names are looked at for what may belong to a tensor.
+const MOST_NAMES: usize = 1000;
+
 /// Why such a tensor is no weight.
 fn unknown(checkpoint: &Checkpoint, tensor: &TensorRef<'_>, config: &Config) -> Error {
     let method = config.method().map_or_else(
@@ -220,7 +240,8 @@ fn unknown(checkpoint: &Checkpoint, tensor: &TensorRef<'_>, config: &Config) -> 
     );
     let begins_alike =
         |other: &TensorRef<'_>| other.name().strip_prefix(tensor.name()).is_some_and(|rest| !rest.is_empty());
-    let beside = checkpoint.tensors().find(begins_alike);
+    // Of many such tensors, not each is worth a look at all names.
+    let beside = checkpoint.tensors().take(MOST_NAMES).find(begins_alike);
     let beside = beside
         .map_or_else(String::new, |other| format!(" ({:?} is {})", start_of(other.name()), other.dtype()));
     let message = format!(

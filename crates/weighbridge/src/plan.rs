@@ -257,6 +257,8 @@ pub struct Entry {
     rules: Rules,
     /// Whether it is read only when it is taken.
     is_deferred: bool,
+    /// Whether it is made of tensors that are derived from the inputs.
+    is_derived: bool,
     shape: Vec<usize>,
     byte_len: u64,
     /// All bytes that it needs, if they are one run of the only input's shard.
@@ -325,6 +327,7 @@ impl Entry {
             made: Made { dtype, tiles: made },
             rules: Rules::new(Overflow::default()),
             is_deferred: false,
+            is_derived: true,
             shape: shape.to_vec(),
             byte_len,
             run: None,
@@ -342,7 +345,18 @@ impl Entry {
         let byte_len = dtype.size_of(&shape)?;
         let made = Made { dtype, tiles };
         let (name, base, rules) = (name.to_owned(), made.clone(), Rules::new(Overflow::default()));
-        Ok(Self { name, inputs, base, made, rules, is_deferred: false, shape, byte_len, run: None })
+        Ok(Self {
+            name,
+            inputs,
+            base,
+            made,
+            rules,
+            is_deferred: false,
+            is_derived: true,
+            shape,
+            byte_len,
+            run: None,
+        })
     }
 
     fn bound(
@@ -353,6 +367,7 @@ impl Entry {
         overflow: Overflow,
     ) -> Result<Self> {
         let rules = Rules::new(overflow);
+        let is_derived = inputs.iter().any(|input| input.derived().is_some());
         let bind = || {
             let (inputs, Bases { base, dtype: own, shape }) = Bases::of(operation, &inputs)?;
             let made = base.cast(dtype.unwrap_or(own), rules)?;
@@ -363,7 +378,7 @@ impl Entry {
         let (inputs, base, made, shape, byte_len) = bound;
         let run = run_of(&*made.tiles, &inputs, &(0..byte_len));
         let (name, is_deferred) = (name.to_owned(), false);
-        Ok(Self { name, inputs, base, made, rules, is_deferred, shape, byte_len, run })
+        Ok(Self { name, inputs, base, made, rules, is_deferred, is_derived, shape, byte_len, run })
     }
 
     /// The same tensor in another dtype, made from the stored values whatever dtype this entry has, and under its
@@ -446,9 +461,13 @@ impl Entry {
         self.byte_len
     }
 
-    /// The bytes of its values as they are stored, before a cast.
+    /// The bytes of its values as they are stored, before a cast; of a weight that is
+    /// [dequantised](Checkpoint::dequantized), those of the tensors that it is made of.
     pub fn stored_byte_len(&self) -> u64 {
-        self.base.dtype.size_of(&self.shape).unwrap_or(self.byte_len)
+        match self.is_derived {
+            true => self.inputs.iter().map(|input| input.range().end - input.range().start).sum(),
+            false => self.base.dtype.size_of(&self.shape).unwrap_or(self.byte_len),
+        }
     }
 
     /// The stored tensors that it is made of.

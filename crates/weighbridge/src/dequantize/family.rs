@@ -25,6 +25,9 @@ use crate::error::Result;
 /// configuration.
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     refuse_by_configuration(module)?;
+    if let Some(codes) = module.quantized.codes().next().filter(|codes| codes.elements() == 0) {
+        return Err(module.misshapen(&codes, "and holds nothing"));
+    }
     match module.quantized.method() {
         QuantMethod::Fp8 | QuantMethod::Fp8Blocks | QuantMethod::Int8 | QuantMethod::Mxfp8
             if module.own("comfy_quant").is_some() =>

@@ -154,6 +154,18 @@ impl<'c> Module<'c> {
         }
     }
 
+    /// A tensor of the module that a weight is not made of, though it may change it.
+    fn left_over(&self, dense: &Dense<'c>) -> Option<TensorRef<'c>> {
+        let is_used = |tensor: &TensorRef<'_>| {
+            dense.tensors.iter().chain(&dense.unused).any(|used| used.name() == tensor.name())
+        };
+        let beside = ["_scale_2", "_global_scale", "_zero_point", "_pre_quant_scale"];
+        let own = CHANGES.iter().filter_map(|name| self.own(name));
+        let beside = beside.iter().filter_map(|ending| self.beside(ending));
+        let of_module = self.quantized.tensors().filter(|tensor| !super::is_left_out(tensor.name()));
+        own.chain(beside).chain(of_module).find(|tensor| !is_used(tensor))
+    }
+
     /// The dtype that the weight has if nobody asks for another: that of its scales, if it is one of weights, else
     /// that of the model.
     pub(super) fn dtype(&self, scales: Option<Dtype>) -> Dtype {
@@ -205,9 +217,30 @@ impl<'c> Draft<'c> {
             let why = "which does not fit the shapes of its scales and zero points";
             return Err(module.misshapen(codes, why));
         }
-        Ok(Dense { recipe, shape, dtype, tensors, unused })
+        let dense = Dense { recipe, shape, dtype, tensors, unused };
+        match module.left_over(&dense) {
+            Some(tensor) => {
+                let message = format!(
+                    "{:?} belongs to it, and what it does to a weight of this method is not known",
+                    start_of(tensor.name())
+                );
+                Err(module.blame(Error::new(ErrorKind::Unsupported, message)))
+            }
+            None => Ok(dense),
+        }
     }
 }
+
+/// What may change a weight: a recipe that does not use it makes another one.
+const CHANGES: &[&str] = &[
+    "weight_scale_2",
+    "weight_global_scale",
+    "weight_zero_point",
+    "zero_point",
+    "zeros",
+    "biases",
+    "pre_quant_scale",
+];
 
 impl Dense<'_> {
     /// The stored tensors, in the order of the recipe's inputs.

@@ -8,6 +8,14 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
+    let section = module.config.quantization();
+    if module.config.method() != Some("bitnet") || module.beside("_zero_point").is_some() {
+        let why = format!(
+            "how its bytes are packed is not known: {} would say bitnet, and whether its scale is a divisor",
+            section.field("quant_method")
+        );
+        return Err(module.unsupported(&why));
+    }
     let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
     let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
     let &[word_rows, columns] = codes.shape() else {
@@ -19,7 +27,6 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let Some(rows) = word_rows.checked_mul(4) else {
         return Err(module.misshapen(&codes, "which is too large"));
     };
-    let section = module.config.quantization();
     let number = module.floats(&scale)?.first().copied().unwrap_or(f32::NAN);
     let factor = match section.text("linear_class") {
         Some("autobitlinear") => number,

@@ -267,11 +267,13 @@ fn zero_offset(
         (_, Some("auto-round:auto-gptq" | "auto-gptq")) if is_auto_round => Some(1),
         (_, Some("auto-round" | "auto-round:gptqmodel" | "gptqmodel")) if is_auto_round => Some(0),
         _ if is_auto_round => None,
+        // The first version had no name. Without a configuration it may be either.
+        _ if section.is_none() => None,
         _ => Some(1),
     };
     // Of symmetric weights all zero points are the middle, which tells the versions apart.
     let symmetric = section.flag("sym") == Some(true);
-    let middle = match symmetric {
+    let middle = match symmetric || said.is_none() {
         true => middle_offset(module, zeros, bits, columns)?,
         false => None,
     };
@@ -291,9 +293,9 @@ fn zero_offset(
         (None, Some(seen)) => Ok(seen),
         (None, None) => {
             let why = format!(
-                "{} does not say whether 1 is to be added to its zero points, nor do they; re-export it as \
-                 auto_round:auto_gptq",
-                section.field("packing_format")
+                "{} does not say whether 1 is to be added to its zero points, nor do they; config.json would say it \
+                 with \"gptq\" or \"gptq_v2\", or auto_round:auto_gptq",
+                section.field(key)
             );
             Err(module.unsupported(&why))
         }
@@ -308,7 +310,7 @@ fn middle_offset(
     columns: usize,
 ) -> Result<Option<u8>> {
     let height = columns * 32 / bits as usize;
-    let bytes = module.read(zeros)?;
+    let bytes = module.start_of(zeros, columns as u64 * 4)?;
     let Some(first) = bytes.get(..columns * 4) else { return Ok(None) };
     let mask = (1_u32 << bits) - 1;
     let middle = 1_u32 << (bits - 1);

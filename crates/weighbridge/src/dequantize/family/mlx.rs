@@ -82,9 +82,17 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 
 fn mode(module: &Module<'_>) -> Result<Mode> {
     let section = module.config.mlx();
-    let own = section.section(module.quantized.name());
+    let prefix = module
+        .quantized
+        .codes()
+        .next()
+        .and_then(|codes| module.checkpoint.prefixes().nth(codes.shard_number()));
+    let name = module.quantized.name();
+    let own = section.section(name.strip_prefix(prefix.unwrap_or_default()).unwrap_or(name));
     let field = |key: &str| own.get(key).or_else(|| section.get(key));
-    let name = field("mode").and_then(|mode| mode.as_str()).unwrap_or("affine").to_owned();
+    // What a module says of itself is all: it does not take the mode of the others.
+    let mode = if own.is_none() { section.get("mode") } else { own.get("mode") };
+    let name = mode.and_then(|mode| mode.as_str()).unwrap_or("affine").to_owned();
     let (bits, group) = match &*name {
         "mxfp4" => (Some(4), Some(32)),
         "nvfp4" => (Some(4), Some(16)),

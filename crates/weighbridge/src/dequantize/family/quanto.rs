@@ -25,6 +25,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 fn bytes<'c>(module: &Module<'c>, codes: TensorRef<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
     let value = match codes.dtype() {
         Dtype::I8 => Value::Signed,
+        dtype if !dtype.is_float() => {
+            return Err(module.mistyped(&codes, "a signed number of 8 bits"));
+        }
         dtype => {
             table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?)
         }
@@ -108,6 +111,7 @@ fn height(module: &Module<'_>, groups: usize, columns: usize) -> Result<usize> {
     let width = match last {
         "q_proj" | "k_proj" | "v_proj" | "qkv_proj" | "gate_proj" | "up_proj" | "gate_up_proj"
         | "lm_head" => hidden,
+        "down_proj" if module.quantized.name().contains(".experts.") => config.size("moe_intermediate_size"),
         "down_proj" => config.size("intermediate_size"),
         "o_proj" => match (config.size("num_attention_heads"), config.size("head_dim")) {
             (Some(heads), Some(dim)) => heads.checked_mul(dim),

@@ -17,6 +17,7 @@ const OWN: &[&str] = &[
     "weight_scale",
     "weight_scale_inv",
     "scale",
+    "scales",
     "scale_weight",
     "qscale_weight",
     "weight_scales",
@@ -39,6 +40,10 @@ pub(super) fn numbers(scale: &TensorRef<'_>) -> Option<Numbers> {
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
     let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    if codes.dtype() == Dtype::I8 && scale.name().ends_with("weight_scales") {
+        let why = "EETQ permutes its codes for a CUTLASS kernel; load the unquantised model";
+        return Err(module.unsupported(why));
+    }
     let value = match codes.dtype() {
         Dtype::I8 => Value::Signed,
         Dtype::F8_E4M3 => Value::E4M3,
@@ -114,10 +119,23 @@ fn grid(module: &Module<'_>, codes: &TensorRef<'_>, scale: &TensorRef<'_>, dims:
         Some(inner) if !outer.is_empty() && inner.len() <= 2 => (true, inner.to_vec()),
         _ => (false, shape),
     };
-    let each = if matrix { shape.iter().product() } else { 0 };
     if scale.elements() == 0 {
         return wrong("which has no scale");
     }
+    // Of convolutions, one for each output; of experts, one for each, if it cannot be one for each row.
+    if let [first, ref rest @ ..] = *scale.shape()
+        && outer.first() == Some(&first)
+        && rest.iter().all(|&dim| dim == 1)
+        && scale.elements() > 1
+    {
+        let inner: usize = outer[1..].iter().product();
+        let is_other = rest.is_empty() && (first == height || first == width);
+        if inner != 1 || is_other {
+            return wrong("which may be for more than one of the dimensions of its weight");
+        }
+        return Ok(Grid { matrix: 1, ..Grid::ONE });
+    }
+    let each = if matrix { shape.iter().product() } else { 0 };
     let is_wide = matches!(module.quantized.method(), QuantMethod::Fp8 | QuantMethod::Fp8Blocks)
         && module.config.method() == Some("fbgemm_fp8")
         && count > 1;

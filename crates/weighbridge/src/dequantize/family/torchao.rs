@@ -32,6 +32,9 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     };
     let value = match codes.dtype() {
         Dtype::I8 => Value::Signed,
+        dtype if !dtype.is_float() => {
+            return Err(module.mistyped(&codes, "a signed number of 8 bits"));
+        }
         dtype => {
             table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?)
         }
