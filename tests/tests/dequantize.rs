@@ -256,7 +256,7 @@ fn what_may_mean_two_things_is_refused() {
         // Nothing says which version of GPTQ it is.
         (
             "gptq_v2",
-            &[("up.qweight", I32, &[8, 32]), ("up.qzeros", I32, &[1, 4]), ("up.scales", F16, &[1, 16])],
+            &[("up.qweight", I32, &[8, 32]), ("up.qzeros", I32, &[1, 4]), ("up.scales", F16, &[1, 32])],
         ),
         // Bytes that may be anything.
         ("quant_method", &[("up.weight", U8, &[16, 16]), ("up.weight_scale", BF16, &[1])]),
