@@ -239,8 +239,11 @@ fn no_shape_makes_it_panic() {
     }
 }
 
+/// Name, dtype and shape.
+type Described<'a> = (&'a str, Dtype, &'a [usize]);
+
 /// A file of these tensors, all of whose bytes are ones.
-fn ones(tensors: &[(&str, Dtype, &[usize])]) -> Checkpoint {
+fn ones(tensors: &[Described<'_>]) -> Checkpoint {
     let bytes = vec![0x11; 1 << 16];
     let views = tensors.iter().map(|&(name, dtype, shape)| {
         let len = dtype.size_of(shape).unwrap() as usize;
@@ -252,7 +255,7 @@ fn ones(tensors: &[(&str, Dtype, &[usize])]) -> Checkpoint {
 #[test]
 fn what_may_mean_two_things_is_refused() {
     use Dtype::{BF16, F8_E4M3, F16, F32, I8, I32, U8};
-    let cases: &[(&str, &[(&str, Dtype, &[usize])])] = &[
+    let cases: &[(&str, &[Described<'_>])] = &[
         // Nothing says which version of GPTQ it is.
         (
             "gptq_v2",
