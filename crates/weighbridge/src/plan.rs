@@ -441,6 +441,11 @@ impl Entry {
         self.is_deferred
     }
 
+    /// Whether it is made of tensors that are derived from its inputs.
+    pub(crate) fn is_derived(&self) -> bool {
+        self.is_derived
+    }
+
     /// The name that it gets.
     pub fn name(&self) -> &str {
         &self.name

@@ -117,6 +117,11 @@ impl TileMaker {
         if self.gathered.len() < len as usize {
             self.gathered.resize(len as usize, 0);
         }
+        // Only tiles of weights with codes in common need the same bytes again; what others are asked for again is read
+        // again.
+        if !entry.is_derived() {
+            self.gathered_from.clear();
+        }
         let (mut rest, mut read) = (&mut *self.gathered, 0);
         for (number, piece) in self.pieces.iter().enumerate() {
             let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
