@@ -449,7 +449,10 @@ impl<P: Placement> Crew<P> {
             share.max(least).min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
         // What is computed in large steps is cut between them.
         let chunk = match step > LARGE_STEP {
-            true => chunk.checked_next_multiple_of(step).unwrap_or(chunk),
+            true => chunk
+                .checked_next_multiple_of(step)
+                .filter(|whole| *whole < entry.byte_len())
+                .unwrap_or(chunk),
             false => chunk,
         };
         usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
