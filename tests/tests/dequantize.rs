@@ -5,10 +5,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use weighbridge::plan::Part;
+use weighbridge::plan::{Input, Join, Part};
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Dtype, ErrorKind, Plan, Slice, TensorView};
+use weighbridge::{Checkpoint, Dtype, Entry, ErrorKind, Plan, Slice, TensorView};
 
 fn cases(kind: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("quantized").join(kind);
@@ -302,4 +303,22 @@ fn parameters_with_such_names_stay() {
     let mut names: Vec<_> = dense.tensors().map(|tensor| tensor.name()).collect();
     names.sort_unstable();
     assert_eq!(names, ["layers.0.mlp.up.weight", "vision.blocks.0.attn.q_scale", "vision.head.input_scale"]);
+}
+
+#[test]
+fn a_weight_is_joined_with_one_that_is_stored() {
+    // FP8: 2^-6, times 2^-100 and more, which BF16 rounds; and what is stored as BF16.
+    let dense = ones(&[
+        ("q.weight", Dtype::F8_E4M3, &[2, 4]),
+        ("q.weight_scale", Dtype::F32, &[]),
+        ("v.weight", Dtype::BF16, &[3, 4]),
+    ]);
+    let dense = dense.dequantized().unwrap();
+    let session = Plan::of(&dense).dtype(|_| Some(Dtype::F32)).build().unwrap().session().start().unwrap();
+    let parts = ["q.weight", "v.weight"].map(|name| session.take(name, None).unwrap().1.as_bytes().to_vec());
+    let inputs = ["q.weight", "v.weight"].map(|name| Input::of(&dense.tensor(name).unwrap()));
+    let joined = Entry::new("qv", inputs.to_vec(), Arc::new(Join::along(0))).unwrap();
+    assert_eq!((joined.dtype(), joined.shape()), (Dtype::BF16, &[5, 4][..]));
+    let session = Plan::new([joined]).session().start().unwrap();
+    assert!(session.take("qv", Some(Dtype::F32)).unwrap().1.as_bytes() == parts.concat());
 }

@@ -126,11 +126,14 @@ impl Copies {
 
 /// Whether a file is the model's, but no tensors and nothing that speaks of their codes.
 fn belongs(name: &Path) -> bool {
+    is_of_model(name) && !OF_CODES.contains(&&*name.to_string_lossy())
+}
+
+/// Whether a file beside tensors is the model's: its configuration, tokenizer, templates, code.
+pub(crate) fn is_of_model(name: &Path) -> bool {
     let ending = name.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    let text = name.to_string_lossy();
     matches!(ending, "json" | "jinja" | "model" | "py" | "txt" | "tiktoken")
-        && !OF_CODES.contains(&&*text)
-        && !text.ends_with(".index.json")
+        && !name.to_string_lossy().ends_with(".index.json")
 }
 
 fn read(path: &Path) -> Result<Config> {

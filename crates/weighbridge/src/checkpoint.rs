@@ -26,6 +26,7 @@ use catalog::{Catalog, TensorIndex};
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;
+pub(crate) use quantized::may_be_codes;
 pub use quantized::{QuantMethod, Quantized, QuantizedModule};
 pub use shard::Shard;
 use warning::Warning;

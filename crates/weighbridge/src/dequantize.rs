@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cast::Overflow;
-use crate::checkpoint::{Checkpoint, QuantizedModule, Shard, TensorRef};
+use crate::checkpoint::{Checkpoint, QuantizedModule, Shard, TensorRef, may_be_codes};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::Decode;
@@ -147,33 +147,10 @@ impl Checkpoint {
         if weights.is_empty() && refusals.is_empty() {
             return Ok(self.clone());
         }
-        let mut hidden: Vec<_> = weights
-            .iter()
-            .flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused))
-            .copied()
-            .collect();
+        let of_weights = weights.iter().flat_map(|(_, dense)| dense.tensors.iter().chain(&dense.unused));
+        let mut hidden: Vec<_> = of_weights.copied().collect();
         if !weights.is_empty() {
-            let kept: HashSet<_> =
-                stay.iter().flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
-            let modules: HashSet<_> = stay.iter().map(QuantizedModule::name).collect();
-            let is_needed = |name: &str| {
-                let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-                kept.contains(name) || modules.contains(module)
-            };
-            // Those of the modules that are weights now, and of the layers that these are in.
-            let names = weights.iter().map(|(name, _)| name.strip_suffix(".weight").unwrap_or(name));
-            let layers = names.flat_map(|name| [name, name.rsplit_once('.').map_or("", |(layer, _)| layer)]);
-            let layers: HashSet<_> = layers.collect();
-            let is_theirs = |tensor: &TensorRef<'_>| {
-                let (layer, last) = tensor.name().rsplit_once('.').unwrap_or(("", tensor.name()));
-                let is_one = !ONE_EACH.contains(&last) || tensor.elements() == 1;
-                // Those of the cache of keys and values are with attention that need not be quantised.
-                let is_cache = ONE_EACH.contains(&last) && layer.contains("attn");
-                is_one && (is_cache || layers.contains(layer) || MARKERS.contains(&last))
-            };
-            hidden.extend(self.tensors().filter(|tensor| {
-                is_left_out(tensor.name()) && is_theirs(tensor) && !is_needed(tensor.name())
-            }));
+            hidden.extend(useless(self, weights.iter().map(|(name, _)| &**name), &stay));
         }
         // One for each file that holds codes, in the order of the files.
         let mut by_shard = BTreeMap::<usize, Vec<(String, Dense<'_>)>>::new();
@@ -189,19 +166,38 @@ impl Checkpoint {
     }
 }
 
+/// What says nothing now that modules are the weights of these names, and others stay as they are.
+fn useless<'c, 'w>(
+    checkpoint: &'c Checkpoint,
+    weights: impl Iterator<Item = &'w str>,
+    stay: &[QuantizedModule<'_>],
+) -> Vec<TensorRef<'c>> {
+    let kept: HashSet<_> =
+        stay.iter().flat_map(|module| module.tensors().map(|tensor| tensor.name())).collect();
+    let modules: HashSet<_> = stay.iter().map(QuantizedModule::name).collect();
+    // The modules that are weights, and the layers that these are in.
+    let names = weights.map(|name| name.strip_suffix(".weight").unwrap_or(name));
+    let layers = names.flat_map(|name| [name, name.rsplit_once('.').map_or("", |(layer, _)| layer)]);
+    let layers: HashSet<_> = layers.collect();
+    let is_useless = |tensor: &TensorRef<'_>| {
+        let (layer, last) = tensor.name().rsplit_once('.').unwrap_or(("", tensor.name()));
+        let has_one = ONE_EACH.contains(&last);
+        // Those of the cache of keys and values are with attention that need not be quantised.
+        let is_theirs =
+            has_one && layer.contains("attn") || layers.contains(layer) || MARKERS.contains(&last);
+        is_left_out(tensor.name())
+            && is_theirs
+            && (!has_one || tensor.elements() == 1)
+            && !kept.contains(tensor.name())
+            && !modules.contains(layer)
+    };
+    checkpoint.tensors().filter(is_useless).collect()
+}
+
 /// Whether a tensor says nothing without the codes that it belongs to.
 fn is_left_out(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     LEFT_OUT.contains(&last) || last.ends_with("_activation_scale") || last.ends_with("_input_scale")
-}
-
-/// Whether tensors of that dtype may be codes: of most checkpoints none is.
-fn may_be_codes(dtype: Dtype) -> bool {
-    let is_integer = matches!(
-        dtype,
-        Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64
-    );
-    is_integer || dtype.is_float() && dtype.bits() < 16
 }
 
 /// What tensors of codes are called at the end.

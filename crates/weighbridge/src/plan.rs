@@ -318,20 +318,9 @@ impl Entry {
 
     /// A tensor that is derived from stored ones.
     pub(crate) fn derived(name: &str, dtype: Dtype, shape: &[usize], derived: &Derived) -> Result<Self> {
-        let byte_len = dtype.size_of(shape)?;
-        let [base, made] = derived.made();
-        Ok(Self {
-            name: name.to_owned(),
-            inputs: derived.inputs().into(),
-            base: Made { dtype: Dtype::F32, tiles: base },
-            made: Made { dtype, tiles: made },
-            rules: Rules::new(Overflow::default()),
-            is_deferred: false,
-            is_derived: true,
-            shape: shape.to_vec(),
-            byte_len,
-            run: None,
-        })
+        let [wide, own] = derived.made();
+        let base = Made { dtype: Dtype::F32, tiles: wide };
+        Self::made_of(name, shape.to_vec(), derived.inputs().into(), base, Made { dtype, tiles: own })
     }
 
     /// A tensor that `tiles` make of stored ones, in this dtype and no other.
@@ -342,21 +331,15 @@ impl Entry {
         inputs: Arc<[Input]>,
         tiles: Arc<dyn Tiles>,
     ) -> Result<Self> {
-        let byte_len = dtype.size_of(&shape)?;
         let made = Made { dtype, tiles };
-        let (name, base, rules) = (name.to_owned(), made.clone(), Rules::new(Overflow::default()));
-        Ok(Self {
-            name,
-            inputs,
-            base,
-            made,
-            rules,
-            is_deferred: false,
-            is_derived: true,
-            shape,
-            byte_len,
-            run: None,
-        })
+        Self::made_of(name, shape, inputs, made.clone(), made)
+    }
+
+    /// A tensor that no operation had to be bound for.
+    fn made_of(name: &str, shape: Vec<usize>, inputs: Arc<[Input]>, base: Made, made: Made) -> Result<Self> {
+        let (name, byte_len) = (name.to_owned(), made.dtype.size_of(&shape)?);
+        let (rules, is_deferred, is_derived) = (Rules::new(Overflow::default()), false, true);
+        Ok(Self { name, inputs, base, made, rules, is_deferred, is_derived, shape, byte_len, run: None })
     }
 
     fn bound(

@@ -56,6 +56,8 @@ impl Catalog {
         duplicates: &Duplicates<'_>,
     ) -> Result<Self> {
         let (by_name, hasher) = (HashTable::new(), RandomState::new());
+        // Where no shard has names of its own, nothing is to be looked up.
+        let names = if names.iter().all(Option::is_none) { Vec::new() } else { names };
         let mut catalog = Self { shards, names, by_name, hasher, unused };
         if catalog.shards.len() > 1 || !catalog.names.is_empty() {
             catalog.index_names(duplicates)?;

@@ -19,10 +19,7 @@ impl Checkpoint {
     ) -> Result<Self> {
         let Inner { catalog, directory, warnings, lines, .. } = &*self.0;
         let mut all = catalog.shards().to_vec();
-        let names = match (0..all.len()).map(|shard| catalog.names_of(shard).cloned()).collect::<Vec<_>>() {
-            names if names.iter().all(Option::is_none) => Vec::new(),
-            names => names,
-        };
+        let names = (0..all.len()).map(|shard| catalog.names_of(shard).cloned()).collect();
         all.extend(shards.into_iter().map(Arc::new));
         let mut unused = catalog.unused().to_vec();
         unused.extend(hidden.iter().map(TensorRef::index));

@@ -17,6 +17,7 @@ use super::catalog::TensorIndex;
 use super::{Checkpoint, Inner, TensorRef};
 use crate::error::{Error, ErrorKind};
 use crate::text::start_of;
+pub(crate) use evidence::may_be_codes;
 pub use method::QuantMethod;
 
 /// What becomes of the weights of quantised modules that are asked for.

@@ -67,9 +67,6 @@ impl Checkpoint {
             shards.extend_from_slice(catalog.shards());
             warnings.extend(part.0.warnings.iter().map(|warning| warning.clone().with_prefix(prefix)));
         }
-        if names.iter().all(Option::is_none) {
-            names.clear();
-        }
         let remedy = "give one of the two checkpoints another prefix";
         let catalog = Catalog::new(shards, names, unused, &Duplicates::Refuse(remedy))?;
         let directory = common_directory(parts.iter().map(|(_, part)| part.directory()));

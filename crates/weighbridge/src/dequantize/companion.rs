@@ -56,6 +56,16 @@ impl Grid {
     /// One number for all weights.
     pub(crate) const ONE: Self = Self { down: usize::MAX, across: usize::MAX, row: 0, column: 0, matrix: 0 };
 
+    /// A number for each row, `matrix` to a matrix.
+    pub(crate) fn for_rows(matrix: usize) -> Self {
+        Self { down: 1, across: usize::MAX, row: 1, column: 0, matrix }
+    }
+
+    /// A number for each column, `matrix` to a matrix.
+    pub(crate) fn for_columns(matrix: usize) -> Self {
+        Self { down: usize::MAX, across: 1, row: 0, column: 1, matrix }
+    }
+
     /// A grid stored row by row, `columns` to a row and `matrix` to a matrix.
     pub(crate) fn rows(down: usize, across: usize, columns: usize, matrix: usize) -> Self {
         Self { down, across, row: columns, column: 1, matrix }
@@ -208,9 +218,7 @@ impl Companion {
         }
         Ok(Values { values, first_row: patch.rows.start, columns: width, down: self.grid.down })
     }
-}
 
-impl Companion {
     /// Reads the numbers of a patch out of runs of more, which were gathered one after the other.
     fn pick(&self, patch: &Patch, runs: &[Range<usize>], gathered: &[u8], values: &mut [f32]) -> Result<()> {
         let (grid, width, size) = (self.grid, patch.columns.len().max(1), self.numbers.size());

@@ -19,9 +19,9 @@ const MOST: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Config {
     /// `quantization_config` of `config.json`, or the file that holds the same by itself.
-    quantization: Section,
+    quantization: Named,
     /// `quantization` of `config.json`, as MLX writes it.
-    mlx: Section,
+    mlx: Named,
     dtype: Option<Dtype>,
     /// The objects of `config.json` that describe the model: the whole, and those of its parts.
     models: Vec<Value>,
@@ -30,9 +30,16 @@ pub(super) struct Config {
 
 /// An object of a configuration, and what to call it.
 #[derive(Debug, Default)]
-pub(super) struct Section {
+struct Named {
     place: String,
     value: Value,
+}
+
+/// The same, or a part of it.
+#[derive(Debug)]
+pub(super) struct Section<'v> {
+    place: String,
+    value: Option<&'v Value>,
 }
 
 impl Config {
@@ -46,13 +53,12 @@ impl Config {
             let all: Vec<&Value> = std::iter::once(&value).chain(nested).collect();
             let find =
                 |key: &str| all.iter().find_map(|value| value.get(key)).filter(|value| !value.is_null());
-            config.quantization =
-                Section::of("config.json: quantization_config", find("quantization_config"));
+            config.quantization = Named::of("config.json: quantization_config", find("quantization_config"));
             if config.quantization.is_none() {
                 config.quantization =
-                    Section::of("config.json: compression_config", find("compression_config"));
+                    Named::of("config.json: compression_config", find("compression_config"));
             }
-            config.mlx = Section::of("config.json: quantization", find("quantization"));
+            config.mlx = Named::of("config.json: quantization", find("quantization"));
             let dtype = find("dtype").or_else(|| find("torch_dtype")).and_then(Value::as_str);
             config.dtype = dtype.and_then(float);
             config.models = all.into_iter().cloned().collect();
@@ -64,20 +70,20 @@ impl Config {
             if let Some(value) = read(&directory.join(file))? {
                 let place = if key.is_empty() { (*file).to_owned() } else { format!("{file}: {key}") };
                 let value = if key.is_empty() { Some(&value) } else { value.get(key) };
-                config.quantization = Section::of(&place, value);
+                config.quantization = Named::of(&place, value);
             }
         }
         Ok(config)
     }
 
     /// The section about quantisation.
-    pub(super) fn quantization(&self) -> &Section {
-        &self.quantization
+    pub(super) fn quantization(&self) -> Section<'_> {
+        self.quantization.section()
     }
 
     /// MLX's section, which some writers put in the other one's place.
-    pub(super) fn mlx(&self) -> &Section {
-        if self.mlx.is_none() { &self.quantization } else { &self.mlx }
+    pub(super) fn mlx(&self) -> Section<'_> {
+        if self.mlx.is_none() { self.quantization.section() } else { self.mlx.section() }
     }
 
     /// Notes the name of a tensor of scales of activations, which AWQ's layers divide by.
@@ -107,7 +113,7 @@ impl Config {
 
     /// The method, as transformers names it.
     pub(super) fn method(&self) -> Option<&str> {
-        let section = &self.quantization;
+        let section = self.quantization();
         let is_bnb = ["load_in_4bit", "load_in_8bit"].iter().any(|key| section.flag(key) == Some(true));
         if is_bnb { Some("bitsandbytes") } else { section.text("quant_method") }
     }
@@ -121,22 +127,36 @@ const SIDE_FILES: &[(&str, &str)] = &[
     ("params.json", "quantization"),
 ];
 
-impl Section {
+impl Named {
     fn of(place: &str, value: Option<&Value>) -> Self {
         let value = value.filter(|value| value.is_object()).cloned().unwrap_or_default();
         Self { place: place.to_owned(), value }
     }
 
-    /// Whether there is no such section.
-    pub(super) fn is_none(&self) -> bool {
+    fn is_none(&self) -> bool {
         self.value.is_null()
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        self.value.get(key).filter(|value| !value.is_null())
+    fn section(&self) -> Section<'_> {
+        Section::of(self.place.clone(), Some(&self.value))
+    }
+}
+
+impl<'v> Section<'v> {
+    fn of(place: String, value: Option<&'v Value>) -> Self {
+        Self { place, value: value.filter(|value| value.is_object()) }
     }
 
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    /// Whether there is no such section.
+    pub(super) fn is_none(&self) -> bool {
+        self.value.is_none()
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'v Value> {
+        self.value?.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&self, key: &str) -> Option<&'v str> {
         self.get(key)?.as_str()
     }
 
@@ -150,12 +170,12 @@ impl Section {
 
     /// A part of the section.
     pub(super) fn section(&self, key: &str) -> Self {
-        Self::of(&format!("{}.{}", self.place, start_of(key)), self.get(key))
+        Self::of(format!("{}.{}", self.place, start_of(key)), self.get(key))
     }
 
     /// The parts of an object.
     pub(super) fn sections(&self) -> Vec<Self> {
-        let keys = self.value.as_object().into_iter().flatten().map(|(key, _)| key);
+        let keys = self.value.and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key);
         keys.map(|key| self.section(key)).filter(|section| !section.is_none()).collect()
     }
 

@@ -40,8 +40,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         }
         QuantMethod::PackedIntegers if is_modelopt(module) => scaled::rows_in_pairs(module),
         QuantMethod::Mxfp4 => {
-            let codes = module.quantized.codes().next();
-            let has_blocks = codes.is_some_and(|codes| codes.name().ends_with("blocks"));
+            let has_blocks = module.codes()?.name().ends_with("blocks");
             if has_blocks { small_floats::blocks(module) } else { small_floats::mxfp4(module) }
         }
         QuantMethod::Nvfp4 => small_floats::nvfp4(module),
@@ -100,7 +99,7 @@ fn refuse_by_configuration(module: &Module<'_>) -> Result<()> {
         return Err(module.unsupported(&why));
     }
     let groups = section.section("config_groups").sections();
-    let mut formats = std::iter::once(section).chain(&groups).filter_map(|part| part.text("format"));
+    let mut formats = std::iter::once(&section).chain(&groups).filter_map(|part| part.text("format"));
     let is_own = module.quantized.method() == QuantMethod::CompressedTensors
         || module.quantized.method() == QuantMethod::SparseBitmask;
     if let Some(format) = formats.find(|format| FORMATS.contains(format)).filter(|_| is_own) {

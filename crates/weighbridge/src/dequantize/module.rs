@@ -67,6 +67,11 @@ impl<'c> Module<'c> {
         self.own(name).ok_or_else(|| self.missing(&format!("{}{name}", self.base)))
     }
 
+    /// The tensor with the weight's codes.
+    pub(super) fn codes(&self) -> Result<TensorRef<'c>> {
+        self.quantized.codes().next().ok_or_else(|| self.missing(&self.weight))
+    }
+
     /// The error that a tensor is not there.
     pub(super) fn missing(&self, name: &str) -> Error {
         let message = format!("the checkpoint has no {:?}, which belongs to its codes", start_of(name));

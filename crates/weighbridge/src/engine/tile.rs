@@ -90,7 +90,7 @@ impl TileMaker {
                 read += len;
                 read_pieces(entry, &self.pieces, self.page_cache, rest)?
             } else {
-                read += self.gather(entry)?;
+                read += self.gather(entry, len as usize)?;
                 tiles.compute(part, &self.gathered[..len as usize], rest)?
             };
             if cfg!(target_endian = "big") && !tiles.is_native() {
@@ -112,10 +112,9 @@ impl TileMaker {
 
     /// Reads what a tile needs, but not what was gathered for the tile before in the same place. Returns how many bytes
     /// were read.
-    fn gather(&mut self, entry: &Entry) -> Result<u64> {
-        let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
-        if self.gathered.len() < len as usize {
-            self.gathered.resize(len as usize, 0);
+    fn gather(&mut self, entry: &Entry, len: usize) -> Result<u64> {
+        if self.gathered.len() < len {
+            self.gathered.resize(len, 0);
         }
         // Only tiles of weights with codes in common need the same bytes again; what others are asked for again is read
         // again.

@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Input;
 use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
+use super::{Input, Overflow};
 use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
@@ -46,7 +46,20 @@ pub(crate) trait Derive: Tiles {
         ranges: &[Range<u64>],
         gathered: &[u8],
         out: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]>;
+    ) -> Result<&'t mut [u8]> {
+        let (mut ranges, mut rest) = (ranges.iter(), gathered);
+        let mut pieces = Vec::new();
+        buffer::fill::<Fault>(out, |_, into| {
+            let Some(range) = ranges.next() else { return Ok(Some(&[])) };
+            pieces.clear();
+            self.gather(range.clone(), &mut pieces);
+            let (gathered, behind) = rest.split_at_checked(len_of(&pieces)).ok_or_else(unlike)?;
+            rest = behind;
+            let into = into.get_mut(..(range.end - range.start) as usize).ok_or_else(unlike)?;
+            Ok(Some(self.compute(range.clone(), gathered, into)?))
+        })
+        .map_err(|Fault(error)| error)
+    }
 
     /// The same weights as blocks, and their type, if they can say them exactly.
     ///
@@ -71,8 +84,9 @@ impl Derived {
             input.dtype(),
             Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0
         );
-        let bound = holds.then(|| Cast::to(dtype).bind(std::slice::from_ref(input)))?.ok()?;
-        let tiles: Arc<dyn Derive> = Arc::new(Plain(bound.tiles, dtype));
+        let read = Read.bind(std::slice::from_ref(input)).ok().filter(|_| holds)?;
+        let tiles = Cast::tiles(&read.tiles, input.dtype(), dtype, Overflow::default()).ok()?;
+        let tiles: Arc<dyn Derive> = Arc::new(tiles);
         Some(Self { inputs: Arc::new([input.clone()]), wide: Arc::clone(&tiles), tiles })
     }
 
@@ -98,59 +112,6 @@ impl Derived {
     /// The stored tensors.
     pub(crate) fn inputs(&self) -> &[Input] {
         &self.inputs
-    }
-}
-
-/// Tiles of a dtype, of whose ranges each is made alone.
-#[derive(Debug)]
-struct Plain(Arc<dyn Tiles>, Dtype);
-
-impl Tiles for Plain {
-    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
-        self.0.gather(tile, pieces);
-    }
-
-    fn compute<'t>(
-        &self,
-        tile: Range<u64>,
-        gathered: &[u8],
-        out: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]> {
-        self.0.compute(tile, gathered, out)
-    }
-
-    fn step(&self) -> u64 {
-        self.0.step()
-    }
-
-    fn is_native(&self) -> bool {
-        self.0.is_native()
-    }
-}
-
-impl Derive for Plain {
-    fn dtype(&self) -> Dtype {
-        self.1
-    }
-
-    fn compute_all<'t>(
-        &self,
-        ranges: &[Range<u64>],
-        gathered: &[u8],
-        out: &'t mut [MaybeUninit<u8>],
-    ) -> Result<&'t mut [u8]> {
-        let (mut ranges, mut rest) = (ranges.iter(), gathered);
-        let mut pieces = Vec::new();
-        buffer::fill::<Fault>(out, |_, into| {
-            let Some(range) = ranges.next() else { return Ok(Some(&[])) };
-            pieces.clear();
-            self.gather(range.clone(), &mut pieces);
-            let (gathered, behind) = rest.split_at_checked(len_of(&pieces)).ok_or_else(unlike)?;
-            rest = behind;
-            let into = into.get_mut(..(range.end - range.start) as usize).ok_or_else(unlike)?;
-            Ok(Some(self.compute(range.clone(), gathered, into)?))
-        })
-        .map_err(|Fault(error)| error)
     }
 }
 

@@ -27,6 +27,7 @@ pub use quantize::{Constant, Quantize, QuantizeMethod, QuantizedWeight};
 pub use transpose::Transpose;
 
 use super::{Input, Overflow};
+use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -200,6 +201,26 @@ pub struct Piece {
 
 /// No more pieces than this are gathered at a time.
 const MOST_PIECES: u64 = 4096;
+
+/// The bytes of a tile, little-endian: what was gathered for it, or what `tiles` make of that in `scratch`.
+fn made_by<'s>(
+    tiles: &dyn Tiles,
+    dtype: Dtype,
+    tile: Range<u64>,
+    gathered: &'s [u8],
+    scratch: &'s mut Vec<u8>,
+) -> Result<&'s [u8]> {
+    if tiles.is_direct() {
+        return Ok(gathered);
+    }
+    let len = (tile.end - tile.start) as usize;
+    scratch.reserve_exact(len);
+    let made = tiles.compute(tile, gathered, &mut scratch.spare_capacity_mut()[..len])?;
+    if cfg!(target_endian = "big") && tiles.is_native() {
+        swap_bytes(dtype, made);
+    }
+    Ok(made)
+}
 
 fn only(inputs: &[Input]) -> Result<&Input> {
     match inputs {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use weighbridge::Checkpoint;
 use weighbridge::write::OutputFile;
 
+use crate::beside::is_of_model;
 use crate::destination::Destination;
 use crate::term::Term;
 
@@ -86,21 +87,13 @@ impl Beside {
         for entry in from.read_dir()? {
             let name = entry?.file_name();
             let (source, target) = (from.join(&name), to.join(&name));
-            if belongs(Path::new(&name)) && source.is_file() && (self.forced || !target.try_exists()?) {
+            let belongs = name != CONFIG && is_of_model(Path::new(&name));
+            if belongs && source.is_file() && (self.forced || !target.try_exists()?) {
                 fs::copy(&source, &target).with_context(|| source.display().to_string())?;
             }
         }
         Ok(())
     }
-}
-
-/// Whether a file is the model's, but no tensors and nothing that speaks of them.
-fn belongs(name: &Path) -> bool {
-    let ending = name.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    let text = name.to_string_lossy();
-    matches!(ending, "json" | "jinja" | "model" | "py" | "txt" | "tiktoken")
-        && text != CONFIG
-        && !text.ends_with(".index.json")
 }
 
 fn read(path: &Path) -> Result<Value> {

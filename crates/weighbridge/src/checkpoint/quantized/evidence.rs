@@ -130,6 +130,11 @@ fn is_scale(dtype: Dtype) -> bool {
     dtype.is_float() && dtype.bits() >= 8 || dtype == U8
 }
 
+/// Whether tensors of that dtype may hold codes, or have companions that show it: in ordinary checkpoints none does.
+pub(crate) fn may_be_codes(dtype: Dtype) -> bool {
+    is_integer(dtype) || dtype.is_float() && dtype.bits() < 16
+}
+
 pub(super) fn is_integer(dtype: Dtype) -> bool {
     matches!(dtype, I8 | U8 | I16 | U16 | I32 | U32 | I64 | U64)
 }

@@ -1,6 +1,6 @@
 //! Looks for quantised modules: one pass over all tensors.
 
-use super::evidence::{Seen, is_integer};
+use super::evidence::{Seen, is_integer, may_be_codes};
 use super::layout::{LAYOUTS, Layout};
 use super::{Module, Modules, QuantMethod};
 use crate::checkpoint::catalog::{Catalog, TensorIndex};
@@ -20,8 +20,7 @@ const ONNX: &str = "onnx.packed.";
 pub(super) fn modules(catalog: &Catalog, alone: &[TensorIndex]) -> Modules {
     let mut finder = Finder { catalog, modules: Modules::default(), name: String::new() };
     for tensor in catalog.tensors() {
-        // Codes have such a dtype, or a companion has; the tensors of ordinary checkpoints end here.
-        if is_integer(tensor.dtype()) || tensor.dtype().is_float() && tensor.dtype().bits() < 16 {
+        if may_be_codes(tensor.dtype()) {
             finder.tensor(&tensor);
         }
     }

@@ -96,7 +96,7 @@ fn gemm<'c>(
 ) -> Result<Dense<'c>> {
     let section = module.config.quantization();
     let said = section.number("group_size").or_else(|| section.number("q_group_size"));
-    let group = gptq::group(module, &scales, section, said, [width, groups])?;
+    let group = gptq::group(module, &scales, &section, said, [width, groups])?;
     let packed = |rows_of: usize| rows(Packing::Nibbles(AWQ), 4, [rows_of, height], height / 2);
     let grid = Grid { down: 1, across: group, row: 1, column: height, matrix: 0 };
     let mut draft = Draft::new(codes, [1, height, width], packed(width), Value::Number(0));

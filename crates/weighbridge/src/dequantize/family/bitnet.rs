@@ -16,8 +16,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         );
         return Err(module.unsupported(&why));
     }
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    let codes = module.codes()?;
+    let scale = scales_of(module)?;
     let &[word_rows, columns] = codes.shape() else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));
     };

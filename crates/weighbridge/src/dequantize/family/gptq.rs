@@ -1,6 +1,6 @@
 //! GPTQ, and AutoRound's files in its layout: streams of bits down the columns of the transposed weight.
 
-use super::super::codes::{Codes, Packing};
+use super::super::codes::{Codes, Packing, Window};
 use super::super::companion::{Grid, Numbers};
 use super::super::config::Section;
 use super::super::module::{Dense, Draft, Module, rows};
@@ -14,7 +14,7 @@ const CONV_1D: &[&str] = &["c_attn", "c_proj", "c_fc", "q_attn"];
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let section = module.config.quantization();
-    refuse_kernels(module, section)?;
+    refuse_kernels(module, &section)?;
     let (codes, scales) = (module.needed("qweight")?, module.needed("scales")?);
     let zeros = module.own("qzeros").filter(|zeros| zeros.elements() > 0);
     let index = module.own("g_idx").filter(|index| index.elements() > 0);
@@ -35,7 +35,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         None => words.checked_mul(32).map(|all| all / bits as usize).unwrap_or(0),
     };
     let said = section.number("group_size").or_else(|| section.number("q_group_size"));
-    let group = group(module, &scales, section, said, [width, groups])?;
+    let group = group(module, &scales, &section, said, [width, groups])?;
     let index = match &index {
         Some(index) => read_index(module, index, group, groups, false)?,
         None => None,
@@ -72,7 +72,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
                 return Err(module.misshapen(&zeros, &why));
             }
             let packed = rows(Packing::Along, bits, [groups, height], columns * 4);
-            let add = zero_offset(module, section, &zeros, bits, columns)?;
+            let add = zero_offset(module, &section, &zeros, bits, columns)?;
             let numbers = Numbers::Packed { codes: packed, across: !conv, add };
             draft.recipe.zero = Some(draft.companion(zeros, Some(numbers), grid));
         }
@@ -87,7 +87,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 }
 
 /// Layouts that only a kernel reads.
-fn refuse_kernels(module: &Module<'_>, section: &Section) -> Result<()> {
+fn refuse_kernels(module: &Module<'_>, section: &Section<'_>) -> Result<()> {
     let format = section.text("checkpoint_format").or_else(|| section.text("format"));
     if section.flag("is_marlin_format") == Some(true) || format == Some("marlin") {
         let field = section.field("checkpoint_format");
@@ -116,7 +116,7 @@ fn refuse_kernels(module: &Module<'_>, section: &Section) -> Result<()> {
 }
 
 /// Whether modules may differ from what the configuration says for all.
-fn has_overrides(section: &Section) -> bool {
+fn has_overrides(section: &Section<'_>) -> bool {
     ["dynamic", "extra_config", "quantized_layers"].iter().any(|key| {
         section.get(key).and_then(|value| value.as_object()).is_some_and(|object| !object.is_empty())
     })
@@ -149,7 +149,7 @@ fn bits(
     let all: &[u32] = if has_planes { &[2, 3, 4, 8] } else { &[2, 3, 4, 5, 6, 7, 8] };
     let found: Vec<u32> = all.iter().copied().filter(fits).collect();
     if let Some(said) = said {
-        if matches!(said, 5..=7) && has_planes && !has_overrides(section) {
+        if matches!(said, 5..=7) && has_planes && !has_overrides(&section) {
             let why = format!(
                 "{} is {said}: its codes are stored in planes, which are not read",
                 section.field(key)
@@ -159,7 +159,7 @@ fn bits(
         let has_evidence = width.is_some() || zeros.is_some();
         match u32::try_from(said).ok().filter(|said| found.contains(said)) {
             Some(bits) => return Ok(bits),
-            None if has_overrides(section) && found.len() == 1 => {}
+            None if has_overrides(&section) && found.len() == 1 => {}
             None if width
                 .is_some_and(|width| u32::try_from(said).is_ok_and(|said| stream(width, said) == words)) =>
             {
@@ -194,7 +194,7 @@ fn bits(
 pub(super) fn group(
     module: &Module<'_>,
     scales: &TensorRef<'_>,
-    section: &Section,
+    section: &Section<'_>,
     said: Option<i64>,
     [width, groups]: [usize; 2],
 ) -> Result<usize> {
@@ -251,7 +251,7 @@ pub(super) fn read_index(
 /// What is added to a stored zero point: 1 in the first version of the format, nothing in the second.
 fn zero_offset(
     module: &Module<'_>,
-    section: &Section,
+    section: &Section<'_>,
     zeros: &TensorRef<'_>,
     bits: u32,
     columns: usize,
@@ -309,21 +309,17 @@ fn middle_offset(
     bits: u32,
     columns: usize,
 ) -> Result<Option<u8>> {
-    let height = columns * 32 / bits as usize;
-    let bytes = module.start_of(zeros, columns as u64 * 4)?;
-    let Some(first) = bytes.get(..columns * 4) else { return Ok(None) };
-    let mask = (1_u32 << bits) - 1;
-    let middle = 1_u32 << (bits - 1);
-    let fields = (0..height).map(|at| {
-        let bit = at * bits as usize;
-        let byte = |at: usize| u32::from(first.get(at).copied().unwrap_or(0));
-        (byte(bit / 8) | byte(bit / 8 + 1) << 8) >> (bit % 8) & mask
-    });
+    let fields = columns * 32 / bits as usize;
+    let first = module.start_of(zeros, columns as u64 * 4)?;
+    let codes = rows(Packing::Along, bits, [1, fields], columns * 4);
+    let window = Window::new(codes.place(&(0..1), &(0..fields)), &first);
+    let middle = 1_u8 << (bits - 1);
+    let fields = (0..fields).map(|column| codes.code(&window, 0, column));
     let mut found = None;
     for field in fields {
         let offset = match field {
             field if field == middle => 0,
-            field if field + 1 == middle => 1,
+            field if field.checked_add(1) == Some(middle) => 1,
             // Padding.
             0 => continue,
             _ => return Ok(None),

@@ -70,8 +70,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         return Err(module.misshapen(&codes, &why));
     }
     let (numbers, size, grid) = match module.integer(&axis)? {
-        0 => (columns, rows, Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: 0 }),
-        1 => (rows, columns, Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 }),
+        0 => (columns, rows, Grid::for_columns(0)),
+        1 => (rows, columns, Grid::for_rows(0)),
         other => return Err(module.misshapen(&axis, &format!("and is {other}, neither 0 nor 1"))),
     };
     if let Some(said) = module.own("group_size") {

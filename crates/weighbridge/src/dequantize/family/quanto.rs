@@ -2,9 +2,9 @@
 
 use super::super::codes::{Codes, Packing};
 use super::super::companion::Grid;
-use super::super::module::{Dense, Draft, Module, rows, table};
+use super::super::module::{Dense, Draft, Module, rows};
 use super::super::recipe::Value;
-use super::super::tables;
+use super::scaled;
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -23,27 +23,15 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 
 /// `[outputs, inputs]`, with a scale for each output, or one for all.
 fn bytes<'c>(module: &Module<'c>, codes: TensorRef<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
-    let value = match codes.dtype() {
-        Dtype::I8 => Value::Signed,
-        dtype if !dtype.is_float() => {
-            return Err(module.mistyped(&codes, "a signed number of 8 bits"));
-        }
-        dtype => {
-            table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?)
-        }
-    };
+    let value = scaled::bytes(module, &codes)?;
     let Some((&height, inner)) = codes.shape().split_first() else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));
     };
     let width = inner.iter().product();
     let grid = match scale.elements() {
         1 => Grid::ONE,
-        elements if elements == height as u64 && scale.shape().first() == Some(&height) => {
-            Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 }
-        }
-        elements if elements == width as u64 && scale.shape().last() == Some(&width) => {
-            Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: 0 }
-        }
+        elements if elements == height as u64 && scale.shape().first() == Some(&height) => Grid::for_rows(0),
+        elements if elements == width as u64 && scale.shape().last() == Some(&width) => Grid::for_columns(0),
         _ => return Err(module.misshapen(&scale, &format!("where {height} scales are expected"))),
     };
     let layout = rows(Packing::Along, 8, [height, width], width);
@@ -84,7 +72,7 @@ fn packed<'c>(module: &Module<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
         stride: columns,
         word_rows,
     };
-    let grid = Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 };
+    let grid = Grid::for_rows(0);
     let mut draft = Draft::new(codes, [1, groups, columns], layout, Value::Number(0));
     draft.recipe.scale = Some(draft.companion(scale, None, grid));
     if shift.dtype().is_float() {

@@ -27,9 +27,22 @@ const OWN: &[&str] = &[
 ];
 
 /// The scales of a module's weight.
-pub(super) fn scales_of<'c>(module: &Module<'c>) -> Option<TensorRef<'c>> {
+pub(super) fn scales_of<'c>(module: &Module<'c>) -> Result<TensorRef<'c>> {
     let beside = BESIDE.iter().find_map(|ending| module.beside(ending));
-    beside.or_else(|| OWN.iter().find_map(|name| module.own(name)))
+    let scales = beside.or_else(|| OWN.iter().find_map(|name| module.own(name)));
+    scales.ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))
+}
+
+/// What the bytes of a tensor stand for: signed integers, or floats of 8 bits.
+pub(super) fn bytes(module: &Module<'_>, codes: &TensorRef<'_>) -> Result<Value> {
+    match codes.dtype() {
+        Dtype::I8 => Ok(Value::Signed),
+        Dtype::F8_E4M3 => Ok(Value::E4M3),
+        dtype @ (Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ) => {
+            Ok(table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(codes, "an 8-bit float"))?))
+        }
+        _ => Err(module.mistyped(codes, "a signed number of 8 bits")),
+    }
 }
 
 /// A scale's numbers, where its dtype does not say what they are.
@@ -38,20 +51,13 @@ pub(super) fn numbers(scale: &TensorRef<'_>) -> Option<Numbers> {
 }
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    let codes = module.codes()?;
+    let scale = scales_of(module)?;
     if codes.dtype() == Dtype::I8 && scale.name().ends_with("weight_scales") {
         let why = "EETQ permutes its codes for a CUTLASS kernel; load the unquantised model";
         return Err(module.unsupported(why));
     }
-    let value = match codes.dtype() {
-        Dtype::I8 => Value::Signed,
-        Dtype::F8_E4M3 => Value::E4M3,
-        dtype @ (Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ) => {
-            table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "an 8-bit float"))?)
-        }
-        _ => return Err(module.mistyped(&codes, "a number of 8 bits")),
-    };
+    let value = bytes(module, &codes)?;
     let shape = codes.shape().to_vec();
     let dims @ [_, height, width] =
         matrices(&shape).ok_or_else(|| module.misshapen(&codes, "where a matrix is expected"))?;
@@ -64,12 +70,10 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         if zero.elements() != scale.elements() {
             return Err(module.misshapen(&zero, "which is not that of its scales"));
         }
-        let signed = match zero.dtype() {
-            Dtype::I8 => None,
-            _ if zero.dtype().is_float() => None,
-            _ => return Err(module.mistyped(&zero, "I8")),
-        };
-        draft.recipe.zero = Some(draft.companion(zero, signed, grid));
+        if zero.dtype() != Dtype::I8 && !zero.dtype().is_float() {
+            return Err(module.mistyped(&zero, "I8"));
+        }
+        draft.recipe.zero = Some(draft.companion(zero, None, grid));
     }
     if let Some(factor) = module.own("pre_quant_scale").filter(|_| codes.dtype() == Dtype::I8) {
         let why = format!(
@@ -95,7 +99,7 @@ pub(super) fn fold_pre_quant_scale<'c>(
     if factor.elements() != columns as u64 || !factor.dtype().is_float() {
         return Err(module.misshapen(&factor, "which is not one for each column of the weight"));
     }
-    let grid = Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: 0 };
+    let grid = Grid::for_columns(0);
     draft.recipe.factor = Some(draft.companion(factor, None, grid));
     Ok(())
 }
@@ -140,21 +144,13 @@ fn grid(module: &Module<'_>, codes: &TensorRef<'_>, scale: &TensorRef<'_>, dims:
         && module.config.method() == Some("fbgemm_fp8")
         && count > 1;
     Ok(match *shape {
-        [] | [1] | [1, 1] => Grid { down: usize::MAX, across: usize::MAX, row: 0, column: 0, matrix: each },
+        [] | [1] | [1, 1] => Grid { matrix: each, ..Grid::ONE },
         // Llama 4's experts, as fbgemm has them: of the last dimension.
-        [each_column, 1] if is_wide && each_column == width => {
-            Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: each }
-        }
-        [columns] if matrix && columns == width && width != height => {
-            Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: each }
-        }
+        [each_column, 1] if is_wide && each_column == width => Grid::for_columns(each),
+        [columns] if matrix && columns == width && width != height => Grid::for_columns(each),
         [rows] if matrix && rows == width => return wrong("which may be for rows or for columns"),
-        [rows] | [rows, 1] if rows == height => {
-            Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: each }
-        }
-        [1, columns] if columns == width => {
-            Grid { down: usize::MAX, across: 1, row: 0, column: 1, matrix: each }
-        }
+        [rows] | [rows, 1] if rows == height => Grid::for_rows(each),
+        [1, columns] if columns == width => Grid::for_columns(each),
         [rows, columns] => {
             let [down, across] = block(module, scale, [height, width], [rows, columns])?;
             Grid::rows(down, across, columns, each)
@@ -254,8 +250,8 @@ fn block(
 
 /// modelopt's int4 with scales for groups: two rows share a row of bytes.
 pub(super) fn rows_in_pairs<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    let codes = module.codes()?;
+    let scale = scales_of(module)?;
     let [count, pairs, width] =
         matrices(codes.shape()).ok_or_else(|| module.misshapen(&codes, "where a matrix is expected"))?;
     let Some(height) = pairs.checked_mul(2) else {
@@ -295,7 +291,7 @@ pub(super) fn rows_in_pairs<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 pub(super) fn bitsandbytes<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     /// One 127th, as it is rounded in the library.
     const SEVENTH: f32 = 0.007_874_016;
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
+    let codes = module.codes()?;
     let Some(scale) =
         module.own("SCB").or_else(|| module.beside(".SCB")).or_else(|| module.own("weight_scb"))
     else {
@@ -319,7 +315,7 @@ pub(super) fn bitsandbytes<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     }
     let layout = rows(Packing::Along, 8, [height, width], width);
     let mut draft = Draft::new(codes, [1, height, width], layout, Value::Signed);
-    let grid = Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 };
+    let grid = Grid::for_rows(0);
     draft.recipe.scale = Some(draft.companion(scale, None, grid));
     draft.recipe.last = Some(SEVENTH);
     draft.leave_out(format);

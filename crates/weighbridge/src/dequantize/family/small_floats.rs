@@ -5,7 +5,7 @@ use super::super::companion::{Grid, Numbers};
 use super::super::module::{Dense, Draft, Module, matrices, rows, table};
 use super::super::recipe::{Second, Value};
 use super::super::tables;
-use super::scaled::{fold_pre_quant_scale, one, scales_of};
+use super::scaled::{fold_pre_quant_scale, numbers, one, scales_of};
 use crate::checkpoint::TensorRef;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -28,8 +28,8 @@ fn unpacked(module: &Module<'_>, codes: &TensorRef<'_>) -> Result<Vec<usize>> {
 
 /// A weight whose scales are powers of two, one for each 32 of a row.
 pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    let codes = module.codes()?;
+    let scale = scales_of(module)?;
     let shape = unpacked(module, &codes)?;
     let dims @ [count, height, width] =
         matrices(&shape).ok_or_else(|| module.misshapen(&codes, "where a matrix is expected"))?;
@@ -42,7 +42,7 @@ pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     }
     let layout = rows(Packing::Nibbles(LOW_FIRST), 4, [height, width], width / 2);
     let mut draft = Draft::new(codes, dims, layout, Value::E2M1);
-    let numbers = (scale.dtype() == Dtype::U8).then(|| Numbers::Bytes(tables::exponents()));
+    let numbers = numbers(&scale);
     draft.recipe.scale = Some(draft.companion(scale, numbers, Grid::rows(1, 32, groups, height * groups)));
     fold_pre_quant_scale(module, &mut draft, width)?;
     draft.dense(module, shape, module.dtype(None))
@@ -50,8 +50,8 @@ pub(super) fn mxfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
 
 /// A weight whose scales are 8-bit floats, one for each 16 of a row, with a scale of their own.
 pub(super) fn nvfp4<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
-    let scale = scales_of(module).ok_or_else(|| module.missing(&format!("{}_scale", module.weight)))?;
+    let codes = module.codes()?;
+    let scale = scales_of(module)?;
     if is_transposed(&codes, &scale) {
         return nvfp4_transposed(module, codes, scale);
     }
@@ -143,7 +143,7 @@ fn add_second<'c>(module: &Module<'c>, draft: &mut Draft<'c>, count: usize) -> R
 
 /// gpt-oss: blocks of 32 weights, and a power of two for each. Its dense parameters have rows and columns exchanged.
 pub(super) fn blocks<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
+    let codes = module.codes()?;
     // OpenAI's own files call them `.blocks` and have weights as they are used.
     let is_own = codes.name().ends_with(".blocks");
     let name = if is_own { ".scales" } else { "_scales" };

@@ -5,14 +5,12 @@ use serde_json::Value as Json;
 use super::super::codes::Packing;
 use super::super::companion::Grid;
 use super::super::config::float;
-use super::super::module::{Dense, Draft, Module, rows, table};
-use super::super::recipe::Value;
-use super::super::tables;
-use crate::dtype::Dtype;
+use super::super::module::{Dense, Draft, Module, rows};
+use super::scaled;
 use crate::error::Result;
 
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
-    let codes = module.quantized.codes().next().ok_or_else(|| module.missing(&module.weight))?;
+    let codes = module.codes()?;
     let described = description(module);
     let class = described.as_ref().and_then(|json| json.get("_type")).and_then(Json::as_str);
     if let Some(class) = class
@@ -30,21 +28,13 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let &[height, width] = codes.shape() else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));
     };
-    let value = match codes.dtype() {
-        Dtype::I8 => Value::Signed,
-        dtype if !dtype.is_float() => {
-            return Err(module.mistyped(&codes, "a signed number of 8 bits"));
-        }
-        dtype => {
-            table(&tables::values(dtype, 1.0).ok_or_else(|| module.mistyped(&codes, "a number of 8 bits"))?)
-        }
-    };
+    let value = scaled::bytes(module, &codes)?;
     let grid = match *scale.shape() {
         [] | [1] | [1, 1] => Grid::ONE,
         [rows, groups] if rows == height && groups > 0 && width.is_multiple_of(groups) => {
             Grid::rows(1, width / groups, groups, 0)
         }
-        [rows] if rows == height => Grid { down: 1, across: usize::MAX, row: 1, column: 0, matrix: 0 },
+        [rows] if rows == height => Grid::for_rows(0),
         _ => {
             return Err(
                 module.misshapen(&scale, &format!("which is no grid of scales over {height} x {width}"))

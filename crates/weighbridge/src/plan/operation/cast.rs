@@ -4,11 +4,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Bound, Operation, Piece, Read, Tiles};
+use super::{Bound, Operation, Piece, Read, Tiles, made_by};
 use crate::cast::{self, Kernel};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Input, Overflow};
+use crate::plan::{Derive, Input, Overflow};
 
 /// What another operation makes, its values in another dtype.
 ///
@@ -55,7 +55,7 @@ impl Cast {
         from: Dtype,
         to: Dtype,
         overflow: Overflow,
-    ) -> Result<impl Tiles + 'static> {
+    ) -> Result<impl Derive + 'static> {
         let kernel = Kernel::of(from, to, overflow)
             .ok_or_else(|| Error::new(ErrorKind::Dtype, cast::no_cast(from, to)))?;
         Ok(CastTiles { of: Arc::clone(of), from, to, kernel })
@@ -101,20 +101,9 @@ impl Tiles for CastTiles {
         gathered: &[u8],
         out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
-        let before = self.before(&tile);
+        let (before, mut scratch) = (self.before(&tile), Vec::new());
         let len = before.end - before.start;
-        let mut scratch = Vec::new();
-        let stored: &[u8] = if self.of.is_direct() {
-            gathered
-        } else {
-            scratch.reserve_exact(len as usize);
-            let room = &mut scratch.spare_capacity_mut()[..len as usize];
-            let made = self.of.compute(before, gathered, room)?;
-            if cfg!(target_endian = "big") && self.of.is_native() {
-                cast::swap_bytes(self.from, made);
-            }
-            made
-        };
+        let stored = made_by(&*self.of, self.from, before, gathered, &mut scratch)?;
         let fits = stored.len() as u64 == len
             && stored.len() as u64 * u64::from(self.to.bits())
                 == out.len() as u64 * u64::from(self.from.bits());
@@ -136,5 +125,11 @@ impl Tiles for CastTiles {
 
     fn is_native(&self) -> bool {
         true
+    }
+}
+
+impl Derive for CastTiles {
+    fn dtype(&self) -> Dtype {
+        self.to
     }
 }

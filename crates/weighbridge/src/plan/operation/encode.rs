@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Bound, Piece, Tiles};
+use super::{Bound, Piece, Tiles, made_by};
 use crate::buffer;
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
@@ -179,17 +179,12 @@ impl Tiles for Encoded {
     ) -> Result<&'t mut [u8]> {
         let before = self.before(&tile);
         let (mut scratch, len) = (Vec::new(), (before.end - before.start) as usize);
-        let is_direct = self.of.is_direct();
-        let mut made: Cow<'_, [u8]> = if is_direct {
-            Cow::Borrowed(gathered)
-        } else {
-            scratch.reserve_exact(len);
-            Cow::Borrowed(self.of.compute(before, gathered, &mut scratch.spare_capacity_mut()[..len])?)
-        };
+        let made = made_by(&*self.of, Dtype::F32, before, gathered, &mut scratch)?;
         if made.len() != len || out.len() as u64 != tile.end - tile.start {
             return Err(Error::new(ErrorKind::Internal, "a tile and its input differ in length"));
         }
-        if cfg!(target_endian = "big") && (is_direct || !self.of.is_native()) {
+        let mut made = Cow::Borrowed(made);
+        if cfg!(target_endian = "big") {
             swap_bytes(Dtype::F32, made.to_mut());
         }
         let values: Cow<'_, [f32]> = match bytemuck::try_cast_slice(&made) {
