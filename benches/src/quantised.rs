@@ -45,6 +45,8 @@ type Part = (&'static str, Dtype, Vec<usize>, Fill);
 #[derive(Clone, Copy)]
 enum Fill {
     Noise,
+    /// Noise without what is no number as `F8_E4M3`: weights have none.
+    Numbers,
     /// All bytes of each element.
     Same(&'static [u8]),
 }
@@ -83,7 +85,7 @@ fn methods() -> Vec<Method> {
             "FP8, blocks of 128",
             r#"{"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#,
             vec![
-                ("weight", Dtype::F8_E4M3, vec![n, k], Noise),
+                ("weight", Dtype::F8_E4M3, vec![n, k], Fill::Numbers),
                 ("weight_scale_inv", Dtype::F32, vec![n / 128, k / 128], F32),
             ],
         ),
@@ -181,6 +183,9 @@ impl Method {
                     (0..shape[0] as u32).flat_map(|column| (column * 37 % 32).to_le_bytes()).collect()
                 }
                 Fill::Noise => (0..len).map(|_| noise()).collect(),
+                Fill::Numbers => {
+                    (0..len).map(|_| noise()).map(|code| if code & 0x7F == 0x7F { 0 } else { code }).collect()
+                }
                 Fill::Same(element) => element.iter().copied().cycle().take(len).collect(),
             };
             Ok(bytes)

@@ -5,13 +5,15 @@ use std::mem::MaybeUninit;
 
 use bytemuck::Pod;
 
+use super::Unfilled;
 use super::e8m0::E8M0;
 use super::element::{Made, Stored, Wide};
 use super::number::{Real, Unlimited};
 use super::overflow::Overflow;
 use super::packed::Unpack;
-use super::simd::{Convert, Instructions};
+use super::simd::{Convert, Instructions, Work};
 use super::small_float::{BF16, E4M3, E4M3Fnuz, E5M2, E5M2Fnuz, F16};
+use crate::buffer;
 use crate::dtype::Dtype;
 
 /// `None` when a value is refused.
@@ -66,6 +68,7 @@ pub(super) fn widen(from: Dtype, to: Dtype) -> Option<(Dtype, Step)> {
 /// How a dtype is made of `wide`, one of the five.
 pub(super) fn narrow(wide: Dtype, to: Dtype, overflow: Overflow) -> Option<Step> {
     match wide {
+        Dtype::F32 if to == Dtype::BF16 => Some(to_bf16),
         Dtype::F32 => narrow_from::<f32>(to, overflow),
         Dtype::F64 => narrow_from::<f64>(to, overflow),
         Dtype::I32 => narrow_from::<i32>(to, overflow),
@@ -119,6 +122,59 @@ pub(super) fn fused(from: Dtype, to: Dtype) -> Option<Step> {
         (Dtype::U16, Dtype::U32) => by::<u16, u32>(),
         (Dtype::U32, Dtype::I64 | Dtype::U64) => by::<u32, u64>(),
         _ => None,
+    }
+}
+
+/// Most values become a `BF16` by one addition: all of those of a block, unless there is one that is too large, infinite or
+/// no number.
+fn to_bf16<'t>(how: How, wide: &[u8], made: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
+    const BLOCK: usize = 1024;
+    let limits = <BF16 as Made<f32>>::limits(how.overflow);
+    buffer::fill::<Unfilled>(made, |done, rest| {
+        let count = (rest.len() / 2).min(BLOCK);
+        let wide = wide.get(done * 2..(done / 2 + count) * 4).ok_or(Unfilled)?;
+        let rest = &mut rest[..count * 2];
+        let made = match how.instructions.run(AnyBeyond(wide)) {
+            true => how.instructions.map(Narrow::<f32, BF16>(limits, PhantomData), wide, rest),
+            false => how.instructions.map(Add, wide, rest),
+        };
+        made.map(|made| Some(&*made)).ok_or(Unfilled)
+    })
+    .ok()
+}
+
+/// Whether any of some `F32` is none that [`Add`] rounds.
+struct AnyBeyond<'w>(&'w [u8]);
+
+impl Work for AnyBeyond<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let mut any = false;
+        for value in self.0.as_chunks::<4>().0 {
+            any |= (u32::from_ne_bytes(*value) & !(1 << 31)).cast_signed() >= BF16_BEYOND;
+        }
+        any
+    }
+}
+
+/// Half a step behind the largest `BF16`, as an `F32`.
+const BF16_BEYOND: i32 = 0x7F7F_8000;
+
+/// Rounds to a `BF16`.
+#[derive(Clone, Copy)]
+struct Add;
+
+impl Convert for Add {
+    type From = u32;
+    type To = u16;
+
+    #[inline(always)]
+    fn convert(self, bits: u32) -> (u16, bool) {
+        // Half a step less one, and one for what is odd: half a step goes to what is even.
+        let half = 0x7FFF + (bits >> 16 & 1);
+        ((bits.wrapping_add(half) >> 16) as u16, false)
     }
 }
 

@@ -24,8 +24,11 @@ pub(crate) trait Convert: Copy {
 
 /// Loops over memory that is initialised. Implementations are to be `#[inline(always)]`, as those of [`Convert`].
 pub(crate) trait Work {
+    /// What comes of it.
+    type Output;
+
     /// Does it.
-    fn run(self);
+    fn run(self) -> Self::Output;
 }
 
 /// The instructions that a loop may use.
@@ -50,14 +53,14 @@ impl Instructions {
     }
 
     /// Does work with these instructions.
-    pub(crate) fn run(self, work: impl Work) {
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         if self.avx2 {
             // SAFETY: `avx2` is set by `detect` only, and only where the processor has it.
             return unsafe { run_avx2(work) };
         }
         debug_assert!(!self.avx2, "only x86 has it");
-        work.run();
+        work.run()
     }
 
     /// Makes each element of `to` out of one of `from`, neither of which need be aligned. `None` if one was
@@ -84,8 +87,8 @@ impl Instructions {
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[target_feature(enable = "avx2")]
-fn run_avx2(work: impl Work) {
-    work.run();
+fn run_avx2<W: Work>(work: W) -> W::Output {
+    work.run()
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]

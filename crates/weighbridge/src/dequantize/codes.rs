@@ -422,15 +422,21 @@ impl Codes {
             if lines.iter().any(|line| line.len() != whole * 4) {
                 return None;
             }
-            for word in 0..whole {
-                let spreads = std::array::from_fn(|row| {
-                    let line = &lines[row][word * 4..word * 4 + 4];
-                    spread(u32::from_le_bytes([line[0], line[1], line[2], line[3]]))
-                });
-                let lanes = transposed(spreads);
+            for word in (0..whole).step_by(WORDS) {
+                let mut lanes = [[0; WORDS]; 8];
+                for (lane, line) in lanes.iter_mut().zip(lines) {
+                    let words = line.get(word * 4..).unwrap_or_default().as_chunks::<4>().0;
+                    for (spread_word, word) in lane.iter_mut().zip(words) {
+                        *spread_word = spread(u32::from_le_bytes(*word));
+                    }
+                }
+                transpose(&mut lanes);
                 for (lane, place) in order.iter().enumerate() {
-                    let start = (word * 8 + lane) * stride + eight * 8;
-                    out.get_mut(start..start + 8)?.copy_from_slice(&lanes[usize::from(*place)].to_le_bytes());
+                    let lanes = &lanes[usize::from(*place)];
+                    for (at, codes) in lanes.iter().enumerate().take(whole - word) {
+                        let start = ((word + at) * 8 + lane) * stride + eight * 8;
+                        out.get_mut(start..start + 8)?.copy_from_slice(&codes.to_le_bytes());
+                    }
                 }
             }
         }
@@ -493,20 +499,27 @@ fn spread(word: u32) -> u64 {
     (word | word << 4) & 0x0F0F_0F0F_0F0F_0F0F
 }
 
-/// The rows of a matrix of 8 by 8 bytes as its columns.
+/// Matrices that are transposed at a time: their rows make a vector.
+const WORDS: usize = 4;
+
+/// Makes the rows of matrices of 8 by 8 bytes their columns.
+// Loops, and no closures or methods of arrays, which are not compiled for the instructions of the loop around them.
 #[inline(always)]
-fn transposed(mut rows: [u64; 8]) -> [u64; 8] {
-    let mut swap = |distance: usize, bits: u32, mask: u64| {
-        for first in (0..8).filter(|row| row & distance == 0) {
-            let (upper, lower) = (rows[first], rows[first + distance]);
-            rows[first] = upper & mask | (lower & mask) << bits;
-            rows[first + distance] = upper >> bits & mask | lower & !mask;
+fn transpose(rows: &mut [[u64; WORDS]; 8]) {
+    const SWAPS: [(usize, u32, u64); 3] =
+        [(4, 32, 0x0000_0000_FFFF_FFFF), (2, 16, 0x0000_FFFF_0000_FFFF), (1, 8, 0x00FF_00FF_00FF_00FF)];
+    for (distance, bits, mask) in SWAPS {
+        for first in 0..8 {
+            if first & distance != 0 {
+                continue;
+            }
+            for word in 0..WORDS {
+                let (upper, lower) = (rows[first][word], rows[first + distance][word]);
+                rows[first][word] = upper & mask | (lower & mask) << bits;
+                rows[first + distance][word] = upper >> bits & mask | lower & !mask;
+            }
         }
-    };
-    swap(4, 32, 0x0000_0000_FFFF_FFFF);
-    swap(2, 16, 0x0000_FFFF_0000_FFFF);
-    swap(1, 8, 0x00FF_00FF_00FF_00FF);
-    rows
+    }
 }
 
 /// The word, of the row of words that four rows share, and the four bits of it that hold a code.

@@ -57,6 +57,8 @@ pub(super) struct Segment<'w> {
 }
 
 impl Work for Segment<'_> {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         self.recipe.segment(self.at, self.codes, self.parts, self.scales, self.out);
@@ -114,11 +116,23 @@ impl Along<'_> {
             }
         } else if let Some(numbers) = self.each(start, values.len()) {
             values.iter_mut().zip(numbers).for_each(|(value, &number)| *value = with(*value, number));
+        } else if let Some((groups, last)) = self.index(start, values.len()) {
+            for (value, &group) in values.iter_mut().zip(groups) {
+                *value = with(*value, self.values[(group as usize).min(last)]);
+            }
         } else {
             for (column, value) in (start..).zip(values) {
                 *value = with(*value, self.of_column(column));
             }
         }
+    }
+
+    /// The groups of columns, where these are in no order, and the last group: there is none beyond it, and to say so
+    /// makes vector code of the loop.
+    #[inline(always)]
+    fn index(&self, start: usize, len: usize) -> Option<(&[u32], usize)> {
+        let groups = self.groups.filter(|_| self.across != usize::MAX)?;
+        Some((groups.get(start..start.checked_add(len)?)?, self.values.len().checked_sub(1)?))
     }
 }
 
@@ -187,6 +201,8 @@ impl Recipe {
                     self.decode(&codes[run.clone()], &mut out[run], |value| (value - zero) * scale);
                 }
             }
+            (Some(zero), Some(scale))
+                if !parts.is_rounded && self.by_index(codes, &zero, &scale, start, out) => {}
             (zero, scale) => {
                 self.decode(codes, out, |value| value);
                 if let Some(zero) = zero {
@@ -215,6 +231,29 @@ impl Recipe {
         if let Some(factor) = &parts.factor {
             self.along(factor, row).apply(start, out, |value, factor| value * factor);
         }
+    }
+
+    /// The weights, where codes are numbers and both companions have an index; false otherwise.
+    #[inline(always)]
+    fn by_index(
+        &self,
+        codes: &[u8],
+        zero: &Along<'_>,
+        scale: &Along<'_>,
+        start: usize,
+        out: &mut [f32],
+    ) -> bool {
+        let Value::Number(add) = self.value else { return false };
+        let (zeros, scales) = (zero.index(start, out.len()), scale.index(start, out.len()));
+        let (Some((groups, last)), Some(_)) = (scales, zeros) else { return false };
+        if zero.values.len() != scale.values.len() {
+            return false;
+        }
+        for ((out, &code), &group) in out.iter_mut().zip(codes).zip(groups) {
+            let (group, value) = ((group as usize).min(last), (i32::from(code) + i32::from(add)) as f32);
+            *out = (value - zero.values[group]) * scale.values[group];
+        }
+        true
     }
 
     /// What codes stand for, and what `then` makes of it.

@@ -135,6 +135,8 @@ impl Maker<'_> {
     }
 
     /// Finds the codes of the next weights, and their scales if these are products.
+    // A call would have to wait until all weights before are in the cache, to read what it returns.
+    #[inline(always)]
     fn step(&mut self, codes: &mut Vec<u8>, scales: &mut Vec<f32>) -> Option<Step> {
         let Self { recipe, band, window, parts, row, column, unpacked, scaled, instructions } = self;
         let Band { rows, columns, tail, .. } = band;
@@ -196,6 +198,8 @@ struct Unpack<'w> {
 }
 
 impl Work for Unpack<'_> {
+    type Output = ();
+
     #[inline(always)]
     fn run(self) {
         let Self { recipe: Recipe { codes, across, .. }, window, rows, columns, out } = self;
