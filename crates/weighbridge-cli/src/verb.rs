@@ -9,6 +9,7 @@ pub(crate) mod filter;
 pub(crate) mod generate;
 pub(crate) mod hash;
 pub(crate) mod inspect;
+pub(crate) mod lora;
 pub(crate) mod merge;
 pub(crate) mod meta;
 pub(crate) mod quantize;

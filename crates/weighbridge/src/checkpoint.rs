@@ -23,6 +23,7 @@ use crate::names::nearest_name;
 use crate::source::Source;
 pub use catalog::TensorRef;
 use catalog::{Catalog, TensorIndex};
+pub(crate) use derived::DerivedTensor;
 pub use files::CheckpointFiles;
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;

@@ -13,7 +13,6 @@ mod family;
 mod module;
 mod recipe;
 mod segment;
-mod source;
 mod tables;
 mod tiles;
 
@@ -21,16 +20,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cast::Overflow;
-use crate::checkpoint::{Checkpoint, QuantizedModule, Shard, TensorRef, may_be_codes};
+use crate::checkpoint::{Checkpoint, DerivedTensor, QuantizedModule, Shard, TensorRef, may_be_codes};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::Decode;
 use crate::plan::{Derive, Derived};
 use crate::text::{brief, start_of};
-use crate::write::{Order, Save};
 use config::Config;
 use module::{Dense, Module};
-use source::DerivedSource;
 use tiles::Weights;
 
 /// Tensors that say something about activations, and markers: without their modules they say nothing.
@@ -251,21 +247,16 @@ fn unknown(checkpoint: &Checkpoint, tensor: &TensorRef<'_>, config: &Config) -> 
 
 /// A file that is nowhere, of weights in the order of their codes.
 fn derived_shard(label: Option<&std::path::Path>, weights: Vec<(String, Dense<'_>)>) -> Result<Shard> {
-    let described = weights.iter().map(|(name, dense)| (&**name, dense.dtype, dense.shape.clone()));
-    let layout = Save::new().order(Order::Given).layout(described)?;
-    let header = layout.header().to_vec();
     let internal = || Error::new(ErrorKind::Internal, "there is no cast from F32 to the dtype of a weight");
-    let derived = weights.into_iter().map(|(_, dense)| {
+    let tensors = weights.into_iter().map(|(name, dense)| {
         let inputs = dense.inputs();
-        let recipe = Arc::new(dense.recipe);
+        let (dtype, shape, recipe) = (dense.dtype, dense.shape, Arc::new(dense.recipe));
         let tiles = |dtype| {
             let weights = Weights::new(&recipe, dtype, Overflow::default()).ok_or_else(internal);
             weights.map(|weights| Arc::new(weights) as Arc<dyn Derive>)
         };
-        Ok(Arc::new(Derived::new(inputs, tiles(dense.dtype)?, tiles(Dtype::F32)?)))
+        let derived = Derived::new(inputs, tiles(dtype)?, Some(tiles(Dtype::F32)?));
+        Ok(DerivedTensor { name, dtype, shape, derived })
     });
-    let derived: Vec<_> = derived.collect::<Result<_>>()?;
-    let source = DerivedSource::new(header, &layout, &derived)?;
-    let header = Decode::new().read(&source)?;
-    Ok(Shard::derived_from(label, header, source, derived))
+    Shard::of_derived(label, tensors.collect::<Result<_>>()?)
 }

@@ -47,6 +47,7 @@ pub mod format {}
 #[doc = include_str!("../docs/quantised.md")]
 pub mod quantised {}
 
+mod adapter;
 mod blocks;
 mod buffer;
 mod cast;
@@ -72,6 +73,7 @@ mod text;
 mod view;
 pub mod write;
 
+pub use adapter::{Adapter, AdapterFormat, AdapterModule};
 pub use blocks::{BlockType, Blocks};
 pub use buffer::HostBuffer;
 pub use checkpoint::{

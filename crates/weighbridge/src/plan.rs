@@ -16,8 +16,8 @@ pub(crate) use derived::{Derive, Derived};
 pub use input::Input;
 pub use memory::cast_into;
 pub use operation::{
-    BitCast, Bound, Cast, Constant, Encode, Join, Operation, Part, Piece, Quantize, QuantizeMethod,
-    QuantizedWeight, Read, Tiles, Transpose,
+    BitCast, Bound, Cast, Constant, Delta, Encode, Join, LowRank, Operation, Part, Piece, Quantize,
+    QuantizeMethod, QuantizedWeight, Read, Tiles, Transpose,
 };
 
 use crate::checkpoint::{Checkpoint, Shard, TensorRef};
@@ -318,9 +318,10 @@ impl Entry {
 
     /// A tensor that is derived from stored ones.
     pub(crate) fn derived(name: &str, dtype: Dtype, shape: &[usize], derived: &Derived) -> Result<Self> {
-        let [wide, own] = derived.made();
-        let base = Made { dtype: Dtype::F32, tiles: wide };
-        Self::made_of(name, shape.to_vec(), derived.inputs().into(), base, Made { dtype, tiles: own })
+        let (wide, own) = derived.made();
+        let own = Made { dtype, tiles: own };
+        let base = wide.map_or_else(|| own.clone(), |tiles| Made { dtype: Dtype::F32, tiles });
+        Self::made_of(name, shape.to_vec(), derived.inputs().into(), base, own)
     }
 
     /// A tensor that `tiles` make of stored ones, in this dtype and no other.
@@ -522,9 +523,11 @@ impl Bases {
 
     /// The operation on the same inputs in `F32`, if it makes the same of them as of `inputs`.
     fn wide(operation: &dyn Operation, inputs: &[Input], bound: &Bound) -> Option<(Arc<[Input]>, Bound)> {
-        let wide: Arc<[Input]> = inputs.iter().map(Input::widened).collect::<Option<_>>()?;
+        let wide: Arc<[Input]> = inputs.iter().map(Input::widened).collect();
         let made = operation.bind(&wide).ok().filter(|made| made.shape == bound.shape)?;
-        let keeps_dtype = made.dtype == Dtype::F32 && inputs.iter().all(|input| input.dtype() == bound.dtype);
+        // What has the dtype of its first input has it now, too.
+        let first = inputs.first().map(Input::dtype);
+        let keeps_dtype = made.dtype == Dtype::F32 && first == Some(bound.dtype);
         (made.dtype == bound.dtype || keeps_dtype).then_some((wide, made))
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
-use super::{Input, Overflow};
+use super::{Entry, Input, Made, Overflow, Rules};
 use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
@@ -22,8 +22,8 @@ pub(crate) struct Derived {
     inputs: Arc<[Input]>,
     /// Makes it in the dtype that it is said to have.
     tiles: Arc<dyn Derive>,
-    /// Makes it in `F32`, before values are rounded.
-    wide: Arc<dyn Derive>,
+    /// Makes it in `F32`, before values are rounded; `None` if that does not hold them.
+    wide: Option<Arc<dyn Derive>>,
 }
 
 /// Tiles that are asked for several ranges of the output at a time, which together may need less than each alone.
@@ -74,30 +74,40 @@ pub(crate) trait Derive: Tiles {
 
 impl Derived {
     /// What `wide` makes of `inputs`, in `F32`, and `tiles` in the dtype that it is said to have.
-    pub(crate) fn new(inputs: Vec<Input>, tiles: Arc<dyn Derive>, wide: Arc<dyn Derive>) -> Self {
+    pub(crate) fn new(inputs: Vec<Input>, tiles: Arc<dyn Derive>, wide: Option<Arc<dyn Derive>>) -> Self {
         Self { inputs: inputs.into(), tiles, wide }
+    }
+
+    /// What an entry makes.
+    pub(crate) fn of(entry: &Entry) -> Self {
+        let derive = |made: &Made| {
+            Arc::new(Whole { of: Arc::clone(&made.tiles), dtype: made.dtype }) as Arc<dyn Derive>
+        };
+        let holds = is_narrow(entry.base.dtype) || entry.base.dtype == Dtype::F32;
+        let wide = holds.then(|| entry.base.cast(Dtype::F32, Rules::new(Overflow::default())).ok()).flatten();
+        Self {
+            inputs: Arc::clone(&entry.inputs),
+            tiles: derive(&entry.made),
+            wide: wide.as_ref().map(derive),
+        }
     }
 
     /// A stored tensor of floats in a wider dtype.
     pub(super) fn cast(input: &Input, dtype: Dtype) -> Option<Self> {
-        let holds = matches!(
-            input.dtype(),
-            Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0
-        );
-        let read = Read.bind(std::slice::from_ref(input)).ok().filter(|_| holds)?;
+        let read = Read.bind(std::slice::from_ref(input)).ok().filter(|_| is_narrow(input.dtype()))?;
         let tiles = Cast::tiles(&read.tiles, input.dtype(), dtype, Overflow::default()).ok()?;
         let tiles: Arc<dyn Derive> = Arc::new(tiles);
-        Some(Self { inputs: Arc::new([input.clone()]), wide: Arc::clone(&tiles), tiles })
+        Some(Self { inputs: Arc::new([input.clone()]), wide: Some(Arc::clone(&tiles)), tiles })
     }
 
-    /// The same in `F32`.
-    pub(super) fn widened(&self) -> Self {
-        Self { tiles: Arc::clone(&self.wide), ..self.clone() }
+    /// The same in `F32`, if that holds its values.
+    pub(super) fn widened(&self) -> Option<Self> {
+        Some(Self { tiles: Arc::clone(self.wide.as_ref()?), ..self.clone() })
     }
 
-    /// Its tiles: in `F32`, and in the dtype that it is said to have.
-    pub(super) fn made(&self) -> [Arc<dyn Tiles>; 2] {
-        [Arc::clone(&self.wide) as _, Arc::clone(&self.tiles) as _]
+    /// Its tiles: in `F32` if that holds its values, and in the dtype that it is said to have.
+    pub(super) fn made(&self) -> (Option<Arc<dyn Tiles>>, Arc<dyn Tiles>) {
+        (self.wide.as_ref().map(|wide| Arc::clone(wide) as _), Arc::clone(&self.tiles) as _)
     }
 
     /// The same as blocks.
@@ -106,12 +116,69 @@ impl Derived {
     ///
     /// As [`Derive::blocks`].
     pub(crate) fn blocks(&self) -> Result<(BlockType, Arc<dyn Tiles>)> {
-        self.wide.blocks(&self.inputs)
+        self.wide.as_ref().unwrap_or(&self.tiles).blocks(&self.inputs)
     }
 
     /// The stored tensors.
     pub(crate) fn inputs(&self) -> &[Input] {
         &self.inputs
+    }
+}
+
+/// Whether all values of a dtype are among those of `F32`, and it is another one.
+fn is_narrow(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0)
+}
+
+/// The tiles of an entry, for one range after the other.
+#[derive(Debug)]
+struct Whole {
+    of: Arc<dyn Tiles>,
+    dtype: Dtype,
+}
+
+impl Tiles for Whole {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        self.of.gather(tile, pieces);
+    }
+
+    fn run(&self, tile: &Range<u64>) -> Option<Range<u64>> {
+        self.of.run(tile)
+    }
+
+    fn is_direct(&self) -> bool {
+        self.of.is_direct()
+    }
+
+    fn compute<'t>(
+        &self,
+        tile: Range<u64>,
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> Result<&'t mut [u8]> {
+        match self.of.is_direct() {
+            true if gathered.len() == out.len() => Ok(out.write_copy_of_slice(gathered)),
+            true => Err(unlike()),
+            false => self.of.compute(tile, gathered, out),
+        }
+    }
+
+    fn step(&self) -> u64 {
+        self.of.step()
+    }
+
+    fn in_dtype(&self, dtype: Dtype, overflow: Overflow) -> Option<Arc<dyn Tiles>> {
+        self.of.in_dtype(dtype, overflow)
+    }
+
+    fn is_native(&self) -> bool {
+        self.of.is_native()
+    }
+}
+
+impl Derive for Whole {
+    fn dtype(&self) -> Dtype {
+        self.dtype
     }
 }
 

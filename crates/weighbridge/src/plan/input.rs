@@ -72,15 +72,16 @@ impl Input {
         self.derived.as_ref()
     }
 
-    /// The same tensor in `F32`, which holds its values before they were rounded; `None` if they are not floats that it
-    /// holds.
-    pub(super) fn widened(&self) -> Option<Self> {
+    /// The same tensor in `F32`, which holds its values before they were rounded; as it is if it has none of those.
+    pub(super) fn widened(&self) -> Self {
         let derived = match &self.derived {
-            Some(derived) => Some(Arc::new(derived.widened())),
-            None if self.dtype == Dtype::F32 => None,
-            None => Some(Arc::new(Derived::cast(self, Dtype::F32)?)),
+            Some(derived) => derived.widened(),
+            None => Derived::cast(self, Dtype::F32),
         };
-        Some(Self { dtype: Dtype::F32, derived, ..self.clone() })
+        match derived {
+            Some(derived) => Self { dtype: Dtype::F32, derived: Some(Arc::new(derived)), ..self.clone() },
+            None => self.clone(),
+        }
     }
 
     /// The shard that holds it.

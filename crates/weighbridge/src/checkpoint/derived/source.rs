@@ -1,4 +1,4 @@
-//! The bytes of a file of weights that is nowhere, made as they are read.
+//! The bytes of a file that is nowhere, made as they are read.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -10,10 +10,10 @@ use crate::plan::{Derived, Entry, Plan};
 use crate::source::Source;
 use crate::write::{Layout, Ranges};
 
-/// A header, and weights behind it.
+/// A header, and tensors behind it.
 pub(super) struct DerivedSource {
     header: Vec<u8>,
-    weights: Vec<(Range<u64>, Streamed)>,
+    tensors: Vec<(Range<u64>, Streamed)>,
     size: u64,
 }
 
@@ -29,9 +29,9 @@ impl DerivedSource {
             let place = tensor.data_offsets();
             start + place.start..start + place.end
         });
-        let weights: Vec<_> = places.zip(plan.tensors().map(|(_, streamed)| streamed)).collect();
-        let size = weights.last().map_or(start, |(place, _)| place.end);
-        Ok(Self { header, weights, size })
+        let tensors: Vec<_> = places.zip(plan.tensors().map(|(_, streamed)| streamed)).collect();
+        let size = tensors.last().map_or(start, |(place, _)| place.end);
+        Ok(Self { header, tensors, size })
     }
 }
 
@@ -48,8 +48,8 @@ impl Source for DerivedSource {
         let (head, mut rest) = buf.split_at_mut(of_header.len());
         head.copy_from_slice(of_header);
         let mut at = offset + of_header.len() as u64;
-        let first = self.weights.partition_point(|(place, _)| place.end <= at);
-        for (place, weight) in self.weights.iter().skip(first) {
+        let first = self.tensors.partition_point(|(place, _)| place.end <= at);
+        for (place, tensor) in self.tensors.iter().skip(first) {
             if rest.is_empty() {
                 break;
             }
@@ -57,11 +57,11 @@ impl Source for DerivedSource {
             let (into, behind) = rest.split_at_mut((until - at) as usize);
             rest = behind;
             // From one element to another.
-            let size = u64::from(weight.entry().dtype().bits() / 8).max(1);
+            let size = u64::from(tensor.entry().dtype().bits() / 8).max(1);
             let wanted = at - place.start..until - place.start;
             let whole = wanted.start / size * size..wanted.end.div_ceil(size) * size;
             let mut clip = Clip { into, skip: (wanted.start - whole.start) as usize };
-            weight.write_range(whole, &mut clip)?;
+            tensor.write_range(whole, &mut clip)?;
             at = until;
         }
         Ok(())

@@ -1,0 +1,311 @@
+"""What `weighbridge lora merge` makes is what PEFT's `merge_and_unload` makes, within one rounding of the dtype: LoRA, rsLoRA, DoRA, patterns,
+embeddings, convolutions, weights stored the other way round, biases, saved modules, several adapters, fused and apart.
+
+    adapters.py WEIGHBRIDGE     (torch, transformers, peft; numpy)
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+warnings.simplefilter("ignore")
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+weighbridge = sys.argv[1]
+checks = 0
+
+
+def check(what, good):
+    global checks
+    checks += 1
+    if not good:
+        sys.exit(f"FAILED: {what}")
+
+
+def run(*args, fails=None):
+    done = subprocess.run([weighbridge, *map(str, args)], capture_output=True, text=True)
+    if fails is None:
+        check(f"{args}: {done.stderr}", done.returncode == 0)
+    else:
+        check(f"{args} fails: {done.stderr}", done.returncode == 2 and all(word in done.stderr for word in fails))
+        check(f"{args}: one line", done.stderr.strip().count("\n") == 0)
+    return done.stderr
+
+
+def tensors(where):
+    found = {}
+    for file in sorted(Path(where).glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+def shake(model, seed):
+    """Factors that are not zero, and magnitudes that are not what they were."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in model.named_parameters():
+        if "lora_magnitude" in name:
+            value.data *= 1 + 0.3 * torch.rand(value.shape, generator=generator).to(value.dtype)
+        elif "lora_" in name:
+            value.data = (torch.randn(value.shape, generator=generator) * 0.2).to(value.dtype)
+        elif "modules_to_save" in name or (".bias" in name and value.requires_grad):
+            value.data = value.data + (torch.randn(value.shape, generator=generator) * 0.2).to(value.dtype)
+
+
+def exact(base, adapter):
+    """What PEFT makes in float64: the truth that both are held against."""
+    model = PeftModel.from_pretrained(base, adapter)
+    return model.double().merge_and_unload().state_dict()
+
+
+def compare(what, ours, wanted, dtype, slack=1.0):
+    for name, weight in wanted.items():
+        if name not in ours:
+            continue
+        mine = ours[name]
+        check(f"{what}: {name} has shape {tuple(mine.shape)}", mine.shape == weight.shape)
+        eps = torch.finfo(dtype).eps
+        weight = weight.double()
+        # One rounding of the dtype, and what F32 loses where numbers cancel out.
+        room = slack * (weight.abs() * eps * 0.5000001) + 2e-6
+        worst = ((mine.double() - weight).abs() - room).max().item() if weight.numel() else -1
+        check(f"{what}: {name} is off by {worst:g} more than one rounding", worst <= 0)
+
+
+def llama(**more):
+    config = transformers.LlamaConfig(
+        **{
+            **dict(hidden_size=72, intermediate_size=104, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=12,
+                   vocab_size=97, tie_word_embeddings=False),
+            **more,
+        }
+    )
+    return lambda: transformers.LlamaForCausalLM(config)
+
+
+def gpt2():
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=61, n_positions=16))
+
+
+def phi3():
+    config = transformers.Phi3Config(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                                     vocab_size=61, pad_token_id=0, tie_word_embeddings=False)
+    return transformers.Phi3ForCausalLM(config)
+
+
+class Convolutions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(6, 10, 3)
+        self.two = nn.Conv2d(10, 7, 1)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x):
+        return self.head(self.two(self.one(x)).mean((2, 3)))
+
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CASES = {
+    "LoRA": (llama(), dict(r=4, lora_alpha=7, target_modules=ALL)),
+    "LoRA of a large rank": (llama(), dict(r=33, lora_alpha=16, target_modules=["q_proj", "down_proj"])),
+    "rsLoRA": (llama(), dict(r=8, lora_alpha=16, use_rslora=True, target_modules=ALL)),
+    "DoRA": (llama(), dict(r=3, lora_alpha=6, use_dora=True, target_modules=ALL)),
+    "DoRA and rsLoRA": (llama(), dict(r=5, lora_alpha=6, use_dora=True, use_rslora=True, target_modules=ALL)),
+    "patterns": (
+        llama(),
+        dict(r=4, lora_alpha=8, target_modules=ALL, rank_pattern={"q_proj": 6, r"model\.layers\.1\.mlp\.up_proj": 2},
+             alpha_pattern={"v_proj": 3, r".*\.1\..*\.down_proj": 30, "layers.0.self_attn.k_proj": 1}),
+    ),
+    "saved modules": (llama(), dict(r=4, target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"])),
+    "embeddings": (llama(), dict(r=4, lora_alpha=9, target_modules=["embed_tokens", "lm_head", "q_proj"])),
+    "tied embeddings": (llama(tie_word_embeddings=True), dict(r=4, target_modules=["embed_tokens", "v_proj"])),
+    "biases": (llama(attention_bias=True, mlp_bias=True), dict(r=4, target_modules=ALL, bias="all")),
+    "biases of LoRA": (llama(attention_bias=True, mlp_bias=True), dict(r=4, target_modules=ALL, lora_bias=True)),
+    "GPT-2": (gpt2, dict(r=4, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)),
+    "fused": (phi3, dict(r=4, target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"])),
+    "convolutions": (Convolutions, dict(r=4, lora_alpha=5, target_modules=["one", "two", "head"])),
+    "DoRA of convolutions": (Convolutions, dict(r=4, use_dora=True, target_modules=["one", "two", "head"])),
+    "EVA-like defaults": (llama(), dict(target_modules=["k_proj"])),
+}
+
+
+def save_base(model, where):
+    where.mkdir(parents=True)
+    if isinstance(model, transformers.PreTrainedModel):
+        model.save_pretrained(where, max_shard_size="60KB")
+    else:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, where / "model.safetensors")
+
+
+def reload(make, where):
+    model = make()
+    if isinstance(model, transformers.PreTrainedModel):
+        return type(model).from_pretrained(where, dtype="auto")
+    model.load_state_dict(load_file(where / "model.safetensors"))
+    return model.to(next(iter(load_file(where / "model.safetensors").values())).dtype)
+
+
+def cases(here):
+    for number, (name, (make, config)) in enumerate(CASES.items()):
+        for dtype in [torch.float32, torch.bfloat16, torch.float16]:
+            torch.manual_seed(number)
+            where = here / f"{number}-{str(dtype)[6:]}"
+            model = make().to(dtype)
+            save_base(model, where / "base")
+            tuned = get_peft_model(model, LoraConfig(**config))
+            shake(tuned, number)
+            tuned.save_pretrained(where / "adapter")
+            wanted = exact(reload(make, where / "base"), where / "adapter")
+            run("lora", "merge", where / "base", where / "adapter", "-o", where / "merged")
+            compare(f"{name}, {dtype}", tensors(where / "merged"), wanted, dtype)
+            run("lora", "merge", where / "base", where / "adapter", "-o", where / "wide", "--to", "f32")
+            compare(f"{name}, {dtype} to F32", tensors(where / "wide"), wanted, torch.float32, slack=4.0)
+            info = json.loads(subprocess.run([weighbridge, "lora", "info", where / "adapter", "--json"], capture_output=True, text=True).stdout)
+            check(f"{name}: info", info["format"] == "PEFT" and len(info["modules"]) > 0)
+            if isinstance(model, transformers.PreTrainedModel):
+                loaded = type(model).from_pretrained(where / "merged", dtype="auto")
+                ids = torch.arange(9).unsqueeze(0)
+                with torch.no_grad():
+                    check(f"{name}: it computes", bool(torch.isfinite(loaded(ids).logits.float()).all()))
+        print(f"ok  {name}")
+
+
+def several(here):
+    """Two adapters, with weights."""
+    make = llama()
+    torch.manual_seed(3)
+    base = make().to(torch.bfloat16)
+    save_base(base, here / "base")
+    for name, seed, config in [("one", 1, dict(r=4, target_modules=ALL)), ("two", 2, dict(r=7, lora_alpha=3, target_modules=["q_proj", "up_proj"]))]:
+        tuned = get_peft_model(reload(make, here / "base"), LoraConfig(**config))
+        shake(tuned, seed)
+        tuned.save_pretrained(here / name)
+    model = PeftModel.from_pretrained(reload(make, here / "base"), here / "one", adapter_name="one")
+    model.load_adapter(here / "two", adapter_name="two")
+    model = model.double()
+    for adapter, weight in [("one", 0.75), ("two", -0.5)]:
+        for module in model.modules():
+            if hasattr(module, "scaling") and adapter in getattr(module, "scaling", {}):
+                module.scaling[adapter] *= weight
+    wanted = model.merge_and_unload(adapter_names=["one", "two"]).state_dict()
+    run("lora", "merge", here / "base", here / "one", here / "two", "--weight", "0.75,-0.5", "-o", here / "merged")
+    compare("several", tensors(here / "merged"), wanted, torch.bfloat16)
+    print("ok  several")
+
+
+def fused_and_apart(here):
+    """An adapter of q, k and v for a model that has them in one, and the other way round."""
+    torch.manual_seed(5)
+    hidden, q, kv, inner, rank = 40, 48, 16, 56, 3
+    weight = {name: torch.randn(rows, hidden) for name, rows in [("q_proj", q), ("k_proj", kv), ("v_proj", kv), ("gate_proj", inner), ("up_proj", inner)]}
+    factors = {name: (torch.randn(rank, hidden), torch.randn(value.shape[0], rank)) for name, value in weight.items()}
+    wanted = {name: value + 2 * factors[name][1] @ factors[name][0] for name, value in weight.items()}
+    for part in [["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"], ["k_proj", "up_proj"], ["v_proj"], ["q_proj", "gate_proj"]]:
+        where = here / "-".join(part)
+        where.mkdir()
+        fused = {"x.qkv_proj.weight": torch.cat([weight[name] for name in ["q_proj", "k_proj", "v_proj"]]),
+                 "x.gate_up_proj.weight": torch.cat([weight["gate_proj"], weight["up_proj"]])}
+        save_file(fused, where / "base.safetensors")
+        adapter = {}
+        for name in part:
+            adapter[f"x.{name}.lora_down.weight"], adapter[f"x.{name}.lora_up.weight"] = factors[name]
+            adapter[f"x.{name}.alpha"] = torch.tensor(2.0 * rank)
+        save_file(adapter, where / "adapter.safetensors")
+        run("lora", "merge", where / "base.safetensors", where / "adapter.safetensors", "-o", where / "merged.safetensors")
+        merged = load_file(where / "merged.safetensors")
+        pick = lambda name: wanted[name] if name in part else weight[name]  # noqa: E731
+        expected = {"x.qkv_proj.weight": torch.cat([pick(name) for name in ["q_proj", "k_proj", "v_proj"]]),
+                    "x.gate_up_proj.weight": torch.cat([pick("gate_proj"), pick("up_proj")])}
+        for name, value in expected.items():
+            check(f"fused {part}: {name}", torch.allclose(merged[name], value, rtol=1e-5, atol=1e-5))
+    where = here / "apart"
+    where.mkdir()
+    save_file({f"x.{name}.weight": value for name, value in weight.items()}, where / "base.safetensors")
+    down = torch.randn(rank, hidden)
+    ups = {name: torch.randn(value.shape[0], rank) for name, value in weight.items()}
+    adapter = {"x.qkv_proj.lora_A.weight": down, "x.qkv_proj.lora_B.weight": torch.cat([ups[name] for name in ["q_proj", "k_proj", "v_proj"]]),
+               "x.gate_up_proj.lora_A.weight": down, "x.gate_up_proj.lora_B.weight": torch.cat([ups["gate_proj"], ups["up_proj"]])}
+    save_file(adapter, where / "adapter.safetensors")
+    run("lora", "merge", where / "base.safetensors", where / "adapter.safetensors", "-o", where / "merged.safetensors")
+    merged = load_file(where / "merged.safetensors")
+    for name, value in weight.items():
+        check(f"apart: {name}", torch.allclose(merged[f"x.{name}.weight"], value + ups[name] @ down, rtol=1e-5, atol=1e-5))
+    print("ok  fused and apart")
+
+
+def kohya(here):
+    """Names with underscores, and the model with dots."""
+    torch.manual_seed(6)
+    base = {"down_blocks.0.attentions.1.to_q.weight": torch.randn(24, 16), "down_blocks.0.conv_in.weight": torch.randn(8, 4, 3, 3)}
+    save_file(base, here / "unet.safetensors")
+    adapter = {
+        "lora_unet_down_blocks_0_attentions_1_to_q.lora_down.weight": torch.randn(4, 16),
+        "lora_unet_down_blocks_0_attentions_1_to_q.lora_up.weight": torch.randn(24, 4),
+        "lora_unet_down_blocks_0_attentions_1_to_q.alpha": torch.tensor(2.0),
+        "lora_unet_down_blocks_0_conv_in.lora_down.weight": torch.randn(4, 4, 3, 3),
+        "lora_unet_down_blocks_0_conv_in.lora_up.weight": torch.randn(8, 4, 1, 1),
+    }
+    save_file(adapter, here / "style.safetensors")
+    run("lora", "merge", here / "unet.safetensors", here / "style.safetensors", "-o", here / "merged.safetensors", "--weight", "0.5")
+    merged = load_file(here / "merged.safetensors")
+    for name, value in base.items():
+        flat = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+        down, up = adapter[f"{flat}.lora_down.weight"].flatten(1), adapter[f"{flat}.lora_up.weight"].flatten(1)
+        scale = adapter.get(f"{flat}.alpha", torch.tensor(4.0)).item() / 4
+        wanted = value + 0.5 * scale * (up @ down).reshape(value.shape)
+        check(f"Kohya: {name}", torch.allclose(merged[name], wanted, rtol=1e-5, atol=1e-5))
+    print("ok  Kohya")
+
+
+def refusals(here):
+    torch.manual_seed(7)
+    make = llama()
+    save_base(make(), here / "base")
+    tuned = get_peft_model(reload(make, here / "base"), LoraConfig(r=4, target_modules=["q_proj"]))
+    shake(tuned, 1)
+    tuned.save_pretrained(here / "good")
+    good, config = load_file(here / "good" / "adapter_model.safetensors"), json.loads((here / "good" / "adapter_config.json").read_text())
+    first = next(iter(good))
+
+    def bad(words, changed=None, **fields):
+        where = here / "bad"
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir()
+        save_file({name: value.contiguous() for name, value in (changed or good).items()}, where / "adapter_model.safetensors")
+        (where / "adapter_config.json").write_text(json.dumps({**config, **fields}))
+        run("lora", "merge", here / "base", where, "-o", here / "out", fails=words)
+        check(f"{words}: nothing is written", not (here / "out").exists())
+
+    bad(["peft_type", "IA3"], peft_type="IA3")
+    bad(["pissa"], init_lora_weights="pissa")
+    bad(["layer_replication"], layer_replication=[[0, 1]])
+    bad(["trainable_token_indices"], trainable_token_indices=[1])
+    bad(["lora_alpha", "adapter_config.json"], lora_alpha="x")
+    bad(["alpha_pattern"], alpha_pattern={"(?=x)": 1})
+    bad(["rank", "without a rank_pattern"], r=5)
+    bad([first, "missing"], {name: value for name, value in good.items() if name != first})
+    bad(["model.layers.7.self_attn.q_proj.weight", "nearest"], {name.replace("layers.1", "layers.7"): value for name, value in good.items()})
+    bad(["[72, 72]"], {name: (value[:, :-1] if "lora_A" in name else value) for name, value in good.items()})
+    bad([first], {**good, first: good[first].int()})
+    bad(["LoHa"], {**good, "base_model.model.x.hada_w1_a": torch.ones(1)})
+    run("lora", "merge", here / "base", here / "good", "--weight", "1,2", "-o", here / "out", fails=["--weight"])
+    run("lora", "merge", here / "base", here / "base", "-o", here / "out", fails=["no part of an adapter"])
+    print("ok  refusals")
+
+
+with tempfile.TemporaryDirectory() as temporary:
+    here = Path(temporary)
+    for function in [cases, several, fused_and_apart, kohya, refusals]:
+        place = here / function.__name__
+        place.mkdir()
+        function(place)
+print(f"{checks} checks passed (peft {__import__('peft').__version__}, torch {torch.__version__})")

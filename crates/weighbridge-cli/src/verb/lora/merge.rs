@@ -1,0 +1,131 @@
+//! `weighbridge lora merge`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Dtype, Plan, natural_order};
+use weighbridge_convert::Options;
+
+use crate::beside::Beside;
+use crate::casts::{self, OnOverflow};
+use crate::dense;
+use crate::destination::Destination;
+use crate::dtype::parse_dtype;
+use crate::load;
+use crate::metadata;
+use crate::outcome::Outcome;
+use crate::show::plural;
+use crate::term::Term;
+
+/// Merges adapters into a model: a checkpoint of its own that needs them no more
+///
+/// Each weight W becomes W + weight · scale · B A, computed in F32 and rounded once. Modules that are fused in the model
+/// (qkv_proj, gate_up_proj) and apart in the adapter find their rows, and the other way round. A quantised model is
+/// dequantised. In a directory the tensors get the model's other files (tokenizer, templates, config.json). A
+/// module that is for no weight of the model is an error, and nothing is written. Memory stays the same however large
+/// the model is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  weighbridge lora merge Llama-3.2-1B my-adapter -o llama-merged
+  weighbridge lora merge Llama-3.2-1B style facts --weight 0.7,0.3 -o llama-both
+  weighbridge lora merge sdxl/unet/diffusion_pytorch_model.safetensors style.safetensors -o unet.safetensors
+  weighbridge lora merge Llama-3.1-8B-GPTQ my-adapter --to bf16 -o llama-bf16 --dry-run
+
+See also `weighbridge merge`, which joins the files of one model.")]
+pub(crate) struct Merge {
+    /// The model: a file, a directory, an index, or a repository in the cache
+    #[arg(value_name = "BASE")]
+    base: PathBuf,
+
+    /// Adapters: directories of PEFT's, or files
+    #[arg(value_name = "ADAPTER", required = true)]
+    adapters: Vec<PathBuf>,
+
+    /// How much of each adapter is merged, in their order [default: 1 of each]
+    #[arg(long, value_name = "WEIGHT,...", value_delimiter = ',', allow_hyphen_values = true)]
+    weight: Vec<f32>,
+
+    /// The dtype of all weights: bf16, f16 or f32; otherwise each keeps its own
+    #[arg(long, value_name = "DTYPE", value_parser = of_weights)]
+    to: Option<Dtype>,
+
+    /// What to do with values outside the range of the dtype
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    overflow: OnOverflow,
+
+    #[command(flatten)]
+    destination: Destination,
+}
+
+fn of_weights(text: &str) -> Result<Dtype, String> {
+    let dtype = parse_dtype(text)?;
+    match dtype {
+        Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(dtype),
+        _ => Err("weights become BF16, F16 or F32; `weighbridge cast` casts to other dtypes".to_owned()),
+    }
+}
+
+impl Merge {
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        if !self.weight.is_empty() && self.weight.len() != self.adapters.len() {
+            let (weights, adapters) =
+                (plural(self.weight.len(), "weight"), plural(self.adapters.len(), "adapter"));
+            bail!("{weights} for {adapters}: --weight needs one of each, in their order");
+        }
+        if let Some(weight) = self.weight.iter().find(|weight| !weight.is_finite()) {
+            bail!("--weight {weight} is no number that an adapter can be multiplied with");
+        }
+        let (stored, _) = load::any(&self.base, &Options::new())?;
+        load::tell(&self.base, &stored, term);
+        let adapters = self.adapters.iter().map(|adapter| super::open(adapter, term));
+        let adapters = adapters.collect::<Result<Vec<_>>>()?;
+        let advice = "nothing is written";
+        let base = dense::weights(&stored, &weighbridge::Names::all(), advice)?;
+        let weights = self.weight.iter().copied().chain(std::iter::repeat(1.0));
+        let merged = base.adapted(adapters.iter().zip(weights))?;
+        let plan = Plan::of(&merged)
+            .dtype(|tensor| self.to.filter(|_| tensor.dtype().is_float()))
+            .overflow(self.overflow.into())
+            .build()?;
+        let copies = Beside::of(&self.base, &stored)?.into(&self.destination, self.to)?;
+        let outcome = self.write(&plan, &merged, term)?;
+        if let Some(copies) = copies {
+            copies.write()?;
+        }
+        let modules: usize =
+            adapters.iter().map(|adapter| adapter.modules().count() + adapter.whole().count()).sum();
+        let of = plural(adapters.len(), "adapter");
+        term.note(format_args!(
+            "{} of {of} merged into {}",
+            plural(modules, "module"),
+            plural(merged.len(), "tensor")
+        ));
+        Ok(outcome)
+    }
+
+    fn write(&self, plan: &Plan, merged: &Checkpoint, term: &Term) -> Result<Outcome> {
+        let metadata = metadata::without_codes(metadata::union(&[merged], term), &[merged]);
+        let save = metadata::with(Save::new(), metadata);
+        let mut tensors: Vec<_> = plan.tensors().collect();
+        // What belongs together lies together.
+        tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
+        let destination = match largest_shard(plan, merged) {
+            Some(bytes) => self.destination.in_shards_of(bytes),
+            None => self.destination.clone(),
+        };
+        destination.save(save, tensors, term).map_err(casts::in_options)
+    }
+}
+
+/// The most bytes that the tensors of one file of the model become, if it has several.
+fn largest_shard(plan: &Plan, merged: &Checkpoint) -> Option<u64> {
+    let mut shards = HashMap::<_, u64>::new();
+    for (tensor, entry) in merged.tensors().zip(plan.entries()) {
+        *shards.entry(tensor.shard().label().map(ToOwned::to_owned)).or_default() += entry.byte_len();
+    }
+    shards.values().copied().max().filter(|_| shards.len() > 1)
+}

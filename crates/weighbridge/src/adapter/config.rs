@@ -1,0 +1,219 @@
+//! What says how large the change is: PEFT's `adapter_config.json`, diffusers' metadata.
+
+use std::fs;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::start_of;
+
+/// PEFT's file.
+const FILE: &str = "adapter_config.json";
+
+/// The key under which diffusers has the same in a file's metadata.
+const METADATA: &str = "lora_adapter_metadata";
+
+/// A larger file is none.
+const MOST: u64 = 16 << 20;
+
+/// What is said about all modules of an adapter.
+pub(super) struct Config {
+    /// A component of a pipeline (`transformer.`, or nothing) and what is said about it.
+    sections: Vec<(String, Section)>,
+    is_peft: bool,
+}
+
+struct Section {
+    alpha: Option<f64>,
+    rank: Option<u64>,
+    alphas: Vec<(Regex, f64)>,
+    is_rank_stabilised: bool,
+    is_transposed: bool,
+}
+
+impl Config {
+    pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        if let Some(directory) = checkpoint.directory() {
+            let path = directory.join(FILE);
+            match fs::metadata(&path) {
+                Ok(found) if found.len() <= MOST => {
+                    let text = fs::read(&path)
+                        .map_err(|error| Error::io("it cannot be read", error).in_file(&path))?;
+                    let parse = || {
+                        let value = serde_json::from_slice(&text);
+                        let value: Value =
+                            value.map_err(|error| malformed(format!("it is not valid JSON: {error}")))?;
+                        let fields =
+                            value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
+                        refuse_others(fields)?;
+                        Section::of(fields, "")
+                    };
+                    let section = parse().map_err(|error| error.in_file(&path))?;
+                    return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
+                }
+                Ok(_) => return Err(malformed(format!("it is larger than {MOST} bytes")).in_file(&path)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("it cannot be opened", error).in_file(&path)),
+            }
+        }
+        let mut sections = Vec::new();
+        for shard in checkpoint.shards() {
+            let Some(text) = shard.header().metadata_value(METADATA) else { continue };
+            let parse = || {
+                let value = serde_json::from_str(text);
+                let value: Value =
+                    value.map_err(|error| malformed(format!("its {METADATA} is not valid JSON: {error}")))?;
+                let fields = value
+                    .as_object()
+                    .ok_or_else(|| malformed(format!("its {METADATA} is no JSON object")))?;
+                let mut names: Vec<&str> =
+                    fields.keys().filter_map(|key| key.strip_suffix("lora_alpha")).collect();
+                names.dedup();
+                names
+                    .iter()
+                    .map(|name| Ok(((*name).to_owned(), Section::of(fields, name)?)))
+                    .collect::<Result<Vec<_>>>()
+            };
+            sections.extend(parse().map_err(|error| shard.blame(error))?);
+        }
+        Ok(Self { sections, is_peft: false })
+    }
+
+    /// Whether it is PEFT's file.
+    pub(super) fn is_peft(&self) -> bool {
+        self.is_peft
+    }
+
+    /// Whether weights are said to be stored the other way round.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.sections.iter().any(|(_, section)| section.is_transposed)
+    }
+
+    /// What the product of a module is multiplied with; `alpha` is what the module says itself.
+    pub(super) fn scale(&self, module: &str, rank: usize, alpha: Option<f32>) -> Result<f32> {
+        let section = self
+            .sections
+            .iter()
+            .find_map(|(prefix, section)| Some((module.strip_prefix(&**prefix)?, section)));
+        let scale = match (alpha, section) {
+            (Some(alpha), _) => f64::from(alpha) / rank as f64,
+            (None, Some((module, section))) => section.scale(module, rank)?,
+            // What most that read such files do: alpha is the rank.
+            (None, None) => 1.0,
+        };
+        match scale.is_finite() {
+            true => Ok(scale as f32),
+            false => Err(Error::new(
+                ErrorKind::Value,
+                format!("the scale of {:?} is no finite number", start_of(module)),
+            )),
+        }
+    }
+}
+
+impl Section {
+    fn of(fields: &Map<String, Value>, prefix: &str) -> Result<Self> {
+        let field = |key: &str| fields.get(&format!("{prefix}{key}")).filter(|value| !value.is_null());
+        let number = |key: &str| match field(key) {
+            None => Ok(None),
+            Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong(key, value, "a number")),
+        };
+        let flag = |key: &str| match field(key) {
+            None => Ok(false),
+            Some(value) => value.as_bool().ok_or_else(|| wrong(key, value, "true or false")),
+        };
+        let mut alphas = Vec::new();
+        if let Some(value) = field("alpha_pattern") {
+            let pattern = value.as_object().ok_or_else(|| wrong("alpha_pattern", value, "an object"))?;
+            for (key, value) in pattern {
+                let alpha =
+                    value.as_f64().ok_or_else(|| wrong("alpha_pattern", value, "an object of numbers"))?;
+                // As PEFT has it: the end of a name, from a dot on.
+                let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"));
+                let regex = regex.map_err(|_| {
+                    let message = format!(
+                        "alpha_pattern: {:?} is no regular expression that is understood here",
+                        start_of(key)
+                    );
+                    Error::new(ErrorKind::Unsupported, message)
+                })?;
+                alphas.push((regex, alpha));
+            }
+        }
+        let rank = number("r")?.filter(|rank| *rank >= 1.0).map(|rank| rank as u64);
+        let has_ranks =
+            field("rank_pattern").and_then(Value::as_object).is_some_and(|pattern| !pattern.is_empty());
+        Ok(Self {
+            alpha: number("lora_alpha")?,
+            rank: rank.filter(|_| !has_ranks),
+            alphas,
+            is_rank_stabilised: flag("use_rslora")?,
+            is_transposed: flag("fan_in_fan_out")?,
+        })
+    }
+
+    fn scale(&self, module: &str, rank: usize) -> Result<f64> {
+        if let Some(said) = self.rank.filter(|said| *said != rank as u64) {
+            let message =
+                format!("{:?} has rank {rank}, and r is {said} without a rank_pattern", start_of(module));
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        let pattern = self.alphas.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, alpha)| *alpha);
+        // PEFT's own default.
+        let alpha = pattern.or(self.alpha).unwrap_or(8.0);
+        let divisor = if self.is_rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
+        Ok(alpha / divisor)
+    }
+}
+
+/// Refuses what is more or other than adding products to weights.
+fn refuse_others(fields: &Map<String, Value>) -> Result<()> {
+    let refuse = |message: String| Err(Error::new(ErrorKind::Unsupported, message));
+    let text = |key: &str| fields.get(key).and_then(Value::as_str);
+    if let Some(other) = text("peft_type").filter(|kind| *kind != "LORA") {
+        return refuse(format!("peft_type is {:?}; LORA is what is merged here", start_of(other)));
+    }
+    if let Some(init) = text("init_lora_weights") {
+        let init = init.to_lowercase();
+        let changes = ["pissa", "olora", "corda", "lora_ga"].iter().any(|name| init.starts_with(name));
+        if changes {
+            return refuse(format!(
+                "init_lora_weights is {:?}: it was made for weights that were changed before; save it with \
+                 path_initial_model_for_weight_conversion, which makes a LoRA of it",
+                start_of(&init)
+            ));
+        }
+    }
+    let is_set = |key: &&str| match fields.get(*key) {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::Object(items)) => !items.is_empty(),
+        Some(_) => true,
+    };
+    let others = [
+        "layer_replication",
+        "megatron_config",
+        "trainable_token_indices",
+        "target_parameters",
+        "eva_config",
+        "use_qalora",
+        "arrow_config",
+        "lora_ga_config",
+        "use_bdlora",
+    ];
+    // EVA chooses where factors begin, and does not change the weights.
+    match others.iter().filter(|key| **key != "eva_config").find(|key| is_set(key)) {
+        Some(key) => refuse(format!("{key} is set, which is not merged here; merge it with PEFT")),
+        None => Ok(()),
+    }
+}
+
+fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
+    malformed(format!("{key} is {}, where {wanted} was expected", start_of(&value.to_string())))
+}
+
+fn malformed(message: String) -> Error {
+    Error::new(ErrorKind::Malformed, message)
+}
