@@ -401,11 +401,6 @@ REFUSED = [
         "linear",
     ),
     ("hidden_act gelu", {"hidden_act": "gelu"}, "gelu"),
-    (
-        "quantization_config",
-        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}},
-        "quantiz",
-    ),
 ]
 
 

@@ -4,6 +4,8 @@
     quantized.py --out DIR                 writes DIR/vectors and DIR/refused, as tests/quantized has them
     quantized.py --check WEIGHBRIDGE       makes others (other numbers, odd shapes, whole tiny models), lets
                                            WEIGHBRIDGE dequantise each, and compares every tensor bit for bit
+    quantized.py --check ... --candle BIN  lets BIN (candle-llama) continue prompts from each whole Llama, too: as it is
+                                           stored, dequantised by the library, and dequantised by WEIGHBRIDGE
 
 Each family of libraries has a virtual environment of its own, which is made with pip where it is missing (below
 target/quantisers, or --environments). Torch is installed once, or taken from the Python that WEIGHBRIDGE_PYTHON
@@ -24,7 +26,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
@@ -177,7 +179,15 @@ def make(report, pythons, only, out, seed, whole=False):
         if family not in only or name not in pythons:
             continue
         arguments = [pythons[name], "-m", f"quantisers.{family}", out, str(seed), *(["whole"] if whole else [])]
-        ran = subprocess.run(arguments, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        # Some libraries write their logs into the directory that they run in.
+        with tempfile.TemporaryDirectory() as elsewhere:
+            ran = subprocess.run(
+                arguments,
+                cwd=elsewhere,
+                env=os.environ | {"PYTHONPATH": str(HERE)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         lines = ran.stdout.decode(errors="replace").splitlines()
         made = [line for line in lines if line.startswith("made ")]
         for line in made:
@@ -290,6 +300,60 @@ def check_config(report, what, out, checkpoint):
             report.check(f"{what}: {name}", "is not there" if config is None else left and f"still has {left}")
 
 
+PROMPTS = ["w1", "w7 w30 w2 w41 w5", "w47 w46 w45 w44 w43 w42 w41"]
+
+
+def check_tokens(report, command, candle, case):
+    """Greedy tokens of a stored Llama are those of its weights: the library's, and those that `command` writes."""
+    checkpoint = case / "checkpoint"
+    config = json.loads((checkpoint / "config.json").read_text())
+    if config.get("model_type") != "llama":
+        return
+    write_tokenizer(checkpoint, config["vocab_size"])
+    library, ours, single = (case / f"candle-{name}" for name in ["library", "ours", "single"])
+    for out, options in [(ours, []), (single, ["--to", "f32"])]:
+        ran = dequantise(command, checkpoint, out, *options)
+        if ran.returncode:
+            report.check(f"{case.name}: tokens", last_line(ran.stderr))
+            return
+    library.mkdir()
+    shutil.copy(case / "dense.safetensors", library / "model.safetensors")
+    for name in ["config.json", "tokenizer.json"]:
+        shutil.copy(ours / name, library / name)
+    # What a dtype rounds, it rounds in both; of others, one side would be rounded and the other not.
+    dtype = tensors_of(library)["model.layers.0.mlp.down_proj.weight"][0].lower()
+    for others, dtype in [([library, ours], dtype), ([single], "f32")]:
+        for prompt in PROMPTS:
+            expected, said = continued(candle, checkpoint, prompt, dtype)
+            for other in others:
+                found, said_other = continued(candle, other, prompt, dtype)
+                fault = said or said_other or (found != expected and f"{found}, not {expected}")
+                report.check(f"{case.name}: tokens of {other.name} in {dtype}", fault)
+
+
+def continued(candle, model, prompt, dtype):
+    """The tokens that follow, or None and what the program said."""
+    asked = ["--model", model, "--prompt", prompt, "--max-new-tokens", "24", "--dtype", dtype, "--json"]
+    ran = subprocess.run([candle, *asked], capture_output=True)
+    if ran.returncode:
+        return None, last_line(ran.stderr)
+    tokens = json.loads(ran.stdout)["tokens"]
+    return tokens, None if tokens else "no tokens"
+
+
+def write_tokenizer(checkpoint, count):
+    """One token for each of the words w0, w1 and so on."""
+    words = {f"w{number}": number for number in range(count)}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+    }
+    rest = dict.fromkeys(["truncation", "padding", "normalizer", "post_processor", "decoder"])
+    (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer | rest))
+
+
 def check_refusal(report, command, case):
     out = case / "out"
     ran = dequantise(command, case / "checkpoint", out)
@@ -314,6 +378,7 @@ def main():
     todo = parser.add_mutually_exclusive_group(required=True)
     todo.add_argument("--out", type=Path, help="write the committed checkpoints into this directory")
     todo.add_argument("--check", type=Path, metavar="WEIGHBRIDGE", help="hold this command against the libraries")
+    parser.add_argument("--candle", type=Path, metavar="BIN", help="of --check: candle-llama, to run whole Llamas with")
     parser.add_argument("--environments", type=Path, default=ROOT / "target" / "quantisers")
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="these families alone")
     parser.add_argument("--seed", type=int, help="of --check; drawn where there is none")
@@ -348,6 +413,8 @@ def main():
             make(report, pythons, arguments.only, place / kind, number, whole)
             for case in sorted((place / kind).iterdir()):
                 check_case(report, command, case)
+                if whole and arguments.candle:
+                    check_tokens(report, command, arguments.candle.resolve(), case)
         refusals.write(place / "refused")
         for case in sorted((place / "refused").iterdir()):
             check_refusal(report, command, case)

@@ -54,7 +54,7 @@ def models(chance):
 
     for kind, config in [("int8", Int8WeightOnlyConfig(version=2)), ("float8", Float8WeightOnlyConfig())]:
         with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as place:
-            tiny_llama(chance, tied=kind == "int8").save_pretrained(plain)
+            tiny_llama(chance, tied=kind == "int8", intermediate_size=300).save_pretrained(plain)
             model = AutoModelForCausalLM.from_pretrained(
                 plain, quantization_config=TorchAoConfig(config), device_map="cpu", dtype=torch.bfloat16
             )

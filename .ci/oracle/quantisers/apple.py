@@ -180,7 +180,7 @@ def models(chance):
     }
     for name, options in kinds.items():
         # Groups of 64 have to fit.
-        model = tiny_llama(chance, tied=name in ("4bit", "mxfp4"), intermediate_size=64 * int(chance.integers(2, 5)))
+        model = tiny_llama(chance, tied=name in ("4bit", "mxfp4"), intermediate_size=64 * int(chance.integers(2, 10)))
         with tempfile.TemporaryDirectory() as place:
             plain, quantised, dense = (str(Path(place) / part) for part in ["plain", "quantised", "dense"])
             model.save_pretrained(plain)

@@ -169,5 +169,46 @@ def gemv_fast(chance):
         )
 
 
+def models(chance):
+    """Whole models, each layer packed by AutoAWQ."""
+    for name, group, tied, intermediate in [("g32", 32, False, 576), ("g64", 64, True, 192)]:
+        hidden, vocabulary, count = 64, 48, int(chance.integers(1, 4))
+        tensors = {
+            "model.embed_tokens.weight": chance.weight(vocabulary, hidden, spread=1).half(),
+            "model.norm.weight": torch.ones(hidden).half(),
+        }
+        if not tied:
+            tensors["lm_head.weight"] = chance.weight(vocabulary, hidden).half()
+        dense = {}
+        for number in range(count):
+            layer = f"model.layers.{number}"
+            for norm in ["input_layernorm", "post_attention_layernorm"]:
+                tensors[f"{layer}.{norm}.weight"] = torch.ones(hidden).half()
+            for path, rows, columns in [
+                ("self_attn.q_proj", hidden, hidden),
+                ("self_attn.k_proj", hidden // 2, hidden),
+                ("self_attn.v_proj", hidden // 2, hidden),
+                ("self_attn.o_proj", hidden, hidden),
+                ("mlp.gate_proj", intermediate, hidden),
+                ("mlp.up_proj", intermediate, hidden),
+                ("mlp.down_proj", hidden, intermediate),
+            ]:
+                state, dense[f"{layer}.{path}.weight"], _ = gemm_module(chance, rows, columns, group)
+                tensors |= named(f"{layer}.{path}", state)
+        plain = {key: tensor for key, tensor in tensors.items() if key.endswith(".weight")}
+        config = config_of("gemm", group) | {
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "num_hidden_layers": count,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": vocabulary,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": tied,
+        }
+        yield Case(f"awq-model-{name}", LIBRARY, tensors, dense | plain, config)
+
+
 if __name__ == "__main__":
-    main([gemm, older, gemv, gemv_fast])
+    main([gemm, older, gemv, gemv_fast], [models])

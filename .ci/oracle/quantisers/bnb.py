@@ -146,7 +146,7 @@ def models(chance):
     }
     for name, options in kinds.items():
         with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as place:
-            tiny_llama(chance, tied=name == "fp4").save_pretrained(plain)
+            tiny_llama(chance, tied=name == "fp4", intermediate_size=300).save_pretrained(plain)
             AutoModelForCausalLM.from_pretrained(
                 plain, quantization_config=BitsAndBytesConfig(**options), device_map="cpu", dtype=torch.bfloat16
             ).save_pretrained(place)

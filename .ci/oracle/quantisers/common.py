@@ -53,14 +53,14 @@ class Chance:
 
 
 def tiny_llama(chance, tied=False, **more):
-    """A Llama of random weights: three layers at most, sizes that are multiples of 32 and no powers of two."""
+    """A Llama of random weights: three layers at most; sizes that are not given are multiples of 32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(int(chance.integers(0, 2**31)))
     sizes = {
         "hidden_size": 64,
-        "intermediate_size": 32 * int(chance.integers(3, 8)),
+        "intermediate_size": 32 * int(chance.integers(3, 20)),
         "num_hidden_layers": int(chance.integers(1, 4)),
         "num_attention_heads": 2,
         "num_key_value_heads": 1,

@@ -303,6 +303,21 @@ def models(chance):
         section = fp8_config(block, scale_fmt=scale_fmt)["quantization_config"]
         config = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "quantization_config": section}
         yield Case(f"fp8-model-{name}", TRANSFORMERS, tensors, read_back(tensors, config), config)
+    yield rows(chance)
+
+
+def rows(chance):
+    """A whole model of 576 and 300 rows, which transformers would read with blocks of other sizes than they have."""
+    model = tiny_llama(chance, hidden_size=576, intermediate_size=300)
+    tensors, dense = {}, {}
+    for name, tensor in model.state_dict().items():
+        tensors[name] = dense[name] = tensor
+        if name.endswith("proj.weight"):
+            tensors[name], tensors[f"{name}_scale_inv"] = quantized(tensor, [128, 128])
+            dense[name] = by_blocks(tensors[name], tensors[f"{name}_scale_inv"], [128, 128])
+    section = fp8_config([128, 128])["quantization_config"]
+    config = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "quantization_config": section}
+    return Case("fp8-model-rows", BOTH, tensors, dense, config)
 
 
 def nested(chance):

@@ -294,20 +294,24 @@ def models(chance):
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
-    for bits, version, sym, act_order in [
-        (4, "gptq", False, True),
-        (4, "gptq", True, False),
-        (4, "gptq_v2", False, False),
-        (8, "gptq", True, False),
-        (3, "gptq", True, True),
-        (2, "gptq_v2", False, True),
+    for bits, version, sym, act_order, sizes in [
+        (4, "gptq", False, True, {}),
+        (4, "gptq", True, False, {}),
+        (4, "gptq_v2", False, False, {"tied": True}),
+        (8, "gptq", True, False, {}),
+        (3, "gptq", True, True, {}),
+        (2, "gptq_v2", False, True, {}),
+        # The last group of 64 is half of one.
+        (4, "gptq", True, True, {"intermediate_size": 288}),
+        (4, "gptq_v2", True, False, {"intermediate_size": 288}),
     ]:
+        group = 64 if "intermediate_size" in sizes else 32
         with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as place:
-            tiny_llama(chance).save_pretrained(plain)
+            tiny_llama(chance, **sizes).save_pretrained(plain)
             PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>").save_pretrained(plain)
             model = GPTQModel.load(
                 plain,
-                QuantizeConfig(bits=bits, group_size=32, desc_act=act_order, sym=sym, format=version),
+                QuantizeConfig(bits=bits, group_size=group, desc_act=act_order, sym=sym, format=version),
                 device="cpu",
             )
             model.quantize(
@@ -328,7 +332,7 @@ def models(chance):
         dense = {name: tensor for name, tensor in tensors.items() if name not in quantised} | dense_of(
             quantised, config["quantization_config"]
         )
-        name = f"gptq-model-{bits}bit-{version}-{'sym' if sym else 'asym'}{'-act' if act_order else ''}"
+        name = f"gptq-model-{bits}bit-g{group}-{version}-{'sym' if sym else 'asym'}{'-act' if act_order else ''}"
         yield Case(name, LIBRARY, tensors, dense, config, sides={"quantize_config.json": side})
 
 

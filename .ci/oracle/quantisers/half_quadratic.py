@@ -99,7 +99,7 @@ def models(chance):
         (2, 0, torch.bfloat16),
         (1, 1, torch.bfloat16),
     ]:
-        model = tiny_llama(chance)
+        model = tiny_llama(chance, intermediate_size=300)
         AutoHQQHFModel.quantize_model(
             model,
             quant_config=BaseQuantizeConfig(nbits=bits, group_size=32, axis=axis),

@@ -18,7 +18,7 @@ from quantisers.common import Case, llama, main, tiny_llama, versions
 LIBRARY = versions("optimum-quanto")
 
 
-def case(name, chance, types, dtype, shapes, **sizes):
+def case(name, chance, types, dtype, shapes, hidden_size=160):
     tensors, dense, single = {}, {}, {}
     for number, kind in enumerate(types):
         for place, (rows, columns) in shapes.items():
@@ -37,14 +37,13 @@ def case(name, chance, types, dtype, shapes, **sizes):
     config = llama(
         dtype=str(dtype).removeprefix("torch."),
         # The width of the projections: with groups, nothing else says it.
-        hidden_size=160,
+        hidden_size=hidden_size,
         quantization_config={
             "quant_method": "quanto",
             "weights": types[0].name.removeprefix("q"),
             "activations": None,
             "modules_to_not_convert": None,
         },
-        **sizes,
     )
     quantisation = {
         name.removesuffix("._data").removesuffix("._data").removesuffix(".weight"): {
@@ -97,7 +96,10 @@ def fields(chance):
 def models(chance):
     """Whole models, as optimum-quanto saves them: what they are only the tensors say, and the map beside them."""
     for kind in [quanto.qint8, quanto.qint4, quanto.qint2, quanto.qfloat8_e4m3fn]:
-        made = quanto.QuantizedModelForCausalLM.quantize(tiny_llama(chance), weights=kind, exclude="lm_head")
+        # Groups, which codes of less than a byte have, must divide a row.
+        sizes = {"intermediate_size": 300} if kind.bits == 8 else {}
+        model = tiny_llama(chance, **sizes)
+        made = quanto.QuantizedModelForCausalLM.quantize(model, weights=kind, exclude="lm_head")
         with tempfile.TemporaryDirectory() as place:
             made.save_pretrained(place)
             tensors = load_file(Path(place) / "model.safetensors")

@@ -128,13 +128,6 @@ fn refuse_other_models(fields: Fields<'_>) -> Result<()> {
         matches!(activation, "silu" | "swish"),
         "hidden_act is \"{activation}\", Candle's Llama computes \"silu\""
     );
-    for key in ["quantization_config", "compression_config"] {
-        if let Some(quantization) = fields.get(key) {
-            let method =
-                quantization.get("quant_method").and_then(Value::as_str).unwrap_or("of an unnamed kind");
-            bail!("{key}: the weights are quantized ({method}), this program runs floating point weights");
-        }
-    }
     if fields.get("use_sliding_window") != Some(&Value::Bool(false)) {
         ensure!(
             fields.get("sliding_window").is_none(),
@@ -401,7 +394,6 @@ mod tests {
             (rope(json!({"full_attention": {"rope_theta": 1.0}})), "\"full_attention\""),
             (rope(json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5})), "partial_rotary_factor is 0.5"),
             (with(version_4(), "partial_rotary_factor", json!(0.25)), "partial_rotary_factor is 0.25"),
-            (with(version_4(), "quantization_config", json!({"quant_method": "gptq"})), "quantized (gptq)"),
             (with(version_4(), "sliding_window", json!(4096)), "sliding_window"),
             (with(version_4(), "layer_types", json!(["full_attention", "sliding_attention"])), "layer_types"),
             (with(version_4(), "eos_token_id", json!("</s>")), "eos_token_id: expected"),
@@ -421,7 +413,7 @@ mod tests {
             ("head_dim", json!(128)),
             ("hidden_act", json!("swish")),
             ("partial_rotary_factor", json!(1.0)),
-            ("quantization_config", json!(null)),
+            ("quantization_config", json!({"quant_method": "gptq"})),
             ("layer_types", json!(["full_attention"])),
             ("rope_scaling", json!({"rope_type": "default"})),
             ("pretraining_tp", json!(2)),

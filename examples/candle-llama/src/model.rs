@@ -53,7 +53,10 @@ impl Model {
     /// moves; a failed read after that.
     pub(crate) fn load(path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
         let start = Instant::now();
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path)?.dequantized()?;
+        if let Some(codes) = checkpoint.quantized().next() {
+            return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
+        }
         let directory = checkpoint
             .directory()
             .ok_or_else(|| anyhow!("{}: there is no directory to look for config.json in", path.display()))?
