@@ -31,6 +31,7 @@ use crate::write::{Order, Save};
 use config::Config;
 use module::{Dense, Module};
 use source::DerivedSource;
+pub(crate) use tiles::Apart;
 use tiles::Weights;
 
 /// Tensors that say something about activations, and markers: without their modules they say nothing.
