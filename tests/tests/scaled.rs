@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use weighbridge::plan::cast_into;
-use weighbridge::{Checkpoint, CodeType, Dtype, ErrorKind, LoadOptions, Plan, ScaledCodes, TensorRef};
+use weighbridge::{
+    Checkpoint, CodeType, Dtype, ErrorKind, HostBuffer, LoadOptions, Plan, ScaledCodes, TensorRef,
+};
 
 /// The numbers of codes, packed as they are in bytes.
 fn numbers(code_type: CodeType, bytes: &[u8]) -> Vec<f32> {
@@ -160,8 +162,7 @@ fn codes_times_scales_are_the_weights_of_every_method() {
                     assert_eq!(scaled.shape(), tensor.shape());
                     let code_type = scaled.code_type();
                     let (_, values) = session.take(tensor.name(), Some(Dtype::F32)).unwrap();
-                    let values = values.as_bytes().as_chunks::<4>().0.iter();
-                    let values: Vec<_> = values.map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+                    let HostBuffer::F32(values) = values else { panic!("not F32") };
                     if check(&tensor, &values, scaled) {
                         types.push(code_type);
                     }

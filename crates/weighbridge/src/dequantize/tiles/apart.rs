@@ -86,6 +86,8 @@ impl Apart {
     pub(crate) fn tiles(&self, blocks: Option<[usize; 2]>) -> Result<(usize, Arc<dyn Tiles>)> {
         let Recipe { matrices, rows, columns, .. } = *self.recipe;
         let bits = self.code_type.bits() as usize;
+        // Nothing of a row is more than a scale for each of its codes.
+        columns.checked_mul(32).ok_or_else(unlike)?;
         if !(columns * bits).is_multiple_of(8) {
             return Err(inexact(&format!("rows of {columns} codes of {bits} bits are not whole bytes")));
         }
@@ -106,7 +108,7 @@ impl Apart {
                 (matrices, block)
             }
         };
-        let count = |of: usize, each: usize| if each == 0 { 1 } else { of / each };
+        let count = |of: usize, each: usize| of.checked_div(each).unwrap_or(1);
         let grid = [matrices_of_scales, count(rows, block[0]), count(columns, block[1])];
         let codes_len = matrices * rows * (columns * bits / 8);
         let len = grid.iter().try_fold(4_usize, |product, &dim| product.checked_mul(dim));
