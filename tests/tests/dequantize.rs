@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use weighbridge::plan::{Input, Join, Part};
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Dtype, Entry, ErrorKind, Plan, Slice, TensorView};
+use weighbridge::{Checkpoint, Dtype, Entry, ErrorKind, Plan, ScaledCodes, Slice, TensorView};
 
 fn cases(kind: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("quantized").join(kind);
@@ -234,6 +234,15 @@ fn no_shape_makes_it_panic() {
             for name in session.names() {
                 if let Err(error) = session.take(name, None) {
                     assert_ne!(error.kind(), ErrorKind::Internal, "{}: {what}: {error}", case.display());
+                }
+            }
+            for scaled in dense.tensors().filter_map(|tensor| ScaledCodes::of(&tensor).ok()?) {
+                let blocks = [scaled.group(), Some([1, 1])];
+                for entry in blocks.iter().filter_map(|blocks| scaled.entry("w", *blocks).ok()) {
+                    let session = Plan::new([entry]).session().start().unwrap();
+                    if let Err(error) = session.take("w", None) {
+                        assert_ne!(error.kind(), ErrorKind::Internal, "{}: {what}: {error}", case.display());
+                    }
                 }
             }
         }

@@ -44,6 +44,7 @@ mod convention;
 pub mod dtype;
 #[cfg(feature = "training")]
 mod epochs;
+mod kept;
 mod loader;
 mod mapping;
 mod metadata;
@@ -80,7 +81,7 @@ pub use mapping::Mapping;
 pub use open::open;
 #[cfg(all(feature = "convert", feature = "store"))]
 pub use pytorch_store::PytorchStore;
-pub use report::{Conversion, LoadReport, Missing};
+pub use report::{Conversion, Dequantized, LoadReport, Missing};
 pub use saver::{Saver, save};
 #[cfg(feature = "store")]
 pub use store::SafetensorsStore;

@@ -219,6 +219,57 @@ impl Loader {
         self
     }
 
+    /// Keeps the weights of quantised modules as Burn's own quantised tensors, which it computes with as they are: a
+    /// quarter of the memory of the dense weights in `F32`, or less. [`LoadReport::quantized`] lists them.
+    ///
+    /// They hold exactly what is stored, so that `Tensor::dequantize` gives the very numbers that come in `F32`
+    /// otherwise; nothing is quantised anew. Burn's schemes are codes times scales, so symmetric integers of 2, 4 and
+    /// 8 bits (compressed-tensors, GPTQ, quanto, torchao), FP8, MXFP4 and NVFP4 can stay, and what has zero points,
+    /// biases or columns in no order cannot. Groups are cut into blocks of up to 255 by 255 weights, and scales are
+    /// `F32`. On `flex` and `ndarray` only int8 can stay; the others need Burn's backends for GPUs.
+    ///
+    /// A weight that cannot stay is an error that says which condition it breaks, unless
+    /// [`dense_where_needed`](Self::dense_where_needed) is set. So is a weight that is split or joined on the way to
+    /// its parameter, and that of a `Linear` with `LinearLayout::Col`. [`quantized`](Self::quantized) has to be
+    /// `Dequantize`, as it is by default.
+    ///
+    /// `Tensor::matmul` multiplies by such weights, and so does `Linear`; for most else Burn dequantises them. On the
+    /// CPU it also does so in every `matmul`, which saves memory and no time, and `flex` quantises blocks anew to
+    /// reshape or transpose them. `Linear` reshapes its weight, so its results there differ from those of the dense
+    /// weight as far as half a step of the largest weight of each block.
+    ///
+    /// ```
+    /// use weighbridge_burn::burn::nn::LinearConfig;
+    /// use weighbridge_burn::weighbridge::Checkpoint;
+    /// # use weighbridge_burn::burn::tensor::Device;
+    /// # use weighbridge_burn::weighbridge::{Dtype, TensorView, write::Save};
+    ///
+    /// # fn main() -> weighbridge_burn::weighbridge::Result<()> {
+    /// # let device = Device::flex();
+    /// # let codes = TensorView::new(Dtype::I8, &[2, 8], &[1; 16])?;
+    /// # let scales = TensorView::new(Dtype::F32, &[2, 1], &[0, 0, 0x80, 0x3F, 0, 0, 0, 0x3F])?; // 1, 0.5
+    /// # let file = Save::new().bytes([("weight", codes), ("weight_scale", scales)])?;
+    /// # let ckpt = Checkpoint::from_bytes(file)?;
+    /// let mut linear = LinearConfig::new(8, 2).with_bias(false).init(&device);
+    /// let report = weighbridge_burn::load(&ckpt).pytorch().keep_quantized().into(&mut linear)?;
+    /// println!("{report}"); // 1 loaded (0 cast, 1 quantised), 0 missing, 0 unused
+    /// # assert_eq!(report.quantized, ["weight"]);
+    /// # assert_eq!(report.to_string(), "1 loaded (0 cast, 1 quantised), 0 missing, 0 unused");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep_quantized(mut self) -> Self {
+        self.request.keep = true;
+        self
+    }
+
+    /// Makes [`keep_quantized`](Self::keep_quantized) load dense what cannot stay quantised, instead of failing;
+    /// [`LoadReport::dense`] says what that was, and why.
+    pub fn dense_where_needed(mut self) -> Self {
+        self.request.dense_where_needed = true;
+        self
+    }
+
     /// Short for [`quantized(Quantized::Raw)`](Self::quantized).
     pub fn unscaled(self) -> Self {
         self.quantized(Quantized::Raw)

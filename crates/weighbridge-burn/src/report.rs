@@ -13,6 +13,11 @@ pub struct LoadReport {
     pub loaded: Vec<String>,
     /// Those of them that were cast to another dtype than the stored one.
     pub cast: Vec<Conversion>,
+    /// Those of them that are [kept quantised](crate::Loader::keep_quantized).
+    pub quantized: Vec<String>,
+    /// Those of them that came dense, because
+    /// [`dense_where_needed`](crate::Loader::dense_where_needed) was set.
+    pub dense: Vec<Dequantized>,
     /// Parameters for which there is no tensor.
     pub missing: Vec<Missing>,
     /// Parameters whose tensors do not fit, and whatever else is wrong: [`into`](crate::Loader::into) fails
@@ -36,6 +41,16 @@ pub struct Conversion {
     pub from: Dtype,
     /// The dtype of the parameter.
     pub to: DType,
+}
+
+/// A parameter whose quantised weight could not stay as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dequantized {
+    /// Its path in the module.
+    pub path: String,
+    /// Which condition was broken.
+    pub reason: String,
 }
 
 /// A parameter for which there is no tensor.
@@ -75,7 +90,11 @@ impl fmt::Display for Missing {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} loaded ({} cast)", self.loaded.len(), self.cast.len())?;
+        write!(f, "{} loaded ({} cast", self.loaded.len(), self.cast.len())?;
+        if !self.quantized.is_empty() {
+            write!(f, ", {} quantised", self.quantized.len())?;
+        }
+        f.write_str(")")?;
         write!(f, ", {} missing, {} unused", self.missing.len(), self.unused.len())?;
         if !self.problems.is_empty() {
             write!(f, ", {} that do not fit", self.problems.len())?;

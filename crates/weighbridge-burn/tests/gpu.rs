@@ -8,6 +8,9 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
+#[path = "gpu/kept.rs"]
+mod kept;
+
 use burn::module::{Module, Param, ParamId};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Embedding, EmbeddingConfig, Linear, LinearConfig, LinearLayout};

@@ -27,6 +27,7 @@ use crate::plan::{Derive, Derived};
 use crate::text::{brief, start_of};
 use config::Config;
 use module::{Dense, Module};
+pub(crate) use tiles::Apart;
 use tiles::Weights;
 
 /// Tensors that say something about activations, and markers: without their modules they say nothing.

@@ -12,12 +12,13 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Result, Slice, Tensor
 
 use crate::codes::{Codes, refusal};
 use crate::dtype::{Arrival, Wishes, arrival};
+use crate::kept::Kept;
 use crate::mapping::{Mapping, Origin, stored_shape_of};
 use crate::metadata::{Known, in_shard};
 use crate::naming::Naming;
 use crate::panics::caught;
 use crate::problems::{Hints, located, no_such_path, selects_none};
-use crate::report::{Conversion, LoadReport};
+use crate::report::{Conversion, Dequantized, LoadReport};
 use crate::upload::Target;
 use crate::walk::{Kind, Site};
 
@@ -59,6 +60,10 @@ pub(super) struct Request {
     pub(super) wishes: Wishes,
     pub(super) bad_dtype: Option<DType>,
     pub(super) quantized: Quantized,
+    /// Whether weights stay quantised.
+    pub(super) keep: bool,
+    /// Whether those that cannot come dense.
+    pub(super) dense_where_needed: bool,
     pub(super) overflow: Overflow,
 }
 
@@ -74,6 +79,8 @@ impl Request {
             wishes: Wishes::default(),
             bad_dtype: None,
             quantized: Quantized::default(),
+            keep: false,
+            dense_where_needed: false,
             overflow: Overflow::default(),
         }
     }
@@ -131,9 +138,24 @@ impl Request {
             let tensors: Vec<_> =
                 origin.names.iter().filter_map(|name| stored.get(&**name)).copied().collect();
             used.extend(tensors.iter().map(TensorRef::name));
-            match self.fill(site, &path, &origin, &tensors, &known) {
+            let kept = match self.kept(&site, &path, &origin, &tensors) {
+                Ok(kept) => kept,
+                Err(error) if self.dense_where_needed => {
+                    let reason = error.message().to_owned();
+                    planned.report.dense.push(Dequantized { path: path.clone(), reason });
+                    None
+                }
+                Err(error) => {
+                    let error = error.advised("`dense_where_needed()` loads such weights dense");
+                    planned.report.problems.push(located(error, &path, &tensors));
+                    continue;
+                }
+            };
+            let is_kept = kept.is_some();
+            match self.fill(site, &path, &origin, &tensors, &known, kept) {
                 Ok((fill, cast)) => {
                     planned.report.bytes += fill.entry.byte_len();
+                    planned.report.quantized.extend(is_kept.then(|| path.clone()));
                     planned.report.cast.extend(cast);
                     planned.report.loaded.push(path);
                     planned.fills.push(fill);
@@ -176,6 +198,24 @@ impl Request {
         problems
     }
 
+    /// The parameter as a quantised tensor, if it is to stay one.
+    fn kept(
+        &self,
+        site: &Site,
+        path: &str,
+        origin: &Origin,
+        tensors: &[TensorRef<'_>],
+    ) -> Result<Option<Kept>> {
+        let fits = |tensor: &TensorRef<'_>| tensor.shape() == stored_shape_of(site, origin.transposed);
+        let is_computed = self.mapping.operation_for_path(path).is_some();
+        // What has another shape is refused by that.
+        let is_whole = is_computed || origin.part.is_some() || tensors.len() > 1;
+        match self.keep && (is_whole || tensors.iter().all(fits)) {
+            true => Kept::of(site, path, origin, tensors, is_computed),
+            false => Ok(None),
+        }
+    }
+
     fn fill(
         &self,
         site: Site,
@@ -183,9 +223,13 @@ impl Request {
         origin: &Origin,
         tensors: &[TensorRef<'_>],
         known: &Known,
+        kept: Option<Kept>,
     ) -> Result<(Fill, Option<Conversion>)> {
         let inputs = tensors.iter().map(Input::of).collect();
         let id = known.ids.get(path).map_or(site.id, |&id| ParamId::from(id));
+        if let Some(Kept { entry, dtype, shape }) = kept {
+            return Ok((Fill { site, entry, dtype, shape, transposed: false, id }, None));
+        }
         let expected = stored_shape_of(&site, origin.transposed);
         let own = self.mapping.operation_for_path(path);
         let mismatch = |found: &[usize]| {

@@ -193,7 +193,8 @@ impl Change {
             return Entry::new(stored.name(), vec![first], Arc::new(Cast::to(stored.dtype()))).map_err(blame);
         }
         if magnitude.is_some() && deltas.len() > 1 {
-            let message = "several adapters change it, of which one has a magnitude (DoRA): they do not add up";
+            let message =
+                "several adapters change it, of which one has a magnitude (DoRA): they do not add up";
             return Err(blame(Error::new(ErrorKind::Unsupported, message)));
         }
         let (deltas, inputs): (Vec<_>, Vec<_>) = deltas.into_iter().unzip();

@@ -298,6 +298,7 @@ impl Codes {
         let fast = match (&self.packing, self.bits) {
             (Packing::Nibbles(order), _) => self.strip_of_words(window, &rows, &columns, *order, stride, out),
             (Packing::Along, 4) => self.strip_of_words(window, &rows, &columns, LOW_FIRST, stride, out),
+            (Packing::Along, 8) => strip_of_bytes(window, &rows, &columns, stride, out),
             (Packing::Down, 2 | 4 | 8) => self.strip_down(window, &rows, &columns, stride, out),
             _ => None,
         };
@@ -488,6 +489,24 @@ impl Codes {
         }
         Some(())
     }
+}
+
+/// Codes of bytes: rows become columns.
+#[inline(always)]
+fn strip_of_bytes(
+    window: &Window<'_>,
+    rows: &Range<usize>,
+    columns: &Range<usize>,
+    stride: usize,
+    out: &mut [u8],
+) -> Option<()> {
+    for (at, row) in rows.clone().enumerate() {
+        let bytes = window.row(row, columns.start, columns.len())?;
+        for (out, byte) in out.chunks_mut(stride).zip(bytes) {
+            *out.get_mut(at)? = *byte;
+        }
+    }
+    Some(())
 }
 
 /// Each four bits in a byte of their own, the lowest first.

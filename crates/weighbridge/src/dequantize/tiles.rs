@@ -1,5 +1,6 @@
 //! Makes dense weights, tile by tile.
 
+mod apart;
 mod blocks;
 
 use std::mem::MaybeUninit;
@@ -16,6 +17,7 @@ use crate::cast::{Instructions, Kernel, Overflow, Work};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Derive, Input, Piece, Tiles};
+pub(crate) use apart::Apart;
 
 /// A recipe, and the dtype of what it makes.
 #[derive(Debug)]
@@ -255,6 +257,10 @@ impl Derive for Weights {
     fn blocks(&self, inputs: &[Input]) -> Result<(BlockType, Arc<dyn Tiles>)> {
         let tiles = blocks::BlockTiles::new(&self.recipe, inputs)?;
         Ok((tiles.block_type(), Arc::new(tiles)))
+    }
+
+    fn apart(&self, inputs: &[Input]) -> Result<Apart> {
+        Apart::new(&self.recipe, inputs)
     }
 
     fn gather_all(&self, ranges: &[Range<u64>], pieces: &mut Vec<Piece>) {

@@ -13,6 +13,7 @@ use super::{Entry, Input, Made, Overflow, Rules};
 use crate::blocks::BlockType;
 use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
+use crate::dequantize::Apart;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -68,7 +69,17 @@ pub(crate) trait Derive: Tiles {
     /// Fails where they cannot, and says why.
     fn blocks(&self, inputs: &[Input]) -> Result<(BlockType, Arc<dyn Tiles>)> {
         let _ = inputs;
-        Err(Error::new(ErrorKind::Unsupported, "it is no weight of a quantised module"))
+        Err(no_module())
+    }
+
+    /// The same weights as codes and scales, if they are codes times scales.
+    ///
+    /// # Errors
+    ///
+    /// Fails where they are not, and says why.
+    fn apart(&self, inputs: &[Input]) -> Result<Apart> {
+        let _ = inputs;
+        Err(no_module())
     }
 }
 
@@ -117,6 +128,15 @@ impl Derived {
     /// As [`Derive::blocks`].
     pub(crate) fn blocks(&self) -> Result<(BlockType, Arc<dyn Tiles>)> {
         self.wide.as_ref().unwrap_or(&self.tiles).blocks(&self.inputs)
+    }
+
+    /// The same as codes and scales.
+    ///
+    /// # Errors
+    ///
+    /// As [`Derive::apart`].
+    pub(crate) fn apart(&self) -> Result<Apart> {
+        self.wide.as_ref().unwrap_or(&self.tiles).apart(&self.inputs)
     }
 
     /// The stored tensors.
@@ -327,6 +347,10 @@ impl Tiles for Through {
 
 fn len_of(pieces: &[Piece]) -> usize {
     pieces.iter().map(|piece| (piece.bytes.end - piece.bytes.start) as usize).sum()
+}
+
+fn no_module() -> Error {
+    Error::new(ErrorKind::Unsupported, "it is no weight of a quantised module")
 }
 
 fn unlike() -> Error {

@@ -228,7 +228,9 @@ impl Recipe {
                 _ => fail(format!("codes of {bits} bits have a bias, which blocks have for up to 5 bits")),
             };
         }
-        let (least_zero, greatest_zero) = self.zeros(inputs)?;
+        let Some((least_zero, greatest_zero)) = self.zeros(inputs)? else {
+            return fail("its zero points are floating-point numbers".to_owned());
+        };
         let (least, most) = (add - greatest_zero, add + (2 * half - 1) - least_zero);
         let types = [(BlockType::Q4_0, 8), (BlockType::Q5_0, 16), (BlockType::Q8_0, 128)];
         let fits = |&&(_, half): &&(BlockType, i16)| -half <= least && most < half;
@@ -241,12 +243,12 @@ impl Recipe {
         }
     }
 
-    /// The range of its zero points.
-    fn zeros(&self, inputs: &[Input]) -> Result<(i16, i16)> {
-        let Some(zero) = &self.zero else { return Ok((0, 0)) };
+    /// The range of its zero points; `None` if they are no integers.
+    pub(super) fn zeros(&self, inputs: &[Input]) -> Result<Option<(i16, i16)>> {
+        let Some(zero) = &self.zero else { return Ok(Some((0, 0))) };
         let input = inputs.get(zero.input).ok_or_else(unlike)?;
         let one = only_byte(input)?;
-        Ok(match &zero.numbers {
+        Ok(Some(match &zero.numbers {
             Numbers::Packed { codes, add, .. } => {
                 let mask = ((1_u16 << codes.bits) - 1) as u8;
                 // If all bytes are the same, and all codes in them, there is one zero point.
@@ -270,8 +272,8 @@ impl Recipe {
                 Some(byte) => (i16::from(byte), i16::from(byte)),
                 None => (0, 255),
             },
-            _ => return Err(inexact("its zero points are floating-point numbers".to_owned())),
-        })
+            _ => return Ok(None),
+        }))
     }
 }
 
