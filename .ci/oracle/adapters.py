@@ -194,7 +194,7 @@ def several(here):
     model = model.double()
     for adapter, weight in [("one", 0.75), ("two", -0.5)]:
         for module in model.modules():
-            if hasattr(module, "scaling") and adapter in getattr(module, "scaling", {}):
+            if isinstance(getattr(module, "scaling", None), dict) and adapter in module.scaling:
                 module.scaling[adapter] *= weight
     wanted = model.merge_and_unload(adapter_names=["one", "two"]).state_dict()
     run("lora", "merge", here / "base", here / "one", here / "two", "--weight", "0.75,-0.5", "-o", here / "merged")
@@ -232,7 +232,7 @@ def fused_and_apart(here):
     save_file({f"x.{name}.weight": value for name, value in weight.items()}, where / "base.safetensors")
     down = torch.randn(rank, hidden)
     ups = {name: torch.randn(value.shape[0], rank) for name, value in weight.items()}
-    adapter = {"x.qkv_proj.lora_A.weight": down, "x.qkv_proj.lora_B.weight": torch.cat([ups[name] for name in ["q_proj", "k_proj", "v_proj"]]),
+    adapter = {"x.qkv_proj.lora_A.weight": down.clone(), "x.qkv_proj.lora_B.weight": torch.cat([ups[name] for name in ["q_proj", "k_proj", "v_proj"]]),
                "x.gate_up_proj.lora_A.weight": down, "x.gate_up_proj.lora_B.weight": torch.cat([ups["gate_proj"], ups["up_proj"]])}
     save_file(adapter, where / "adapter.safetensors")
     run("lora", "merge", where / "base.safetensors", where / "adapter.safetensors", "-o", where / "merged.safetensors")
@@ -292,7 +292,7 @@ def refusals(here):
     bad(["lora_alpha", "adapter_config.json"], lora_alpha="x")
     bad(["alpha_pattern"], alpha_pattern={"(?=x)": 1})
     bad(["rank", "without a rank_pattern"], r=5)
-    bad([first, "missing"], {name: value for name, value in good.items() if name != first})
+    bad(["lora_B.weight", "missing"], {name: value for name, value in good.items() if name != first})
     bad(["model.layers.7.self_attn.q_proj.weight", "nearest"], {name.replace("layers.1", "layers.7"): value for name, value in good.items()})
     bad(["[72, 72]"], {name: (value[:, :-1] if "lora_A" in name else value) for name, value in good.items()})
     bad([first], {**good, first: good[first].int()})

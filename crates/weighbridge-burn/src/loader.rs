@@ -219,6 +219,25 @@ impl Loader {
         self
     }
 
+    /// Merges an adapter into the weights, `weight` times what it says: `W + weight · scale · B A`, computed in `F32` and rounded
+    /// once, to whatever dtype is asked for. Each further call adds one. What adapters are understood, and how their
+    /// modules find the weights that they are for, [`Adapter`](weighbridge::Adapter) and [`Checkpoint::adapted`] say; a module that finds
+    /// none is an error.
+    ///
+    /// ```no_run
+    /// # use weighbridge_burn::weighbridge::{Checkpoint, Result};
+    /// # use weighbridge_burn::burn::nn::Linear;
+    /// # fn load(linear: &mut Linear) -> Result<()> {
+    /// let (base, adapter) = (Checkpoint::open("Llama-3.2-1B")?, Checkpoint::open("my-adapter")?);
+    /// weighbridge_burn::load(&base).pytorch().adapter(&adapter, 1.0).into(linear)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn adapter(mut self, adapter: &Checkpoint, weight: f32) -> Self {
+        self.request.adapters.push((adapter.clone(), weight));
+        self
+    }
+
     /// Keeps the weights of quantised modules as Burn's own quantised tensors, which it computes with as they are: a
     /// quarter of the memory of the dense weights in `F32`, or less. [`LoadReport::quantized`] lists them.
     ///

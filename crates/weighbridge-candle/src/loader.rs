@@ -8,8 +8,8 @@ use candle_nn::var_builder::Shard;
 use weighbridge::engine::{IntoFlow, PageCache, Prefetch, SessionBuilder};
 use weighbridge::plan::Overflow;
 use weighbridge::{
-    Checkpoint, Dtype, Entry, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result, Slice,
-    TensorRef,
+    Adapter, Checkpoint, Dtype, Entry, Error, ErrorKind, LoadOptions, Names, Plan, Progress, Quantized,
+    Renames, Result, Slice, TensorRef,
 };
 
 use crate::catalog::{Catalog, PartRule, Rules};
@@ -32,6 +32,7 @@ use crate::staging::Staging;
 #[must_use]
 pub struct Loader {
     checkpoint: Checkpoint,
+    adapters: Vec<(Checkpoint, f32)>,
     rules: Rules,
     pub(crate) dtype: Option<DType>,
     pub(crate) devices: Devices,
@@ -46,6 +47,7 @@ impl Loader {
     pub fn new(checkpoint: &Checkpoint) -> Self {
         Self {
             checkpoint: checkpoint.clone(),
+            adapters: Vec::new(),
             rules: Rules::default(),
             dtype: None,
             devices: Devices { default: Device::Cpu, rules: Vec::new() },
@@ -253,6 +255,25 @@ impl Loader {
         self
     }
 
+    /// Merges an adapter into the weights, `weight` times what it says: `W + weight · scale · B A`, computed in `F32` and rounded
+    /// once, to whatever dtype is asked for. Each further call adds one. What adapters are understood, and how their
+    /// modules find the weights that they are for, [`Adapter`] and [`Checkpoint::adapted`] say; a module that finds
+    /// none is an error.
+    ///
+    /// ```no_run
+    /// # use weighbridge_candle::Loader;
+    /// # use weighbridge_candle::weighbridge::Checkpoint;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (base, adapter) = (Checkpoint::open("Llama-3.2-1B")?, Checkpoint::open("my-adapter")?);
+    /// let vb = Loader::new(&base).adapter(&adapter, 1.0).var_builder()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn adapter(mut self, adapter: &Checkpoint, weight: f32) -> Self {
+        self.adapters.push((adapter.clone(), weight));
+        self
+    }
+
     /// Sets how the load goes about its work: all that is set in `options`. By default [`load`](Self::load)
     /// reads in the order of the files and without a limit, and a `VarBuilder` reads ahead in the natural
     /// order of names.
@@ -289,11 +310,27 @@ impl Loader {
 
     /// The tensors that it was told to load.
     pub(crate) fn catalog(&mut self) -> Result<Catalog> {
-        let rules = std::mem::take(&mut self.rules);
-        match rules.quantized {
-            Quantized::Dequantize => Catalog::new(&self.checkpoint.dequantized()?, rules),
-            _ => Catalog::new(&self.checkpoint, rules),
+        let seen = self.seen()?;
+        Catalog::new(&seen, std::mem::take(&mut self.rules))
+    }
+
+    /// The checkpoint with its adapters merged, and the weights that quantised modules stand for if they are wanted.
+    fn seen(&self) -> Result<Checkpoint> {
+        let is_quantized = self.checkpoint.quantized().len() > 0;
+        match self.rules.quantized {
+            Quantized::Dequantize if self.adapters.is_empty() => return self.checkpoint.dequantized(),
+            _ if self.adapters.is_empty() => return Ok(self.checkpoint.clone()),
+            Quantized::Raw if is_quantized => {
+                let message = "an adapter cannot be merged into codes as they are stored";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            // They are refused, whatever would be merged into them.
+            Quantized::Refuse if is_quantized => return Ok(self.checkpoint.clone()),
+            _ => {}
         }
+        let adapters = self.adapters.iter().map(|(adapter, weight)| Ok((Adapter::of(adapter)?, *weight)));
+        let adapters: Vec<_> = adapters.collect::<Result<_>>()?;
+        self.checkpoint.adapted(adapters.iter().map(|(adapter, weight)| (adapter, *weight)))
     }
 
     /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::module::ParamId;
 use burn::tensor::DType;
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
-use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Result, Slice, TensorRef};
+use weighbridge::{Adapter, Checkpoint, Error, ErrorKind, Quantized, Result, Slice, TensorRef};
 
 use crate::codes::{Codes, refusal};
 use crate::dtype::{Arrival, Wishes, arrival};
@@ -52,6 +52,7 @@ pub(super) type Filter = dyn Fn(&Site) -> bool;
 /// What to load, and as what.
 pub(super) struct Request {
     pub(super) checkpoint: Checkpoint,
+    pub(super) adapters: Vec<(Checkpoint, f32)>,
     pub(super) mapping: Mapping,
     pub(super) naming: Naming,
     pub(super) filters: Vec<Box<Filter>>,
@@ -72,6 +73,7 @@ impl Request {
     pub(super) fn of(checkpoint: &Checkpoint) -> Self {
         Self {
             checkpoint: checkpoint.clone(),
+            adapters: Vec::new(),
             mapping: Mapping::new(),
             naming: Naming::default(),
             filters: Vec::new(),
@@ -170,12 +172,23 @@ impl Request {
         Ok(planned)
     }
 
-    /// The checkpoint, with the weights that quantised modules stand for if they are wanted.
+    /// The checkpoint with its adapters merged, and the weights that quantised modules stand for if they are wanted.
     fn seen(&self) -> Result<Checkpoint> {
+        let is_quantized = self.checkpoint.quantized().len() > 0;
         match self.quantized {
-            Quantized::Dequantize => self.checkpoint.dequantized(),
-            _ => Ok(self.checkpoint.clone()),
+            Quantized::Dequantize if self.adapters.is_empty() => return self.checkpoint.dequantized(),
+            _ if self.adapters.is_empty() => return Ok(self.checkpoint.clone()),
+            Quantized::Raw if is_quantized => {
+                let message = "an adapter cannot be merged into codes as they are stored";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            // They are refused, whatever would be merged into them.
+            Quantized::Refuse if is_quantized => return Ok(self.checkpoint.clone()),
+            _ => {}
         }
+        let adapters = self.adapters.iter().map(|(adapter, weight)| Ok((Adapter::of(adapter)?, *weight)));
+        let adapters: Vec<_> = adapters.collect::<Result<_>>()?;
+        self.checkpoint.adapted(adapters.iter().map(|(adapter, weight)| (adapter, *weight)))
     }
 
     /// Whether a parameter is to be loaded.
