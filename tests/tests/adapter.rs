@@ -132,7 +132,7 @@ fn weights_of_all_shapes_get_their_products() {
             assert_eq!(merged.read("b.weight").unwrap().as_bytes(), weight.bytes(dtype));
             // Columns of it.
             if columns > 4 {
-                let part = weighbridge::plan::Part::new(Slice::new().dim(1, 1..columns - 2));
+                let part = weighbridge::plan::Part::of(Slice::along(1, 1..columns - 2));
                 let plan = Plan::of(&merged)
                     .filter(|tensor| tensor.name() == "a.weight")
                     .part(|_| Ok(Some(part.clone())))
@@ -288,8 +288,8 @@ fn what_does_not_fit_is_refused_by_name() {
     let (a, b) = ("a.lora_A.weight", "a.lora_B.weight");
     of(&[(a, f32, &down)], &[a, "its B, is missing"], ErrorKind::MissingTensor);
     of(
-        &[("c.lora_A.weight", f32, &down), ("c.lora_B.weight", f32, &up)],
-        &["\"c.weight\"", "nearest"],
+        &[("model.b.lora_A.weight", f32, &down), ("model.b.lora_B.weight", f32, &up)],
+        &["\"model.b.weight\"", "nearest"],
         ErrorKind::MissingTensor,
     );
     let narrow = Matrix::new(&[2, 5], 22);

@@ -13,7 +13,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Input, Overflow, cast_into};
 use crate::text::brief;
-use product::{Factors, Rows};
+use product::{Factors, ROWS, Rows};
 
 /// A weight `W` and what adapters add to it: `W + Σ scale · B A`, and with a magnitude each row of that as long as this says.
 ///
@@ -384,9 +384,6 @@ impl LowRankTiles {
     }
 }
 
-/// Rows that are made at a time.
-const BLOCK: usize = 4;
-
 impl Tiles for LowRankTiles {
     fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
         self.of.gather(&self.elements(&tile), pieces);
@@ -412,12 +409,12 @@ impl Tiles for LowRankTiles {
             Some((_, dtype)) => Some(floats(*dtype, rows.len(), &mut rest)?),
             None => None,
         };
-        let mut values = Vec::with_capacity(BLOCK * width);
+        let mut values = Vec::with_capacity(ROWS * width);
         let mut at = whole.start;
         buffer::fill::<Fault>(out, |_, into| {
             // Up to the end of a block of whole rows.
             let (first, start) = ((at / width.max(1) as u64) as usize, (at % width.max(1) as u64) as usize);
-            let block_end = ((first + BLOCK) as u64 * width as u64).min(whole.end);
+            let block_end = ((first + ROWS) as u64 * width as u64).min(whole.end);
             if at >= block_end {
                 return Ok(Some(&[]));
             }

@@ -25,6 +25,9 @@ pub(super) struct Rows<'v> {
     pub(super) factors: &'v [Factors],
 }
 
+/// Rows that are made at a time.
+pub(super) const ROWS: usize = 4;
+
 /// Columns that are made at a time: their sums stay in registers.
 const COLUMNS: usize = 16;
 
@@ -34,12 +37,31 @@ impl Work for Rows<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { values, start, width, first, factors } = self;
+        if start == 0 && values.len() == ROWS * width {
+            // A block of whole rows: what is in all of them is read once for all.
+            for factors in factors {
+                let Factors { start, count, rank, left, right, scale } = factors;
+                let own = first.checked_sub(*start).filter(|own| *rank > 0 && own + ROWS <= *count);
+                match own.and_then(|own| left.get(own * rank..(own + ROWS) * rank)) {
+                    Some(left) => add_to_rows(values, left, right, width, *scale),
+                    None => factors.add_row_by_row(values, 0, width, first),
+                }
+            }
+            return;
+        }
+        factors.iter().for_each(|factors| factors.add_row_by_row(values, start, width, first));
+    }
+}
+
+impl Factors {
+    #[inline(always)]
+    fn add_row_by_row(&self, values: &mut [f32], start: usize, width: usize, first: usize) {
+        let Self { start: own_start, count, rank, left, right, scale } = self;
         let (mut rest, mut row, mut column) = (values, first, start);
         while !rest.is_empty() {
-            let count = (width - column).min(rest.len());
-            let (values, behind) = std::mem::take(&mut rest).split_at_mut(count);
-            for Factors { start, count, rank, left, right, scale } in factors {
-                let Some(own) = row.checked_sub(*start).filter(|own| own < count) else { continue };
+            let len = (width - column).min(rest.len());
+            let (values, behind) = std::mem::take(&mut rest).split_at_mut(len);
+            if let Some(own) = row.checked_sub(*own_start).filter(|own| own < count) {
                 match rank {
                     0 => {
                         let full = right.get(own * width + column..).unwrap_or_default();
@@ -53,6 +75,35 @@ impl Work for Rows<'_> {
             }
             (rest, row, column) = (behind, row + 1, 0);
         }
+    }
+}
+
+/// Adds `scale` times the product of rows and a matrix to whole rows: for each few columns one line of the matrix goes
+/// into the sums of all rows.
+#[inline(always)]
+fn add_to_rows(values: &mut [f32], left: &[f32], right: &[f32], width: usize, scale: f32) {
+    let rank = left.len() / ROWS;
+    let whole = width / COLUMNS * COLUMNS;
+    for column in (0..whole).step_by(COLUMNS) {
+        let mut sums = [[0.0_f32; COLUMNS]; ROWS];
+        for (number, line) in right.chunks_exact(width).enumerate() {
+            let Some(line) = line[column..].first_chunk::<COLUMNS>() else { continue };
+            for row in 0..ROWS {
+                let factor = left[row * rank + number];
+                for lane in 0..COLUMNS {
+                    sums[row][lane] += factor * line[lane];
+                }
+            }
+        }
+        for row in 0..ROWS {
+            let values = &mut values[row * width + column..][..COLUMNS];
+            for lane in 0..COLUMNS {
+                values[lane] += scale * sums[row][lane];
+            }
+        }
+    }
+    for (values, left) in values.chunks_exact_mut(width).zip(left.chunks_exact(rank)) {
+        add(&mut values[whole..], left, right, width, whole, scale);
     }
 }
 
