@@ -120,6 +120,11 @@ impl Blend {
         self
     }
 
+    /// How it blends.
+    pub fn method(&self) -> BlendMethod {
+        self.method
+    }
+
     /// The number of inputs: the models, and the base if the method has one.
     pub fn inputs(&self) -> usize {
         self.weights.len() + usize::from(self.method.has_base())

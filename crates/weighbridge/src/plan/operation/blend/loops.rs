@@ -82,7 +82,7 @@ impl Work for AddBase<'_> {
     #[inline(always)]
     fn run(self) {
         for (sum, base) in self.sums.iter_mut().zip(self.base) {
-            *sum = base + *sum;
+            *sum += base;
         }
     }
 }

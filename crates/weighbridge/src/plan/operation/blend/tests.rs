@@ -53,14 +53,9 @@ fn single(checkpoint: &Checkpoint) -> Vec<f32> {
     floats(session.take(NAME, None).unwrap().1.as_bytes())
 }
 
+/// What a session gives is native.
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    let mut values = vec![0.0; bytes.len() / 4];
-    let little = bytes.iter().copied().collect::<Vec<_>>();
-    // What a session gives is native.
-    values.iter_mut().zip(little.chunks_exact(4)).for_each(|(value, bytes)| {
-        *value = bytemuck::pod_read_unaligned(bytes);
-    });
-    values
+    bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
 }
 
 fn made(blend: &Blend, models: &[Checkpoint], dtype: Dtype) -> Result<Vec<u8>> {
