@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use half::bf16;
@@ -55,8 +56,25 @@ fn save<T: TensorData>(path: &Path, tensors: impl IntoIterator<Item = (&'static 
     Save::new().metadata("format", "pt").file(path.join("model.safetensors"), tensors).unwrap();
 }
 
-fn single<'v>(values: &'v [f32]) -> Values<'v> {
-    Values::new(&[values.len()], values).unwrap()
+/// A tensor that owns its values.
+struct Owned(Vec<usize>, Vec<f32>);
+
+impl TensorData for Owned {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.0
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.1.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+    }
+}
+
+fn single(values: &[f32]) -> Owned {
+    Owned(vec![values.len()], values.to_vec())
 }
 
 #[test]
@@ -203,10 +221,8 @@ fn the_same_seed_gives_the_same_file_and_another_one_does_not() {
 #[test]
 fn models_that_differ_are_refused_and_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let matrix = |rows: usize, columns: usize| {
-        Values::new(&[rows, columns], &[0.5_f32; 64][..rows * columns]).unwrap()
-    };
-    let model = |name: &str, embeddings: Values<'_>, up: Values<'_>| {
+    let matrix = |rows: usize, columns: usize| Owned(vec![rows, columns], vec![0.5; rows * columns]);
+    let model = |name: &str, embeddings: Owned, up: Owned| {
         save(&dir.path().join(name), [("model.embed_tokens.weight", embeddings), ("up.weight", up)]);
     };
     model("a", matrix(8, 4), matrix(4, 4));
@@ -269,9 +285,9 @@ fn models_that_differ_are_refused_and_nothing_is_written() {
 fn integers_must_be_the_same_and_values_must_fit() {
     let dir = tempfile::tempdir().unwrap();
     let model = |name: &str, ids: &[i64], value: f32| {
-        let (ids, values) = (Values::new(&[ids.len()], ids).unwrap(), [value]);
-        let x = single(&values);
-        save::<&dyn TensorData>(&dir.path().join(name), [("ids", &ids), ("x", &x)]);
+        let (ids, x) = (Values::new(&[2], ids).unwrap(), single(&[value]));
+        let tensors: [(_, &dyn TensorData); 2] = [("ids", &ids), ("x", &x)];
+        save(&dir.path().join(name), tensors);
     };
     model("a", &[1, 2], 60_000.0);
     model("b", &[1, 2], 60_000.0);
