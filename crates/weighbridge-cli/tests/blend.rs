@@ -48,7 +48,7 @@ fn refused(dir: &Path, arguments: &str) -> String {
     let ran = run(dir, &format!("blend {arguments} -o {{}}/out"));
     assert_eq!(ran.status, 2, "{arguments}: {}", ran.stderr);
     assert!(!dir.join("out").exists(), "{arguments}");
-    ran.without(dir)
+    ran.without(dir).trim_end().to_owned()
 }
 
 fn save<T: TensorData>(path: &Path, tensors: impl IntoIterator<Item = (&'static str, T)>) {
@@ -124,7 +124,7 @@ fn the_dtype_is_the_one_that_holds_all_values_or_the_one_asked_for() {
     let (dtype, _, bytes) = made(&format!("{both} --dtype f16"));
     assert_eq!(
         (dtype, bytes),
-        (Dtype::F16, [2.0, 1.75].map(half::f16::from_f32).map(|one| one.to_le_bytes()).concat())
+        (Dtype::F16, [2.0, 1.75].map(half::f16::from_f32).map(half::f16::to_le_bytes).concat())
     );
     let ran = run(dir.path(), "blend {}/a {}/b --method linear --weight 1 --to i32 -o {}/out");
     assert!(ran.stderr.contains("blended values are floats, not I32"), "{}", ran.stderr);

@@ -31,11 +31,12 @@ use settings::Settings;
 
 /// Blends models of one architecture into one: averages, arcs, task vectors
 ///
-/// Tensors of one name become one, computed in F32 and rounded once, by the formulas that mergekit has for the
-/// methods of these names. Integers must be the same in all models. Quantised modules are dequantised first. Models with
-/// tensors, shapes or tokens that others lack are refused, and nothing is written. In a directory the tensors get the other
-/// files (config.json, tokenizer, templates) of the base or, without one, of the first model. Memory stays the same however
-/// large the models are, and the same models, options and seed give the same bytes.
+/// Tensors of one name become one, computed in F32 and rounded once, by the formulas that mergekit has for
+/// the methods of these names. Integers must be the same in all models. Quantised modules are dequantised
+/// first. Models with tensors, shapes or tokens that others lack are refused, and nothing is written. In a
+/// directory the tensors get the other files (config.json, tokenizer, templates) of the base or, without one,
+/// of the first model. Memory stays the same however large the models are, and the same models, options and
+/// seed give the same bytes.
 ///
 /// `weighbridge merge` joins the files of one model, `weighbridge consolidate` the shards of ranks.
 #[derive(Debug, Args)]
@@ -75,8 +76,8 @@ pub(crate) struct Blend {
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
 
-    /// Tensors whose whole name matches are copied from the base or, without one, from the first model; may be given several
-    /// times
+    /// Tensors whose whole name matches are copied from the base or, without one, from the first model; may
+    /// be given several times
     #[arg(long, value_name = "GLOB")]
     take: Vec<String>,
 

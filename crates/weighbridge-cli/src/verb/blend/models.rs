@@ -159,8 +159,8 @@ impl Models {
         Ok(Made::Taken(tensor, is_base))
     }
 
-    /// Whether the output's head is its embeddings, by the configuration that goes along: then it has none of its own, and
-    /// neither must a model.
+    /// Whether the output's head is its embeddings, by the configuration that goes along: then it has none of
+    /// its own, and neither must a model.
     fn is_tied_head(&self, name: &str) -> Result<bool> {
         if !name.ends_with(HEAD) || self.main().ties_head != Some(true) {
             return Ok(false);

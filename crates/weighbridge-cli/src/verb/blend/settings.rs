@@ -24,8 +24,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(super) t: Option<f64>,
 
-    /// Of ties, dare_linear and dare_ties, which share of the differences from the base is kept, above 0 and at most 1: for
-    /// each model, or one for all; 1 otherwise
+    /// Of ties, dare_linear and dare_ties, which share of the differences from the base is kept, above 0 and
+    /// at most 1: for each model, or one for all; 1 otherwise
     #[arg(long, value_name = "SHARE,...", value_delimiter = ',')]
     #[serde(deserialize_with = "one_or_more")]
     pub(super) density: Option<Vec<f64>>,

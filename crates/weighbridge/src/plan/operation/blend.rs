@@ -18,18 +18,18 @@ use tiles::BlendTiles;
 
 /// Tensors of one shape blended into one of `F32`, by a [`BlendMethod`].
 ///
-/// For methods that work on task vectors the first input is the base, and the others are the models; for the others each
-/// input is a model. Inputs may be of any float of at least 8 bits, each of another; values of `F64` are rounded to `F32`.
-/// All is computed in `F32`, element by element, sums in the order of the models; cast to another dtype
-/// ([`Entry::recast`](crate::Entry::recast)), the result is rounded once. The same inputs and parameters
-/// give the same bits, whatever the machine, its threads and the tiles.
+/// For methods that work on task vectors the first input is the base, and the others are the models; for the
+/// others each input is a model. Inputs may be of any float of at least 8 bits, each of another; values of
+/// `F64` are rounded to `F32`. All is computed in `F32`, element by element, sums in the order of the models;
+/// cast to another dtype ([`Entry::recast`](crate::Entry::recast)), the result is rounded once. The same
+/// inputs and parameters give the same bits, whatever the machine, its threads and the tiles.
 ///
 /// What a method has to know of whole tensors (the angle of [`Slerp`](BlendMethod::Slerp), the thresholds of
-/// [`Ties`](BlendMethod::Ties)) is measured when the first tile is made, in constant memory: the inputs are read once
-/// more for the angle, and twice for thresholds.
+/// [`Ties`](BlendMethod::Ties)) is measured when the first tile is made, in constant memory: the inputs are
+/// read once more for the angle, and twice for thresholds.
 ///
-/// NaN in an input is NaN in the output, whatever the weights. Slerp refuses what is not finite, because one value would
-/// spoil the whole tensor.
+/// NaN in an input is NaN in the output, whatever the weights. Slerp refuses what is not finite, because one
+/// value would spoil the whole tensor.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -65,8 +65,8 @@ pub struct Blend {
 }
 
 impl Blend {
-    /// Blends by `method`, with a weight for each model: of two models, [`Slerp`](BlendMethod::Slerp) goes the share of
-    /// the second weight in both of the way from the first model to the second.
+    /// Blends by `method`, with a weight for each model: of two models, [`Slerp`](BlendMethod::Slerp) goes
+    /// the share of the second weight in both of the way from the first model to the second.
     pub fn new(method: BlendMethod, weights: impl Into<Vec<f64>>) -> Self {
         Self {
             method,
@@ -80,8 +80,8 @@ impl Blend {
         }
     }
 
-    /// Sets which share of the differences between each model and the base is kept, above 0 and at most 1: one for all
-    /// models, or one for each. Without it all are.
+    /// Sets which share of the differences between each model and the base is kept, above 0 and at most 1:
+    /// one for all models, or one for each. Without it all are.
     #[must_use]
     pub fn densities(mut self, densities: impl Into<Vec<f64>>) -> Self {
         self.densities = densities.into();
@@ -103,17 +103,17 @@ impl Blend {
         self
     }
 
-    /// Sets whether differences that are kept at random are divided by the density, so that their sum stays what it was
-    /// on average. They are unless it is set otherwise.
+    /// Sets whether differences that are kept at random are divided by the density, so that their sum stays
+    /// what it was on average. They are unless it is set otherwise.
     #[must_use]
     pub fn rescale(mut self, rescale: bool) -> Self {
         self.rescale = rescale;
         self
     }
 
-    /// Sets what the random choice of differences depends on: a seed, and the name of the tensor, so that tensors
-    /// are chosen from independently. Of the same seed, name, number of the model and index of the element it is the same
-    /// choice, in every version of this crate.
+    /// Sets what the random choice of differences depends on: a seed, and the name of the tensor, so that
+    /// tensors are chosen from independently. Of the same seed, name, number of the model and index of the
+    /// element it is the same choice, in every version of this crate.
     #[must_use]
     pub fn seed(mut self, seed: u64, name: &str) -> Self {
         (self.seed, self.name) = (seed, name.to_owned());
@@ -150,9 +150,9 @@ impl Blend {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::Value`]: weights that are not finite, no weights or, of slerp, not two of them, weights that
-    /// are to be divided by their sum where that is zero, and densities that are not above 0 and at most 1, or not as many
-    /// as models.
+    /// Fails with [`ErrorKind::Value`]: weights that are not finite, no weights or, of slerp, not two of
+    /// them, weights that are to be divided by their sum where that is zero, and densities that are not above
+    /// 0 and at most 1, or not as many as models.
     pub fn check(&self) -> Result<()> {
         let (method, models) = (self.method, self.weights.len());
         let refuse = |message: String| Err(Error::new(ErrorKind::Value, message));

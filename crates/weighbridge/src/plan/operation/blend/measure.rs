@@ -47,7 +47,8 @@ pub(super) enum Keep {
 }
 
 pub(super) fn measure(of: &Blending) -> Result<Measured> {
-    /// One tensor is measured at a time, by several threads, so that its inputs are read in order and memory is bounded.
+    /// One tensor is measured at a time, by several threads, so that its inputs are read in order and memory
+    /// is bounded.
     static MEASURING: Mutex<()> = Mutex::new(());
     /// More threads would not read faster, and each has counters.
     const MOST_THREADS: usize = 8;
@@ -180,8 +181,8 @@ impl Passes {
         })
     }
 
-    /// The sums of squares of the first and the second input, and of their products. Pieces are added up in order,
-    /// whatever thread they were on.
+    /// The sums of squares of the first and the second input, and of their products. Pieces are added up in
+    /// order, whatever thread they were on.
     pub(super) fn products(&self) -> Result<[f64; 3]> {
         let mut all = self
             .each(Vec::new, |sums: &mut Vec<(usize, [f64; 3])>, piece, values| {
@@ -197,8 +198,8 @@ impl Passes {
         Ok(all.into_iter().fold([0.0; 3], add))
     }
 
-    /// Of each input behind the first, the bits of the smallest magnitude among its largest differences from the first:
-    /// as many as its density says, and at least one.
+    /// Of each input behind the first, the bits of the smallest magnitude among its largest differences from
+    /// the first: as many as its density says, and at least one.
     pub(super) fn least(&self, densities: &[f64]) -> Result<Vec<u32>> {
         let models = densities.len();
         let upper = self.count(models, UPPER, |_, bits| Some((bits >> 15) as usize))?;
@@ -249,7 +250,8 @@ impl Passes {
     }
 }
 
-/// The counter that the element with this rank is in, counted from the largest as the first, and its rank there.
+/// The counter that the element with this rank is in, counted from the largest as the first, and its rank
+/// there.
 fn from_the_top(counts: &[u64], rank: u64) -> (usize, u64) {
     let mut rank = rank;
     for (counter, &count) in counts.iter().enumerate().rev() {

@@ -5,26 +5,28 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind};
 
-/// How the values of several models become one, `x` being those of the models with their weights `w`, `b` those of a base, and
-/// `d = x - b`, a model's *task vector*. The formulas are those of the methods of these names in mergekit 0.1.5.
+/// How the values of several models become one, `x` being those of the models with their weights `w`, `b`
+/// those of a base, and `d = x - b`, a model's *task vector*. The formulas are those of the methods of these
+/// names in mergekit 0.1.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlendMethod {
     /// The weighted average, `sum(w x) / sum(w)`; without [`normalize`](super::Blend::normalize) the sum.
     Linear,
-    /// Along the arc between two tensors, seen as vectors with an angle `a` between them: `(sin((1-t) a) x1 + sin(t a) x2) /
-    /// sin(a)`. Where the cosine is beyond 0.9995 either way, along the line: `(1-t) x1 + t x2`.
+    /// Along the arc between two tensors, seen as vectors with an angle `a` between them: `(sin((1-t) a) x1 +
+    /// sin(t a) x2) / sin(a)`. Where the cosine is beyond 0.9995 either way, along the line: `(1-t) x1 + t
+    /// x2`.
     Slerp,
     /// `b + lambda sum(w d)`.
     TaskArithmetic,
-    /// Of each task vector the largest magnitudes are kept, as many as the density says, and all that are as large as the
-    /// smallest of them. Of each element the sign of `sum(w d)` is elected, positive if that is zero, and the terms that
-    /// have it make the sum: `b + lambda sum(w d) / sum(w)`.
+    /// Of each task vector the largest magnitudes are kept, as many as the density says, and all that are as
+    /// large as the smallest of them. Of each element the sign of `sum(w d)` is elected, positive if that is
+    /// zero, and the terms that have it make the sum: `b + lambda sum(w d) / sum(w)`.
     Ties,
     /// As task arithmetic, of differences kept at random, as many as the density says, and divided by it.
     DareLinear,
-    /// As ties, of differences kept at random, as many as the density says, and divided by it. The sum is not divided by
-    /// weights unless told so.
+    /// As ties, of differences kept at random, as many as the density says, and divided by it. The sum is not
+    /// divided by weights unless told so.
     DareTies,
 }
 
