@@ -63,7 +63,7 @@ impl Beside {
     pub(crate) fn into(self, destination: &Destination, to: Option<Dtype>) -> Result<Option<Copies>> {
         let (Some(from), Some(into)) = (self.from, destination.directory()) else { return Ok(None) };
         if into.try_exists()? && from.canonicalize()? == into.canonicalize()? {
-            bail!("{}: the quantised checkpoint is there; name another directory", into.display());
+            bail!("{}: the checkpoint that is read is there; name another directory", into.display());
         }
         for name in OF_CODES {
             let path = into.join(name);

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub(crate) mod blend;
 pub(crate) mod cast;
 pub(crate) mod cat;
 pub(crate) mod convert;

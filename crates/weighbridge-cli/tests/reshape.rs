@@ -70,8 +70,17 @@ fn merging_says_who_has_a_name_twice() {
         .unwrap();
     let ran = run(dir.path(), "merge {}/a.safetensors {}/b.safetensors -o {}/c.safetensors");
     assert_eq!(ran.status, 2);
-    assert_snapshot!(ran.without(dir.path()), @r#"error: [dir]/b.safetensors: tensor "x": [dir]/a.safetensors has one of that name, too; --on-duplicate says which counts"#);
+    assert_snapshot!(ran.without(dir.path()), @r#"error: [dir]/b.safetensors: tensor "x": [dir]/a.safetensors has one of that name, too; --on-duplicate says which counts, `weighbridge blend` averages models"#);
     assert!(!path("c.safetensors").exists());
+    // Parts of one tensor, and parts by the names of their files.
+    Save::new().file(path("p.safetensors"), [("x", Values::new(&[2], &[1.0_f32; 2]).unwrap())]).unwrap();
+    for rank in [0, 1] {
+        fs::copy(path("a.safetensors"), path(&format!("rank_{rank}.safetensors"))).unwrap();
+    }
+    for parts in ["{}/a.safetensors {}/p.safetensors", "{}/rank_0.safetensors {}/rank_1.safetensors"] {
+        let ran = run(dir.path(), &format!("merge {parts} -o {{}}/c.safetensors"));
+        assert!(ran.stderr.ends_with("`weighbridge consolidate` joins shards of ranks\n"), "{}", ran.stderr);
+    }
     for (how, value) in [("first", 1.0_f32), ("last", 2.0)] {
         let arguments = format!(
             "merge {{}}/a.safetensors {{}}/b.safetensors -o {{}}/c.safetensors --force --on-duplicate {how}"

@@ -16,8 +16,8 @@ pub(crate) use derived::{Derive, Derived};
 pub use input::Input;
 pub use memory::cast_into;
 pub use operation::{
-    BitCast, Bound, Cast, Constant, Delta, Encode, Join, LowRank, Operation, Part, Piece, Quantize,
-    QuantizeMethod, QuantizedWeight, Read, Tiles, Transpose,
+    BitCast, Blend, BlendMethod, Bound, Cast, Constant, Delta, Encode, Join, LowRank, Operation, Part, Piece,
+    Quantize, QuantizeMethod, QuantizedWeight, Read, Tiles, Transpose,
 };
 
 use crate::checkpoint::{Checkpoint, Shard, TensorRef};

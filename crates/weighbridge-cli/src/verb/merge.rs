@@ -16,7 +16,9 @@ use crate::term::Term;
 
 /// Makes one checkpoint of several, or one file of shards
 ///
-/// Bytes are copied by the kernel and do not pass through the program.
+/// Bytes are copied by the kernel and do not pass through the program. The checkpoints are parts of one
+/// model; `weighbridge blend` averages models that have the same tensors, and `weighbridge consolidate` joins
+/// the shards of ranks, which have parts of the same tensors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -74,10 +76,11 @@ impl Merge {
             for tensor in checkpoint.tensors() {
                 match (owners.get(tensor.name()), self.on_duplicate) {
                     (Some(&first), OnDuplicate::Error) => bail!(
-                        "{}: tensor {:?}: {} has one of that name, too; --on-duplicate says which counts",
+                        "{}: tensor {:?}: {} has one of that name, too; --on-duplicate says which counts, {}",
                         self.inputs[number].display(),
                         safe(tensor.name()),
-                        self.inputs[first].display()
+                        self.inputs[first].display(),
+                        other_verb(&checkpoints[first], &checkpoints[number])
                     ),
                     (Some(_), OnDuplicate::First) => {}
                     _ => drop(owners.insert(tensor.name(), number)),
@@ -85,5 +88,21 @@ impl Merge {
             }
         }
         Ok(owners)
+    }
+}
+
+/// What is meant, perhaps, where two checkpoints have tensors of the same names.
+fn other_verb(first: &Checkpoint, second: &Checkpoint) -> &'static str {
+    let differs = |own: &[usize], other: &[usize]| {
+        own.len() == other.len() && own.iter().zip(other).filter(|(own, other)| own != other).count() == 1
+    };
+    let is_rank = |checkpoint: &Checkpoint| {
+        let names = checkpoint.shards().iter().filter_map(|shard| shard.path()?.file_stem()?.to_str());
+        names.into_iter().any(|name| name.contains("rank") || name.contains("mp_"))
+    };
+    let mut pairs = first.tensors().filter_map(|tensor| Some((tensor, second.tensor(tensor.name())?)));
+    match is_rank(first) && is_rank(second) || pairs.any(|(own, other)| differs(own.shape(), other.shape())) {
+        true => "`weighbridge consolidate` joins shards of ranks",
+        false => "`weighbridge blend` averages models",
     }
 }

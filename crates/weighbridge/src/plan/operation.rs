@@ -2,10 +2,11 @@
 //!
 //! [`Read`] gives a stored tensor as it is, [`Part`] a slice of one, [`Join`] several concatenated along a
 //! dimension, [`Transpose`] one with two adjacent dimensions swapped; [`Cast`] gives what any of them makes in another dtype,
-//! [`BitCast`] its bits under another dtype. [`Quantize`] makes the codes and scales of a quantised weight,
-//! and [`Encode`] any other encoding in groups.
+//! [`BitCast`] its bits under another dtype. [`Blend`] makes one tensor out of those of several models. [`Quantize`] makes
+//! the codes and scales of a quantised weight, and [`Encode`] any other encoding in groups.
 
 mod bit_cast;
+mod blend;
 mod cast;
 mod encode;
 mod join;
@@ -20,6 +21,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 pub use bit_cast::BitCast;
+pub use blend::{Blend, BlendMethod};
 pub use cast::Cast;
 pub use encode::Encode;
 pub use join::Join;
