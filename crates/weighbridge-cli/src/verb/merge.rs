@@ -1,11 +1,11 @@
 //! `weighbridge merge`.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use weighbridge::{Checkpoint, Names};
+use weighbridge::{Checkpoint, Names, Shard};
 
 use crate::destination::Destination;
 use crate::load::open;
@@ -17,6 +17,8 @@ use crate::term::Term;
 /// Makes one checkpoint of several, or one file of shards
 ///
 /// Bytes are copied by the kernel and do not pass through the program.
+///
+/// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -50,6 +52,7 @@ enum OnDuplicate {
 impl Merge {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let checkpoints = self.inputs.iter().map(|input| open(input, term)).collect::<Result<Vec<_>>>()?;
+        self.inputs.iter().zip(&checkpoints).try_for_each(|(input, opened)| refuse_ranks(input, opened))?;
         let owners = self.owners(&checkpoints)?;
         let mut plans = Vec::with_capacity(checkpoints.len());
         let mut left_out = 0;
@@ -74,10 +77,11 @@ impl Merge {
             for tensor in checkpoint.tensors() {
                 match (owners.get(tensor.name()), self.on_duplicate) {
                     (Some(&first), OnDuplicate::Error) => bail!(
-                        "{}: tensor {:?}: {} has one of that name, too; --on-duplicate says which counts",
+                        "{}: tensor {:?}: {} has one of that name, too; --on-duplicate says which counts{}",
                         self.inputs[number].display(),
                         safe(tensor.name()),
-                        self.inputs[first].display()
+                        self.inputs[first].display(),
+                        if are_ranks(checkpoints) { OF_RANKS } else { "" }
                     ),
                     (Some(_), OnDuplicate::First) => {}
                     _ => drop(owners.insert(tensor.name(), number)),
@@ -86,4 +90,34 @@ impl Merge {
         }
         Ok(owners)
     }
+}
+
+const OF_RANKS: &str = "; shards of ranks are joined by `weighbridge consolidate --rules FILE`";
+
+/// Whether checkpoints may be what the ranks of tensor parallelism have: the same names in all of them.
+fn are_ranks(checkpoints: &[Checkpoint]) -> bool {
+    let Some((first, others)) = checkpoints.split_first() else { return false };
+    let same = |other: &Checkpoint| other.tensors().all(|tensor| first.tensor(tensor.name()).is_some());
+    others.iter().all(|other| other.len() == first.len() && same(other))
+}
+
+/// Fails for a file that says that its tensors are parts of others.
+fn refuse_ranks(input: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    if checkpoint.shards().iter().any(|shard| has_parts(shard)) {
+        bail!(
+            "{}: it has the parts of one rank (DCP_SHARDING_INFO); `weighbridge consolidate` joins the directory",
+            input.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a tensor begins elsewhere than at the start of the whole.
+fn has_parts(shard: &Shard) -> bool {
+    let info = shard.header().metadata_value("DCP_SHARDING_INFO");
+    let info = info.and_then(|text| serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text).ok());
+    info.into_iter().flatten().any(|(_, of_tensor)| {
+        let offsets = of_tensor.get("saved_offsets").and_then(serde_json::Value::as_array);
+        offsets.into_iter().flatten().any(|offset| offset.as_u64() != Some(0))
+    })
 }
