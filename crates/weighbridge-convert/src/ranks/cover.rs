@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use weighbridge::{Error, ErrorKind, Result};
 
-/// How much may be compared for all tensors of a checkpoint; a grid of chunks takes as much as there are chunks.
+/// How much may be compared for all tensors of a checkpoint. A grid takes about as many steps as there are dimensions and
+/// chunks; ten million chunks are more than any run has.
 pub(crate) struct Effort(u64);
 
 impl Default for Effort {
     fn default() -> Self {
-        Self(1 << 28)
+        Self(1 << 25)
     }
 }
 
