@@ -70,7 +70,7 @@ fn merging_says_who_has_a_name_twice() {
         .unwrap();
     let ran = run(dir.path(), "merge {}/a.safetensors {}/b.safetensors -o {}/c.safetensors");
     assert_eq!(ran.status, 2);
-    assert_snapshot!(ran.without(dir.path()), @r#"error: [dir]/b.safetensors: tensor "x": [dir]/a.safetensors has one of that name, too; --on-duplicate says which counts"#);
+    assert_snapshot!(ran.without(dir.path()), @r#"error: [dir]/b.safetensors: tensor "x": [dir]/a.safetensors has one of that name, too; --on-duplicate says which counts; shards of ranks are joined by `weighbridge consolidate --rules FILE`"#);
     assert!(!path("c.safetensors").exists());
     for (how, value) in [("first", 1.0_f32), ("last", 2.0)] {
         let arguments = format!(

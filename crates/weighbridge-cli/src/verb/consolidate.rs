@@ -85,7 +85,8 @@ impl Consolidate {
     }
 
     fn open(&self, input: &Path) -> Result<Foreign> {
-        let options = Options::new().aliases(Aliases::Each).only(self.select.names()?);
+        let options = Options::new().aliases(Aliases::Each);
+        let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
         let options = self.allow_global.iter().fold(options, Options::allow_global);
         match Format::of_file(input)? {
             Some(Format::Distributed | Format::DistributedSafetensors) => {
