@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use half::bf16;
 use weighbridge::write::Save;
-use weighbridge::{Adapter, AdapterFormat, Checkpoint, Dtype, ErrorKind, Plan, Slice, TensorView};
+use weighbridge::{
+    Adapter, AdapterFormat, Checkpoint, Dtype, ErrorKind, HostBuffer, Plan, Slice, TensorView,
+};
 
 /// A matrix of numbers without a pattern, between -1 and 1.
 #[derive(Clone)]
@@ -23,7 +25,7 @@ impl Matrix {
             state ^= state >> 17;
             state ^= state << 5;
             // Few bits, so that products are exact in `BF16` factors.
-            f32::from((state >> 12) as u8 as i8) / 128.0
+            f32::from(((state >> 12) as u8).cast_signed()) / 128.0
         };
         Self { shape: shape.to_vec(), values: (0..shape.iter().product()).map(|_| next()).collect() }
     }
@@ -70,13 +72,20 @@ fn product(up: &Matrix, down: &Matrix, row: usize, column: usize) -> f64 {
     (0..down.rows()).map(|rank| up.at(row, rank) * down.at(rank, column)).sum()
 }
 
+fn floats(buffer: HostBuffer) -> Vec<f32> {
+    match buffer {
+        HostBuffer::F32(values) => values,
+        _ => panic!("it is no F32"),
+    }
+}
+
 /// The values of a tensor in `F32`.
 fn values(ckpt: &Checkpoint, name: &str, chunk: usize) -> Vec<f32> {
     let plan =
         Plan::of(ckpt).filter(|tensor| tensor.name() == name).dtype(|_| Some(Dtype::F32)).build().unwrap();
     let session = plan.session().chunk(chunk).start().unwrap();
     let buffer = session.take(name, None).unwrap().1;
-    buffer.as_bytes().chunks_exact(4).map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap())).collect()
+    floats(buffer)
 }
 
 #[track_caller]
@@ -140,11 +149,7 @@ fn weights_of_all_shapes_get_their_products() {
                     .build()
                     .unwrap();
                 let buffer = plan.session().start().unwrap().take("a.weight", None).unwrap().1;
-                let made: Vec<_> = buffer
-                    .as_bytes()
-                    .chunks_exact(4)
-                    .map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap()))
-                    .collect();
+                let made = floats(buffer);
                 let all = (0..rows).flat_map(|row| (1..columns - 2).map(move |column| (row, column)));
                 close("columns", &made, all.map(|(row, column)| wanted(row, column)));
             }

@@ -14,7 +14,11 @@ use crate::term::Term;
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
         Ok(Some(format)) => {
-            anyhow!("{}: {format}; `weighbridge convert` makes safetensors of it", location.display())
+            let verb = match format {
+                Format::Distributed | Format::DistributedSafetensors => "consolidate",
+                _ => "convert",
+            };
+            anyhow!("{}: {format}; `weighbridge {verb}` makes safetensors of it", location.display())
         }
         _ => error.into(),
     })?;

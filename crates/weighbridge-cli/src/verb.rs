@@ -3,6 +3,7 @@
 pub(crate) mod blend;
 pub(crate) mod cast;
 pub(crate) mod cat;
+pub(crate) mod consolidate;
 pub(crate) mod convert;
 pub(crate) mod dequantize;
 pub(crate) mod diff;

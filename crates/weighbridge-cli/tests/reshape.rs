@@ -79,7 +79,11 @@ fn merging_says_who_has_a_name_twice() {
     }
     for parts in ["{}/a.safetensors {}/p.safetensors", "{}/rank_0.safetensors {}/rank_1.safetensors"] {
         let ran = run(dir.path(), &format!("merge {parts} -o {{}}/c.safetensors"));
-        assert!(ran.stderr.ends_with("`weighbridge consolidate` joins shards of ranks\n"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.ends_with("`weighbridge consolidate --rules FILE` joins shards of ranks\n"),
+            "{}",
+            ran.stderr
+        );
     }
     for (how, value) in [("first", 1.0_f32), ("last", 2.0)] {
         let arguments = format!(

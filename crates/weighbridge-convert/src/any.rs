@@ -30,7 +30,8 @@ impl Opened {
 /// - a file of any format; its content says which, not its name. A file named `*.safetensors` or
 ///   `*.safetensors.index.json` is never taken for anything else;
 /// - a directory, or a repository in the local Hugging Face cache: its safetensors checkpoint, even if that
-///   is broken; if there is none, `pytorch_model.bin`, else the shards of `pytorch_model.bin.index.json`.
+///   is broken; if there is none, `pytorch_model.bin`, else the shards of `pytorch_model.bin.index.json`, else what
+///   the ranks of a distributed run wrote: `.metadata` and its files, or safetensors with `DCP_SHARDING_INFO`.
 ///
 /// Each name of a tensor that has several, such as tied embeddings, is there ([`Aliases::Each`]). The
 /// [directory](Checkpoint::directory) is that of the file, so that `config.json` can be found.
@@ -67,7 +68,11 @@ pub fn open_any_with(location: impl AsRef<Path>, options: &Options) -> Result<Op
         Ok(checkpoint) => return Ok(Opened::Safetensors(checkpoint)),
         Err(error) => error,
     };
-    if is_safetensors(location, &error) || matches!(Format::of_file(location), Ok(None)) {
+    let format = Format::of_file(location);
+    // Many files of parts look like many checkpoints.
+    let are_parts =
+        error.kind() == ErrorKind::Ambiguous && matches!(format, Ok(Some(Format::DistributedSafetensors)));
+    if !are_parts && is_safetensors(location, &error) || matches!(format, Ok(None)) {
         return Err(error);
     }
     // If it is broken, the reader of its own format says best how.

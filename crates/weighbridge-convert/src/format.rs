@@ -9,7 +9,7 @@ use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::options::Options;
-use crate::{burn_record, flax, gguf, gzip, hdf5, numpy, onnx, pickle};
+use crate::{burn_record, dcp, flax, gguf, gzip, hdf5, numpy, onnx, pickle};
 
 /// A format that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,10 @@ pub enum Format {
     TorchLegacy,
     /// An index of such files, `pytorch_model.bin.index.json`.
     TorchShards,
+    /// What `torch.distributed.checkpoint` writes: `.metadata`, and a file or more of each rank.
+    Distributed,
+    /// Safetensors files of ranks, as `HuggingFaceStorageWriter` writes them.
+    DistributedSafetensors,
     /// A pickle by itself.
     Pickle,
     /// An array of NumPy's.
@@ -48,6 +52,8 @@ impl Format {
             Self::TorchZip => "PyTorch zip",
             Self::TorchLegacy => "PyTorch legacy",
             Self::TorchShards => "PyTorch shards",
+            Self::Distributed => "PyTorch distributed checkpoint",
+            Self::DistributedSafetensors => "PyTorch distributed safetensors",
             Self::Pickle => "pickle",
             Self::Npy => "NumPy array",
             Self::Npz => "NumPy archive",
@@ -69,7 +75,10 @@ impl Format {
     /// [`ErrorKind::Malformed`] for an archive that is broken.
     pub fn of_file(path: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = path.as_ref();
-        let format = locate(path).and_then(|file| Self::of(&Input::open(&file)?));
+        let format = locate(path).and_then(|located| match located {
+            Located::File(file) => Self::of(&Input::open(&file)?),
+            Located::Sharded(..) => Ok(Self::DistributedSafetensors),
+        });
         match format {
             Ok(format) => Ok(Some(format)),
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => Ok(None),
@@ -84,6 +93,7 @@ impl Format {
             // A local file header, or the end of an archive that holds nothing.
             [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::of_archive(input)?,
             head if pickle::is_legacy(head) => Self::TorchLegacy,
+            head @ [0x80, 2..=5, ..] if dcp::is_metadata(head) => Self::Distributed,
             [0x80, 2..=5, ..] => Self::Pickle,
             head if head.starts_with(numpy::MAGIC) => Self::Npy,
             head if head.starts_with(gguf::MAGIC) => Self::Gguf,
@@ -131,12 +141,21 @@ impl fmt::Display for Format {
 
 /// Reads what is there, whatever it is, and says in which file it was found.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, Contents)> {
-    let file = locate(path)?;
+    let file = match locate(path)? {
+        Located::File(file) => file,
+        Located::Sharded(directory, files) => {
+            return Ok((Format::DistributedSafetensors, directory, files.read(options)?));
+        }
+    };
     let input = Input::open(&file)?;
     let format = Format::of(&input)?;
     let contents = match format {
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
             pickle::read(&input, format, options)?
+        }
+        Format::Distributed => dcp::read(&input, options)?,
+        Format::DistributedSafetensors => {
+            return Err(Error::new(ErrorKind::Internal, "a file is no directory").in_file(&file));
         }
         Format::Npy => numpy::read(&input, options)?,
         Format::Npz => numpy::read_archive(&Archive::open(input.whole())?, options)?,
@@ -150,17 +169,31 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, C
     Ok((format, file, contents))
 }
 
-/// What is to be read of a directory: as transformers has it, a whole file before an index.
-fn locate(path: &Path) -> Result<PathBuf> {
-    const NAMES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// What is to be read.
+enum Located {
+    File(PathBuf),
+    /// All safetensors files of a directory together.
+    Sharded(PathBuf, dcp::Sharded),
+}
+
+/// What is to be read of a directory: as transformers has it, a whole file before an index; then what ranks wrote.
+fn locate(path: &Path) -> Result<Located> {
+    const NAMES: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", dcp::METADATA];
     // What is not there may be a repository of the cache.
     let path = &if path.exists() { path.to_owned() } else { hub_snapshot(path)? };
     if !path.is_dir() {
-        return Ok(path.clone());
+        return Ok(Located::File(path.clone()));
     }
     let found = NAMES.iter().map(|name| path.join(name)).find(|path| path.exists());
-    found.ok_or_else(|| {
-        let message = "it has neither pytorch_model.bin nor its index; name the file to convert";
-        Error::new(ErrorKind::NotFound, message).in_file(path)
-    })
+    if let Some(file) = found {
+        return Ok(Located::File(file));
+    }
+    match dcp::sharded(path)? {
+        Some(files) => Ok(Located::Sharded(path.clone(), files)),
+        None => {
+            let message =
+                "it has neither pytorch_model.bin nor its index, nor .metadata; name the file to convert";
+            Err(Error::new(ErrorKind::NotFound, message).in_file(path))
+        }
+    }
 }

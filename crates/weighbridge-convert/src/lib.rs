@@ -37,6 +37,7 @@ mod assembled;
 mod burn_record;
 mod contents;
 mod cursor;
+mod dcp;
 mod flax;
 mod format;
 pub mod gguf;
@@ -52,6 +53,7 @@ mod options;
 mod pickle;
 #[cfg(test)]
 mod probe;
+pub mod ranks;
 pub mod scan;
 mod spool;
 mod strided;
@@ -100,8 +102,9 @@ pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let (metadata, mut notes) = (contents.metadata, contents.notes);
     notes.sort_by_key(Note::kind);
     let save = save(&metadata);
+    let directory = if file.is_dir() { Some(&*file) } else { file.parent() };
     let checkpoint =
-        assembled::checkpoint_of_blocks(&file, file.parent(), &save, contents.tensors, contents.blocks);
+        assembled::checkpoint_of_blocks(&file, directory, &save, contents.tensors, contents.blocks);
     let checkpoint = checkpoint.map_err(|error| error.in_file(&file))?;
     Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
 }

@@ -37,11 +37,13 @@ use crate::format::Format;
 use crate::input::Input;
 use crate::options::Options;
 
+pub(crate) use element::Element;
 pub(crate) use legacy::is_legacy;
-pub(crate) use machine::is_whole;
+pub(crate) use machine::{is_whole, load};
 pub(crate) use opcode::{Op, Opcodes};
+pub(crate) use value::{Id, Pickle, Value};
 pub use verdict::Verdict;
-pub(crate) use zipped::pickle_in;
+pub(crate) use zipped::{Single, pickle_in, single};
 
 /// Reads a file that was recognised.
 pub(crate) fn read(input: &Input, format: Format, options: &Options) -> Result<Contents> {
@@ -66,6 +68,11 @@ fn read_single(input: &Input, options: &Options) -> Result<Contents> {
 /// Bytes of an element of storages of a class: `FloatStorage`.
 pub(crate) fn storage_width(class: &str) -> Option<u64> {
     element::of_storage(class).map(|element| element.bytes() as u64)
+}
+
+/// An element type by its name in `torch`: `bfloat16`.
+pub(crate) fn element_of_torch(name: &str) -> Option<Element> {
+    element::of_torch(name)
 }
 
 /// A storage, if it has the bytes that the pickle says.

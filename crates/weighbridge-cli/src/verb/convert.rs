@@ -194,7 +194,7 @@ impl Convert {
 }
 
 /// Says what was changed on the way: the first of each kind, or all.
-fn report(notes: &[Note], term: &Term) {
+pub(crate) fn report(notes: &[Note], term: &Term) {
     for notes in notes.chunk_by(|a, b| a.kind() == b.kind()) {
         let Some(kind) = notes.first().map(Note::kind) else { continue };
         // Numbers and texts that are now in the metadata are many and are no loss.

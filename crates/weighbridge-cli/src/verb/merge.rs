@@ -1,11 +1,11 @@
 //! `weighbridge merge`.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use weighbridge::{Checkpoint, Names};
+use weighbridge::{Checkpoint, Names, Shard};
 
 use crate::destination::Destination;
 use crate::load::open;
@@ -52,6 +52,7 @@ enum OnDuplicate {
 impl Merge {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let checkpoints = self.inputs.iter().map(|input| open(input, term)).collect::<Result<Vec<_>>>()?;
+        self.inputs.iter().zip(&checkpoints).try_for_each(|(input, opened)| refuse_ranks(input, opened))?;
         let owners = self.owners(&checkpoints)?;
         let mut plans = Vec::with_capacity(checkpoints.len());
         let mut left_out = 0;
@@ -102,7 +103,28 @@ fn other_verb(first: &Checkpoint, second: &Checkpoint) -> &'static str {
     };
     let mut pairs = first.tensors().filter_map(|tensor| Some((tensor, second.tensor(tensor.name())?)));
     match is_rank(first) && is_rank(second) || pairs.any(|(own, other)| differs(own.shape(), other.shape())) {
-        true => "`weighbridge consolidate` joins shards of ranks",
+        true => "`weighbridge consolidate --rules FILE` joins shards of ranks",
         false => "`weighbridge blend` averages models",
     }
+}
+
+/// Fails for a file that says that its tensors are parts of others.
+fn refuse_ranks(input: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    if checkpoint.shards().iter().any(|shard| has_parts(shard)) {
+        bail!(
+            "{}: it has the parts of one rank (DCP_SHARDING_INFO); `weighbridge consolidate` joins the directory",
+            input.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a tensor begins elsewhere than at the start of the whole.
+fn has_parts(shard: &Shard) -> bool {
+    let info = shard.header().metadata_value("DCP_SHARDING_INFO");
+    let info = info.and_then(|text| serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text).ok());
+    info.into_iter().flatten().any(|(_, of_tensor)| {
+        let offsets = of_tensor.get("saved_offsets").and_then(serde_json::Value::as_array);
+        offsets.into_iter().flatten().any(|offset| offset.as_u64() != Some(0))
+    })
 }

@@ -159,6 +159,8 @@ impl Callable {
             // Activations, which modules keep as attributes.
             ("torch.nn.functional" | "torch._C._nn", name) if ACTIVATIONS.contains(&name) => Self::Opaque,
             (module, name) if super::torch_nn::is_class(module, name) => Self::Record,
+            // Dataclasses and enumerations that say where the chunks of a distributed checkpoint are.
+            (module, name) if crate::dcp::is_class(module, name) => Self::Record,
             _ => return None,
         })
     }

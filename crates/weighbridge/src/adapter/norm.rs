@@ -52,5 +52,5 @@ fn dot<'v>(pairs: impl Iterator<Item = (&'v f32, &'v f32)>) -> f64 {
 fn floats(tensor: &TensorRef<'_>) -> Result<Vec<f32>> {
     let session = Plan::new([Entry::of(tensor, Some(Dtype::F32))?]).session().start()?;
     let (_, buffer) = session.take(tensor.name(), None)?;
-    Ok(buffer.as_bytes().as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect())
+    Ok(buffer.as_bytes().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())
 }

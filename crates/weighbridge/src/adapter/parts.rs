@@ -186,7 +186,7 @@ mod tests {
         for (name, expected, wanted) in cases {
             match split(name, true) {
                 Ok(Split::Part { module, part, .. }) => {
-                    assert_eq!((&*module, part), (expected, wanted), "{name}")
+                    assert_eq!((&*module, part), (expected, wanted), "{name}");
                 }
                 _ => panic!("{name}"),
             }

@@ -225,7 +225,7 @@ fn targets_of(
 fn place_in(total: usize, rows: usize, index: usize, parts: usize) -> Option<usize> {
     match (parts, index) {
         (2, _) => (total == rows.checked_mul(2)?).then_some(index * rows),
-        (_, 0) => (rows <= total && (total - rows) % 2 == 0).then_some(0),
+        (_, 0) => (rows <= total && (total - rows).is_multiple_of(2)).then_some(0),
         (_, 1) => total.checked_sub(rows.checked_mul(2)?),
         _ => total.checked_sub(rows.checked_mul(2)?).map(|start| start + rows),
     }

@@ -153,7 +153,8 @@ impl Work for AnyBeyond<'_> {
     fn run(self) -> bool {
         let mut any = false;
         for value in self.0.as_chunks::<4>().0 {
-            any |= (u32::from_ne_bytes(*value) & !(1 << 31)).cast_signed() >= BF16_BEYOND;
+            let bits: u32 = bytemuck::cast(*value);
+            any |= (bits & !(1 << 31)).cast_signed() >= BF16_BEYOND;
         }
         any
     }

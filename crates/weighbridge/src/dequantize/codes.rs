@@ -532,11 +532,12 @@ fn transpose(rows: &mut [[u64; WORDS]; 8]) {
             if first & distance != 0 {
                 continue;
             }
-            for word in 0..WORDS {
-                let (upper, lower) = (rows[first][word], rows[first + distance][word]);
-                rows[first][word] = upper & mask | (lower & mask) << bits;
-                rows[first + distance][word] = upper >> bits & mask | lower & !mask;
+            let (mut upper, mut lower) = (rows[first], rows[first + distance]);
+            for (upper, lower) in upper.iter_mut().zip(&mut lower) {
+                (*upper, *lower) =
+                    (*upper & mask | (*lower & mask) << bits, *upper >> bits & mask | *lower & !mask);
             }
+            (rows[first], rows[first + distance]) = (upper, lower);
         }
     }
 }

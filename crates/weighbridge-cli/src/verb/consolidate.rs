@@ -1,0 +1,159 @@
+//! `weighbridge consolidate`: what ranks wrote becomes one checkpoint.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use weighbridge::{Checkpoint, Plan};
+use weighbridge_convert::ranks::{self, Rules};
+use weighbridge_convert::{Aliases, Foreign, Format, Options, open_any};
+
+use crate::casts::Rules as Casts;
+use crate::destination::Destination;
+use crate::load::tell;
+use crate::outcome::Outcome;
+use crate::rename::Renaming;
+use crate::reshape::{self, Reshape};
+use crate::select::Select;
+use crate::show::plural;
+use crate::term::Term;
+use crate::verb::convert::report;
+
+/// Makes one checkpoint of what the ranks of a distributed run wrote
+///
+/// Reads PyTorch's distributed checkpoints (`.metadata` and `*.distcp`), directories of HuggingFaceStorageWriter
+/// (safetensors with DCP_SHARDING_INFO), and files of tensor parallelism by rules. None of their code is run, and
+/// memory stays the same however large the checkpoint is. The chunks of a tensor must cover it exactly. Values that
+/// are no tensors, such as counts of steps, are left out and listed.
+///
+/// `consolidate` joins rank shards, `merge` joins the files of one model, `blend` averages models.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A file of rules has a line for each: a glob of names, and the dimension along which the ranks were cut, counted
+from 0, or `replicated` for what is the same in all of them. The first rule that matches counts.
+  *.{q,k,v,gate,up}_proj.weight: 0
+  *.{o,down}_proj.weight: 1
+  *norm.weight: replicated
+
+Examples:
+  weighbridge consolidate step-1000 -o model
+  weighbridge consolidate step-1000 --only 'model.*' --rename-prefix 'model.=' -o model.safetensors
+  weighbridge consolidate rank0.safetensors rank1.safetensors --rules tp.rules -o model.safetensors")]
+pub(crate) struct Consolidate {
+    /// The directory that the ranks wrote; or, with --rules, the checkpoint of each rank, in the order of the ranks
+    #[arg(value_name = "PATH", required = true)]
+    inputs: Vec<PathBuf>,
+
+    /// Joins the given checkpoints by the rules in this file
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+
+    /// Read objects of this class in the metadata, or of all classes that match a glob, as plain records of their
+    /// contents; none of their code is run. May be given several times
+    #[arg(long, value_name = "MODULE.CLASS|GLOB", conflicts_with = "rules")]
+    allow_global: Vec<String>,
+
+    #[command(flatten)]
+    select: Select,
+
+    #[command(flatten)]
+    renaming: Renaming,
+
+    #[command(flatten)]
+    destination: Destination,
+}
+
+impl Consolidate {
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        match (&self.rules, &*self.inputs) {
+            (Some(rules), _) => self.by_rules(rules, term),
+            (None, [input]) => self.directory(input, term),
+            (None, _) => bail!(
+                "several checkpoints are joined by --rules FILE, which says along which dimension each tensor was \
+                 cut; of what PyTorch's distributed code wrote, name the directory"
+            ),
+        }
+    }
+
+    fn directory(&self, input: &Path, term: &Term) -> Result<Outcome> {
+        let foreign = self.open(input)?;
+        let outcome = self.write(&self.plan(foreign.checkpoint(), input)?, term)?;
+        report(foreign.notes(), term);
+        Ok(outcome)
+    }
+
+    fn open(&self, input: &Path) -> Result<Foreign> {
+        let options = Options::new().aliases(Aliases::Each);
+        let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
+        let options = self.allow_global.iter().fold(options, Options::allow_global);
+        match Format::of_file(input)? {
+            Some(Format::Distributed | Format::DistributedSafetensors) => {
+                Ok(weighbridge_convert::open(input, &options)?)
+            }
+            Some(format) => bail!(
+                "{}: {format}, which is no set of rank shards; `weighbridge convert` makes safetensors of it",
+                input.display()
+            ),
+            None => bail!("{}: {}", input.display(), unknown(input)),
+        }
+    }
+
+    fn by_rules(&self, file: &Path, term: &Term) -> Result<Outcome> {
+        let rules = Rules::parse(&text_of(file)?).map_err(|error| error.in_file(file))?;
+        let mut checkpoints = Vec::with_capacity(self.inputs.len());
+        for input in &self.inputs {
+            let checkpoint = open_any(input)?;
+            tell(input, &checkpoint, term);
+            checkpoints.push(checkpoint);
+        }
+        let joined = ranks::join(&checkpoints, &rules, &self.select.names()?)?;
+        let outcome = self.write(&self.plan(&joined, file)?, term)?;
+        term.note(format_args!("from {}", plural(checkpoints.len(), "rank")));
+        Ok(outcome)
+    }
+
+    fn plan(&self, checkpoint: &Checkpoint, named: &Path) -> Result<Plan> {
+        if checkpoint.is_empty() {
+            bail!("{}: no tensor of it is selected", named.display());
+        }
+        let (names, renames) = (self.select.names()?, self.renaming.renames()?);
+        let plan = Reshape { names, renames, casts: Casts::default() }.plan(checkpoint);
+        Ok(plan.map_err(|error| error.in_file(named))?)
+    }
+
+    fn write(&self, plan: &Plan, term: &Term) -> Result<Outcome> {
+        reshape::write(std::slice::from_ref(plan), &self.destination, term)
+    }
+}
+
+/// What to do with what is no set of ranks.
+fn unknown(input: &Path) -> &'static str {
+    let holds = |ending: &str| {
+        let entries = input.read_dir().into_iter().flatten().flatten();
+        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.any(|name| name.ends_with(ending))
+    };
+    if holds("_optim_states.pt") {
+        "it is a checkpoint of DeepSpeed's; the script zero_to_fp32.py that lies in it makes one file of it"
+    } else if holds(".metadata") {
+        "its ranks were saved without coordination, each with metadata of its own; load and save them in PyTorch"
+    } else if Checkpoint::open(input).is_ok() {
+        "it is one safetensors checkpoint already; the files of ranks are joined by --rules FILE"
+    } else {
+        "it is nothing that ranks write: .metadata, safetensors with DCP_SHARDING_INFO; the files of ranks are \
+         joined by --rules FILE"
+    }
+}
+
+fn text_of(file: &Path) -> Result<String> {
+    /// No rules are longer.
+    const LIMIT: u64 = 16 << 20;
+    let read = || {
+        let mut text = String::new();
+        File::open(file)?.take(LIMIT).read_to_string(&mut text)?;
+        std::io::Result::Ok(text)
+    };
+    read().with_context(|| format!("{}: the rules cannot be read", file.display()))
+}

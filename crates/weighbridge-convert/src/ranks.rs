@@ -1,0 +1,9 @@
+//! Files of several ranks as one checkpoint: what tensor parallelism cut is joined again.
+
+pub(crate) mod cover;
+mod join;
+pub(crate) mod mosaic;
+mod rules;
+
+pub use join::join;
+pub use rules::{Along, Rules};
