@@ -409,13 +409,3 @@ fn quantised_modules_are_weights_first() {
     assert_eq!(out["up.weight"].0, Dtype::BF16);
     assert!(out["up.weight"].2 == expected.collect::<Vec<_>>().concat());
 }
-
-#[test]
-fn each_help_names_its_neighbours() {
-    for (verb, others) in [("blend", ["merge", "consolidate"]), ("merge", ["blend", "consolidate"])] {
-        let help = weighbridge([verb, "--help"]).stdout;
-        for other in others {
-            assert!(help.contains(&format!("weighbridge {other}")), "{verb}: {other}");
-        }
-    }
-}

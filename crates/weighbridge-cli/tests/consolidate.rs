@@ -96,7 +96,7 @@ fn merge_names_consolidate() {
             assert!(!dir.path().join("out.safetensors").exists());
         }
     }
-    for verb in ["merge", "consolidate"] {
+    for verb in ["merge", "blend", "consolidate"] {
         let help = run(dir.path(), &format!("help {verb}")).clean();
         for neighbour in ["`merge` joins the files", "`blend` averages models", "`consolidate` joins rank"] {
             let words = help.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -38,7 +38,7 @@ use settings::Settings;
 /// of the first model. Memory stays the same however large the models are, and the same models, options and
 /// seed give the same bytes.
 ///
-/// `weighbridge merge` joins the files of one model, `weighbridge consolidate` the shards of ranks.
+/// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

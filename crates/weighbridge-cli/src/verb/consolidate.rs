@@ -28,7 +28,7 @@ use crate::verb::convert::report;
 /// memory stays the same however large the checkpoint is. The chunks of a tensor must cover it exactly. Values that
 /// are no tensors, such as counts of steps, are left out and listed.
 ///
-/// `consolidate` joins rank shards, `merge` joins the files of one model, `blend` averages models.
+/// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A file of rules has a line for each: a glob of names, and the dimension along which the ranks were cut, counted

@@ -16,9 +16,9 @@ use crate::term::Term;
 
 /// Makes one checkpoint of several, or one file of shards
 ///
-/// Bytes are copied by the kernel and do not pass through the program. The checkpoints are parts of one
-/// model; `weighbridge blend` averages models that have the same tensors, and `weighbridge consolidate` joins
-/// the shards of ranks, which have parts of the same tensors.
+/// Bytes are copied by the kernel and do not pass through the program.
+///
+/// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
