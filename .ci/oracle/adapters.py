@@ -96,6 +96,11 @@ def gpt2():
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=61, n_positions=16))
 
 
+def gpt2_untied():
+    config = transformers.GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=61, n_positions=16, tie_word_embeddings=False)
+    return transformers.GPT2LMHeadModel(config)
+
+
 def phi3():
     config = transformers.Phi3Config(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                                      vocab_size=61, pad_token_id=0, tie_word_embeddings=False)
@@ -131,6 +136,10 @@ CASES = {
     "biases": (llama(attention_bias=True, mlp_bias=True), dict(r=4, target_modules=ALL, bias="all")),
     "biases of LoRA": (llama(attention_bias=True, mlp_bias=True), dict(r=4, target_modules=ALL, lora_bias=True)),
     "GPT-2": (gpt2, dict(r=4, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)),
+    # Its attention's c_proj is square, and PEFT writes that the last module is stored the usual way round.
+    "GPT-2 and its head": (gpt2_untied, dict(r=4, target_modules=["c_attn", "c_proj", "lm_head"], fan_in_fan_out=True)),
+    "GPT-2 without a word": (gpt2, dict(r=4, target_modules=["c_proj"])),
+    "Llama, said to be the other way round": (llama(), dict(r=4, target_modules=ALL, fan_in_fan_out=True)),
     "fused": (phi3, dict(r=4, target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"])),
     "convolutions": (Convolutions, dict(r=4, lora_alpha=5, target_modules=["one", "two", "head"])),
     "DoRA of convolutions": (Convolutions, dict(r=4, use_dora=True, target_modules=["one", "two", "head"])),
@@ -291,12 +300,20 @@ def refusals(here):
     bad(["trainable_token_indices"], trainable_token_indices=[1])
     bad(["lora_alpha", "adapter_config.json"], lora_alpha="x")
     bad(["alpha_pattern"], alpha_pattern={"(?=x)": 1})
-    bad(["rank", "without a rank_pattern"], r=5)
+    bad(["rank", "no rank_pattern"], r=5)
+    bad(["loftq"], init_lora_weights="loftq")
+    bad(["alora_invocation_tokens"], alora_invocation_tokens=[1])
+    bad(["magnitude", "use_dora"], use_dora=True)
+    bad(["alpha_pattern", "differ"], alpha_pattern={"q_proj": 1, "self_attn.q_proj": 2})
+    bad(["scale"], lora_alpha=1e300)
     bad(["lora_B.weight", "missing"], {name: value for name, value in good.items() if name != first})
     bad(["model.layers.7.self_attn.q_proj.weight", "nearest"], {name.replace("layers.1", "layers.7"): value for name, value in good.items()})
     bad(["[72, 72]"], {name: (value[:, :-1] if "lora_A" in name else value) for name, value in good.items()})
     bad([first], {**good, first: good[first].int()})
     bad(["LoHa"], {**good, "base_model.model.x.hada_w1_a": torch.ones(1)})
+    (here / "alone").mkdir()
+    shutil.copy(here / "good" / "adapter_model.safetensors", here / "alone")
+    run("lora", "merge", here / "base", here / "alone", "-o", here / "out", fails=["adapter_config.json is not beside it"])
     run("lora", "merge", here / "base", here / "good", "--weight", "1,2", "-o", here / "out", fails=["--weight"])
     run("lora", "merge", here / "base", here / "base", "-o", here / "out", fails=["no part of an adapter"])
     print("ok  refusals")

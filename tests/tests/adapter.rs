@@ -278,6 +278,57 @@ fn names_of_kohya_find_their_modules() {
 }
 
 #[test]
+fn names_that_fit_two_weights_are_refused() {
+    let weight = Matrix::new(&[4, 6], 19);
+    let (down, up) = (Matrix::new(&[2, 6], 20), Matrix::new(&[4, 2], 21));
+    let f32 = Dtype::F32;
+    let merge = |base: &[&'static str], modules: &[&str]| {
+        let tensors: Vec<_> = base.iter().map(|name| (*name, f32, &weight)).collect();
+        let names: Vec<_> = modules
+            .iter()
+            .flat_map(|module| [format!("{module}.lora_down.weight"), format!("{module}.lora_up.weight")])
+            .collect();
+        let factors = names.iter().zip([&down, &up].into_iter().cycle());
+        let factors: Vec<_> = factors.map(|(name, factor)| (&**name, f32, factor)).collect();
+        let adapter = adapter(&factors).unwrap();
+        let merged = checkpoint(&tensors).adapted([(&adapter, 1.0)])?;
+        let is_changed = |name: &&str| merged.read(name).unwrap().as_bytes() != weight.bytes(f32);
+        Ok::<_, weighbridge::Error>(base.iter().copied().filter(is_changed).collect::<Vec<_>>())
+    };
+    let all = ["unet.p.weight", "text_encoder.p.weight", "text_encoder_2.p.weight"];
+    for (module, weight) in ["lora_unet_p", "lora_te1_p", "lora_te2_p"].into_iter().zip(all) {
+        assert_eq!(merge(&all, &[module]).unwrap(), [weight]);
+    }
+    let kind = |base: &[&'static str], modules: &[&str]| merge(base, modules).unwrap_err().kind();
+    assert_eq!(kind(&["p.weight"], &["lora_te1_p", "lora_te2_p"]), ErrorKind::Ambiguous);
+    assert_eq!(kind(&["a.b_c.weight", "a_b.c.weight"], &["lora_unet_a_b_c"]), ErrorKind::MissingTensor);
+    // One component is not taken for another.
+    assert_eq!(kind(&["text_encoder.p.weight"], &["text_encoder_2.p"]), ErrorKind::MissingTensor);
+    assert_eq!(kind(&["unet.p.weight", "text_encoder.p.weight"], &["p"]), ErrorKind::Ambiguous);
+    assert_eq!(merge(&["model.p.weight"], &["p"]).unwrap(), ["model.p.weight"]);
+    // Only layers that are known for it are stored the other way round.
+    let turned = Matrix::new(&[6, 4], 19);
+    let factors = [("p.lora_down.weight", f32, &down), ("p.lora_up.weight", f32, &up)];
+    let error =
+        checkpoint(&[("p.weight", f32, &turned)]).adapted([(&adapter(&factors).unwrap(), 1.0)]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shape);
+    let factors = [("c_fc.lora_down.weight", f32, &down), ("c_fc.lora_up.weight", f32, &up)];
+    let merged =
+        checkpoint(&[("c_fc.weight", f32, &turned)]).adapted([(&adapter(&factors).unwrap(), 1.0)]).unwrap();
+    let wanted = (0..24).map(|at| turned.at(at / 4, at % 4) + product(&up, &down, at % 4, at / 4));
+    close("c_fc", &values(&merged, "c_fc.weight", 1 << 20), wanted);
+}
+
+#[test]
+fn factors_without_numbers_are_refused() {
+    let none = Matrix { shape: vec![1 << 40, 0], values: vec![] };
+    let other = Matrix { shape: vec![0, 1 << 40], values: vec![] };
+    let error = adapter(&[("a.lora_A.weight", Dtype::F32, &none), ("a.lora_B.weight", Dtype::F32, &other)])
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shape);
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name() {
     let weight = Matrix::new(&[4, 6], 19);
     let base =

@@ -155,6 +155,11 @@ impl Adapter {
         }
         let format =
             if config.is_peft() { AdapterFormat::Peft } else { format.unwrap_or(AdapterFormat::Diffusers) };
+        let has_alpha = modules.values().any(|parts| parts.contains_key(&Part::Alpha));
+        if format == AdapterFormat::Peft && config.is_none() && !has_alpha {
+            let message = "adapter_config.json is not beside it, which says how large the change is";
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
         let mut adapter = Self {
             checkpoint: checkpoint.clone(),
             format,
@@ -222,8 +227,9 @@ impl Adapter {
         let up = self.tensor(&module, Part::Up).or_else(|| self.tensor(&module, Part::EmbeddingUp));
         if let (Some(down), Some(up)) = (down, up) {
             let (rank, same) = (down.shape().first().copied(), up.shape().get(1).copied());
+            let is_empty = down.elements() == 0 || up.elements() == 0;
             let is_flat = up.shape().iter().skip(2).all(|&dim| dim == 1);
-            if down.shape().len() < 2 || rank != same || !is_flat || rank == Some(0) {
+            if down.shape().len() < 2 || rank != same || !is_flat || is_empty {
                 let message = format!(
                     "{:?}: {} and {} are no factors of a product",
                     module.name,
@@ -231,6 +237,10 @@ impl Adapter {
                     brief(down.shape())
                 );
                 return fail(ErrorKind::Shape, message);
+            }
+            if config.is_dora() && !has(Part::Magnitude) {
+                let message = format!("{:?} has no magnitude, and use_dora is true", module.name);
+                return fail(ErrorKind::MissingTensor, message);
             }
             module.rank = rank.unwrap_or_default();
             let alpha = self.tensor(&module, Part::Alpha).map(|tensor| self.number(&tensor)).transpose()?;

@@ -67,7 +67,10 @@ impl Source {
     ///
     /// Whatever is wrong with its files or what they say; none of its tensors is read.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path)?.dequantized()?;
+        if let Some(codes) = checkpoint.quantized().next() {
+            return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
+        }
         let directory = checkpoint
             .directory()
             .ok_or_else(|| anyhow!("{}: there is no directory to look for {CONFIG} in", path.display()))?

@@ -78,10 +78,6 @@ fn parse_bert(fields: Fields<'_>) -> Result<bert::Config> {
     for key in ["is_decoder", "add_cross_attention"] {
         ensure!(!fields.flag(key)?, "{key} is true, this program runs encoders");
     }
-    ensure!(
-        fields.get("quantization_config").is_none(),
-        "quantization_config: the weights are quantized, this program runs floating point weights"
-    );
     let positions = fields.text("position_embedding_type")?.unwrap_or("absolute");
     ensure!(
         positions == "absolute",
@@ -220,7 +216,6 @@ mod tests {
             ("hidden_size", json!(100), "hidden_size (100)"),
             ("hidden_size", json!(null), "no hidden_size"),
             ("num_attention_heads", json!(0), "num_attention_heads: expected"),
-            ("quantization_config", json!({}), "quantization_config"),
         ] {
             let message = format!("{:#}", bert(&with(key, value)).unwrap_err());
             assert!(message.contains(expected), "{message:?} does not contain {expected:?}");

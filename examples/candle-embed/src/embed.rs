@@ -52,7 +52,10 @@ impl Embedder {
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let at = || path.display().to_string();
         let start = Instant::now();
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path)?.dequantized()?;
+        if let Some(codes) = checkpoint.quantized().next() {
+            return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
+        }
         let directory = checkpoint
             .directory()
             .ok_or_else(|| anyhow!("{}: there is no directory to look for config.json in", path.display()))?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::Checkpoint;
@@ -31,6 +31,8 @@ struct Section {
     alphas: Vec<(Regex, f64)>,
     is_rank_stabilised: bool,
     is_transposed: bool,
+    /// Whether all modules have a magnitude.
+    is_dora: bool,
 }
 
 impl Config {
@@ -48,7 +50,7 @@ impl Config {
                         let fields =
                             value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
                         refuse_others(fields)?;
-                        Section::of(fields, "")
+                        Section::of(fields)
                     };
                     let section = parse().map_err(|error| error.in_file(&path))?;
                     return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
@@ -68,13 +70,24 @@ impl Config {
                 let fields = value
                     .as_object()
                     .ok_or_else(|| malformed(format!("its {METADATA} is no JSON object")))?;
-                let mut names: Vec<&str> =
-                    fields.keys().filter_map(|key| key.strip_suffix("lora_alpha")).collect();
+                let mut names: Vec<&str> = fields
+                    .keys()
+                    .filter_map(|key| {
+                        ["lora_alpha", "alpha_pattern", "r"].iter().find_map(|end| key.strip_suffix(end))
+                    })
+                    .filter(|name| name.is_empty() || name.ends_with('.'))
+                    .collect();
+                names.sort_unstable();
                 names.dedup();
-                names
-                    .iter()
-                    .map(|name| Ok(((*name).to_owned(), Section::of(fields, name)?)))
-                    .collect::<Result<Vec<_>>>()
+                let section = |name: &&str| {
+                    let own = fields.iter().filter_map(|(key, value)| {
+                        Some((key.strip_prefix(*name)?.to_owned(), value.clone()))
+                    });
+                    let own: Map<String, Value> = own.collect();
+                    refuse_others(&own)?;
+                    Ok(((*name).to_owned(), Section::of(&own)?))
+                };
+                names.iter().map(section).collect::<Result<Vec<_>>>()
             };
             sections.extend(parse().map_err(|error| shard.blame(error))?);
         }
@@ -84,6 +97,16 @@ impl Config {
     /// Whether it is PEFT's file.
     pub(super) fn is_peft(&self) -> bool {
         self.is_peft
+    }
+
+    /// Whether anything is said.
+    pub(super) fn is_none(&self) -> bool {
+        self.sections.is_empty()
+    }
+
+    /// Whether all modules are said to have a magnitude.
+    pub(super) fn is_dora(&self) -> bool {
+        self.is_peft && self.sections.iter().any(|(_, section)| section.is_dora)
     }
 
     /// Whether weights are said to be stored the other way round.
@@ -103,9 +126,9 @@ impl Config {
             // What most that read such files do: alpha is the rank.
             (None, None) => 1.0,
         };
-        match scale.is_finite() {
-            true => Ok(scale as f32),
-            false => Err(Error::new(
+        match scale as f32 {
+            scale if scale.is_finite() => Ok(scale),
+            _ => Err(Error::new(
                 ErrorKind::Value,
                 format!("the scale of {:?} is no finite number", start_of(module)),
             )),
@@ -114,8 +137,11 @@ impl Config {
 }
 
 impl Section {
-    fn of(fields: &Map<String, Value>, prefix: &str) -> Result<Self> {
-        let field = |key: &str| fields.get(&format!("{prefix}{key}")).filter(|value| !value.is_null());
+    fn of(fields: &Map<String, Value>) -> Result<Self> {
+        /// No adapter has as many patterns, nor such large ones.
+        const MOST_PATTERNS: usize = 1024;
+        const LARGEST: usize = 256 << 10;
+        let field = |key: &str| fields.get(key).filter(|value| !value.is_null());
         let number = |key: &str| match field(key) {
             None => Ok(None),
             Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong(key, value, "a number")),
@@ -127,11 +153,14 @@ impl Section {
         let mut alphas = Vec::new();
         if let Some(value) = field("alpha_pattern") {
             let pattern = value.as_object().ok_or_else(|| wrong("alpha_pattern", value, "an object"))?;
+            if pattern.len() > MOST_PATTERNS {
+                return Err(malformed(format!("alpha_pattern has more than {MOST_PATTERNS} patterns")));
+            }
             for (key, value) in pattern {
                 let alpha =
                     value.as_f64().ok_or_else(|| wrong("alpha_pattern", value, "an object of numbers"))?;
                 // As PEFT has it: the end of a name, from a dot on.
-                let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"));
+                let regex = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{key})$")).size_limit(LARGEST).build();
                 let regex = regex.map_err(|_| {
                     let message = format!(
                         "alpha_pattern: {:?} is no regular expression that is understood here",
@@ -151,16 +180,26 @@ impl Section {
             alphas,
             is_rank_stabilised: flag("use_rslora")?,
             is_transposed: flag("fan_in_fan_out")?,
+            is_dora: flag("use_dora")?,
         })
     }
 
     fn scale(&self, module: &str, rank: usize) -> Result<f64> {
         if let Some(said) = self.rank.filter(|said| *said != rank as u64) {
-            let message =
-                format!("{:?} has rank {rank}, and r is {said} without a rank_pattern", start_of(module));
+            let message = format!(
+                "the factors of {:?} have rank {rank}, but r is {said} and there is no rank_pattern",
+                start_of(module)
+            );
             return Err(Error::new(ErrorKind::Shape, message));
         }
-        let pattern = self.alphas.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, alpha)| *alpha);
+        let mut alphas =
+            self.alphas.iter().filter(|(regex, _)| regex.is_match(module)).map(|(_, alpha)| *alpha);
+        let pattern = alphas.next();
+        // The first one counts for PEFT, and JSON has no order.
+        if alphas.any(|other| Some(other) != pattern) {
+            let message = format!("several of alpha_pattern are about {:?}, and differ", start_of(module));
+            return Err(Error::new(ErrorKind::Ambiguous, message));
+        }
         // PEFT's own default.
         let alpha = pattern.or(self.alpha).unwrap_or(8.0);
         let divisor = if self.is_rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
@@ -178,6 +217,11 @@ fn refuse_others(fields: &Map<String, Value>) -> Result<()> {
     if let Some(init) = text("init_lora_weights") {
         let init = init.to_lowercase();
         let changes = ["pissa", "olora", "corda", "lora_ga"].iter().any(|name| init.starts_with(name));
+        if init.starts_with("loftq") {
+            return refuse(
+                "init_lora_weights is \"loftq\": it was made for weights that LoftQ had quantised, not for the model's".to_owned(),
+            );
+        }
         if changes {
             return refuse(format!(
                 "init_lora_weights is {:?}: it was made for weights that were changed before; save it with \
@@ -197,14 +241,14 @@ fn refuse_others(fields: &Map<String, Value>) -> Result<()> {
         "megatron_config",
         "trainable_token_indices",
         "target_parameters",
-        "eva_config",
         "use_qalora",
         "arrow_config",
         "lora_ga_config",
+        "alora_invocation_tokens",
+        "kasa_config",
         "use_bdlora",
     ];
-    // EVA chooses where factors begin, and does not change the weights.
-    match others.iter().filter(|key| **key != "eva_config").find(|key| is_set(key)) {
+    match others.iter().find(|key| is_set(key)) {
         Some(key) => refuse(format!("{key} is set, which is not merged here; merge it with PEFT")),
         None => Ok(()),
     }

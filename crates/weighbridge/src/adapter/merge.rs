@@ -1,6 +1,6 @@
 //! Weights with what adapters add to them, in the place of the stored ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::parts::Part;
@@ -8,7 +8,7 @@ use super::targets::{Target, Targets};
 use super::{Adapter, AdapterFormat, Module};
 use crate::checkpoint::{Checkpoint, TensorRef};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Cast, Delta, Entry, Input, LowRank};
+use crate::plan::{Delta, Entry, Input, LowRank, Read};
 use crate::text::{brief, start_of};
 
 /// What becomes of one tensor of the model.
@@ -27,7 +27,8 @@ impl Checkpoint {
     /// A weight `W` becomes `W + Σ weight · scale · B A`, computed in `F32` when it is read, tile by tile, and rounded once, to
     /// whatever dtype is asked for. Modules that are fused in the model and apart in the adapter find their rows, and the
     /// other way round; a [quantised](Self::quantized) model is [dequantised](Self::dequantized) first. The model's files
-    /// are not changed.
+    /// are not changed. What an adapter has whole (`modules_to_save`) replaces the model's tensor whatever the weight; with a
+    /// magnitude (DoRA), the weight is that of the product only.
     ///
     /// ```
     /// use weighbridge::{Adapter, Checkpoint, Dtype, TensorView, write::Save};
@@ -59,9 +60,22 @@ impl Checkpoint {
                 return Err(Error::new(ErrorKind::Value, format!("{weight} is no weight of an adapter")));
             }
             let targets = Targets::find(&base, adapter)?;
+            let turns = Turns::of(&base, adapter, &targets);
+            let mut taken = HashMap::new();
             for (module, targets) in adapter.modules.iter().zip(&targets.modules) {
                 for target in targets {
-                    note(&base, adapter, module, target, targets.len(), weight, &mut changes)?;
+                    if let (None, Some(first)) = (&target.rows, taken.insert(&*target.weight, &*module.name))
+                    {
+                        let message = format!(
+                            "{:?} and {:?} are for the same weight, {:?}",
+                            start_of(first),
+                            start_of(&module.name),
+                            start_of(&target.weight)
+                        );
+                        let named = module.parts.values().next().map_or("", |name| name);
+                        return Err(adapter.blame(Error::new(ErrorKind::Ambiguous, message), named));
+                    }
+                    note(&base, adapter, module, target, targets.len(), weight, &turns, &mut changes)?;
                 }
             }
             for ((own, _), name) in adapter.whole.iter().zip(&targets.whole) {
@@ -71,7 +85,7 @@ impl Checkpoint {
                 if let Some(tensor) = tensor.filter(|_| change.whole.is_none()) {
                     change.whole = Some(Input::of(&tensor));
                 } else {
-                    let message = format!("two adapters replace {:?}", start_of(name));
+                    let message = format!("two tensors of adapters replace {:?}", start_of(name));
                     return Err(adapter.blame(Error::new(ErrorKind::Unsupported, message), own));
                 }
             }
@@ -85,6 +99,7 @@ impl Checkpoint {
 }
 
 /// Notes what a module changes.
+#[expect(clippy::too_many_arguments, reason = "what is noted, of what, and where")]
 fn note(
     base: &Checkpoint,
     adapter: &Adapter,
@@ -92,6 +107,7 @@ fn note(
     Target { weight: name, rows }: &Target,
     count: usize,
     weight: f32,
+    turns: &Turns,
     changes: &mut BTreeMap<String, Change>,
 ) -> Result<()> {
     let tensor = |part| adapter.tensor(module, part);
@@ -106,11 +122,20 @@ fn note(
         change.deltas.push((with_rows(delta), tensors.iter().map(Input::of).collect()));
     };
     let scale = weight * module.scale;
+    if !scale.is_finite() {
+        let message = format!("its scale times {weight} is no finite number");
+        let named = module.parts.values().next().map_or("", |name| name);
+        return Err(adapter.blame(Error::new(ErrorKind::Value, message), named));
+    }
     let is_embedding = tensor(Part::EmbeddingDown).is_some();
     let factors = || Some((tensor(Part::Down)?, tensor(Part::Up)?));
     let embedding = || Some((tensor(Part::EmbeddingDown)?, tensor(Part::EmbeddingUp)?));
     if let Some((down, up)) = factors() {
-        let delta = match is_transposed(&stored, &down, &up, adapter.is_transposed) {
+        let is_turned = turns.is_turned(name, &stored, &down, &up).ok_or_else(|| {
+            let message = "its weight is square, and nothing says whether it is stored as [outputs, inputs] or the other way round";
+            adapter.blame(Error::new(ErrorKind::Ambiguous, message), down.name())
+        })?;
+        let delta = match is_turned {
             true => Delta::new(scale).transposed(),
             false => Delta::new(scale),
         };
@@ -127,7 +152,7 @@ fn note(
             Err(adapter.blame(Error::new(ErrorKind::Unsupported, message), magnitude.name()))
         };
         let is_by_column =
-            factors().is_some_and(|(down, up)| is_transposed(&stored, &down, &up, adapter.is_transposed));
+            factors().is_some_and(|(down, up)| turns.is_turned(name, &stored, &down, &up) != Some(false));
         if is_embedding || is_by_column || count > 1 || rows.is_some() {
             return fail(
                 "its magnitude (DoRA) is for columns, or for rows of a fused weight, which is not merged here; merge it with \
@@ -167,16 +192,75 @@ fn note(
     Ok(())
 }
 
-/// Whether a weight is stored the other way round: as the adapter says, unless its shape says otherwise.
-fn is_transposed(stored: &TensorRef<'_>, down: &TensorRef<'_>, up: &TensorRef<'_>, said: bool) -> bool {
-    let (outputs, inputs) = (up.shape().first(), down.shape().get(1));
-    match (stored.shape(), outputs, inputs) {
-        ([rows, columns], Some(outputs), Some(inputs)) if down.shape().len() == 2 => {
-            let (plain, turned) =
-                ((outputs, inputs) == (rows, columns), (inputs, outputs) == (rows, columns));
-            turned && (said || !plain)
+/// Which weights are stored the other way round, `[inputs, outputs]`.
+///
+/// PEFT goes by the class of a layer, which no file says: `Conv1D`, which GPT-2 and its like have, is. The shapes of other modules
+/// of the same name show it, and what the configuration says counts where none does.
+struct Turns {
+    /// Of the last parts of names.
+    by_name: HashMap<String, bool>,
+    said: bool,
+}
+
+/// What layers of class `Conv1D` are called.
+const CONV1D: &[&str] = &["c_attn", "c_proj", "c_fc", "q_attn"];
+
+impl Turns {
+    fn of(base: &Checkpoint, adapter: &Adapter, targets: &Targets) -> Self {
+        let mut by_name = HashMap::new();
+        for (module, targets) in adapter.modules.iter().zip(&targets.modules) {
+            let factors = || Some((adapter.tensor(module, Part::Down)?, adapter.tensor(module, Part::Up)?));
+            let ([target], Some((down, up))) = (&**targets, factors()) else { continue };
+            let Some(stored) = base.tensor(&target.weight) else { continue };
+            if let (plain, turned) = fits(&stored, &down, &up)
+                && plain != turned
+            {
+                by_name.insert(last(&target.weight).to_owned(), turned);
+            }
         }
-        _ => false,
+        Self { by_name, said: adapter.is_transposed }
+    }
+
+    /// `None` if nothing says it.
+    fn is_turned(
+        &self,
+        name: &str,
+        stored: &TensorRef<'_>,
+        down: &TensorRef<'_>,
+        up: &TensorRef<'_>,
+    ) -> Option<bool> {
+        let is_conv1d = CONV1D.contains(&last(name));
+        match fits(stored, down, up) {
+            (true, true) => {}
+            // Of any other layer it is no shape that fits.
+            (false, true) => return Some(is_conv1d || self.said),
+            _ => return Some(false),
+        }
+        if let Some(&turned) = self.by_name.get(last(name)) {
+            return Some(turned);
+        }
+        let others = || CONV1D.iter().find_map(|name| self.by_name.get(*name).copied());
+        match is_conv1d {
+            true => Some(others().unwrap_or(self.said)),
+            false if self.said && self.by_name.values().all(|turned| *turned) => None,
+            false => Some(false),
+        }
+    }
+}
+
+/// The last part of the name of a module whose weight has this name.
+fn last(weight: &str) -> &str {
+    let module = weight.strip_suffix(".weight").unwrap_or(weight);
+    module.rsplit('.').next().unwrap_or(module)
+}
+
+/// Whether a product fits a weight as it is, and the other way round.
+fn fits(stored: &TensorRef<'_>, down: &TensorRef<'_>, up: &TensorRef<'_>) -> (bool, bool) {
+    match (stored.shape(), up.shape().first(), down.shape().get(1)) {
+        ([rows, columns], Some(outputs), Some(inputs)) if down.shape().len() == 2 => {
+            ((outputs, inputs) == (rows, columns), (inputs, outputs) == (rows, columns))
+        }
+        _ => (true, false),
     }
 }
 
@@ -189,8 +273,17 @@ impl Change {
         };
         let blame = |error: Error| stored.shard().blame(because(error).in_tensor(stored.name()));
         let first = whole.unwrap_or_else(|| Input::of(stored));
+        if first.shape() != stored.shape() {
+            let message = format!(
+                "its shape is {}, and what would replace it has {}; resize the model's first",
+                brief(stored.shape()),
+                brief(first.shape())
+            );
+            return Err(blame(Error::new(ErrorKind::Shape, message)));
+        }
         if deltas.is_empty() {
-            return Entry::new(stored.name(), vec![first], Arc::new(Cast::to(stored.dtype()))).map_err(blame);
+            let entry = Entry::new(stored.name(), vec![first], Arc::new(Read));
+            return entry.and_then(|entry| entry.recast(stored.dtype())).map_err(blame);
         }
         if magnitude.is_some() && deltas.len() > 1 {
             let message =

@@ -32,27 +32,28 @@ enum Rule {
     /// Without this, and behind that.
     Prefix(String, String),
     /// What Kohya's names are without their dots.
-    Flat(HashMap<String, String>),
+    /// Two modules may have the same one.
+    Flat(HashMap<String, Option<String>>),
 }
 
 impl Rule {
     fn apply(&self, name: &str) -> Option<String> {
         match self {
             Self::Prefix(old, new) => Some(format!("{new}{}", name.strip_prefix(&**old)?)),
-            Self::Flat(names) => names.get(name).cloned(),
+            Self::Flat(names) => names.get(name).cloned().flatten(),
         }
     }
 }
 
-/// What adapters put in front of the names of a component.
-const KOHYA: &[&str] = &[
-    "lora_unet_",
-    "lora_te_",
-    "lora_te1_",
-    "lora_te2_",
-    "lora_te3_",
-    "lora_transformer_",
-    "lora_prior_unet_",
+/// What Kohya puts in front of the names of a component, and what the names of models begin with there.
+const KOHYA: &[(&str, &[&str])] = &[
+    ("lora_unet_", &["", "unet.", "diffusion_model.", "model.diffusion_model.", "transformer."]),
+    ("lora_transformer_", &["", "transformer.", "diffusion_model.", "model.diffusion_model."]),
+    ("lora_prior_unet_", &["", "prior."]),
+    ("lora_te_", &["", "text_encoder.", "text_model."]),
+    ("lora_te1_", &["", "text_encoder."]),
+    ("lora_te2_", &["", "text_encoder_2."]),
+    ("lora_te3_", &["", "text_encoder_3."]),
 ];
 
 /// What names of models begin with where those of adapters do not, and the other way round.
@@ -70,10 +71,13 @@ const PREFIXES: &[&str] = &[
     "prior.",
     "roberta.",
     "bert.",
-    "encoder.",
 ];
 
+/// The same part of models, which versions of transformers call differently.
+const SAME: &[&str] = &["model.", "model.language_model.", "language_model.model."];
+
 /// The weights that each module of an adapter is for, and the names in the model of the tensors that it replaces.
+#[derive(PartialEq, Eq)]
 pub(super) struct Targets {
     pub(super) modules: Vec<Vec<Target>>,
     pub(super) whole: Vec<String>,
@@ -86,12 +90,23 @@ impl Targets {
     pub(super) fn find(base: &Checkpoint, adapter: &Adapter) -> Result<Self> {
         let rules = rules(base, adapter);
         let mut best: Option<(usize, usize)> = None;
+        let mut found: Option<Self> = None;
         for (index, rule) in rules.iter().enumerate() {
-            match Self::by(rule, base, adapter) {
-                (Some(targets), _) => return Ok(targets),
-                (None, count) if best.is_none_or(|(_, most)| count > most) => best = Some((index, count)),
-                (None, _) => {}
+            match (Self::by(rule, base, adapter), &found) {
+                // The names as they are count.
+                ((Some(targets), _), None) if index == 0 => return Ok(targets),
+                ((Some(targets), _), None) => found = Some(targets),
+                ((Some(other), _), Some(first)) if other != *first => {
+                    return Err(first.ambiguous(&other, adapter));
+                }
+                ((None, count), _) if best.is_none_or(|(_, most)| count > most) => {
+                    best = Some((index, count));
+                }
+                _ => {}
             }
+        }
+        if let Some(found) = found {
+            return Ok(found);
         }
         // Of the rule that fits most, the first that it does not fit.
         let fallback = Rule::Prefix(String::new(), String::new());
@@ -107,11 +122,21 @@ impl Targets {
             .find(|(_, name)| rule.apply(name).is_none_or(|name| base.tensor(&name).is_none()));
         let (own, name) = missing.cloned().unwrap_or_default();
         let mut message = format!("the model has no tensor {:?} that it could replace", start_of(&name));
-        let is_head = name.ends_with("lm_head.weight");
-        if is_head && base.tensors().any(|tensor| tensor.name().ends_with("embed_tokens.weight")) {
-            message.push_str("; its output is tied to the embeddings, which would have to be untied first");
+        if name.ends_with("lm_head.weight") {
+            message.push_str(tied(base));
         }
         Err(adapter.blame(Error::new(ErrorKind::MissingTensor, message), &own))
+    }
+
+    /// The error that names fit two parts of the model.
+    fn ambiguous(&self, other: &Self, adapter: &Adapter) -> Error {
+        let name = |targets: &Self| {
+            targets.modules.iter().flatten().next().map_or("", |target| &*target.weight).to_owned()
+        };
+        let (one, two) = (name(self), name(other));
+        let message = format!("it could be for {:?} or for {:?}", start_of(&one), start_of(&two));
+        let tensor = adapter.modules.first().and_then(|module| module.parts.values().next());
+        adapter.blame(Error::new(ErrorKind::Ambiguous, message), tensor.map_or("", |name| name))
     }
 
     /// All of them by one rule, if it fits all; and how many it fits.
@@ -136,14 +161,16 @@ impl Targets {
 /// The rules to try, the plainest first.
 fn rules(base: &Checkpoint, adapter: &Adapter) -> Vec<Rule> {
     if adapter.format == AdapterFormat::Kohya {
-        let mut names = HashMap::new();
+        let mut names = HashMap::<String, Option<String>>::new();
         for tensor in base.tensors() {
             let Some(module) = tensor.name().strip_suffix(".weight") else { continue };
-            let short = PREFIXES.iter().filter_map(|prefix| module.strip_prefix(prefix));
-            for plain in std::iter::once(module).chain(short) {
-                let flat = plain.replace('.', "_");
-                for prefix in KOHYA {
-                    names.entry(format!("{prefix}{flat}")).or_insert_with(|| module.to_owned());
+            for (kohya, prefixes) in KOHYA {
+                for plain in prefixes.iter().filter_map(|prefix| module.strip_prefix(prefix)) {
+                    let known = names.entry(format!("{kohya}{}", plain.replace('.', "_")));
+                    let known = known.or_insert_with(|| Some(module.to_owned()));
+                    if known.as_deref() != Some(module) {
+                        *known = None;
+                    }
                 }
             }
         }
@@ -153,8 +180,8 @@ fn rules(base: &Checkpoint, adapter: &Adapter) -> Vec<Rule> {
     let mut rules = vec![Rule::Prefix(none(), none())];
     rules.extend(PREFIXES.iter().map(|prefix| Rule::Prefix((*prefix).to_owned(), none())));
     rules.extend(PREFIXES.iter().map(|prefix| Rule::Prefix(none(), (*prefix).to_owned())));
-    for old in PREFIXES {
-        let others = PREFIXES.iter().filter(|new| *new != old);
+    for old in SAME {
+        let others = SAME.iter().filter(|new| *new != old);
         rules.extend(others.map(|new| Rule::Prefix((*old).to_owned(), (*new).to_owned())));
     }
     rules
@@ -231,11 +258,28 @@ fn place_in(total: usize, rows: usize, index: usize, parts: usize) -> Option<usi
     }
 }
 
+/// What is said about an output that a model does not have.
+fn tied(base: &Checkpoint) -> &'static str {
+    match base.tensors().any(|tensor| tensor.name().ends_with("embed_tokens.weight")) {
+        true => "; its output is tied to the embeddings, which would have to be untied first",
+        false => "",
+    }
+}
+
 fn unmatched(base: &Checkpoint, rule: &Rule, adapter: &Adapter, module: &Module) -> Error {
     let wanted = format!("{}.weight", rule.apply(&module.name).unwrap_or_else(|| module.name.clone()));
     let mut message = format!("the model has no tensor {:?} that it could be for", start_of(&wanted));
     if let Some(nearest) = nearest_name(&wanted, base.tensors().map(|tensor| tensor.name())) {
         message.push_str(&format!(", nearest is {:?}", start_of(nearest)));
+    }
+    if let Rule::Flat(names) = rule
+        && names.get(&module.name).is_some_and(Option::is_none)
+    {
+        message =
+            "two modules of the model have this name when underscores are in the place of dots".to_owned();
+    }
+    if wanted.ends_with("lm_head.weight") {
+        message.push_str(tied(base));
     }
     let tensor = module.parts.values().next().map_or("", |name| name);
     adapter.blame(Error::new(ErrorKind::MissingTensor, message), tensor)

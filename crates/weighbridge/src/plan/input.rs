@@ -76,7 +76,9 @@ impl Input {
     pub(super) fn widened(&self) -> Self {
         let derived = match &self.derived {
             Some(derived) => derived.widened(),
-            None => Derived::cast(self, Dtype::F32),
+            // Smaller ones may be codes.
+            None if matches!(self.dtype, Dtype::F16 | Dtype::BF16) => Derived::cast(self, Dtype::F32),
+            None => None,
         };
         match derived {
             Some(derived) => Self { dtype: Dtype::F32, derived: Some(Arc::new(derived)), ..self.clone() },

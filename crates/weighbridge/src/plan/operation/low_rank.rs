@@ -409,7 +409,7 @@ impl Tiles for LowRankTiles {
             Some((_, dtype)) => Some(floats(*dtype, rows.len(), &mut rest)?),
             None => None,
         };
-        let mut values = Vec::with_capacity(ROWS * width);
+        let mut values = Vec::with_capacity((ROWS * width).min((whole.end - whole.start) as usize));
         let mut at = whole.start;
         buffer::fill::<Fault>(out, |_, into| {
             // Up to the end of a block of whole rows.
