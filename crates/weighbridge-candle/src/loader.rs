@@ -8,8 +8,8 @@ use candle_nn::var_builder::Shard;
 use weighbridge::engine::{IntoFlow, PageCache, Prefetch, SessionBuilder};
 use weighbridge::plan::Overflow;
 use weighbridge::{
-    Adapter, Checkpoint, Dtype, Entry, Error, ErrorKind, LoadOptions, Names, Plan, Progress, Quantized,
-    Renames, Result, Slice, TensorRef,
+    Checkpoint, Dtype, Entry, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result, Slice,
+    TensorRef,
 };
 
 use crate::catalog::{Catalog, PartRule, Rules};
@@ -257,7 +257,7 @@ impl Loader {
 
     /// Merges an adapter into the weights, `weight` times what it says: `W + weight · scale · B A`, computed in `F32` and rounded
     /// once, to whatever dtype is asked for. Each further call adds one. What adapters are understood, and how their
-    /// modules find the weights that they are for, [`Adapter`] and [`Checkpoint::adapted`] say; a module that finds
+    /// modules find the weights that they are for, [`Adapter`](weighbridge::Adapter) and [`Checkpoint::adapted`] say; a module that finds
     /// none is an error.
     ///
     /// ```no_run
@@ -310,27 +310,8 @@ impl Loader {
 
     /// The tensors that it was told to load.
     pub(crate) fn catalog(&mut self) -> Result<Catalog> {
-        let seen = self.seen()?;
+        let seen = self.checkpoint.with_adapters(&self.adapters, self.rules.quantized)?;
         Catalog::new(&seen, std::mem::take(&mut self.rules))
-    }
-
-    /// The checkpoint with its adapters merged, and the weights that quantised modules stand for if they are wanted.
-    fn seen(&self) -> Result<Checkpoint> {
-        let is_quantized = self.checkpoint.quantized().len() > 0;
-        match self.rules.quantized {
-            Quantized::Dequantize if self.adapters.is_empty() => return self.checkpoint.dequantized(),
-            _ if self.adapters.is_empty() => return Ok(self.checkpoint.clone()),
-            Quantized::Raw if is_quantized => {
-                let message = "an adapter cannot be merged into codes as they are stored";
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
-            // They are refused, whatever would be merged into them.
-            Quantized::Refuse if is_quantized => return Ok(self.checkpoint.clone()),
-            _ => {}
-        }
-        let adapters = self.adapters.iter().map(|(adapter, weight)| Ok((Adapter::of(adapter)?, *weight)));
-        let adapters: Vec<_> = adapters.collect::<Result<_>>()?;
-        self.checkpoint.adapted(adapters.iter().map(|(adapter, weight)| (adapter, *weight)))
     }
 
     /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set,

@@ -1,11 +1,17 @@
 //! The weights that quantised modules stand for, in the place of what is stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use clap::Args;
-use weighbridge::{Checkpoint, Error, Names, QuantizedModule};
+use weighbridge::write::Save;
+use weighbridge::{Checkpoint, Error, Names, Plan, QuantizedModule, natural_order};
 
+use crate::casts;
+use crate::destination::Destination;
+use crate::metadata;
+use crate::outcome::Outcome;
 use crate::show::plural;
+use crate::term::Term;
 
 /// What to do about modules that cannot be dequantised where tensors can be chosen.
 pub(crate) const ADVICE: &str = "--except leaves tensors out, without --dense what is stored is looked at";
@@ -67,4 +73,33 @@ pub(crate) fn refusal<'c>(
         more => format!("nor can {} be dequantised; ", plural(more, "other module")),
     };
     Some(first.refusal(&first.weight(), &format!("{more}{advice}")))
+}
+
+/// Writes weights under the names that they have in `checkpoint`; in files of the sizes that these become, if it has several.
+pub(crate) fn write(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    destination: &Destination,
+    term: &Term,
+) -> anyhow::Result<Outcome> {
+    let metadata = metadata::without_codes(metadata::union(&[checkpoint], term), &[checkpoint]);
+    let save = metadata::with(Save::new(), metadata);
+    let mut tensors: Vec<_> = plan.tensors().collect();
+    // What belongs together lies together.
+    tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
+    let destination = match largest_shard(plan, checkpoint) {
+        Some(bytes) => destination.in_shards_of(bytes),
+        None => destination.clone(),
+    };
+    destination.save(save, tensors, term).map_err(casts::in_options)
+}
+
+/// The most bytes that the tensors of one file become, if there are several.
+fn largest_shard(plan: &Plan, checkpoint: &Checkpoint) -> Option<u64> {
+    let mut shards = HashMap::<_, u64>::new();
+    for entry in plan.entries() {
+        let label = checkpoint.tensor(entry.name()).and_then(|tensor| tensor.shard().label());
+        *shards.entry(label.map(ToOwned::to_owned)).or_default() += entry.byte_len();
+    }
+    shards.values().copied().max().filter(|_| shards.len() > 1)
 }

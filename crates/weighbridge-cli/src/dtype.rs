@@ -30,6 +30,15 @@ pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
     })
 }
 
+/// The same of a dtype that weights are made in.
+pub(crate) fn parse_weight_dtype(text: &str) -> Result<Dtype, String> {
+    let dtype = parse_dtype(text)?;
+    match dtype {
+        Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(dtype),
+        _ => Err("weights become BF16, F16 or F32; `weighbridge cast` casts to other dtypes".to_owned()),
+    }
+}
+
 /// Whether the values of a dtype can be looked at: those of 6 bits have no agreed packing.
 pub(crate) fn can_read(dtype: Dtype) -> bool {
     !matches!(dtype, Dtype::F6_E2M3 | Dtype::F6_E3M2)

@@ -18,6 +18,7 @@ use crate::ranks::cover::Effort;
 use crate::ranks::mosaic::{Chunk, assemble};
 use metadata::{Described, Metadata, Stored};
 
+pub use sharded::is_of_rank;
 pub(crate) use sharded::{Sharded, sharded};
 
 /// What a directory has that `torch.distributed.checkpoint` wrote.

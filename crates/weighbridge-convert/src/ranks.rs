@@ -5,5 +5,6 @@ mod join;
 pub(crate) mod mosaic;
 mod rules;
 
+pub use crate::dcp::is_of_rank;
 pub use join::join;
 pub use rules::{Along, Rules};

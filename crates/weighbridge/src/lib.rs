@@ -68,6 +68,7 @@ mod progress;
 mod renames;
 mod rule;
 mod scaled;
+mod side_file;
 pub mod slice;
 pub mod source;
 mod text;

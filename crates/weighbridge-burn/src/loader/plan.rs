@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::module::ParamId;
 use burn::tensor::DType;
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
-use weighbridge::{Adapter, Checkpoint, Error, ErrorKind, Quantized, Result, Slice, TensorRef};
+use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Result, Slice, TensorRef};
 
 use crate::codes::{Codes, refusal};
 use crate::dtype::{Arrival, Wishes, arrival};
@@ -89,7 +89,7 @@ impl Request {
 
     /// Finds a tensor for each parameter, and what is wrong.
     pub(super) fn plan(&self, sites: Vec<Site>) -> Result<Planned> {
-        let checkpoint = &self.seen()?;
+        let checkpoint = &self.checkpoint.with_adapters(&self.adapters, self.quantized)?;
         let named = self.naming.of(checkpoint);
         let stored = named.tensors(checkpoint)?;
         let known = Known::of(checkpoint)?;
@@ -170,25 +170,6 @@ impl Request {
         // They are taken in the order in which the files are read.
         planned.fills.sort_by(|a, b| a.entry.inputs().first().cmp(&b.entry.inputs().first()));
         Ok(planned)
-    }
-
-    /// The checkpoint with its adapters merged, and the weights that quantised modules stand for if they are wanted.
-    fn seen(&self) -> Result<Checkpoint> {
-        let is_quantized = self.checkpoint.quantized().len() > 0;
-        match self.quantized {
-            Quantized::Dequantize if self.adapters.is_empty() => return self.checkpoint.dequantized(),
-            _ if self.adapters.is_empty() => return Ok(self.checkpoint.clone()),
-            Quantized::Raw if is_quantized => {
-                let message = "an adapter cannot be merged into codes as they are stored";
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
-            // They are refused, whatever would be merged into them.
-            Quantized::Refuse if is_quantized => return Ok(self.checkpoint.clone()),
-            _ => {}
-        }
-        let adapters = self.adapters.iter().map(|(adapter, weight)| Ok((Adapter::of(adapter)?, *weight)));
-        let adapters: Vec<_> = adapters.collect::<Result<_>>()?;
-        self.checkpoint.adapted(adapters.iter().map(|(adapter, weight)| (adapter, *weight)))
     }
 
     /// Whether a parameter is to be loaded.

@@ -1,21 +1,18 @@
 //! `weighbridge dequantize`.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Dtype, Names, Plan, TensorRef, natural_order};
+use weighbridge::{Checkpoint, Dtype, Names, Plan, TensorRef};
 use weighbridge_convert::Options;
 
 use crate::beside::Beside;
-use crate::casts::{self, OnOverflow};
+use crate::casts::OnOverflow;
 use crate::dense;
 use crate::destination::Destination;
-use crate::dtype::parse_dtype;
+use crate::dtype::parse_weight_dtype;
 use crate::load;
-use crate::metadata;
 use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::show::plural;
@@ -42,7 +39,7 @@ pub(crate) struct Dequantize {
 
     /// The dtype of the weights: bf16, f16 or f32; otherwise that of their scales if it is F16 or BF16, or else that
     /// of the model
-    #[arg(long, value_name = "DTYPE", value_parser = of_weights)]
+    #[arg(long, value_name = "DTYPE", value_parser = parse_weight_dtype)]
     to: Option<Dtype>,
 
     /// What to do with values outside the range of the dtype
@@ -54,14 +51,6 @@ pub(crate) struct Dequantize {
 
     #[command(flatten)]
     destination: Destination,
-}
-
-fn of_weights(text: &str) -> Result<Dtype, String> {
-    let dtype = parse_dtype(text)?;
-    match dtype {
-        Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(dtype),
-        _ => Err("weights become BF16, F16 or F32; `weighbridge cast` casts to other dtypes".to_owned()),
-    }
 }
 
 /// Whether it is an 8-bit float that is a number like any other.
@@ -105,7 +94,7 @@ impl Dequantize {
             );
         }
         let copies = beside.into(&self.destination, self.to)?;
-        let outcome = self.write(&plan, &dense, &names, term)?;
+        let outcome = dense::write(&plan, &dense, &self.destination, term)?;
         if let Some(copies) = copies {
             copies.write()?;
         }
@@ -117,30 +106,8 @@ impl Dequantize {
         term.note(format_args!("{} dequantised, {casts}{others} as before", plural(weights.len(), "weight")));
         Ok(outcome)
     }
-
-    fn write(&self, plan: &Plan, dense: &Checkpoint, names: &Names, term: &Term) -> Result<Outcome> {
-        let metadata = metadata::without_codes(metadata::union(&[dense], term), &[dense]);
-        let save = metadata::with(Save::new(), metadata);
-        let mut tensors: Vec<_> = plan.tensors().collect();
-        // What belongs together lies together.
-        tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
-        let destination = match largest_shard(plan, dense, names) {
-            Some(bytes) => self.destination.in_shards_of(bytes),
-            None => self.destination.clone(),
-        };
-        destination.save(save, tensors, term).map_err(casts::in_options)
-    }
 }
 
 fn chosen<'c>(checkpoint: &'c Checkpoint, names: &Names) -> impl Iterator<Item = TensorRef<'c>> {
     checkpoint.tensors().filter(|tensor| names.contains(tensor.name()))
-}
-
-/// The most bytes that the tensors of one file of the input become, if it has several.
-fn largest_shard(plan: &Plan, dense: &Checkpoint, names: &Names) -> Option<u64> {
-    let mut shards = HashMap::<_, u64>::new();
-    for (tensor, entry) in chosen(dense, names).zip(plan.entries()) {
-        *shards.entry(tensor.shard().label().map(ToOwned::to_owned)).or_default() += entry.byte_len();
-    }
-    shards.values().copied().max().filter(|_| shards.len() > 1)
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use weighbridge::{Checkpoint, Names, Shard};
+use weighbridge::{Checkpoint, Names};
+use weighbridge_convert::ranks::is_of_rank;
 
 use crate::destination::Destination;
 use crate::load::open;
@@ -110,21 +111,11 @@ fn other_verb(first: &Checkpoint, second: &Checkpoint) -> &'static str {
 
 /// Fails for a file that says that its tensors are parts of others.
 fn refuse_ranks(input: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    if checkpoint.shards().iter().any(|shard| has_parts(shard)) {
+    if is_of_rank(checkpoint) {
         bail!(
             "{}: it has the parts of one rank (DCP_SHARDING_INFO); `weighbridge consolidate` joins the directory",
             input.display()
         );
     }
     Ok(())
-}
-
-/// Whether a tensor begins elsewhere than at the start of the whole.
-fn has_parts(shard: &Shard) -> bool {
-    let info = shard.header().metadata_value("DCP_SHARDING_INFO");
-    let info = info.and_then(|text| serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text).ok());
-    info.into_iter().flatten().any(|(_, of_tensor)| {
-        let offsets = of_tensor.get("saved_offsets").and_then(serde_json::Value::as_array);
-        offsets.into_iter().flatten().any(|offset| offset.as_u64() != Some(0))
-    })
 }

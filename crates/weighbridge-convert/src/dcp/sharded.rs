@@ -50,6 +50,17 @@ fn offsets(file: &Checkpoint) -> Option<&str> {
     file.shards().first()?.header().metadata_value(SHARDING)
 }
 
+/// Whether a checkpoint says that a tensor of it is a part of a whole and begins elsewhere than at its start, as
+/// `HuggingFaceStorageWriter` writes for a rank.
+pub fn is_of_rank(checkpoint: &Checkpoint) -> bool {
+    let infos = checkpoint.shards().iter().filter_map(|shard| shard.header().metadata_value(SHARDING));
+    let infos = infos.filter_map(|text| serde_json::from_str::<Map<String, Value>>(text).ok()).flatten();
+    infos.into_iter().any(|(_, info)| {
+        let offsets = info.get("saved_offsets").and_then(Value::as_array);
+        offsets.into_iter().flatten().any(|offset| offset.as_u64() != Some(0))
+    })
+}
+
 struct Parts {
     dtype: Dtype,
     shape: Vec<usize>,

@@ -1,12 +1,11 @@
 //! What says how large the change is: PEFT's `adapter_config.json`, diffusers' metadata.
 
-use std::fs;
-
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::side_file::read_json;
 use crate::text::start_of;
 
 /// PEFT's file.
@@ -39,25 +38,15 @@ impl Config {
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         if let Some(directory) = checkpoint.directory() {
             let path = directory.join(FILE);
-            match fs::metadata(&path) {
-                Ok(found) if found.len() <= MOST => {
-                    let text = fs::read(&path)
-                        .map_err(|error| Error::io("it cannot be read", error).in_file(&path))?;
-                    let parse = || {
-                        let value = serde_json::from_slice(&text);
-                        let value: Value =
-                            value.map_err(|error| malformed(format!("it is not valid JSON: {error}")))?;
-                        let fields =
-                            value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
-                        refuse_others(fields)?;
-                        Section::of(fields)
-                    };
-                    let section = parse().map_err(|error| error.in_file(&path))?;
-                    return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
-                }
-                Ok(_) => return Err(malformed(format!("it is larger than {MOST} bytes")).in_file(&path)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io("it cannot be opened", error).in_file(&path)),
+            if let Some(value) = read_json(&path, MOST)? {
+                let parse = || {
+                    let fields =
+                        value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
+                    refuse_others(fields)?;
+                    Section::of(fields)
+                };
+                let section = parse().map_err(|error| error.in_file(&path))?;
+                return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
             }
         }
         let mut sections = Vec::new();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::parts::Part;
 use super::targets::{Target, Targets};
 use super::{Adapter, AdapterFormat, Module};
-use crate::checkpoint::{Checkpoint, TensorRef};
+use crate::checkpoint::{Checkpoint, Quantized, TensorRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Delta, Entry, Input, LowRank, Read};
 use crate::text::{brief, start_of};
@@ -95,6 +95,29 @@ impl Checkpoint {
             Some(change.entry(&tensor))
         });
         base.with_entries(entries.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The checkpoint as a loader sees it: with adapters merged, each times a weight of its own, and quantised modules as
+    /// `quantized` says. Modules that are [refused](Quantized::Refuse) stay as they are stored, with adapters, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`adapted`](Self::adapted) and [`dequantized`](Self::dequantized). Fails when an adapter is to be merged into codes
+    /// that are to stay [as they are](Quantized::Raw).
+    pub fn with_adapters(&self, adapters: &[(Self, f32)], quantized: Quantized) -> Result<Self> {
+        if adapters.is_empty() {
+            return if quantized == Quantized::Dequantize { self.dequantized() } else { Ok(self.clone()) };
+        }
+        if quantized != Quantized::Dequantize && self.quantized().len() > 0 {
+            if quantized == Quantized::Refuse {
+                return Ok(self.clone());
+            }
+            let message = "an adapter cannot be merged into codes as they are stored";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let adapters = adapters.iter().map(|(adapter, weight)| Ok((Adapter::of(adapter)?, *weight)));
+        let adapters: Vec<_> = adapters.collect::<Result<_>>()?;
+        self.adapted(adapters.iter().map(|(adapter, weight)| (adapter, *weight)))
     }
 }
 

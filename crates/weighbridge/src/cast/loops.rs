@@ -12,7 +12,7 @@ use super::number::{Real, Unlimited};
 use super::overflow::Overflow;
 use super::packed::Unpack;
 use super::simd::{Convert, Instructions, Work};
-use super::small_float::{BF16, E4M3, E4M3Fnuz, E5M2, E5M2Fnuz, F16};
+use super::small_float::{BF16, BF16_BEYOND, E4M3, E4M3Fnuz, E5M2, E5M2Fnuz, F16};
 use crate::buffer;
 use crate::dtype::Dtype;
 
@@ -159,9 +159,6 @@ impl Work for AnyBeyond<'_> {
         any
     }
 }
-
-/// Half a step behind the largest `BF16`, as an `F32`.
-const BF16_BEYOND: i32 = 0x7F7F_8000;
 
 /// Rounds to a `BF16`.
 #[derive(Clone, Copy)]

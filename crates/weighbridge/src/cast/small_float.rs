@@ -124,6 +124,9 @@ impl<F: SmallFloat> Derived<F> {
     const STEPS: u32 = Self::NORMAL + (Self::SHIFT << SINGLE);
 }
 
+/// The first magnitude beyond the largest `BF16`, as the bits of an `f32`.
+pub(super) const BF16_BEYOND: i32 = Derived::<BF16>::BEYOND.cast_signed();
+
 impl<F: SmallFloat> Stored for F {
     type Bits = F::Bits;
     type Wide = f32;

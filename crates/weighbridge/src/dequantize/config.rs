@@ -2,14 +2,13 @@
 //!
 //! They are asked for what no shape shows, and checked against the shapes: `config.json`, and what writers put beside it.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
+use crate::side_file::read_json;
 use crate::text::start_of;
 
 /// A larger file is none.
@@ -47,7 +46,7 @@ impl Config {
     pub(super) fn of(directory: Option<&Path>) -> Result<Self> {
         let Some(directory) = directory else { return Ok(Self::default()) };
         let mut config = Self::default();
-        if let Some(value) = read(&directory.join("config.json"))? {
+        if let Some(value) = read_json(&directory.join("config.json"), MOST)? {
             let inner = ["text_config", "llm_config", "language_config", "thinker_config"];
             let nested = inner.iter().filter_map(|key| value.get(key));
             let all: Vec<&Value> = std::iter::once(&value).chain(nested).collect();
@@ -67,7 +66,7 @@ impl Config {
             if !config.quantization.is_none() {
                 break;
             }
-            if let Some(value) = read(&directory.join(file))? {
+            if let Some(value) = read_json(&directory.join(file), MOST)? {
                 let place = if key.is_empty() { (*file).to_owned() } else { format!("{file}: {key}") };
                 let value = if key.is_empty() { Some(&value) } else { value.get(key) };
                 config.quantization = Named::of(&place, value);
@@ -203,20 +202,4 @@ pub(super) fn float(name: &str) -> Option<Dtype> {
         "bfloat16" => Some(Dtype::BF16),
         _ => None,
     }
-}
-
-fn read(path: &Path) -> Result<Option<Value>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("it cannot be opened", error).in_file(path)),
-    };
-    let mut text = Vec::new();
-    file.take(MOST)
-        .read_to_end(&mut text)
-        .map_err(|error| Error::io("it cannot be read", error).in_file(path))?;
-    let value = serde_json::from_slice(&text);
-    value.map(Some).map_err(|error| {
-        Error::new(ErrorKind::Malformed, format!("it is not valid JSON: {error}")).in_file(path)
-    })
 }

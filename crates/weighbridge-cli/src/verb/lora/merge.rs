@@ -1,21 +1,18 @@
 //! `weighbridge lora merge`.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Dtype, Plan, natural_order};
+use weighbridge::{Dtype, Names, Plan};
 use weighbridge_convert::Options;
 
 use crate::beside::Beside;
-use crate::casts::{self, OnOverflow};
+use crate::casts::OnOverflow;
 use crate::dense;
 use crate::destination::Destination;
-use crate::dtype::parse_dtype;
+use crate::dtype::parse_weight_dtype;
 use crate::load;
-use crate::metadata;
 use crate::outcome::Outcome;
 use crate::show::plural;
 use crate::term::Term;
@@ -50,7 +47,7 @@ pub(crate) struct Merge {
     weight: Vec<f32>,
 
     /// The dtype of all weights: bf16, f16 or f32; otherwise each keeps its own
-    #[arg(long, value_name = "DTYPE", value_parser = of_weights)]
+    #[arg(long, value_name = "DTYPE", value_parser = parse_weight_dtype)]
     to: Option<Dtype>,
 
     /// What to do with values outside the range of the dtype
@@ -59,14 +56,6 @@ pub(crate) struct Merge {
 
     #[command(flatten)]
     destination: Destination,
-}
-
-fn of_weights(text: &str) -> Result<Dtype, String> {
-    let dtype = parse_dtype(text)?;
-    match dtype {
-        Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(dtype),
-        _ => Err("weights become BF16, F16 or F32; `weighbridge cast` casts to other dtypes".to_owned()),
-    }
 }
 
 impl Merge {
@@ -84,7 +73,7 @@ impl Merge {
         let adapters = self.adapters.iter().map(|adapter| super::open(adapter, term));
         let adapters = adapters.collect::<Result<Vec<_>>>()?;
         let advice = "nothing is written";
-        let base = dense::weights(&stored, &weighbridge::Names::all(), advice)?;
+        let base = dense::weights(&stored, &Names::all(), advice)?;
         let weights = self.weight.iter().copied().chain(std::iter::repeat(1.0));
         let merged = base.adapted(adapters.iter().zip(weights))?;
         let plan = Plan::of(&merged)
@@ -92,7 +81,7 @@ impl Merge {
             .overflow(self.overflow.into())
             .build()?;
         let copies = Beside::of(&self.base, &stored)?.into(&self.destination, self.to)?;
-        let outcome = self.write(&plan, &merged, term)?;
+        let outcome = dense::write(&plan, &merged, &self.destination, term)?;
         if let Some(copies) = copies {
             copies.write()?;
         }
@@ -106,26 +95,4 @@ impl Merge {
         ));
         Ok(outcome)
     }
-
-    fn write(&self, plan: &Plan, merged: &Checkpoint, term: &Term) -> Result<Outcome> {
-        let metadata = metadata::without_codes(metadata::union(&[merged], term), &[merged]);
-        let save = metadata::with(Save::new(), metadata);
-        let mut tensors: Vec<_> = plan.tensors().collect();
-        // What belongs together lies together.
-        tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
-        let destination = match largest_shard(plan, merged) {
-            Some(bytes) => self.destination.in_shards_of(bytes),
-            None => self.destination.clone(),
-        };
-        destination.save(save, tensors, term).map_err(casts::in_options)
-    }
-}
-
-/// The most bytes that the tensors of one file of the model become, if it has several.
-fn largest_shard(plan: &Plan, merged: &Checkpoint) -> Option<u64> {
-    let mut shards = HashMap::<_, u64>::new();
-    for (tensor, entry) in merged.tensors().zip(plan.entries()) {
-        *shards.entry(tensor.shard().label().map(ToOwned::to_owned)).or_default() += entry.byte_len();
-    }
-    shards.values().copied().max().filter(|_| shards.len() > 1)
 }
