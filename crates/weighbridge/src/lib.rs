@@ -62,6 +62,7 @@ pub mod index;
 mod journal;
 mod names;
 mod panics;
+pub mod parallel;
 mod pattern;
 pub mod plan;
 mod progress;

@@ -320,6 +320,8 @@ impl Entry {
     pub(crate) fn derived(name: &str, dtype: Dtype, shape: &[usize], derived: &Derived) -> Result<Self> {
         let (wide, own) = derived.made();
         let own = Made { dtype, tiles: own };
+        // What is only moved was not rounded.
+        let wide = wide.filter(|_| !own.tiles.is_direct());
         let base = wide.map_or_else(|| own.clone(), |tiles| Made { dtype: Dtype::F32, tiles });
         Self::made_of(name, shape.to_vec(), derived.inputs().into(), base, own)
     }
@@ -453,7 +455,7 @@ impl Entry {
     /// The bytes of its values as they are stored, before a cast; of a weight that is
     /// [dequantised](Checkpoint::dequantized), those of the tensors that it is made of.
     pub fn stored_byte_len(&self) -> u64 {
-        match self.is_derived {
+        match self.is_derived && !self.base.tiles.is_direct() {
             true => self.inputs.iter().map(|input| input.range().end - input.range().start).sum(),
             false => self.base.dtype.size_of(&self.shape).unwrap_or(self.byte_len),
         }
@@ -509,16 +511,21 @@ impl Bases {
     /// before they were rounded where it can, so that they are rounded once, to the dtype that is asked for.
     fn of(operation: &dyn Operation, inputs: &Arc<[Input]>) -> Result<(Arc<[Input]>, Self)> {
         let bound = operation.bind(inputs)?;
+        let own = bound.dtype;
+        let (stored, Bound { dtype, shape, tiles }) = derived::flatten(inputs, bound.clone());
         let is_derived = |input: &Input| input.derived().is_some();
-        let (wide, own) = match inputs.iter().any(is_derived) {
-            true => (Self::wide(operation, inputs, &bound), bound.dtype),
-            false => (None, bound.dtype),
+        // What is only moved was not rounded.
+        if tiles.is_direct() || !inputs.iter().any(is_derived) {
+            return Ok((stored, Self { base: Made { dtype, tiles }, dtype, shape }));
+        }
+        let (inputs, base) = match Self::wide(operation, inputs, &bound) {
+            Some((inputs, bound)) => {
+                let (stored, Bound { dtype, tiles, .. }) = derived::flatten(&inputs, bound);
+                (stored, Made { dtype, tiles })
+            }
+            None => (stored, Made { dtype, tiles }),
         };
-        let (inputs, Bound { dtype, shape, tiles }) = match wide {
-            Some((inputs, bound)) => derived::flatten(&inputs, bound),
-            None => derived::flatten(inputs, bound),
-        };
-        Ok((inputs, Self { base: Made { dtype, tiles }, dtype: own, shape }))
+        Ok((inputs, Self { base, dtype: own, shape }))
     }
 
     /// The operation on the same inputs in `F32`, if it makes the same of them as of `inputs`.

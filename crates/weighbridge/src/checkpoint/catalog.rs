@@ -138,7 +138,8 @@ impl Catalog {
         match &*self.shards {
             [shard] if self.names.is_empty() => {
                 let tensor = shard.header().place(name)?;
-                Some(TensorIndex { shard: 0, tensor: tensor as u32 })
+                let index = TensorIndex { shard: 0, tensor: tensor as u32 };
+                self.unused.binary_search(&index).is_err().then_some(index)
             }
             _ => {
                 let is_named =

@@ -66,8 +66,17 @@ impl Checkpoint {
     ///
     /// Fails when two entries have one name.
     pub fn with_entries(&self, entries: impl IntoIterator<Item = Entry>) -> Result<Self> {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        let hidden: Vec<_> = entries.iter().filter_map(|entry| self.tensor(entry.name())).collect();
+        self.with_entries_without(entries.into_iter().collect(), &[])
+    }
+
+    /// The same without the tensors in `without`, which no entry stands for.
+    pub(crate) fn with_entries_without(
+        &self,
+        entries: Vec<Entry>,
+        without: &[TensorRef<'_>],
+    ) -> Result<Self> {
+        let mut hidden: Vec<_> = entries.iter().filter_map(|entry| self.tensor(entry.name())).collect();
+        hidden.extend_from_slice(without);
         // One for each file that holds what they replace, in the order of the files; what is new is in the last.
         let mut by_shard = BTreeMap::<usize, Vec<&Entry>>::new();
         for entry in &entries {

@@ -98,6 +98,11 @@ impl Shard {
         self.derived.get(tensor)
     }
 
+    /// Whether it is no file, and its tensors are derived from stored ones.
+    pub(crate) fn is_derived(&self) -> bool {
+        !self.derived.is_empty()
+    }
+
     /// The file name of its [`label`](Self::label), or `<memory>`.
     pub fn name(&self) -> Cow<'_, str> {
         match &self.label {

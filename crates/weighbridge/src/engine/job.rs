@@ -115,30 +115,44 @@ pub(super) fn coalesce<C>(mut tiles: Vec<Tile<C>>) -> Vec<Group<C>> {
         tiles.sort_by_key(|tile| tile.small_run().map(|(shard, bytes)| (shard.number(), bytes.start)));
     }
     let mut groups: Vec<Group<C>> = Vec::new();
+    // Of the last group, the bytes that are wanted.
+    let mut wanted = 0;
     for tile in tiles {
         let Some((shard, bytes)) = tile.small_run() else {
             groups.push(Group::of(tile));
             continue;
         };
+        let len = bytes.end - bytes.start;
         if let Some(Group { tiles, together: Some(run) }) = groups.last_mut() {
             let hints = shard.hints();
-            let gap = bytes.start.checked_sub(run.bytes.end);
-            let is_near =
-                Arc::ptr_eq(&run.shard, shard) && gap.is_some_and(|gap| gap <= hints.read_through as u64);
+            let is_near = Arc::ptr_eq(&run.shard, shard)
+                && bytes.start.checked_sub(run.bytes.end).is_some_and(|gap| {
+                    let unwanted = bytes.end - run.bytes.start - wanted - len;
+                    gap <= hints.read_through as u64 && (is_slow(&hints) || unwanted <= wanted / 64)
+                });
             if is_near && bytes.end - run.bytes.start <= most_together(&hints) {
                 run.bytes.end = bytes.end;
                 tiles.push(tile);
+                wanted += len;
                 continue;
             }
         }
         let together = Some(Run { shard: Arc::clone(shard), bytes: bytes.clone() });
         groups.push(Group { tiles: vec![tile], together });
+        wanted = len;
     }
     for group in &mut groups {
         // One alone is read straight into its destination.
         group.together = group.together.take().filter(|_| group.tiles.len() > 1);
     }
     groups
+}
+
+/// Whether a request costs more than the bytes of a gap. On a local disk it does not, so that little more is read than is
+/// needed; what costs is what small tensors that lie together would be one by one.
+fn is_slow(hints: &Hints) -> bool {
+    let local = Hints::default();
+    hints.concurrency > local.concurrency || hints.read_through > local.read_through
 }
 
 /// The bytes that are read at once for several tiles; on a local disk they stay in the cache.

@@ -319,6 +319,11 @@ impl Tiles for Through {
         self.runs(tile).iter().for_each(|run| run.gather(pieces));
     }
 
+    fn is_direct(&self) -> bool {
+        let moves = |origin: &Origin| origin.tiles.as_ref().is_none_or(|tiles| tiles.is_direct());
+        self.outer.is_direct() && self.origins.iter().all(moves)
+    }
+
     fn compute<'t>(
         &self,
         tile: Range<u64>,
