@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use weighbridge::parallel::{Cut, DeviceMap, Held, ParallelPlan, Ranks, Unit};
-use weighbridge::write::Save;
+use weighbridge::parallel::{Cut, DeviceMap, Held, ParallelPlan, RANK_KEY, Ranks, Unit, join};
+use weighbridge::write::{Save, Values};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Plan, TensorView};
 
 /// The sizes of a model with the names of Llama.
@@ -271,43 +271,90 @@ fn assert_part(held: Option<Held>, at: usize, expected: &[(usize, usize)]) {
     }
 }
 
-/// Whatever the sizes, each element is in the ranks that its rule says, and the parts are the whole again.
+/// Whatever the sizes, the parts are the whole again: by the plan, and by what `shard` writes down.
 #[test]
 fn parts_joined_again_are_the_whole() {
-    let mut tried = 0;
     for (heads, kv_heads) in [(6, 3), (4, 4), (8, 1), (5, 5)] {
-        for world in 2..=4 {
+        for (world, stages) in [(2, 1), (3, 1), (4, 1), (2, 3), (1, 2)] {
             let model = Model { hidden: heads * 4, heads, kv_heads, experts: 5, ..TINY };
             let directory = tempfile::tempdir().unwrap();
             let whole = model.write(directory.path());
-            let plan = ParallelPlan::of(&whole).unwrap().tensor_parallel(world);
+            let plan = ParallelPlan::of(&whole).unwrap().tensor_parallel(world).pipeline_parallel(stages);
             let ranks = plan.ranks(&whole).unwrap();
             let plan = plan.heads(heads, kv_heads).unwrap();
             let stored = read(&whole);
-            let parts: Vec<_> = (0..world).map(|rank| read(&ranks.checkpoint(rank).unwrap())).collect();
-            for (name, (shape, bytes)) in &stored {
-                let have: Vec<_> = parts.iter().filter_map(|part| part.get(name)).collect();
-                if have.len() < world || name.contains("embed") || name.contains("lm_head") {
-                    continue; // An expert of one rank, and rows that were added.
-                }
-                let shapes: Vec<&[usize]> = have.iter().map(|(shape, _)| &**shape).collect();
-                let (joined, held) = plan.joined(name, &shapes).unwrap();
-                assert_eq!(joined, *shape, "{name}");
-                for (held, (own_shape, own)) in held.iter().zip(have) {
-                    match held {
-                        Some(Held::Part { dim, ranges, .. }) => {
-                            let places: Vec<_> = ranges.iter().cloned().flatten().collect();
-                            assert_eq!(own_shape[*dim], places.len());
-                            assert!(*own == picked(bytes, shape, *dim, &places), "{name}");
-                        }
-                        _ => assert!(own == bytes, "{name}"),
-                    }
-                    tried += 1;
-                }
+            let parts: Vec<_> = (0..ranks.len()).map(|rank| ranks.checkpoint(rank).unwrap()).collect();
+            let mut joined = read(&plan.join(&parts, &Names::all()).unwrap());
+            for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+                // Rows that were added stay.
+                let (shape, bytes) = joined.get_mut(name).unwrap();
+                assert_eq!(shape[0], 13_usize.next_multiple_of(world));
+                assert!(bytes[13 * shape[1] * 2..].iter().all(|byte| *byte == 0));
+                bytes.truncate(13 * shape[1] * 2);
+                shape[0] = 13;
             }
+            assert!(joined == stored);
+
+            let mut written: Vec<_> = parts
+                .iter()
+                .enumerate()
+                .map(|(rank, part)| {
+                    let tensors: Vec<_> =
+                        part.tensors().map(|tensor| (tensor.name().to_owned(), tensor)).collect();
+                    Save::new().metadata(RANK_KEY, &ranks.record(rank)).bytes(tensors).unwrap()
+                })
+                .map(|bytes| Checkpoint::from_bytes(bytes).unwrap())
+                .collect();
+            assert!(read(&join(&written, &Names::all()).unwrap()) == stored);
+            written.reverse();
+            assert!(read(&join(&written, &Names::all()).unwrap()) == stored);
+            let last = written.pop().unwrap();
+            let error = join(&written, &Names::all()).unwrap_err();
+            assert!(error.to_string().contains("the checkpoint of rank 0 is missing"), "{error}");
+            assert!(
+                written.is_empty()
+                    || read(&join(&[written, vec![last]].concat(), &Names::all()).unwrap()) == stored
+            );
         }
     }
-    assert!(tried > 500, "{tried}");
+}
+
+#[test]
+fn records_that_cannot_be_true_are_refused() {
+    let of = |record: &str, rows: usize| {
+        let bytes = vec![7; rows * 2];
+        let shape = [rows, 2];
+        let view = TensorView::new(Dtype::U8, &shape, &bytes).unwrap();
+        Checkpoint::from_bytes(Save::new().metadata(RANK_KEY, record).bytes([("w", view)]).unwrap()).unwrap()
+    };
+    let record =
+        |rank: usize, parts: &str| format!(r#"{{"rank": {rank}, "ranks": 2, "parts": {{{parts}}}}}"#);
+    let part = |shape: &str, dim: usize, ranges: &str| {
+        format!(r#""w": {{"shape": {shape}, "dim": {dim}, "ranges": {ranges}}}"#)
+    };
+    let first = of(&record(0, &part("[4, 2]", 0, "[[0, 2]]")), 2);
+    let error = |record: &str| join(&[first.clone(), of(record, 2)], &Names::all()).unwrap_err().to_string();
+    for (parts, what) in [
+        (part("[4, 2]", 0, "[[1, 3]]"), "overlap"),
+        (part("[5, 2]", 0, "[[3, 5]]"), "has a part of U8 [4, 2]"),
+        (part("[4, 2]", 0, "[[2, 5]]"), "nothing that can be true"),
+        (part("[4, 2]", 0, "[[2, 9]]"), "nothing that can be true"),
+        (part("[4, 2]", 2, "[[2, 4]]"), "nothing that can be true"),
+        (part("[4, 3]", 0, "[[2, 4]]"), "nothing that can be true"),
+        (part("[4, 2]", 0, "[[2, 3]]"), "no rank has places 3 to 4"),
+        (part("[4, 2]", 0, "[[4, 2]]"), "nothing that can be true"),
+        (String::new(), "has a part of U8 [4, 2]"),
+    ] {
+        let error = error(&record(1, &parts));
+        assert!(error.contains(what), "{parts}: {error}");
+    }
+    for (wrong, what) in [("{}", "nothing that can be understood"), ("[", "nothing that can be understood")] {
+        assert!(error(wrong).contains(what));
+    }
+    assert!(error(&record(2, "")).contains("nothing that can be understood"));
+    assert!(error(&record(0, &part("[4, 2]", 0, "[[2, 4]]"))).contains("rank 1 is missing"));
+    let second = of(&record(1, &part("[4, 2]", 0, "[[2, 4]]")), 2);
+    assert_eq!(read(&join(&[second, first.clone()], &Names::all()).unwrap())["w"], (vec![4, 2], vec![7; 8]));
 }
 
 #[test]
@@ -449,24 +496,68 @@ fn eight_processes_load_one_checkpoint() {
     let parts: Vec<_> = (0..8)
         .map(|rank| Checkpoint::open(directory.path().join(format!("rank-{rank}.safetensors"))).unwrap())
         .collect();
-    let read_parts: Vec<_> = parts.iter().map(read).collect();
-    for (name, (shape, bytes)) in read(&whole) {
-        let have: Vec<_> = read_parts.iter().filter_map(|part| part.get(&name)).collect();
-        let shapes: Vec<&[usize]> = have.iter().map(|(shape, _)| &**shape).collect();
-        if name.contains(".experts.") {
-            assert_eq!(have, [&(shape, bytes)], "{name}");
-            continue;
-        }
-        let (joined, held) = plan.joined(&name, &shapes).unwrap();
-        assert_eq!(joined, shape);
-        for (held, (_, own)) in held.iter().zip(have) {
-            match held {
-                Some(Held::Part { dim, ranges, .. }) => {
-                    let places: Vec<_> = ranges.iter().cloned().flatten().collect();
-                    assert!(*own == picked(&bytes, &shape, *dim, &places), "{name}");
-                }
-                _ => assert!(*own == bytes, "{name}"),
-            }
-        }
+    assert!(read(&plan.join(&parts, &Names::all()).unwrap()) == read(&whole));
+}
+
+fn rank(dir: &Path, number: usize, tensors: &[(&str, &[usize], &[f32])]) -> Checkpoint {
+    let path = dir.join(format!("rank{number}.safetensors"));
+    let tensors =
+        tensors.iter().map(|&(name, shape, values)| (name.to_owned(), Values::new(shape, values).unwrap()));
+    Save::new().metadata("format", "pt").file(&path, tensors).unwrap();
+    Checkpoint::open(path).unwrap()
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[test]
+fn rules_join_what_tensor_parallelism_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let ranks = [
+        rank(dir.path(), 0, &[("q", &[1, 2], &[1., 2.]), ("o", &[2, 1], &[1., 3.]), ("norm", &[1], &[9.])]),
+        rank(
+            dir.path(),
+            1,
+            &[("q", &[2, 2], &[3., 4., 5., 6.]), ("o", &[2, 1], &[2., 4.]), ("norm", &[1], &[9.])],
+        ),
+    ];
+    let plan = ParallelPlan::parse("# all\n\nq: column\n  o : row\n*: replicated\n").unwrap();
+    let joined = plan.join(&ranks, &Names::all()).unwrap();
+    let found = read(&joined);
+    assert_eq!(found["q"], (vec![3, 2], bytes(&[1., 2., 3., 4., 5., 6.])));
+    assert_eq!(found["o"], (vec![2, 2], bytes(&[1., 2., 3., 4.])));
+    assert_eq!(found["norm"], (vec![1], bytes(&[9.])));
+    assert_eq!(joined.shards()[0].header().metadata_value("format"), Some("pt"));
+    // In the other order other values.
+    let [first, second] = ranks;
+    let turned = plan.join(&[second, first], &Names::exact("q")).unwrap();
+    assert_eq!((turned.len(), &read(&turned)["q"].1), (1, &bytes(&[3., 4., 5., 6., 1., 2.])));
+}
+
+#[test]
+fn rules_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = rank(dir.path(), 0, &[("a", &[2, 2], &[1., 2., 3., 4.])]);
+    let refused = |rules: &str, other: &[(&str, &[usize], &[f32])]| {
+        let ranks = [first.clone(), rank(dir.path(), 1, other)];
+        ParallelPlan::parse(rules).unwrap().join(&ranks, &Names::all()).unwrap_err().to_string()
+    };
+    let same: (&str, &[usize], &[f32]) = ("a", &[2, 2], &[1., 2., 3., 4.]);
+    for (rules, other, what) in [
+        ("b: 0", same, "no rule is about it"),
+        ("a: 2", same, "it has 2 dimensions"),
+        ("a: 0", ("a", &[2, 1], &[1., 2.]), "cannot be joined along dimension 0"),
+        ("a: 0", ("a", &[2], &[1., 2.]), "cannot be joined along dimension 0"),
+        ("a: 0", ("b", &[2], &[1., 2.]), "rank 1 does not have it"),
+        ("a: replicated", ("a", &[2, 1], &[1., 2.]), "the same in all ranks"),
+        (
+            "a: replicated",
+            ("a", &[2, 2], &[1., 2., 3., 5.]),
+            "ranks 0 and 1 have other values for the same place, from byte 14",
+        ),
+    ] {
+        let error = refused(rules, &[other]);
+        assert!(error.contains(what) && error.contains("\"a\""), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use weighbridge::Checkpoint;
+use weighbridge::parallel::RANK_KEY;
 use weighbridge::write::Save;
 
 use crate::show::safe;
@@ -10,11 +11,17 @@ use crate::term::Term;
 
 pub(crate) type Metadata<'c> = BTreeMap<&'c str, &'c str>;
 
-/// What all shards say; of two values of one key the first counts.
+/// What is true of one file only: what a rank has, and where a part begins.
+const OF_ONE_FILE: [&str; 2] = [RANK_KEY, "DCP_SHARDING_INFO"];
+
+/// What all shards say of the model; of two values of one key the first counts.
 pub(crate) fn union<'c>(checkpoints: &[&'c Checkpoint], term: &Term) -> Metadata<'c> {
     let mut metadata = Metadata::new();
     for shard in checkpoints.iter().flat_map(|checkpoint| checkpoint.shards()) {
         for (key, value) in shard.header().metadata().into_iter().flatten() {
+            if OF_ONE_FILE.contains(&key) {
+                continue;
+            }
             let first = *metadata.entry(key).or_insert(value);
             if first != value {
                 let (file, key, value, first) = (shard.name(), safe(key), safe(value), safe(first));

@@ -1,10 +1,6 @@
-//! Files of several ranks as one checkpoint: what tensor parallelism cut is joined again.
+//! Tensors that ranks wrote in chunks, put together.
 
 pub(crate) mod cover;
-mod join;
 pub(crate) mod mosaic;
-mod rules;
 
 pub use crate::dcp::is_of_rank;
-pub use join::join;
-pub use rules::{Along, Rules};

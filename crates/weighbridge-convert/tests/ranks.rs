@@ -14,7 +14,6 @@ use support::code::{Code, dict, global, int, list, text, tuple};
 use tempfile::TempDir;
 use weighbridge::write::{Save, Values};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Names};
-use weighbridge_convert::ranks::{Along, Rules, join};
 use weighbridge_convert::{Format, Options, Verdict, open, open_any, scan};
 
 fn fixture(name: &str) -> PathBuf {
@@ -301,73 +300,5 @@ fn what_safetensors_of_ranks_say_is_checked() {
     ] {
         let error = open(of(second).path(), &Options::new()).unwrap_err();
         assert!(error.to_string().contains(what), "{second}: {error}");
-    }
-}
-
-fn rank(dir: &Path, number: usize, tensors: &[(&str, &[usize], &[f32])]) -> Checkpoint {
-    let path = dir.join(format!("rank{number}.safetensors"));
-    let tensors =
-        tensors.iter().map(|&(name, shape, values)| (name.to_owned(), Values::new(shape, values).unwrap()));
-    Save::new().metadata("format", "pt").file(&path, tensors).unwrap();
-    Checkpoint::open(path).unwrap()
-}
-
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-#[test]
-fn rules_join_what_tensor_parallelism_cut() {
-    let dir = tempfile::tempdir().unwrap();
-    let ranks = [
-        rank(dir.path(), 0, &[("q", &[1, 2], &[1., 2.]), ("o", &[2, 1], &[1., 3.]), ("norm", &[1], &[9.])]),
-        rank(
-            dir.path(),
-            1,
-            &[("q", &[2, 2], &[3., 4., 5., 6.]), ("o", &[2, 1], &[2., 4.]), ("norm", &[1], &[9.])],
-        ),
-    ];
-    let rules = Rules::parse("# all\n\nq: 0\n  o : 1\n*: replicated\n").unwrap();
-    assert_eq!(
-        [rules.of("q"), rules.of("o"), rules.of("x")],
-        [Along::Dim(0), Along::Dim(1), Along::Replicated].map(Some)
-    );
-    let joined = join(&ranks, &rules, &Names::all()).unwrap();
-    let found = tensors(&joined);
-    assert_eq!(found["q"], (Dtype::F32, vec![3, 2], bytes(&[1., 2., 3., 4., 5., 6.])));
-    assert_eq!(found["o"], (Dtype::F32, vec![2, 2], bytes(&[1., 2., 3., 4.])));
-    assert_eq!(found["norm"], (Dtype::F32, vec![1], bytes(&[9.])));
-    assert_eq!(joined.shards()[0].header().metadata_value("format"), Some("pt"));
-    // In the other order other values.
-    let [first, second] = ranks;
-    let turned = join(&[second, first], &rules, &Names::exact("q")).unwrap();
-    assert_eq!(tensors(&turned)["q"].2, bytes(&[3., 4., 5., 6., 1., 2.]));
-}
-
-#[test]
-fn rules_that_do_not_fit_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = rank(dir.path(), 0, &[("a", &[2, 2], &[1., 2., 3., 4.])]);
-    let refused = |rules: &str, other: &[(&str, &[usize], &[f32])]| {
-        let ranks = [first.clone(), rank(dir.path(), 1, other)];
-        join(&ranks, &Rules::parse(rules).unwrap(), &Names::all()).unwrap_err().to_string()
-    };
-    let same: (&str, &[usize], &[f32]) = ("a", &[2, 2], &[1., 2., 3., 4.]);
-    for (rules, other, what) in [
-        ("b: 0", same, "no rule is about it"),
-        ("a: 2", same, "no dimension 2 to join along"),
-        ("a: 0", ("a", &[2, 1], &[1., 2.]), "cannot be joined along dimension 0"),
-        ("a: 0", ("a", &[2], &[1., 2.]), "cannot be joined along dimension 0"),
-        ("a: 0", ("b", &[2], &[1., 2.]), "rank 1 does not have it"),
-        ("a: replicated", ("a", &[2, 1], &[1., 2.]), "cannot be replicated"),
-        ("a: replicated", ("a", &[2, 2], &[1., 2., 3., 5.]), "other values than rank 0, from byte 14 on"),
-    ] {
-        let error = refused(rules, &[other]);
-        assert!(error.contains(what) && error.contains("\"a\""), "{error}");
-    }
-    for line in ["a", "a: b", "a: -1", "[: 0"] {
-        let error = Rules::parse(&format!("ok: 1\n{line}")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Pattern);
-        assert!(error.to_string().contains("line 2"), "{error}");
     }
 }

@@ -74,6 +74,7 @@ mod cut;
 mod device_map;
 mod families;
 mod heads;
+mod join;
 mod parse;
 mod plan;
 mod ranks;
@@ -83,6 +84,7 @@ mod tp_plan;
 mod zeros;
 
 pub use device_map::{DeviceMap, Placed};
+pub use join::{RANK_KEY, join};
 pub use plan::ParallelPlan;
 pub use ranks::{Held, RankedTensor, Ranks};
 pub use share::{Cut, Share, Unit};

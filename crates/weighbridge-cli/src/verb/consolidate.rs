@@ -1,13 +1,11 @@
 //! `weighbridge consolidate`: what ranks wrote becomes one checkpoint.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use weighbridge::parallel::{self, ParallelPlan, RANK_KEY};
 use weighbridge::{Checkpoint, Plan};
-use weighbridge_convert::ranks::{self, Rules};
 use weighbridge_convert::{Aliases, Foreign, Format, Options, open_any};
 
 use crate::casts::Rules as Casts;
@@ -24,29 +22,33 @@ use crate::verb::convert::report;
 /// Makes one checkpoint of what the ranks of a distributed run wrote
 ///
 /// Reads PyTorch's distributed checkpoints (`.metadata` and `*.distcp`), directories of HuggingFaceStorageWriter
-/// (safetensors with DCP_SHARDING_INFO), and files of tensor parallelism by rules. None of their code is run, and
-/// memory stays the same however large the checkpoint is. The chunks of a tensor must cover it exactly. Values that
-/// are no tensors, such as counts of steps, are left out and listed.
+/// (safetensors with DCP_SHARDING_INFO), what `weighbridge shard` wrote, and checkpoints of ranks by rules. None of their
+/// code is run, and memory stays the same however large the checkpoint is. The chunks of a tensor must cover it exactly.
+/// Values that are no tensors, such as counts of steps, are left out and listed.
 ///
-/// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards.
+/// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards, `shard` makes them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A file of rules has a line for each: a glob of names, and the dimension along which the ranks were cut, counted
-from 0, or `replicated` for what is the same in all of them. The first rule that matches counts.
-  *.{q,k,v,gate,up}_proj.weight: 0
-  *.{o,down}_proj.weight: 1
+A file of rules has a line for each: a glob of names, and how the ranks have these tensors. The first rule that
+matches counts.
+  *.{q,k,v,gate,up}_proj.weight: column
+  *.gate_up_proj.weight: column packed 2
+  *.{o,down}_proj.weight: row
   *norm.weight: replicated
+A dimension, counted from 0, may stand in the place of `column` and `row`. `weighbridge plan --help` has them all.
 
 Examples:
   weighbridge consolidate step-1000 -o model
   weighbridge consolidate step-1000 --only 'model.*' --rename-prefix 'model.=' -o model.safetensors
-  weighbridge consolidate rank0.safetensors rank1.safetensors --rules tp.rules -o model.safetensors")]
+  weighbridge consolidate rank0.safetensors rank1.safetensors --rules tp.rules -o model.safetensors
+  weighbridge consolidate sharded -o model")]
 pub(crate) struct Consolidate {
-    /// The directory that the ranks wrote; or, with --rules, the checkpoint of each rank, in the order of the ranks
+    /// The directory that the ranks wrote; or the checkpoint of each rank: with --rules in the order of the ranks, without
+    /// it those that `weighbridge shard` wrote
     #[arg(value_name = "PATH", required = true)]
     inputs: Vec<PathBuf>,
 
-    /// Joins the given checkpoints by the rules in this file
+    /// Joins the given checkpoints by the rules in this file, or by a plan of transformers
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
 
@@ -69,12 +71,18 @@ impl Consolidate {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         match (&self.rules, &*self.inputs) {
             (Some(rules), _) => self.by_rules(rules, term),
-            (None, [input]) => self.directory(input, term),
-            (None, _) => bail!(
-                "several checkpoints are joined by --rules FILE, which says along which dimension each tensor was \
-                 cut; of what PyTorch's distributed code wrote, name the directory"
-            ),
+            (None, [input]) => match of_shard(input)? {
+                Some(ranks) => self.by_records(&ranks, term),
+                None => self.directory(input, term),
+            },
+            (None, several) => self.by_records(several, term),
         }
+    }
+
+    /// What `weighbridge shard` wrote.
+    fn by_records(&self, inputs: &[PathBuf], term: &Term) -> Result<Outcome> {
+        let ranks = inputs.iter().map(|input| open_rank(input)).collect::<Result<Vec<_>>>()?;
+        self.write_joined(parallel::join(&ranks, &self.select.names()?), &inputs[0], ranks.len(), term)
     }
 
     fn directory(&self, input: &Path, term: &Term) -> Result<Outcome> {
@@ -101,16 +109,25 @@ impl Consolidate {
     }
 
     fn by_rules(&self, file: &Path, term: &Term) -> Result<Outcome> {
-        let rules = Rules::parse(&text_of(file)?).map_err(|error| error.in_file(file))?;
+        let plan = ParallelPlan::read(file)?;
         let mut checkpoints = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
             let checkpoint = open_any(input)?;
             tell(input, &checkpoint, term);
             checkpoints.push(checkpoint);
         }
-        let joined = ranks::join(&checkpoints, &rules, &self.select.names()?)?;
-        let outcome = self.write(&self.plan(&joined, file)?, term)?;
-        term.note(format_args!("from {}", plural(checkpoints.len(), "rank")));
+        self.write_joined(plan.join(&checkpoints, &self.select.names()?), file, checkpoints.len(), term)
+    }
+
+    fn write_joined(
+        &self,
+        joined: weighbridge::Result<Checkpoint>,
+        named: &Path,
+        ranks: usize,
+        term: &Term,
+    ) -> Result<Outcome> {
+        let outcome = self.write(&self.plan(&joined?, named)?, term)?;
+        term.note(format_args!("from {}", plural(ranks, "rank")));
         Ok(outcome)
     }
 
@@ -147,13 +164,34 @@ fn unknown(input: &Path) -> &'static str {
     }
 }
 
-fn text_of(file: &Path) -> Result<String> {
-    /// No rules are longer.
-    const LIMIT: u64 = 16 << 20;
-    let read = || {
-        let mut text = String::new();
-        File::open(file)?.take(LIMIT).read_to_string(&mut text)?;
-        std::io::Result::Ok(text)
-    };
-    read().with_context(|| format!("{}: the rules cannot be read", file.display()))
+/// The checkpoints in a directory that `weighbridge shard` wrote; `None` if it is none.
+fn of_shard(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let mut ranks = Vec::new();
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    for entry in directory.read_dir().with_context(|| directory.display().to_string())? {
+        let path = entry?.path();
+        let number =
+            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("rank-"));
+        if number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) && path.is_dir() {
+            ranks.push(path);
+        }
+    }
+    ranks.sort();
+    Ok(Some(ranks).filter(|ranks| !ranks.is_empty()))
+}
+
+/// A rank of those that `weighbridge shard` wrote.
+fn open_rank(input: &Path) -> Result<Checkpoint> {
+    let checkpoint = open_any(input)?;
+    let says = checkpoint.shards().iter().any(|shard| shard.header().metadata_value(RANK_KEY).is_some());
+    if !says {
+        bail!(
+            "{}: nothing in it says which rank it is of; --rules FILE says how several checkpoints are joined; of what \
+             PyTorch's distributed code wrote, name the directory",
+            input.display()
+        );
+    }
+    Ok(checkpoint)
 }

@@ -157,51 +157,95 @@ impl World {
         let share = share
             .ok_or_else(|| Error::new(ErrorKind::Overflow, "the vocabulary does not fit this machine"))?;
         let (start, end) = ((rank * share).min(rows), ((rank + 1) * share).min(rows));
-        Ok(Held::Part { dim: 0, ranges: Vec::from([start..end]), padding: share - (end - start) })
+        let padding = share - (end - start);
+        Ok(Held::Part { dim: 0, ranges: std::iter::once(start..end).collect(), padding })
     }
 
-    /// The shape that a tensor has of which the ranks of a stage have these shapes, whole or cut.
-    pub(super) fn whole_shape(self, share: Share, name: &str, parts: &[&[usize]]) -> Result<Vec<usize>> {
+    /// The shape that a tensor has of which the ranks of a stage have these shapes, and what each has of it. Parts may have any
+    /// sizes, unless heads are in several ranks.
+    pub(super) fn joined(self, share: Share, parts: &[&[usize]]) -> Result<(Vec<usize>, Vec<Held>)> {
         let Some(first) = parts.first() else {
             return Err(Error::new(ErrorKind::Internal, "no rank has it"));
         };
-        let mut shape = first.to_vec();
+        let whole = || Ok((first.to_vec(), vec![Held::Whole; parts.len()]));
         let cut = match share {
-            Share::Replicated => return Ok(shape),
-            Share::Experts if expert_of(name).is_some() => return Ok(shape),
+            Share::Replicated => return whole(),
+            // Rows that were added cannot be told from others.
             Share::Experts | Share::Vocabulary(_) => Cut::dim(0),
             Share::Cut(cut) => cut,
         };
-        let Some(dim) = cut.dim_of(first)? else { return Ok(shape) };
-        let lengths = parts.iter().map(|part| part.get(dim).copied().unwrap_or(0));
-        let together = || {
-            lengths.clone().try_fold(0_usize, usize::checked_add).ok_or_else(|| {
-                Error::new(ErrorKind::Overflow, "the joined dimension does not fit this machine")
-            })
+        let Some(dim) = cut.dim_of(first)? else { return whole() };
+        let lengths: Vec<usize> = parts.iter().map(|part| part.get(dim).copied().unwrap_or(0)).collect();
+        let in_several = match cut.unit {
+            Unit::KvHeads => self.size > self.heads()?.kv,
+            Unit::Qkv => true,
+            _ => false,
         };
-        // Of one rank: what all of them have follows.
-        let all_of = |own: usize, all: usize| {
-            let of_one = shape[dim].checked_div(own).filter(|unit| unit * own == shape[dim]);
-            of_one.and_then(|unit| unit.checked_mul(all)).ok_or_else(|| {
-                let message = format!(
-                    "dimension {dim} of {} is no multiple of the {own} heads that rank 0 has",
-                    shape[dim]
-                );
-                Error::new(ErrorKind::Shape, message)
-            })
-        };
-        shape[dim] = match cut.unit {
-            Unit::KvHeads if self.size > self.heads()?.kv => {
-                all_of(cut.pieces, self.heads()?.kv * cut.pieces)?
-            }
-            Unit::Qkv => {
-                let (heads, own) = (self.heads()?, self.heads()?.of_rank(0, self.size)?);
-                all_of(own.query.len() + 2 * own.kv.len(), heads.query + 2 * heads.kv)?
-            }
-            _ => together()?,
-        };
-        Ok(shape)
+        let (len, ranges) =
+            if in_several { self.of_heads(cut, &lengths)? } else { end_to_end(cut, &lengths)? };
+        let mut shape = first.to_vec();
+        shape[dim] = len;
+        Ok((shape, ranges.into_iter().map(|ranges| Held::Part { dim, ranges, padding: 0 }).collect()))
     }
+
+    /// What ranks have of heads, and the length of them all.
+    fn of_heads(self, cut: Cut, lengths: &[usize]) -> Result<(usize, Vec<Vec<Range<usize>>>)> {
+        let heads = self.heads()?;
+        let own = heads.of_rank(0, self.size)?;
+        let (own, all) = match cut.unit {
+            Unit::Qkv => (own.query.len() + 2 * own.kv.len(), heads.query + 2 * heads.kv),
+            _ => (own.kv.len() * cut.pieces, heads.kv * cut.pieces),
+        };
+        let fail = |rank: usize| {
+            let message = format!(
+                "its rule is `{cut}`, which {} of rank {rank} are not of the same model",
+                lengths[rank]
+            );
+            Error::new(ErrorKind::Shape, message)
+        };
+        let unit =
+            lengths[0].checked_div(own).filter(|unit| unit * own == lengths[0]).ok_or_else(|| fail(0))?;
+        let len = unit.checked_mul(all).ok_or_else(too_long)?;
+        let ranges = lengths.iter().enumerate().map(|(rank, length)| {
+            match self.cut(cut_of_dim(cut), &[len], rank)? {
+                Held::Part { ranges, .. } if ranges.iter().map(Range::len).sum::<usize>() == *length => {
+                    Ok(ranges)
+                }
+                _ => Err(fail(rank)),
+            }
+        });
+        Ok((len, ranges.collect::<Result<_>>()?))
+    }
+}
+
+/// The same cut of a tensor that has no other dimension.
+fn cut_of_dim(cut: Cut) -> Cut {
+    Cut { along: super::share::Along::Dim(0), ..cut }
+}
+
+/// What ranks have whose parts follow each other, in each of the pieces that are packed; and the length of them all.
+fn end_to_end(cut: Cut, lengths: &[usize]) -> Result<(usize, Vec<Vec<Range<usize>>>)> {
+    let piece = lengths.iter().try_fold(0_usize, |sum, length| sum.checked_add(length / cut.pieces));
+    let piece = piece.ok_or_else(too_long)?;
+    if let Some(rank) = lengths.iter().position(|length| !length.is_multiple_of(cut.pieces)) {
+        let message = format!(
+            "its rule is `{cut}`, but {} of rank {rank} are no {} equal parts",
+            lengths[rank], cut.pieces
+        );
+        return Err(Error::new(ErrorKind::Shape, message));
+    }
+    let mut next = 0;
+    let ranges = lengths.iter().map(|length| {
+        let start = next;
+        next += length / cut.pieces;
+        (0..cut.pieces).map(|number| number * piece + start..number * piece + next).collect()
+    });
+    let ranges = ranges.collect();
+    Ok((piece.checked_mul(cut.pieces).ok_or_else(too_long)?, ranges))
+}
+
+fn too_long() -> Error {
+    Error::new(ErrorKind::Overflow, "the joined dimension does not fit this machine")
 }
 
 fn scaled(range: Range<usize>, unit: usize) -> Range<usize> {
@@ -299,7 +343,11 @@ mod tests {
                 .map(|rank| world.held(share, "w", shape, 0, rank).unwrap().unwrap().shape(shape))
                 .collect();
             let parts: Vec<&[usize]> = parts.iter().map(|part| &**part).collect();
-            assert_eq!(world.whole_shape(share, "w", &parts).unwrap(), shape, "{share}");
+            let (joined, held) = world.joined(share, &parts).unwrap();
+            assert_eq!(joined, shape, "{share}");
+            for (rank, held) in held.into_iter().enumerate() {
+                assert_eq!(Some(held), world.held(share, "w", shape, 0, rank).unwrap(), "{share}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::config::Config;
-use super::cut::{Held, World};
+use super::cut::World;
 use super::families;
 use super::heads::Heads;
 use super::parse;
@@ -201,38 +201,26 @@ impl ParallelPlan {
         Ranks::new(self, checkpoint)
     }
 
-    /// The tensor that the ranks of one stage have parts of, of these shapes: its shape, and what each of them has of it
-    /// (`None` where that is nothing). Padding cannot be told from rows, and is among them.
+    /// Joins the checkpoints of ranks, given in the order of the ranks, to the one that this plan would make them of: the tensors
+    /// that are chosen, each by its rule.
+    ///
+    /// Nothing is copied; what several ranks have is compared, byte by byte. Rows of zeros that were added to a vocabulary cannot be
+    /// told from others and stay. Where the plan has one rank, there are as many as checkpoints, in one stage. Of what
+    /// `weighbridge shard` wrote, [`join`](super::join) needs no plan.
     ///
     /// # Errors
     ///
-    /// As [`ranks`](Self::ranks), and with [`ErrorKind::Shape`] where the parts are not what the plan makes of a tensor.
-    pub fn joined(&self, name: &str, parts: &[&[usize]]) -> Result<(Vec<usize>, Vec<Option<Held>>)> {
+    /// Fails with [`ErrorKind::Pattern`] for a tensor without a rule, with [`ErrorKind::Dtype`] and [`ErrorKind::Shape`] where the
+    /// parts of a tensor do not fit together, with [`ErrorKind::MissingTensor`] where a rank lacks a tensor, and with
+    /// [`ErrorKind::Malformed`] where ranks have other values for the same place.
+    pub fn join(&self, ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
+        super::join::by_rules(self, ranks, names)
+    }
+
+    /// How a tensor is cut.
+    pub(super) fn share_of(&self, name: &str) -> Result<Share> {
         let share = self.rule_of(name).map(|rule| rule.share);
-        let share =
-            share.or(self.replicates_others.then_some(Share::Replicated)).ok_or_else(|| no_rule(name, 0))?;
-        // Rows that were added cannot be told from others.
-        let share = match share {
-            Share::Vocabulary(_) => Share::Cut(super::Cut::dim(0)),
-            share => share,
-        };
-        let world = World { size: parts.len(), ..self.world(None) };
-        let shape = world.whole_shape(share, name, parts)?;
-        let held = |(rank, part): (usize, &&[usize])| {
-            let held = world.held(share, name, &shape, parts.len(), rank)?;
-            let expected = held.as_ref().map(|held| held.shape(&shape));
-            match expected {
-                Some(expected) if *part != expected => {
-                    let message = format!(
-                        "rank {rank} has shape {part:?}, where its rule, `{share}`, makes {expected:?}"
-                    );
-                    Err(Error::new(ErrorKind::Shape, message))
-                }
-                _ => Ok(held),
-            }
-        };
-        let held = parts.iter().enumerate().map(held).collect::<Result<_>>()?;
-        Ok((shape, held))
+        share.or(self.replicates_others.then_some(Share::Replicated)).ok_or_else(|| no_rule(name, 0))
     }
 
     /// The rule about a name.
