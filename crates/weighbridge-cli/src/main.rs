@@ -15,6 +15,7 @@ mod interrupt;
 mod load;
 mod metadata;
 mod outcome;
+mod parallel;
 mod rename;
 mod reshape;
 mod select;

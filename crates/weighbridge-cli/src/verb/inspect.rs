@@ -1,9 +1,9 @@
 //! `weighbridge inspect`: what is in a checkpoint.
 
 mod json;
-mod page;
+pub(super) mod page;
 mod quantised;
-mod survey;
+pub(super) mod survey;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -34,10 +34,18 @@ struct Checkpoint<'s, 'c> {
     shards: Vec<ShardTotal>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     quantised: &'s [Module<'c>],
+    /// In pages only: tensors are coloured by rank.
+    #[serde(skip_serializing_if = "is_none")]
+    ranks: usize,
     metadata: std::collections::BTreeMap<&'c str, Vec<&'c str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tree: Option<Children<'s, 'c>>,
     tensors: Tensors<'s, 'c>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_none(ranks: &usize) -> bool {
+    *ranks == 0
 }
 
 /// What goes into the document.
@@ -75,6 +83,7 @@ impl<'s, 'c> Checkpoint<'s, 'c> {
             stacks: survey.stacks(),
             shards: survey.shards(),
             quantised: &survey.quantised,
+            ranks: survey.ranks,
             metadata: survey.metadata(),
             tree: shape.tree.map(|depth| Children { node: root, depth, sort: shape.sort }),
             tensors: Tensors { survey, sort: shape.sort },

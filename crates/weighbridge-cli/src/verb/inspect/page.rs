@@ -33,7 +33,7 @@ const SCRIPT: &str = concat!(
 );
 
 /// Fails where something is there already, before any work is done.
-pub(super) fn check(path: &Path, force: bool) -> Result<()> {
+pub(in crate::verb) fn check(path: &Path, force: bool) -> Result<()> {
     let taken = path.try_exists().with_context(|| format!("{}: it cannot be looked at", path.display()))?;
     if taken && !force {
         bail!("{}: it is there already; --force replaces it", path.display());
@@ -42,7 +42,7 @@ pub(super) fn check(path: &Path, force: bool) -> Result<()> {
 }
 
 /// Writes the page; it appears when it is whole.
-pub(super) fn write(path: &Path, survey: &Survey<'_>, term: &Term) -> Result<()> {
+pub(in crate::verb) fn write(path: &Path, survey: &Survey<'_>, term: &Term) -> Result<()> {
     let mut file = OutputFile::atomic(path)?;
     let mut out = Counted { out: &mut file, bytes: 0 };
     let written = render(&mut out, survey);

@@ -13,7 +13,7 @@ use crate::figures::{self, Figures};
 use crate::term::Term;
 
 /// A checkpoint, and those of its tensors that were chosen.
-pub(super) struct Survey<'c> {
+pub(in crate::verb) struct Survey<'c> {
     pub(super) location: &'c Path,
     pub(super) checkpoint: &'c Checkpoint,
     /// Sorted by path.
@@ -21,6 +21,8 @@ pub(super) struct Survey<'c> {
     /// One for each of the tensors, if the data was read; `None` where values cannot be.
     pub(super) figures: Option<Vec<Option<Figures>>>,
     pub(super) quantised: Vec<Module<'c>>,
+    /// The ranks, if names begin with them (`rank 0.`); 0 otherwise.
+    pub(in crate::verb) ranks: usize,
     /// For each shard of the checkpoint the file that it is, or that its tensors are made of.
     files: Vec<usize>,
     /// How many files there are.
@@ -29,7 +31,7 @@ pub(super) struct Survey<'c> {
 
 impl<'c> Survey<'c> {
     /// `stored` is the checkpoint as it is stored, `checkpoint` that or its weights.
-    pub(super) fn new(
+    pub(in crate::verb) fn new(
         location: &'c Path,
         checkpoint: &'c Checkpoint,
         stored: &'c Checkpoint,
@@ -47,7 +49,7 @@ impl<'c> Survey<'c> {
         });
         let files = files.collect();
         let (figures, quantised, stored) = (None, Vec::new(), stored.shards().len());
-        Self { location, checkpoint, tensors, figures, quantised, files, stored }
+        Self { location, checkpoint, tensors, figures, quantised, ranks: 0, files, stored }
     }
 
     /// How many files there are.

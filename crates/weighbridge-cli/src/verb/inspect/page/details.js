@@ -29,7 +29,7 @@ function showTensor(tensor, model) {
   panel.append(facts([["Dtype", tensor.dtype], ["Shape", shapeOf(tensor)], ["Elements", count(tensor.elements)],
     ["Bytes", `${count(tensor.bytes)} (${percent(tensor.bytes, model.bytes)})`],
     ["Shard", visible(model.shards[tensor.shard].file)],
-    ["At byte", tensor.offset === undefined ? "made of codes" : count(tensor.offset)]]));
+    ...(model.ranks ? [] : [["At byte", tensor.offset === undefined ? "made of codes" : count(tensor.offset)]])]));
   if (!model.hasFigures) {
     const hint = make("p", "hint", "For a histogram of the values, make the page with ", make("code", "", "--stats"), ".");
     panel.append(hint);
@@ -57,7 +57,7 @@ function histogram(tensor) {
   counts.forEach((value, i) => {
     if (value === 0) return;
     const tall = Math.max(1, (value / most) * (height - 6));
-    const bar = svg("rect", { x: i * step + 0.3, y: height - tall, width: step - 0.6, height: tall, rx: 1, fill: colorOf(tensor.dtype) });
+    const bar = svg("rect", { x: i * step + 0.3, y: height - tall, width: step - 0.6, height: tall, rx: 1, fill: colorOf(tensor.kind) });
     const edge = (n) => real(low + ((high - low) * n) / counts.length);
     bar.append(svg("title", {}, `${count(value)} from ${edge(i)} to ${edge(i + 1)}`));
     chart.append(bar);
@@ -87,26 +87,26 @@ function choice(buttons, onChoose) {
 }
 
 function showLegend(model, onChoose) {
-  const chips = model.dtypes.map((total) => {
+  const chips = model.kinds.map((total) => {
     const size = make("span", "", `${bytes(total.bytes)}, ${percent(total.bytes, model.bytes)}`);
-    const chip = make("button", "chip", dot(total.dtype), make("b", "", total.dtype), size);
+    const chip = make("button", "chip", dot(total.kind), make("b", "", total.kind), size);
     chip.title = `${plural(total.tensors, "tensor")}, ${plural(total.elements, "parameter")}`;
-    return [chip, total.dtype];
+    return [chip, total.kind];
   });
   byId("legend").append(...choice(chips, onChoose));
 }
 
 function showShards(model, onChoose) {
   const parts = model.shards.map(() => new Map());
-  for (const { shard, dtype, bytes: size } of model.tensors) parts[shard].set(dtype, (parts[shard].get(dtype) ?? 0) + size);
+  for (const { shard, kind, bytes: size } of model.tensors) parts[shard].set(kind, (parts[shard].get(kind) ?? 0) + size);
   const most = Math.max(...model.shards.map((shard) => shard.bytes), 1);
   const bars = model.shards.map((shard, number) => {
     const meter = make("span", "meter");
-    for (const [dtype, size] of [...parts[number]].sort((a, b) => b[1] - a[1])) {
+    for (const [kind, size] of [...parts[number]].sort((a, b) => b[1] - a[1])) {
       const part = make("i", "");
       part.style.width = `${(100 * size) / most}%`;
-      part.style.background = colorOf(dtype);
-      part.dataset.dtype = dtype;
+      part.style.background = colorOf(kind);
+      part.dataset.kind = kind;
       meter.append(part);
     }
     const name = make("span", "", make("bdi", "", visible(shard.file)));

@@ -18,7 +18,7 @@ const table = new Table(model, {
   },
 });
 showCrumbs(model.root, model, (step) => map.zoom(step));
-showLegend(model, (dtype) => table.only("dtype", dtype));
+showLegend(model, (kind) => table.only("kind", kind));
 showShards(model, (shard) => table.only("shard", shard));
 showLayers(model, (path) => search(path));
 select(null);
@@ -72,7 +72,7 @@ function recolor() {
   map.repaint();
   table.repaint();
   showTensor(table.selected, model);
-  document.querySelectorAll(".meter i").forEach((part) => { part.style.background = colorOf(part.dataset.dtype); });
+  document.querySelectorAll(".meter i").forEach((part) => { part.style.background = colorOf(part.dataset.kind); });
   document.querySelectorAll(".chip").forEach((chip) => {
     chip.querySelector(".dot").style.background = colorOf(chip.querySelector("b").textContent);
   });

@@ -8,10 +8,24 @@ function readModel() {
   const model = { ...checkpoint, hasFigures: checkpoint.tensors.some((tensor) => tensor.figures) };
   model.tensors.forEach((tensor, place) => {
     tensor.place = place;
+    tensor.kind = checkpoint.ranks ? tensor.name.split(".", 1)[0] : tensor.dtype;
     tensor.haystack = `${tensor.name} ${tensor.dtype} ${shapeOf(tensor)} ${tensor.shape.slice(0, 8).join("x")}`.toLowerCase();
   });
+  model.kinds = kindsOf(model);
+  for (let rank = 0; rank < (model.ranks ?? 0); rank += 1) HUES[`rank ${rank}`] = 258 + (360 * rank) / model.ranks;
   model.root = treeOf(model.tensors);
   return model;
+}
+
+// What tiles are coloured by, with its totals: dtypes, or ranks.
+function kindsOf(model) {
+  if (!model.ranks) return model.dtypes.map((total) => ({ ...total, kind: total.dtype }));
+  const kinds = new Map();
+  for (const { kind, bytes: size, elements } of model.tensors) {
+    const total = kinds.get(kind) ?? { kind, tensors: 0, elements: 0, bytes: 0 };
+    kinds.set(kind, { kind, tensors: total.tensors + 1, elements: total.elements + elements, bytes: total.bytes + size });
+  }
+  return [...kinds.values()];
 }
 
 function treeOf(tensors) {
@@ -75,7 +89,7 @@ function ancestors(node) {
   return path.reverse();
 }
 
-// Each dtype has a hue; families are neighbours.
+// Each dtype has a hue; families are neighbours. So has each rank.
 const HUES = {
   BF16: 258, F16: 215, F32: 300, F64: 330, C64: 350, F8_E4M3: 78, F8_E5M2: 58, F8_E4M3FNUZ: 92, F8_E5M2FNUZ: 46,
   F8_E8M0: 112, F6_E2M3: 34, F6_E3M2: 22, F4: 10, I8: 150, U8: 165, I16: 138, U16: 176, I32: 144, U32: 186, I64: 156, U64: 194,
@@ -93,12 +107,12 @@ function readTheme() {
   };
 }
 
-function colorOf(dtype, lighter = 0, turn = 0) {
-  const chroma = dtype in HUES ? theme.chroma : 0.012;
-  return `oklch(${(theme.lightness + lighter).toFixed(3)} ${chroma} ${(HUES[dtype] ?? 0) + turn})`;
+function colorOf(kind, lighter = 0, turn = 0) {
+  const chroma = kind in HUES ? theme.chroma : 0.012;
+  return `oklch(${(theme.lightness + lighter).toFixed(3)} ${chroma} ${(HUES[kind] ?? 0) + turn})`;
 }
 
-// Tensors of one role, such as all `q_proj.weight`, have one shade of their dtype's colour.
+// Tensors of one role, such as all `q_proj.weight`, have one shade of their dtype's or rank's colour.
 function shadeOf(tensor) {
   if (tensor.shade === undefined) {
     const role = tensor.name.split(".").filter((part) => !/^\d+$/.test(part)).slice(-2).join(".");
@@ -107,5 +121,5 @@ function shadeOf(tensor) {
     hash ^= hash >>> 15;
     tensor.shade = [((hash >>> 3) % 7) - 3, ((hash >>> 9) % 5) - 2];
   }
-  return colorOf(tensor.dtype, tensor.shade[0] * 0.02, tensor.shade[1] * 5);
+  return colorOf(tensor.kind, tensor.shade[0] * 0.02, tensor.shade[1] * 5);
 }

@@ -11,7 +11,7 @@ class Table {
     this.space = byId("space");
     this.columns = columnsOf(model);
     this.sorted = { column: this.columns[0], descending: false };
-    this.filter = { words: [], dtype: null, shard: null };
+    this.filter = { words: [], kind: null, shard: null };
     this.selected = null;
     this.pool = [];
     const width = this.columns.reduce((sum, column) => sum + column.width + 12, 20);
@@ -55,17 +55,17 @@ class Table {
     this.update();
   }
 
-  // Only tensors of a dtype, or of a shard; all of them if it is null.
+  // Only tensors of a dtype or rank, or of a shard; all of them if it is null.
   only(what, value) {
     this.filter[what] = value;
     this.update();
   }
 
   update() {
-    const { words, dtype, shard } = this.filter;
-    const all = words.length === 0 && dtype === null && shard === null;
+    const { words, kind, shard } = this.filter;
+    const all = words.length === 0 && kind === null && shard === null;
     this.found = this.model.tensors.filter((tensor) =>
-      (dtype === null || tensor.dtype === dtype) && (shard === null || tensor.shard === shard)
+      (kind === null || tensor.kind === kind) && (shard === null || tensor.shard === shard)
       && words.every((word) => tensor.haystack.includes(word)));
     const { column, descending } = this.sorted;
     const sign = descending ? -1 : 1;
@@ -173,7 +173,7 @@ function columnsOf(model) {
   const longest = Math.max(5, ...model.dtypes.map((total) => total.dtype.length));
   const dtype = {
     ...text("kind", "Dtype", 20 + 8 * longest, (tensor) => tensor.dtype),
-    show: (cell, tensor) => cell.replaceChildren(dot(tensor.dtype), tensor.dtype),
+    show: (cell, tensor) => cell.replaceChildren(dot(tensor.kind), tensor.dtype),
   };
   const shape = {
     ...text("shape", "Shape", 116, shapeOf),
@@ -212,6 +212,6 @@ function spark(cell, tensor) {
   }
   const most = Math.max(...counts);
   const points = counts.map((value, i) => `${(80 * (i + 0.5)) / counts.length},${20 - (18 * value) / most}`);
-  const area = svg("polygon", { points: `0,20 ${points.join(" ")} 80,20`, fill: colorOf(tensor.dtype) });
+  const area = svg("polygon", { points: `0,20 ${points.join(" ")} 80,20`, fill: colorOf(tensor.kind) });
   cell.replaceChildren(svg("svg", { viewBox: "0 0 80 20", class: "spark", "aria-hidden": "true" }, area));
 }

@@ -74,7 +74,7 @@ class Treemap {
     const [left, top, width, height] = [x + gap / 2, y + gap / 2, w - gap, h - gap];
     const dim = node.tensor && this.matches && !this.matches.has(node.tensor.place);
     g.globalAlpha = dim ? 0.16 : 1;
-    g.fillStyle = node.tensor ? shadeOf(node.tensor) : open && node.children.length ? theme.module : colorOf(node.children[0]?.tensor?.dtype);
+    g.fillStyle = node.tensor ? shadeOf(node.tensor) : open && node.children.length ? theme.module : colorOf(node.children[0]?.tensor?.kind);
     g.beginPath();
     const round = Math.min(4, width / 4, height / 4);
     if (round > 1) g.roundRect(left, top, width, height, round);

@@ -1,0 +1,125 @@
+//! `weighbridge shard`: a checkpoint for each rank.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use weighbridge::parallel::{RANK_KEY, Ranks};
+use weighbridge::write::{Save, Split, parse_size};
+use weighbridge::{Checkpoint, Plan, natural_order};
+
+use crate::beside::Beside;
+use crate::destination::Destination;
+use crate::load::look;
+use crate::metadata;
+use crate::outcome::Outcome;
+use crate::parallel::{Parallel, RULES};
+use crate::show::{bytes, plural};
+use crate::term::Term;
+
+/// Cuts a checkpoint for the ranks of tensor and pipeline parallelism: a checkpoint for each
+///
+/// Writes rank-00000, rank-00001 and so on, each a directory with its parts under the names of the tensors, and with
+/// config.json and the other files of the model. `weighbridge plan` shows what they will be. Their metadata says what each
+/// has, so that `weighbridge consolidate` makes the checkpoint of them again. Memory stays the same however large it is.
+///
+/// `split` makes the files of one model smaller, `shard` makes checkpoints of ranks, `consolidate` joins them.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{RULES}\n\n{EXAMPLES}"))]
+pub(crate) struct Shard {
+    /// The checkpoint: a file, a directory, an index, or a repository in the cache
+    #[arg(value_name = "PATH")]
+    input: PathBuf,
+
+    #[command(flatten)]
+    parallel: Parallel,
+
+    /// Write only this rank; several processes may write one each. May be given several times
+    #[arg(long, value_name = "RANK")]
+    rank: Vec<usize>,
+
+    /// The directory for those of the ranks
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+
+    /// Replace what is there already
+    #[arg(long)]
+    force: bool,
+
+    /// The most bytes of tensors in a file, such as 500MiB; 5GB otherwise
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_shard_size: Option<u64>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  weighbridge shard Llama-3.1-70B --tp 8 -o sharded
+  weighbridge shard Llama-3.1-70B --plan tp.rules --tp 4 --pp 2 -o sharded
+  weighbridge shard Llama-3.1-70B --tp 8 --rank 3 -o sharded
+  weighbridge consolidate sharded -o Llama-again";
+
+impl Shard {
+    pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        let checkpoint = look(&self.input, term)?;
+        let ranks = self.parallel.ranks(&self.input, &checkpoint)?;
+        let chosen = match &*self.rank {
+            [] => (0..ranks.len()).collect(),
+            some => some.to_vec(),
+        };
+        if let Some(rank) = chosen.iter().find(|rank| **rank >= ranks.len()) {
+            bail!("there is no rank {rank}: there are {}, counted from 0", ranks.len());
+        }
+        // Whatever is wrong with a rank is found before anything is written.
+        let destinations =
+            chosen.iter().map(|&rank| self.prepare(&ranks, rank)).collect::<Result<Vec<_>>>()?;
+        for (rank, directory, own) in &destinations {
+            self.write(&ranks, *rank, directory, own, &checkpoint, term)?;
+        }
+        term.note(format_args!(
+            "{}: {}, {} together",
+            self.output.display(),
+            plural(chosen.len(), "rank"),
+            bytes(chosen.iter().map(|&rank| ranks.held_byte_len(rank)).sum())
+        ));
+        Ok(Outcome::Clean)
+    }
+
+    fn prepare(&self, ranks: &Ranks, rank: usize) -> Result<(usize, PathBuf, Checkpoint)> {
+        let directory = self.output.join(format!("rank-{rank:05}"));
+        let own = ranks.checkpoint(rank).map_err(|error| error.in_file(&self.input))?;
+        for name in ["model.safetensors", "model.safetensors.index.json"] {
+            let path = directory.join(name);
+            if !self.force && path.try_exists()? {
+                bail!("{}: it is there already; --force replaces it", path.display());
+            }
+        }
+        Ok((rank, directory, own))
+    }
+
+    fn write(
+        &self,
+        ranks: &Ranks,
+        rank: usize,
+        directory: &Path,
+        own: &Checkpoint,
+        stored: &Checkpoint,
+        term: &Term,
+    ) -> Result<()> {
+        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        let destination = Destination::new(directory, self.force)
+            .in_shards_of(self.max_shard_size.unwrap_or(Split::DEFAULT_SIZE));
+        let copies = Beside::of(&self.input, stored)?.into(&destination, None)?;
+        let metadata = metadata::without_codes(metadata::union(&[own], term), &[own]);
+        let save = metadata::with(Save::new(), metadata).metadata(RANK_KEY, ranks.record(rank));
+        let plan = Plan::of(own).build()?;
+        let mut tensors: Vec<_> = plan.tensors().collect();
+        // What belongs together lies together.
+        tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
+        destination.save(save, tensors, term)?;
+        if let Some(copies) = copies {
+            copies.write()?;
+        }
+        Ok(())
+    }
+}
