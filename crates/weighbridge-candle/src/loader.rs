@@ -6,15 +6,16 @@ use std::fmt;
 use candle_core::{DType, Device};
 use candle_nn::var_builder::Shard;
 use weighbridge::engine::{IntoFlow, PageCache, Prefetch, SessionBuilder};
+use weighbridge::parallel::DeviceMap;
 use weighbridge::plan::Overflow;
 use weighbridge::{
     Checkpoint, Dtype, Entry, LoadOptions, Names, Plan, Progress, Quantized, Renames, Result, Slice,
     TensorRef,
 };
 
-use crate::catalog::{Catalog, PartRule, Rules};
+use crate::catalog::{Catalog, Item, PartRule, Rules};
 use crate::devices::Devices;
-use crate::dtype::from_stored;
+use crate::dtype::{Target, from_stored};
 use crate::staging::Staging;
 
 /// Loads the tensors of a checkpoint into Candle.
@@ -36,6 +37,7 @@ pub struct Loader {
     rules: Rules,
     pub(crate) dtype: Option<DType>,
     pub(crate) devices: Devices,
+    device_map: Option<DeviceMap<Device>>,
     pub(crate) staging: Staging,
     pub(crate) require_all: bool,
     pub(crate) dense_where_needed: bool,
@@ -51,6 +53,7 @@ impl Loader {
             rules: Rules::default(),
             dtype: None,
             devices: Devices { default: Device::Cpu, rules: Vec::new() },
+            device_map: None,
             staging: Staging::new(),
             require_all: false,
             dense_where_needed: false,
@@ -134,6 +137,30 @@ impl Loader {
     /// ```
     pub fn device_for(mut self, names: Names, device: &Device) -> Self {
         self.devices.rules.push((names, device.clone()));
+        self
+    }
+
+    /// Puts layers on devices by the memory of these: what is in front of the layers with the first ones, what is behind them with
+    /// the last ones. [`device_for`](Self::device_for) makes exceptions. What does not fit is an error that names it, before
+    /// anything is read. Tensors count as they will be there, in the dtype that was [set](Self::dtype).
+    ///
+    /// The model has to move what it computes from one device to the next; which layers are where,
+    /// [`DeviceMap::place`](weighbridge::parallel::DeviceMap::place) says.
+    ///
+    /// ```no_run
+    /// use weighbridge_candle::weighbridge::parallel::DeviceMap;
+    /// # use weighbridge_candle::{Loader, candle_core::{DType, Device}, weighbridge::Checkpoint};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let ckpt = Checkpoint::open("model")?;
+    /// let (first, second) = (Device::new_cuda(0)?, Device::new_cuda(1)?);
+    /// let map = DeviceMap::by_memory([(first, 20 << 30), (second, 20 << 30), (Device::Cpu, 64 << 30)]);
+    /// let vb = Loader::new(&ckpt).dtype(DType::BF16).device_map(map).var_builder()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn device_map(mut self, map: DeviceMap<Device>) -> Self {
+        self.device_map = Some(map);
         self
     }
 
@@ -311,7 +338,33 @@ impl Loader {
     /// The tensors that it was told to load.
     pub(crate) fn catalog(&mut self) -> Result<Catalog> {
         let seen = self.checkpoint.with_adapters(&self.adapters, self.rules.quantized)?;
-        Catalog::new(&seen, std::mem::take(&mut self.rules))
+        let catalog = Catalog::new(&seen, std::mem::take(&mut self.rules))?;
+        if let Some(map) = self.device_map.take() {
+            self.devices.rules.extend(self.placed(&map, &catalog)?);
+        }
+        Ok(catalog)
+    }
+
+    /// Which tensors a map puts on which device.
+    fn placed(&self, map: &DeviceMap<Device>, catalog: &Catalog) -> Result<Vec<(Names, Device)>> {
+        let numbered = map.map_devices(|place, device| (place, device.clone()));
+        let placed = numbered.place(catalog.items().map(|item| (item.name(), self.bytes_of(&item))))?;
+        let mut names: HashMap<usize, (Vec<&str>, Device)> = HashMap::new();
+        for item in catalog.items() {
+            if let Some((place, device)) = placed.device_of(item.name()) {
+                let of_device = names.entry(*place).or_insert_with(|| (Vec::new(), device.clone()));
+                of_device.0.push(item.name());
+            }
+        }
+        Ok(names.into_values().map(|(names, device)| (Names::list(names), device)).collect())
+    }
+
+    /// The bytes that a tensor will have on its device.
+    fn bytes_of(&self, item: &Item<'_>) -> u64 {
+        let requested = self.dtype.filter(|_| item.tensor.dtype().is_float());
+        let bytes = |target: Target| target.shape(item.shape()).elem_count() * target.dtype.size_in_bytes();
+        let target = item.target(item.rule(requested), &Device::Cpu);
+        target.map_or(item.tensor.byte_len(), |target| bytes(target) as u64)
     }
 
     /// A session over entries, with `defaults` for what was not set, and with `read_ahead` whatever was set,

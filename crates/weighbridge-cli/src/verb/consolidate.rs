@@ -8,6 +8,7 @@ use weighbridge::parallel::{self, ParallelPlan, RANK_KEY};
 use weighbridge::{Checkpoint, Plan};
 use weighbridge_convert::{Aliases, Foreign, Format, Options, open_any};
 
+use crate::beside::Beside;
 use crate::casts::Rules as Casts;
 use crate::destination::Destination;
 use crate::load::tell;
@@ -82,7 +83,14 @@ impl Consolidate {
     /// What `weighbridge shard` wrote.
     fn by_records(&self, inputs: &[PathBuf], term: &Term) -> Result<Outcome> {
         let ranks = inputs.iter().map(|input| open_rank(input)).collect::<Result<Vec<_>>>()?;
-        self.write_joined(parallel::join(&ranks, &self.select.names()?), &inputs[0], ranks.len(), term)
+        // Each has the files of the model beside it.
+        let copies = Beside::of(&inputs[0], &ranks[0])?.into(&self.destination, None)?;
+        let joined = parallel::join(&ranks, &self.select.names()?);
+        let outcome = self.write_joined(joined, &inputs[0], ranks.len(), term)?;
+        if let Some(copies) = copies {
+            copies.write()?;
+        }
+        Ok(outcome)
     }
 
     fn directory(&self, input: &Path, term: &Term) -> Result<Outcome> {

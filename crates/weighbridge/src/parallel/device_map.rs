@@ -70,6 +70,14 @@ impl<D> DeviceMap<D> {
         self
     }
 
+    /// The same with something else in the place of each device, made of its place in the order and itself.
+    #[must_use]
+    pub fn map_devices<E>(&self, mut change: impl FnMut(usize, &D) -> E) -> DeviceMap<E> {
+        let devices =
+            self.devices.iter().enumerate().map(|(place, (device, bytes))| (change(place, device), *bytes));
+        DeviceMap { devices: devices.collect(), layers: self.layers.clone() }
+    }
+
     /// Places tensors, each given with its name and the bytes that it will have on its device.
     ///
     /// # Errors
