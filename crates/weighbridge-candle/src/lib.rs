@@ -79,11 +79,13 @@ mod catalog;
 mod cuda;
 mod devices;
 pub mod dtype;
+mod ema;
 mod load;
 mod loader;
 #[cfg(feature = "metal")]
 mod metal;
 mod open;
+mod optim;
 mod qtensor;
 mod quantized;
 mod quantized_var_builder;
@@ -91,7 +93,9 @@ mod save;
 mod session;
 mod sharded;
 mod staging;
+mod swap;
 mod tensor;
+mod training;
 mod var_map;
 
 pub use candle_core;
@@ -99,14 +103,19 @@ pub use candle_nn;
 pub use weighbridge;
 
 pub use backend::Backend;
+pub use ema::{Applied, Ema};
 pub use load::{Conversion, Loaded, Skipped};
 pub use loader::Loader;
 pub use open::open;
+pub use optim::{AdamW, ParamsSgd, Sgd, Stateful};
 pub use quantized::{Dequantized, LoadedQuantized, Weight};
 pub use quantized_var_builder::QuantizedVarBuilder;
 pub use save::{Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
 pub use staging::Staging;
+pub use training::{
+    BurnLayout, CheckpointSaver, Checkpoints, Cosine, Linear, Resumed, Schedule, load_training, save_training,
+};
 pub use var_map::Filled;
 pub use weighbridge::write::Aliases;
 
