@@ -83,7 +83,7 @@ impl Loader {
 
     /// A backend that reads ahead tensors of which a part was declared and, if `wholes` are to be, all
     /// others.
-    pub(crate) fn start_backend(mut self, wholes: bool) -> Result<Backend> {
+    pub(crate) fn start_backend(self, wholes: bool) -> Result<Backend> {
         let catalog = self.catalog()?;
         let dtype = self.builder_dtype(&catalog);
         let mut entries = Vec::new();

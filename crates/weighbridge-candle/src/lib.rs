@@ -80,6 +80,7 @@ mod cuda;
 mod devices;
 pub mod dtype;
 mod ema;
+mod live;
 mod load;
 mod loader;
 #[cfg(feature = "metal")]
@@ -104,6 +105,7 @@ pub use weighbridge;
 
 pub use backend::Backend;
 pub use ema::{Applied, Ema};
+pub use live::{Live, Pass, Swapped};
 pub use load::{Conversion, Loaded, Skipped};
 pub use loader::Loader;
 pub use open::open;

@@ -58,7 +58,7 @@ impl Loader {
     /// Fails when reading, casting or placing a tensor on the device fails, when one holds codes of a
     /// [quantised](Self::quantized) module, when two get [one name](Self::rename), and, with
     /// [`require_all`](Self::require_all), when Candle cannot hold one.
-    pub fn load(mut self) -> Result<Loaded> {
+    pub fn load(self) -> Result<Loaded> {
         let catalog = self.catalog()?;
         catalog.refuse_all_codes()?;
         let devices = self.devices.clone();
