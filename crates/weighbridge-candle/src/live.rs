@@ -58,7 +58,7 @@ pub struct Live {
 struct Origin {
     loader: Loader,
     /// What each variable was made of.
-    inputs: HashMap<String, Vec<Input>>,
+    inputs: HashMap<String, Input>,
 }
 
 /// The weights stay as they are for as long as this is held.
@@ -165,9 +165,7 @@ impl Live {
         let catalog = origin.loader.catalog()?;
         let mut planned = origin.loader.planned(&catalog, &self.vars)?;
         let inputs = inputs_of(&planned);
-        planned.retain(|planned| {
-            origin.inputs.get(planned.name).is_none_or(|before| before != planned.entry.inputs())
-        });
+        planned.retain(|planned| origin.inputs.get(planned.name) != Some(&planned.of));
         let ready = origin.loader.read(planned)?;
         let swapped = self.exchange(&ready, unused(&catalog, &self.vars))?;
         origin.inputs = inputs;
@@ -204,6 +202,6 @@ impl Live {
     }
 }
 
-fn inputs_of(planned: &[Planned<'_>]) -> HashMap<String, Vec<Input>> {
-    planned.iter().map(|planned| (planned.name.to_owned(), planned.entry.inputs().to_vec())).collect()
+fn inputs_of(planned: &[Planned<'_>]) -> HashMap<String, Input> {
+    planned.iter().map(|planned| (planned.name.to_owned(), planned.of.clone())).collect()
 }

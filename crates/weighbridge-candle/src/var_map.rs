@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor, Var};
 use candle_nn::VarMap;
 use weighbridge::engine::ReadOrder;
+use weighbridge::plan::Input;
 use weighbridge::{Entry, Error, ErrorKind, LoadOptions, Names, Report, Result};
 
 use crate::Loader;
@@ -88,7 +89,7 @@ impl Loader {
                 return fail(ErrorKind::Shape, message);
             }
             let (entry, request) = item.planned(&target, true, device)?;
-            planned.push(Planned { name, var, entry, request });
+            planned.push(Planned { name, var, of: Input::of(&item.tensor), entry, request });
         }
         Ok(planned)
     }
@@ -131,7 +132,10 @@ impl Loader {
 pub(crate) struct Planned<'v> {
     pub(crate) name: &'v str,
     var: &'v Var,
-    pub(crate) entry: Entry,
+    /// The tensor that it is made of. What is merged from adapters is another one every time, whatever it is computed
+    /// from.
+    pub(crate) of: Input,
+    entry: Entry,
     request: Request<'v>,
 }
 
