@@ -192,6 +192,15 @@ impl Checkpoints {
         self.epochs(&[]).milestones()
     }
 
+    /// The numbers that were kept with a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint.
+    pub fn scalars(&self, milestone: Milestone) -> Result<Scalars> {
+        self.epochs(&[]).scalars(milestone)
+    }
+
     /// Starts to save a checkpoint. One that is there already is replaced when the new one is whole.
     pub fn at(&self, milestone: Milestone) -> CheckpointSaver<'_> {
         CheckpointSaver { checkpoints: self, milestone, scalars: self.scalars.clone(), average: None }
