@@ -24,6 +24,13 @@
 //! [`Saver`] writes tensors and `VarMap`s, [`Loader::fill`] loads into a `VarMap` that is there, and
 //! [`Loader::sharded_var_builder`] gives each rank of a tensor-parallel model its parts.
 //!
+//! # Training, and models in use
+//!
+//! [`AdamW`] and [`Sgd`] take the place of Candle's optimizers: they compute as PyTorch's do, and [`Checkpoints`] saves
+//! and resumes them together with weights, learning rate ([`Schedule`]), an average of the weights ([`Ema`]) and
+//! numbers of the caller's. The files of a run are those of `weighbridge-burn`; [`BurnLayout`] says what is called and
+//! laid out otherwise there. [`Live`] swaps the weights of a model in use, or an adapter, all or nothing.
+//!
 //! # Quantised weights
 //!
 //! Checkpoints of FP8, GPTQ, AWQ, compressed-tensors, bitsandbytes, MLX and others load as the numbers that they stand
