@@ -25,6 +25,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
+
+logging.disable_progress_bar()
 
 STEPS, BATCH, SEED, BEGUN = 40, 8, 3, 5
 CLOSE = 1e-6

@@ -1,5 +1,7 @@
 //! Optimizers against figures of PyTorch 2's, printed with `repr`.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW};
 use weighbridge_candle::{AdamW, ParamsSgd, Sgd};

@@ -1,5 +1,7 @@
 //! Training states that are saved and resumed.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
