@@ -87,7 +87,7 @@ impl Source for Watched {
 /// Checkpoints that no swap takes, and what the error is.
 fn bad() -> Vec<(Checkpoint, ErrorKind)> {
     let weight = Values::new(&[WIDTH, WIDTH], &[9.0_f32; WIDTH * WIDTH]).unwrap();
-    let tensors = |count: usize| (0..count).map(|layer| (name(layer), weight.clone())).collect::<Vec<_>>();
+    let tensors = |count: usize| (0..count).map(|layer| (name(layer), weight)).collect::<Vec<_>>();
     let missing = Save::new().bytes(tensors(LAYERS - 1)).unwrap();
     let mut wrong = tensors(LAYERS - 1);
     wrong.push((name(LAYERS - 1), Values::new(&[WIDTH, 1], &[9.0_f32; WIDTH]).unwrap()));

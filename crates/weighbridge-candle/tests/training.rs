@@ -168,11 +168,11 @@ fn refusal<O: Stateful>(
     (error.kind(), error.to_string())
 }
 
+type Tensors = BTreeMap<String, Tensor>;
+type Metadata = BTreeMap<String, String>;
+
 /// A state with one of its parts changed.
-fn changed(
-    part: &str,
-    change: impl Fn(&mut BTreeMap<String, Tensor>, &mut BTreeMap<String, String>),
-) -> tempfile::TempDir {
+fn changed(part: &str, change: impl Fn(&mut Tensors, &mut Metadata)) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut run = Run::new(DType::F32, adamw);
     run.step(0);
@@ -203,10 +203,7 @@ const SCALARS: &str = "weighbridge.burn.scalars";
 fn a_state_that_does_not_fit_is_refused_by_name() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let check =
-        |part: &str,
-         kind: ErrorKind,
-         words: &[&str],
-         change: &dyn Fn(&mut BTreeMap<String, Tensor>, &mut BTreeMap<String, String>)| {
+        |part: &str, kind: ErrorKind, words: &[&str], change: &dyn Fn(&mut Tensors, &mut Metadata)| {
             let (found, text) = refusal(changed(part, change).path(), adamw);
             assert_eq!(found, kind, "{text}");
             for word in words.iter().chain(&[part]) {
