@@ -13,8 +13,8 @@ use crate::training::{BurnLayout, named, weights_for};
 
 /// An exponential moving average of a model's weights, a second set of them which is often the better model.
 ///
-/// `average = decay · average + (1 - decay) · weight`, computed and kept in `F32`, in `F64` for variables of that, whatever
-/// their dtype. Variables that are not floats are what they are in the map.
+/// `average = decay · average + (1 - decay) · weight`, computed and kept in `F32`, in `F64` for variables of
+/// that, whatever their dtype. Variables that are not floats are what they are in the map.
 ///
 /// ```
 /// use weighbridge_candle::{Ema, Saver};
@@ -51,8 +51,8 @@ struct Average {
 }
 
 impl Ema {
-    /// An average that begins with the weights as they are. `decay` is from 0 to 1: with 0.999 the last thousand
-    /// updates count most.
+    /// An average that begins with the weights as they are. `decay` is from 0 to 1: with 0.999 the last
+    /// thousand updates count most.
     ///
     /// # Errors
     ///
@@ -100,8 +100,9 @@ impl Ema {
         self.averages.iter().map(tensor).collect()
     }
 
-    /// Puts the average into the variables, in their dtypes, for as long as the value lives that this returns. Memory
-    /// changes hands, and nothing but casts is copied; models and views of the variables see it.
+    /// Puts the average into the variables, in their dtypes, for as long as the value lives that this
+    /// returns. Memory changes hands, and nothing but casts is copied; models and views of the variables see
+    /// it.
     ///
     /// # Errors
     ///

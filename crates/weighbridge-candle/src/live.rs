@@ -12,14 +12,16 @@ use crate::Loader;
 use crate::training::named;
 use crate::var_map::{Planned, Ready, unused};
 
-/// The variables of a model that computes while its weights are swapped, all of them or those that an adapter touches.
+/// The variables of a model that computes while its weights are swapped, all of them or those that an adapter
+/// touches.
 ///
-/// Whoever computes holds a [`Pass`], which says the version of the weights and keeps them as they are. A swap reads,
-/// casts and checks everything beside the old weights, waits until no pass is held, and lets memory change hands,
-/// which takes a moment. So nobody computes with half a swap, and one that fails leaves weights and version as they were.
+/// Whoever computes holds a [`Pass`], which says the version of the weights and keeps them as they are. A
+/// swap reads, casts and checks everything beside the old weights, waits until no pass is held, and lets
+/// memory change hands, which takes a moment. So nobody computes with half a swap, and one that fails leaves
+/// weights and version as they were.
 ///
-/// A model sees new weights where it computes with the variables or views of them. What it made of them when it was
-/// built, one matrix of several for example, stays as it was.
+/// A model sees new weights where it computes with the variables or views of them. What it made of them when
+/// it was built, one matrix of several for example, stays as it was.
 ///
 /// While a swap goes on, what it replaces is in memory twice.
 ///
@@ -63,8 +65,8 @@ struct Origin {
 
 /// The weights stay as they are for as long as this is held.
 ///
-/// A thread holds one at a time: to ask for a second one while a swap waits for the first is a deadlock. On a GPU, drop it
-/// when what was computed is done, which is when its values have come back.
+/// A thread holds one at a time: to ask for a second one while a swap waits for the first is a deadlock. On a
+/// GPU, drop it when what was computed is done, which is when its values have come back.
 #[derive(Debug)]
 #[must_use = "weights may be swapped as soon as it is dropped"]
 pub struct Pass<'l>(RwLockReadGuard<'l, u64>);
@@ -106,8 +108,8 @@ impl Live {
         self.pass().version()
     }
 
-    /// Swaps all weights for those that `loader` loads, as [`Loader::fill`] does. One swap is done at a time; others
-    /// wait.
+    /// Swaps all weights for those that `loader` loads, as [`Loader::fill`] does. One swap is done at a time;
+    /// others wait.
     ///
     /// # Errors
     ///
@@ -123,9 +125,9 @@ impl Live {
         Ok(swapped)
     }
 
-    /// Swaps the adapters: the variables get the weights of the last [`swap`](Self::swap) with these adapters merged,
-    /// each times its weight, in the place of those that were merged before; without any, the weights as they are.
-    /// Only what the adapters before or the new ones touch is read and replaced.
+    /// Swaps the adapters: the variables get the weights of the last [`swap`](Self::swap) with these adapters
+    /// merged, each times its weight, in the place of those that were merged before; without any, the weights
+    /// as they are. Only what the adapters before or the new ones touch is read and replaced.
     ///
     /// ```no_run
     /// # use weighbridge_candle::{Live, Loader, weighbridge::{Checkpoint, Result}};
@@ -140,8 +142,8 @@ impl Live {
     ///
     /// # Errors
     ///
-    /// As [`Loader::adapter`] and [`Loader::fill`], and with [`ErrorKind::Unsupported`] when the weights were not
-    /// loaded by [`swap`](Self::swap); weights and version are as they were then.
+    /// As [`Loader::adapter`] and [`Loader::fill`], and with [`ErrorKind::Unsupported`] when the weights were
+    /// not loaded by [`swap`](Self::swap); weights and version are as they were then.
     pub fn swap_adapters<'a>(
         &self,
         adapters: impl IntoIterator<Item = (&'a Checkpoint, f32)>,

@@ -5,13 +5,13 @@ use std::mem;
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, MetalStorage, Result, Tensor, bail};
 
-/// Exchanges the memory of two tensors of one shape, dtype and device. Whoever has one of them, or a view of it, sees
-/// the other's values from now on.
+/// Exchanges the memory of two tensors of one shape, dtype and device. Whoever has one of them, or a view of
+/// it, sees the other's values from now on.
 ///
 /// # Errors
 ///
-/// Fails when they differ, and when one of them is a part of larger memory or shares it with the other; both are as
-/// they were then.
+/// Fails when they differ, and when one of them is a part of larger memory or shares it with the other; both
+/// are as they were then.
 pub(crate) fn exchange(one: &Tensor, other: &Tensor) -> Result<()> {
     check(one, other)?;
     one.inplace_op1(&Outer(other))

@@ -30,8 +30,8 @@ impl Loader {
     /// [`dtype_for`](Self::dtype_for) do not.
     ///
     /// It is all or nothing: names, shapes and dtypes are checked before anything is read, and everything is
-    /// read before the first variable changes, so that for a moment old and new values are in memory. Then the
-    /// memory changes hands, and nothing is copied. See [`fill_in_place`](Self::fill_in_place) for less.
+    /// read before the first variable changes, so that for a moment old and new values are in memory. Then
+    /// the memory changes hands, and nothing is copied. See [`fill_in_place`](Self::fill_in_place) for less.
     ///
     /// # Errors
     ///
@@ -132,8 +132,8 @@ impl Loader {
 pub(crate) struct Planned<'v> {
     pub(crate) name: &'v str,
     var: &'v Var,
-    /// The tensor that it is made of. What is merged from adapters is another one every time, whatever it is computed
-    /// from.
+    /// The tensor that it is made of. What is merged from adapters is another one every time, whatever it is
+    /// computed from.
     pub(crate) of: Input,
     entry: Entry,
     request: Request<'v>,

@@ -16,7 +16,8 @@
 //! The directory is locked while a checkpoint is being written, so that no other process takes it for what a
 //! dead one left. Readers need no lock.
 //!
-//! The adapters write and read these directories; programs that keep parts of their own use [`Epochs`] itself:
+//! The adapters write and read these directories; programs that keep parts of their own use [`Epochs`]
+//! itself:
 //!
 //! ```
 //! use weighbridge::epochs::{Epochs, Milestone};

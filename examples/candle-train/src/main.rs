@@ -1,10 +1,11 @@
 //! Trains a small Llama in Candle to add two numbers, from scratch or from a checkpoint, and exports it.
 //!
-//! [`train`] is the loop, with all that is about checkpoints; [`model`] is what is trained, [`data`] the sums, [`export`]
-//! the directory that other programs read.
+//! [`train`] is the loop, with all that is about checkpoints; [`model`] is what is trained, [`data`] the
+//! sums, [`export`] the directory that other programs read.
 //!
-//! The same seed gives the same bytes, whether a run was interrupted or not: the batch of a step follows from the seed
-//! and the number of the step alone, and weights, optimizer, learning rate and average go on from the checkpoint exactly.
+//! The same seed gives the same bytes, whether a run was interrupted or not: the batch of a step follows from
+//! the seed and the number of the step alone, and weights, optimizer, learning rate and average go on from
+//! the checkpoint exactly.
 //!
 //! What is reported goes to standard error. A failure is one line there and exit code 1.
 
@@ -19,7 +20,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use examples_support::{note, one_line};
 
-/// Trains a small Llama to add two numbers. Checkpoints are saved as it goes, and `--resume` goes on from the last one.
+/// Trains a small Llama to add two numbers. Checkpoints are saved as it goes, and `--resume` goes on from the
+/// last one.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -1,4 +1,5 @@
-//! A Llama of operations that have a gradient; those of `candle-transformers` are made to answer, not to learn.
+//! A Llama of operations that have a gradient; those of `candle-transformers` are made to answer, not to
+//! learn.
 
 use std::fs;
 use std::path::Path;

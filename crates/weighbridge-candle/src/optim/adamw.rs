@@ -7,10 +7,11 @@ use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 use super::in_place::{adam, add_squares, lerp, maximum};
 use super::{Moments, Slot, Stateful, private, slots};
 
-/// AdamW, computed as `torch.optim.AdamW` does, in the place of [`candle_nn::AdamW`]: its state is saved and resumed.
+/// AdamW, computed as `torch.optim.AdamW` does, in the place of [`candle_nn::AdamW`]: its state is saved and
+/// resumed.
 ///
-/// Moments have the dtype of their variable, as in PyTorch, and each variable counts its own steps. One that gets no
-/// gradient is left as it is and has no state before its first.
+/// Moments have the dtype of their variable, as in PyTorch, and each variable counts its own steps. One that
+/// gets no gradient is left as it is and has no state before its first.
 ///
 /// ```
 /// use weighbridge_candle::AdamW;

@@ -1,7 +1,7 @@
 //! Steps of optimizers, in place: one pass over memory each on the CPU, Candle's own operations elsewhere.
 //!
-//! What PyTorch computes with one operation is rounded once to the dtype of the tensor; in between is `F32`, or `F64`
-//! for `F64`.
+//! What PyTorch computes with one operation is rounded once to the dtype of the tensor; in between is `F32`,
+//! or `F64` for `F64`.
 
 use std::ops::{Add, Div, Mul, Sub};
 

@@ -7,7 +7,8 @@ use candle_nn::{Optimizer, VarMap};
 use super::in_place::sum;
 use super::{Moments, Slot, Stateful, private, slots};
 
-/// What [`Sgd`] is made with; the names and defaults are PyTorch's, but for the learning rate, which it has none for.
+/// What [`Sgd`] is made with; the names and defaults are PyTorch's, but for the learning rate, which it has
+/// none for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamsSgd {
     /// The learning rate; 0.001 by default.
@@ -28,7 +29,8 @@ impl Default for ParamsSgd {
     }
 }
 
-/// Stochastic gradient descent, computed as `torch.optim.SGD` does, with a velocity that is saved and resumed.
+/// Stochastic gradient descent, computed as `torch.optim.SGD` does, with a velocity that is saved and
+/// resumed.
 ///
 /// ```
 /// use weighbridge_candle::candle_nn::{Optimizer, VarMap};

@@ -24,9 +24,9 @@ const OPTIMIZER: &str = "optimizer";
 const SCHEDULER: &str = "scheduler";
 const EMA: &str = "ema";
 
-/// Saves weights, optimizer and schedule in `directory`, as one: whenever the process or the machine stops, what is
-/// there is this state or the one before. Older ones are removed, those that [`Checkpoints`] has in this directory as
-/// well, which is for loops that keep several.
+/// Saves weights, optimizer and schedule in `directory`, as one: whenever the process or the machine stops,
+/// what is there is this state or the one before. Older ones are removed, those that [`Checkpoints`] has in
+/// this directory as well, which is for loops that keep several.
 ///
 /// # Errors
 ///
@@ -42,8 +42,8 @@ pub fn save_training<O: Stateful>(
     checkpoints.at(Milestone::epoch(epoch)).save(map, optimizer, schedule)
 }
 
-/// Loads what was saved last in `directory`, by [`save_training`], [`Checkpoints`] or one of Burn's that has the
-/// [layout](BurnLayout) of Candle.
+/// Loads what was saved last in `directory`, by [`save_training`], [`Checkpoints`] or one of Burn's that has
+/// the [layout](BurnLayout) of Candle.
 ///
 /// # Errors
 ///
@@ -61,9 +61,9 @@ pub fn load_training<O: Stateful>(
 
 /// Training checkpoints in a directory, as safetensors that Python opens.
 ///
-/// A checkpoint counts when all its parts are written and synced, and none is deleted before another one counts. So
-/// after a crash [`latest`](Self::latest) is one whose parts belong together. One process at a time can save in a
-/// directory; another one gets an error.
+/// A checkpoint counts when all its parts are written and synced, and none is deleted before another one
+/// counts. So after a crash [`latest`](Self::latest) is one whose parts belong together. One process at a
+/// time can save in a directory; another one gets an error.
 ///
 /// ```
 /// use weighbridge_candle::weighbridge::epochs::Milestone;
@@ -100,9 +100,10 @@ pub fn load_training<O: Stateful>(
 /// # }
 /// ```
 ///
-/// The files are `{model,optimizer,scheduler,ema}.safetensors` in `step-00001200/`, or in `epoch-00003/` for a
-/// [`Milestone`] that is the end of an epoch; `checkpoints.json` names the directories that count and holds the numbers.
-/// They are those of `weighbridge-burn`, in the same layout, so that with a [`BurnLayout`] a run goes on in Burn.
+/// The files are `{model,optimizer,scheduler,ema}.safetensors` in `step-00001200/`, or in `epoch-00003/` for
+/// a [`Milestone`] that is the end of an epoch; `checkpoints.json` names the directories that count and holds
+/// the numbers. They are those of `weighbridge-burn`, in the same layout, so that with a [`BurnLayout`] a run
+/// goes on in Burn.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     directory: PathBuf,
@@ -221,14 +222,14 @@ impl Checkpoints {
         latest.map(|milestone| self.load(milestone, map, optimizer, schedule)).transpose()
     }
 
-    /// Loads a checkpoint: the variables of the map, the state of the optimizer and the place of the schedule. Values
-    /// are cast to the dtypes of the variables, as PyTorch casts them.
+    /// Loads a checkpoint: the variables of the map, the state of the optimizer and the place of the
+    /// schedule. Values are cast to the dtypes of the variables, as PyTorch casts them.
     ///
     /// # Errors
     ///
-    /// Fails, and says which file and which tensor, with [`ErrorKind::NotFound`] when there is no such checkpoint, and
-    /// when it is one of another model, optimizer or schedule: a tensor is missing, left over or has another shape.
-    /// All three are as they were then.
+    /// Fails, and says which file and which tensor, with [`ErrorKind::NotFound`] when there is no such
+    /// checkpoint, and when it is one of another model, optimizer or schedule: a tensor is missing, left over
+    /// or has another shape. All three are as they were then.
     pub fn load<O: Stateful>(
         &self,
         milestone: Milestone,
@@ -271,8 +272,8 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint or it has none, and as [`load`](Self::load);
-    /// the average is as it was then.
+    /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint or it has none, and as
+    /// [`load`](Self::load); the average is as it was then.
     pub fn load_ema(&self, milestone: Milestone, ema: &mut Ema) -> Result<()> {
         let file = self.epochs(&[]).find(milestone, EMA)?;
         let load = |ckpt: Checkpoint| ema.load_laid_out(&ckpt, &self.layout);
@@ -312,14 +313,14 @@ impl CheckpointSaver<'_> {
         self
     }
 
-    /// Saves weights, optimizer and schedule as one: whenever the process or the machine stops, either all of it counts
-    /// or the checkpoints before it.
+    /// Saves weights, optimizer and schedule as one: whenever the process or the machine stops, either all of
+    /// it counts or the checkpoints before it.
     ///
     /// # Errors
     ///
-    /// Fails when the optimizer has a variable that is not in the map, when the state cannot be read from its device or
-    /// written, and with [`ErrorKind::Busy`] while another process is saving in the directory; what was saved before
-    /// still counts then.
+    /// Fails when the optimizer has a variable that is not in the map, when the state cannot be read from its
+    /// device or written, and with [`ErrorKind::Busy`] while another process is saving in the directory; what
+    /// was saved before still counts then.
     pub fn save<O: Stateful>(&self, map: &VarMap, optimizer: &O, schedule: &impl Schedule) -> Result<()> {
         let layout = &self.checkpoints.layout;
         let epochs = self.checkpoints.epochs(if self.average.is_some() { &[EMA] } else { &[] });

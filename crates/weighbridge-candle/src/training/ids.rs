@@ -13,8 +13,8 @@ use super::IDS;
 pub(super) struct Ids(BTreeMap<String, u64>);
 
 impl Ids {
-    /// An id for each name: the one that it has in the newest checkpoint, or one that is made of the name, so that the
-    /// same run gives the same files.
+    /// An id for each name: the one that it has in the newest checkpoint, or one that is made of the name, so
+    /// that the same run gives the same files.
     pub(super) fn new<'n>(names: impl Iterator<Item = &'n str>, epochs: &Epochs) -> Self {
         let known = known(epochs).unwrap_or_default();
         let mut taken: BTreeSet<u64> = known.values().copied().collect();

@@ -5,8 +5,9 @@ use weighbridge::{Names, Renames};
 
 /// How a model of Candle is called and laid out in Burn, for runs that go from one to the other.
 ///
-/// Candle has parameters as PyTorch has them, and without this the files of a run have, too. Burn has the weight of a
-/// `Linear` transposed, and calls the weight and bias of a norm `gamma` and `beta`. The sets go by the names of variables.
+/// Candle has parameters as PyTorch has them, and without this the files of a run have, too. Burn has the
+/// weight of a `Linear` transposed, and calls the weight and bias of a norm `gamma` and `beta`. The sets go
+/// by the names of variables.
 ///
 /// ```
 /// use weighbridge_candle::BurnLayout;

@@ -1,8 +1,8 @@
 //! The file of an optimizer's state: the layout of Burn's records, which examples/burn-adamw describes.
 //!
 //! The tensors of a parameter `P` are `P.momentum.moment_1`, `P.momentum.moment_2` and with amsgrad
-//! `P.momentum.max_moment_2`, or for SGD `P.momentum.velocity`. `P.momentum.time` and `P.__rank`, its number of
-//! dimensions, are among the scalars of the metadata.
+//! `P.momentum.max_moment_2`, or for SGD `P.momentum.velocity`. `P.momentum.time` and `P.__rank`, its number
+//! of dimensions, are among the scalars of the metadata.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -59,8 +59,8 @@ pub(super) fn write<O: Stateful>(
 ///
 /// # Errors
 ///
-/// Fails, and names what is wrong, when it is the state of another model or another optimizer, and when a part of a
-/// variable's state is missing or of another shape.
+/// Fails, and names what is wrong, when it is the state of another model or another optimizer, and when a
+/// part of a variable's state is missing or of another shape.
 pub(super) fn read<O: Stateful>(
     ckpt: &Checkpoint,
     optimizer: &O,

@@ -7,8 +7,8 @@ use weighbridge::{Error, ErrorKind, Result};
 
 /// A learning rate that changes with the steps, and whose place is saved with the run.
 ///
-/// A plain `f64` is one that never changes. [`Cosine`] and [`Linear`] go on where Burn's schedulers of these names
-/// stopped, and the other way round.
+/// A plain `f64` is one that never changes. [`Cosine`] and [`Linear`] go on where Burn's schedulers of these
+/// names stopped, and the other way round.
 pub trait Schedule {
     /// The rate of the next step.
     fn step(&mut self) -> f64;

@@ -23,7 +23,8 @@ pub(crate) fn tensors(ckpt: &Checkpoint) -> Result<HashMap<String, Tensor>> {
     Ok(Loader::new(ckpt).quantized(Quantized::Raw).stored_dtypes().require_all().load()?.tensors)
 }
 
-/// For each variable the tensor that a file has for it, in the variable's dtype and on its device, in memory of its own.
+/// For each variable the tensor that a file has for it, in the variable's dtype and on its device, in memory
+/// of its own.
 ///
 /// # Errors
 ///

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-/// When a checkpoint was taken: at the end of an epoch, after a step inside one, or after a step where epochs are
-/// not counted. They are ordered by time.
+/// When a checkpoint was taken: at the end of an epoch, after a step inside one, or after a step where epochs
+/// are not counted. They are ordered by time.
 ///
 /// ```
 /// use weighbridge::epochs::Milestone;
