@@ -85,6 +85,7 @@ impl Loader {
     /// others.
     pub(crate) fn start_backend(mut self, wholes: bool) -> Result<Backend> {
         let catalog = self.catalog()?;
+        self.place(&catalog)?;
         let dtype = self.builder_dtype(&catalog);
         let mut entries = Vec::new();
         for item in catalog.items() {

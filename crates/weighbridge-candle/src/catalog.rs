@@ -21,9 +21,9 @@ use crate::session::Request;
 type Filter = dyn Fn(&TensorRef<'_>) -> bool + Send + Sync;
 
 /// What a loader was told about tensors.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Rules {
-    pub(crate) filter: Option<Box<Filter>>,
+    pub(crate) filter: Option<Arc<Filter>>,
     pub(crate) renames: Vec<Renames>,
     pub(crate) dtypes: Vec<(Names, DType)>,
     pub(crate) stored_dtypes: bool,

@@ -1,7 +1,7 @@
 //! Which device each tensor goes to, and how it gets there.
 
 use candle_core::Device;
-use weighbridge::Names;
+use weighbridge::{Error, ErrorKind, Names, Result};
 
 /// The devices that tensors go to.
 #[derive(Clone)]
@@ -41,6 +41,17 @@ impl Devices {
         }
         Route::Through
     }
+}
+
+/// Waits until a device has done all that it was told to do, by whichever thread.
+pub(crate) fn wait(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        // Candle's own waits for the stream of this thread only.
+        let waited = cuda.cuda_stream().context().synchronize();
+        return waited.map_err(|error| Error::new(ErrorKind::Device, format!("CUDA failed: {error}")));
+    }
+    device.synchronize().map_err(|error| Error::new(ErrorKind::Device, error.to_string()))
 }
 
 /// The way to devices.

@@ -24,6 +24,13 @@
 //! [`Saver`] writes tensors and `VarMap`s, [`Loader::fill`] loads into a `VarMap` that is there, and
 //! [`Loader::sharded_var_builder`] gives each rank of a tensor-parallel model its parts.
 //!
+//! # Training, and models in use
+//!
+//! [`AdamW`] and [`Sgd`] take the place of Candle's optimizers: they compute as PyTorch's do, and [`Checkpoints`] saves
+//! and resumes them together with weights, learning rate ([`Schedule`]), an average of the weights ([`Ema`]) and
+//! numbers of the caller's. The files of a run are those of `weighbridge-burn`; [`BurnLayout`] says what is called and
+//! laid out otherwise there. [`Live`] swaps the weights of a model in use, or an adapter, all or nothing.
+//!
 //! # Quantised weights
 //!
 //! Checkpoints of FP8, GPTQ, AWQ, compressed-tensors, bitsandbytes, MLX and others load as the numbers that they stand
@@ -79,11 +86,14 @@ mod catalog;
 mod cuda;
 mod devices;
 pub mod dtype;
+mod ema;
+mod live;
 mod load;
 mod loader;
 #[cfg(feature = "metal")]
 mod metal;
 mod open;
+mod optim;
 mod qtensor;
 mod quantized;
 mod quantized_var_builder;
@@ -91,7 +101,9 @@ mod save;
 mod session;
 mod sharded;
 mod staging;
+mod swap;
 mod tensor;
+mod training;
 mod var_map;
 
 pub use candle_core;
@@ -99,14 +111,20 @@ pub use candle_nn;
 pub use weighbridge;
 
 pub use backend::Backend;
+pub use ema::{Applied, Ema};
+pub use live::{Live, Pass, Swapped};
 pub use load::{Conversion, Loaded, Skipped};
 pub use loader::Loader;
 pub use open::open;
+pub use optim::{AdamW, ParamsSgd, Sgd, Stateful};
 pub use quantized::{Dequantized, LoadedQuantized, Weight};
 pub use quantized_var_builder::QuantizedVarBuilder;
 pub use save::{Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
 pub use staging::Staging;
+pub use training::{
+    BurnLayout, CheckpointSaver, Checkpoints, Cosine, Linear, Resumed, Schedule, load_training, save_training,
+};
 pub use var_map::Filled;
 pub use weighbridge::write::Aliases;
 

@@ -60,6 +60,7 @@ impl Loader {
     /// [`require_all`](Self::require_all), when Candle cannot hold one.
     pub fn load(mut self) -> Result<Loaded> {
         let catalog = self.catalog()?;
+        self.place(&catalog)?;
         catalog.refuse_all_codes()?;
         let devices = self.devices.clone();
         let route = devices.route();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use candle_nn::var_builder::Shard;
@@ -182,7 +183,7 @@ impl Loader {
         let before = self.rules.filter.take();
         let keep =
             move |tensor: &TensorRef<'_>| before.as_ref().is_none_or(|keep| keep(tensor)) && keep(tensor);
-        self.rules.filter = Some(Box::new(keep));
+        self.rules.filter = Some(Arc::new(keep));
         self
     }
 
@@ -336,13 +337,28 @@ impl Loader {
     }
 
     /// The tensors that it was told to load.
-    pub(crate) fn catalog(&mut self) -> Result<Catalog> {
+    pub(crate) fn catalog(&self) -> Result<Catalog> {
         let seen = self.checkpoint.with_adapters(&self.adapters, self.rules.quantized)?;
-        let catalog = Catalog::new(&seen, std::mem::take(&mut self.rules))?;
+        Catalog::new(&seen, self.rules.clone())
+    }
+
+    /// Finds out once what the weights of quantised modules are, so that those of later catalogs are the same.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.checkpoint = self.checkpoint.with_adapters(&[], self.rules.quantized)?;
+        Ok(())
+    }
+
+    /// Gives the adapters that there were.
+    pub(crate) fn replace_adapters(&mut self, adapters: Vec<(Checkpoint, f32)>) -> Vec<(Checkpoint, f32)> {
+        std::mem::replace(&mut self.adapters, adapters)
+    }
+
+    /// Finds the devices of tensors, if these go by memory.
+    pub(crate) fn place(&mut self, catalog: &Catalog) -> Result<()> {
         if let Some(map) = self.device_map.take() {
-            self.devices.rules.extend(self.placed(&map, &catalog)?);
+            self.devices.rules.extend(self.placed(&map, catalog)?);
         }
-        Ok(catalog)
+        Ok(())
     }
 
     /// Which tensors a map puts on which device.

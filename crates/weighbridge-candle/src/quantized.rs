@@ -173,7 +173,7 @@ impl Loader {
     /// # Errors
     ///
     /// As [`load`](Self::load), and for the first weight that no block of Candle's holds exactly.
-    pub fn load_quantized(mut self) -> Result<LoadedQuantized> {
+    pub fn load_quantized(self) -> Result<LoadedQuantized> {
         let catalog = self.catalog()?;
         catalog.refuse_all_codes()?;
         let devices = self.devices.clone();

@@ -3,12 +3,16 @@
 use candle_core::{Device, Tensor, Var};
 use candle_nn::VarMap;
 use weighbridge::engine::ReadOrder;
-use weighbridge::{Error, ErrorKind, LoadOptions, Names, Result};
+use weighbridge::plan::Input;
+use weighbridge::{Entry, Error, ErrorKind, LoadOptions, Names, Report, Result};
 
 use crate::Loader;
+use crate::catalog::Catalog;
 use crate::devices::Devices;
-use crate::session::Tensors;
+use crate::session::{Request, Tensors};
+use crate::swap::exchange_all;
 use crate::tensor::refused;
+use crate::training::named;
 
 /// What [`Loader::fill`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +30,8 @@ impl Loader {
     /// [`dtype_for`](Self::dtype_for) do not.
     ///
     /// It is all or nothing: names, shapes and dtypes are checked before anything is read, and everything is
-    /// read before the first variable changes, so that for a moment old and new values are in memory. See
-    /// [`fill_in_place`](Self::fill_in_place) for less.
+    /// read before the first variable changes, so that for a moment old and new values are in memory. Then
+    /// the memory changes hands, and nothing is copied. See [`fill_in_place`](Self::fill_in_place) for less.
     ///
     /// # Errors
     ///
@@ -48,13 +52,26 @@ impl Loader {
     }
 
     fn fill_with(mut self, map: &VarMap, in_place: bool) -> Result<Filled> {
-        let data = map.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut vars: Vec<(&String, &Var)> = data.iter().collect();
-        vars.sort_by_key(|(name, _)| *name);
+        let vars = named(map);
         let catalog = self.catalog()?;
-        self.devices = devices_of(&vars);
-        let (mut entries, mut requests) = (Vec::new(), Vec::new());
-        for &(name, var) in &vars {
+        let planned = self.planned(&catalog, &vars)?;
+        let unused = unused(&catalog, &vars);
+        match in_place {
+            true => self.set_each(planned)?,
+            false => self.read(planned)?.exchange()?,
+        }
+        Ok(Filled { set: vars.into_iter().map(|(name, _)| name).collect(), unused })
+    }
+
+    /// What each variable becomes; `vars` are in the order of their names.
+    pub(crate) fn planned<'v>(
+        &mut self,
+        catalog: &Catalog,
+        vars: &'v [(String, Var)],
+    ) -> Result<Vec<Planned<'v>>> {
+        self.devices = devices_of(vars);
+        let mut planned = Vec::with_capacity(vars.len());
+        for (name, var) in vars {
             let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(name));
             catalog.refuse_codes(name)?;
             let Some(item) = catalog.item(name) else {
@@ -72,43 +89,89 @@ impl Loader {
                 return fail(ErrorKind::Shape, message);
             }
             let (entry, request) = item.planned(&target, true, device)?;
-            entries.push(entry);
-            requests.push((name, var, request));
+            planned.push(Planned { name, var, of: Input::of(&item.tensor), entry, request });
         }
-        let unused = catalog.items().map(|item| item.name().to_owned());
-        let unused = unused.filter(|name| !data.contains_key(name)).collect();
-        let session = match in_place {
-            // What is read ahead is not in its place, whichever the device.
-            true => {
-                let defaults = LoadOptions::new().read_ahead(LoadOptions::DEFAULT_READ_AHEAD);
-                self.session(entries, defaults.order(ReadOrder::Natural), None)
-            }
-            false => self.session(entries, LoadOptions::new().order(ReadOrder::File), Some(u64::MAX)),
-        };
+        Ok(planned)
+    }
+
+    /// Sets each variable as soon as its tensor is read.
+    fn set_each(&self, planned: Vec<Planned<'_>>) -> Result<()> {
+        // What is read ahead is not in its place, whichever the device.
+        let defaults = LoadOptions::new().read_ahead(LoadOptions::DEFAULT_READ_AHEAD);
+        let session = self.session(entries(&planned), defaults.order(ReadOrder::Natural), None);
         let session = Tensors::start(session, &self.devices, &self.staging)?;
-        let set = |var: &Var, tensor: &Tensor| var.set(tensor).map_err(|error| refused(&error));
-        let mut staged = Vec::new();
-        for (changed, (name, var, request)) in requests.into_iter().enumerate() {
+        let count = planned.len();
+        for (changed, Planned { name, var, request, .. }) in planned.into_iter().enumerate() {
             let tensor = session.take(name, request);
-            if in_place {
-                tensor.and_then(|tensor| set(var, &tensor)).map_err(|error| {
-                    let message = format!("{changed} of {} variables had changed: {error}", vars.len());
-                    Error::new(error.kind(), message).with_source(error)
-                })?;
-            } else {
-                staged.push(tensor.map_err(|error| error.in_tensor(name))?);
-            }
+            let set = tensor.and_then(|tensor| var.set(&tensor).map_err(|error| refused(&error)));
+            set.map_err(|error| {
+                let message = format!("{changed} of {count} variables had changed: {error}");
+                Error::new(error.kind(), message).with_source(error)
+            })?;
         }
-        for ((name, var), tensor) in vars.iter().zip(&staged) {
-            set(var, tensor).map_err(|error| error.in_tensor(name))?;
+        Ok(())
+    }
+
+    /// Reads everything; no variable changes.
+    pub(crate) fn read<'v>(&self, planned: Vec<Planned<'v>>) -> Result<Ready<'v>> {
+        let session =
+            self.session(entries(&planned), LoadOptions::new().order(ReadOrder::File), Some(u64::MAX));
+        let session = Tensors::start(session, &self.devices, &self.staging)?;
+        let mut all = Vec::with_capacity(planned.len());
+        for Planned { name, var, request, .. } in planned {
+            let tensor = session.take(name, request).map_err(|error| error.in_tensor(name))?;
+            // A view of other memory cannot change hands.
+            let whole = if tensor.layout().start_offset() == 0 { tensor.contiguous() } else { tensor.copy() };
+            all.push((name, var, whole.map_err(|error| refused(&error).in_tensor(name))?));
         }
-        let set = vars.iter().map(|(name, _)| (*name).clone()).collect();
-        Ok(Filled { set, unused })
+        Ok(Ready { all, report: session.report() })
     }
 }
 
+/// What a variable is to become.
+pub(crate) struct Planned<'v> {
+    pub(crate) name: &'v str,
+    var: &'v Var,
+    /// The tensor that it is made of. What is merged from adapters is another one every time, whatever it is
+    /// computed from.
+    pub(crate) of: Input,
+    entry: Entry,
+    request: Request<'v>,
+}
+
+fn entries(planned: &[Planned<'_>]) -> Vec<Entry> {
+    planned.iter().map(|planned| planned.entry.clone()).collect()
+}
+
+/// Variables, and the tensors that were read for them.
+pub(crate) struct Ready<'v> {
+    all: Vec<(&'v str, &'v Var, Tensor)>,
+    pub(crate) report: Report,
+}
+
+impl<'v> Ready<'v> {
+    /// Puts the tensors into the variables: all or none.
+    pub(crate) fn exchange(&self) -> Result<()> {
+        let pairs = self.all.iter().map(|(_, var, tensor)| (var.as_tensor(), tensor));
+        exchange_all(pairs).map_err(|(number, error)| {
+            let name = self.all.get(number).map_or("", |(name, ..)| name);
+            refused(&error).in_tensor(name)
+        })
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'v str> {
+        self.all.iter().map(|(name, ..)| *name)
+    }
+}
+
+/// The tensors that no variable is named like.
+pub(crate) fn unused(catalog: &Catalog, vars: &[(String, Var)]) -> Vec<String> {
+    let is_unused = |name: &&str| vars.binary_search_by(|(var, _)| var.as_str().cmp(name)).is_err();
+    catalog.items().map(|item| item.name()).filter(is_unused).map(str::to_owned).collect()
+}
+
 /// Each variable's own device, by its name.
-fn devices_of(vars: &[(&String, &Var)]) -> Devices {
+fn devices_of(vars: &[(String, Var)]) -> Devices {
     let default = vars.first().map_or(Device::Cpu, |(_, var)| var.device().clone());
     let mut others: Vec<(Vec<String>, Device)> = Vec::new();
     for (name, var) in vars.iter().filter(|(_, var)| !var.device().same_device(&default)) {

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! Writing is as short: [`write::Save`] streams tensors into a file or a sharded directory, the same bytes every
-//! time, and nothing is visible until it is whole.
+//! time, and nothing is visible until it is whole. [`epochs`] keeps the state of a training run the same way.
 //!
 //! The module [`format`](mod@format) explains every byte and every rule of the format, with its source.
 //!
@@ -55,6 +55,7 @@ mod checkpoint;
 mod dequantize;
 mod dtype;
 pub mod engine;
+pub mod epochs;
 mod error;
 mod file_names;
 pub mod header;

@@ -1,0 +1,341 @@
+//! Steps of optimizers, in place: one pass over memory each on the CPU, Candle's own operations elsewhere.
+//!
+//! What PyTorch computes with one operation is rounded once to the dtype of the tensor; in between is `F32`,
+//! or `F64` for `F64`.
+
+use std::ops::{Add, Div, Mul, Sub};
+
+use candle_core::cpu_backend::CpuStorage;
+use candle_core::{InplaceOp2, InplaceOp3, Layout, Result, Tensor, WithDType, bail};
+use half::{bf16, f16};
+
+use crate::swap::exchange;
+
+/// What is computed with.
+trait Wide:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + PartialOrd
+{
+    fn of(value: f64) -> Self;
+    fn sqrt(self) -> Self;
+    fn is_nan(self) -> bool;
+}
+
+macro_rules! wide {
+    ($($float:ident, $of:expr;)*) => {$(
+        impl Wide for $float {
+            fn of(value: f64) -> Self {
+                $of(value)
+            }
+
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+
+            fn is_nan(self) -> bool {
+                self.is_nan()
+            }
+        }
+    )*};
+}
+wide! {
+    f32, |value| value as f32;
+    f64, std::convert::identity;
+}
+
+/// An element of a tensor that is trained.
+trait Lane: WithDType {
+    type Wide: Wide;
+
+    fn wide(self) -> Self::Wide;
+    /// Rounds.
+    fn narrow(wide: Self::Wide) -> Self;
+    /// The values of a storage, if it is of this dtype.
+    fn values(storage: &CpuStorage) -> Result<&[Self]> {
+        storage.as_slice::<Self>()
+    }
+
+    /// Rounds to the dtype and goes on.
+    fn rounded(wide: Self::Wide) -> Self::Wide {
+        Self::narrow(wide).wide()
+    }
+}
+
+macro_rules! lane {
+    ($($lane:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
+        impl Lane for $lane {
+            type Wide = $wide;
+
+            fn wide(self) -> $wide {
+                $widen(self)
+            }
+
+            fn narrow(wide: $wide) -> Self {
+                $narrow(wide)
+            }
+        }
+    )*};
+}
+lane! {
+    f32, f32, std::convert::identity, std::convert::identity;
+    f64, f64, std::convert::identity, std::convert::identity;
+    bf16, f32, bf16::to_f32, bf16::from_f32;
+    f16, f32, f16::to_f32, f16::from_f32;
+}
+
+/// A change of each element of a tensor by those of `N` others.
+trait Change<const N: usize> {
+    const NAME: &'static str;
+
+    fn element<T: Lane>(&self) -> impl Fn(T, [T; N]) -> T;
+
+    /// The same by Candle's operations: the tensor as it is to be.
+    fn by_operations(&self, target: &Tensor, sources: [&Tensor; N]) -> Result<Tensor>;
+}
+
+struct OnCpu<'c, C>(&'c C);
+
+/// The range of a storage that a tensor has, all of it in one piece.
+fn piece<'s, T>(values: &'s [T], layout: &Layout) -> Result<&'s [T]> {
+    match layout.contiguous_offsets().and_then(|(start, end)| values.get(start..end)) {
+        Some(values) => Ok(values),
+        None => bail!("a tensor of the optimizer does not lie in one piece"),
+    }
+}
+
+fn piece_mut<'s, T>(values: &'s mut [T], layout: &Layout) -> Result<&'s mut [T]> {
+    match layout.contiguous_offsets().and_then(|(start, end)| values.get_mut(start..end)) {
+        Some(values) => Ok(values),
+        None => bail!("a variable does not lie in one piece"),
+    }
+}
+
+fn change1<T: Lane, C: Change<1>>(change: &C, target: &mut [T], source: &[T]) {
+    let element = change.element::<T>();
+    for (target, &source) in target.iter_mut().zip(source) {
+        *target = element(*target, [source]);
+    }
+}
+
+fn change2<T: Lane, C: Change<2>>(change: &C, target: &mut [T], a: &[T], b: &[T]) {
+    let element = change.element::<T>();
+    for ((target, &a), &b) in target.iter_mut().zip(a).zip(b) {
+        *target = element(*target, [a, b]);
+    }
+}
+
+/// Runs a body for the dtype of a storage, with its values.
+macro_rules! for_dtype {
+    ($storage:expr, $values:ident => $body:expr) => {
+        match $storage {
+            CpuStorage::F32($values) => $body,
+            CpuStorage::F64($values) => $body,
+            CpuStorage::BF16($values) => $body,
+            CpuStorage::F16($values) => $body,
+            _ => bail!("variables of this dtype are not trained"),
+        }
+    };
+}
+
+impl<C: Change<1>> InplaceOp2 for OnCpu<'_, C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+    ) -> Result<()> {
+        for_dtype!(target, values => {
+            let source = piece(Lane::values(a)?, a_layout)?;
+            change1(self.0, piece_mut(values, layout)?, source);
+        });
+        Ok(())
+    }
+}
+
+impl<C: Change<2>> InplaceOp3 for OnCpu<'_, C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<()> {
+        for_dtype!(target, values => {
+            let (a, b) = (piece(Lane::values(a)?, a_layout)?, piece(Lane::values(b)?, b_layout)?);
+            change2(self.0, piece_mut(values, layout)?, a, b);
+        });
+        Ok(())
+    }
+}
+
+fn apply1<C: Change<1>>(change: &C, target: &Tensor, source: &Tensor) -> Result<()> {
+    match target.device().is_cpu() {
+        true => target.inplace_op2(source, &OnCpu(change)),
+        false => exchange(target, &change.by_operations(target, [source])?.force_contiguous()?),
+    }
+}
+
+fn apply2<C: Change<2>>(change: &C, target: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+    match target.device().is_cpu() {
+        true => target.inplace_op3(a, b, &OnCpu(change)),
+        false => exchange(target, &change.by_operations(target, [a, b])?.force_contiguous()?),
+    }
+}
+
+/// `target + weight * (source - target)`.
+struct Lerp(f64);
+
+impl Change<1> for Lerp {
+    const NAME: &'static str = "lerp";
+
+    fn element<T: Lane>(&self) -> impl Fn(T, [T; 1]) -> T {
+        // The two forms are those of PyTorch: each is exact at its end.
+        let (small, weight, rest) =
+            (self.0 < 0.5, T::Wide::of(self.0), T::Wide::of(1.0) - T::Wide::of(self.0));
+        move |target, [source]| {
+            let (target, source) = (target.wide(), source.wide());
+            let apart = source - target;
+            T::narrow(if small { target + weight * apart } else { source - apart * rest })
+        }
+    }
+
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
+        target + (source - target)? * self.0
+    }
+}
+
+/// `keep * target + add * source²`, the first rounded.
+struct Squares {
+    keep: f64,
+    add: f64,
+}
+
+impl Change<1> for Squares {
+    const NAME: &'static str = "squares";
+
+    fn element<T: Lane>(&self) -> impl Fn(T, [T; 1]) -> T {
+        let (keep, add) = (T::Wide::of(self.keep), T::Wide::of(self.add));
+        move |target, [source]| {
+            let source = source.wide();
+            T::narrow(T::rounded(target.wide() * keep) + add * source * source)
+        }
+    }
+
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
+        (target * self.keep)? + (source.sqr()? * self.add)?
+    }
+}
+
+/// `keep * target + add * source`, the first rounded.
+struct Sum {
+    keep: f64,
+    add: f64,
+}
+
+impl Change<1> for Sum {
+    const NAME: &'static str = "sum";
+
+    fn element<T: Lane>(&self) -> impl Fn(T, [T; 1]) -> T {
+        let (keep, add) = (T::Wide::of(self.keep), T::Wide::of(self.add));
+        move |target, [source]| T::narrow(T::rounded(target.wide() * keep) + add * source.wide())
+    }
+
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
+        (target * self.keep)? + (source * self.add)?
+    }
+}
+
+/// The larger of both; what is not a number stays that.
+struct Maximum;
+
+impl Change<1> for Maximum {
+    const NAME: &'static str = "maximum";
+
+    fn element<T: Lane>(&self) -> impl Fn(T, [T; 1]) -> T {
+        |target, [source]| {
+            let (a, b) = (target.wide(), source.wide());
+            if a.is_nan() || a > b { target } else { source }
+        }
+    }
+
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
+        target.maximum(source)
+    }
+}
+
+/// What AdamW does to a weight.
+struct Adam {
+    /// What is left of the weight.
+    keep: f64,
+    step: f64,
+    /// The root of the second moment's bias.
+    bias: f64,
+    eps: f64,
+}
+
+impl Change<2> for Adam {
+    const NAME: &'static str = "adamw";
+
+    fn element<T: Lane>(&self) -> impl Fn(T, [T; 2]) -> T {
+        let of = T::Wide::of;
+        let (keep, step, bias, eps) = (of(self.keep), of(-self.step), of(self.bias), of(self.eps));
+        move |weight, [first, second]| {
+            let root = T::rounded(second.wide().sqrt());
+            let divisor = T::rounded(T::rounded(root / bias) + eps);
+            T::narrow(T::rounded(weight.wide() * keep) + step * first.wide() / divisor)
+        }
+    }
+
+    fn by_operations(&self, weight: &Tensor, [first, second]: [&Tensor; 2]) -> Result<Tensor> {
+        let divisor = ((second.sqrt()? / self.bias)? + self.eps)?;
+        (weight * self.keep)? - ((first * self.step)? / divisor)?
+    }
+}
+
+/// `target = weight * source + (1 - weight) * target`, in the form that is PyTorch's `lerp_`.
+pub(super) fn lerp(target: &Tensor, source: &Tensor, weight: f64) -> Result<()> {
+    apply1(&Lerp(weight), target, source)
+}
+
+/// `target = keep * target + add * source²`.
+pub(super) fn add_squares(target: &Tensor, keep: f64, source: &Tensor, add: f64) -> Result<()> {
+    apply1(&Squares { keep, add }, target, source)
+}
+
+/// `target = keep * target + add * source`.
+pub(super) fn sum(target: &Tensor, keep: f64, source: &Tensor, add: f64) -> Result<()> {
+    apply1(&Sum { keep, add }, target, source)
+}
+
+/// `target = max(target, source)`.
+pub(super) fn maximum(target: &Tensor, source: &Tensor) -> Result<()> {
+    apply1(&Maximum, target, source)
+}
+
+/// `weight = keep * weight - step * first / (sqrt(second) / bias + eps)`.
+pub(super) fn adam(
+    weight: &Tensor,
+    keep: f64,
+    step: f64,
+    moments: [&Tensor; 2],
+    bias: f64,
+    eps: f64,
+) -> Result<()> {
+    let [first, second] = moments;
+    apply2(&Adam { keep, step, bias, eps }, weight, first, second)
+}
+
+/// `average = decay * average + (1 - decay) * weight`, both in `F32`.
+pub(crate) fn average(average: &Tensor, weight: &Tensor, decay: f64) -> Result<()> {
+    sum(average, decay, weight, 1.0 - decay)
+}
