@@ -37,14 +37,17 @@
 //! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs, with loads through a few staging buffers, page-locked on CUDA.
 //!   Others are features of `burn` itself; there each tensor is in memory of the host first.
 
-#[cfg(feature = "train")]
+#[cfg(feature = "training")]
 mod checkpoints;
 mod codes;
 mod convention;
 pub mod dtype;
 #[cfg(feature = "training")]
-mod epochs;
+mod ema;
 mod kept;
+#[cfg(feature = "train")]
+mod learner;
+mod live;
 mod loader;
 mod mapping;
 mod metadata;
@@ -73,9 +76,14 @@ pub use burn;
 pub use burn_store;
 pub use weighbridge;
 
-#[cfg(feature = "train")]
-pub use checkpoints::{Checkpoints, PartCheckpointer};
+#[cfg(feature = "training")]
+pub use checkpoints::{CheckpointSaver, Checkpoints, Resumed};
 pub use convention::Convention;
+#[cfg(feature = "training")]
+pub use ema::Ema;
+#[cfg(feature = "train")]
+pub use learner::PartCheckpointer;
+pub use live::{Live, Serving};
 pub use loader::{Loader, load};
 pub use mapping::Mapping;
 pub use open::open;

@@ -41,13 +41,36 @@ impl Fill {
 }
 
 #[derive(Default)]
-pub(super) struct Planned {
+pub(crate) struct Planned {
     pub(super) fills: Vec<Fill>,
     pub(super) report: LoadReport,
 }
 
+impl Planned {
+    /// The stored tensors that each parameter is made of, by its path.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (&str, &[Input])> {
+        self.fills.iter().map(|fill| (fill.entry.name(), fill.entry.inputs()))
+    }
+
+    /// Leaves out the parameters for whose path and inputs `keep` does not hold.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str, &[Input]) -> bool) {
+        let Self { fills, report } = self;
+        fills.retain(|fill| keep(fill.entry.name(), fill.entry.inputs()));
+        let kept: HashSet<_> = fills.iter().map(|fill| fill.entry.name()).collect();
+        let is_kept = |path: &str| kept.contains(path);
+        let (loaded, skipped) =
+            std::mem::take(&mut report.loaded).into_iter().partition(|path| is_kept(path));
+        report.loaded = loaded;
+        report.skipped.extend::<Vec<_>>(skipped);
+        report.cast.retain(|cast| is_kept(&cast.path));
+        report.quantized.retain(|path| is_kept(path));
+        report.dense.retain(|dense| is_kept(&dense.path));
+        report.bytes = fills.iter().map(|fill| fill.entry.byte_len()).sum();
+    }
+}
+
 /// A parameter is loaded if all of them hold for it.
-pub(super) type Filter = dyn Fn(&Site) -> bool;
+pub(super) type Filter = dyn Fn(&Site) -> bool + Send + Sync;
 
 /// What to load, and as what.
 pub(super) struct Request {
