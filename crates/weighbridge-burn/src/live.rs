@@ -55,8 +55,8 @@ pub struct Live<M> {
 /// Where the weights come from.
 struct Origin {
     loader: Loader,
-    /// What each parameter was made of, by its path.
-    inputs: HashMap<String, Vec<Input>>,
+    /// The tensors that each parameter was made of, by its path. Each merge of adapters makes new ones.
+    tensors: HashMap<String, Vec<Input>>,
 }
 
 /// A [`Live`] module as it was at one moment, all of one version. Clones are the same module.
@@ -172,24 +172,24 @@ impl Origin {
     fn load<M: Module>(mut loader: Loader, module: &mut M) -> Result<(Self, LoadReport)> {
         loader.settle()?;
         let planned = loader.planned(module)?;
-        let inputs = of(&planned);
+        let tensors = of(&planned);
         let report = carry_out(planned, loader.load_options(), module)?;
-        Ok((Self { loader, inputs }, report))
+        Ok((Self { loader, tensors }, report))
     }
 
     /// Loads the parameters that are no longer made of the same tensors.
     fn load_changed<M: Module>(&mut self, module: &mut M) -> Result<LoadReport> {
         let mut planned = self.loader.planned(module)?;
-        let inputs = of(&planned);
-        planned.retain(|path, inputs| self.inputs.get(path).is_none_or(|before| before != inputs));
+        let tensors = of(&planned);
+        planned.retain(|path, tensors| self.tensors.get(path).is_none_or(|before| before != tensors));
         let report = carry_out(planned, self.loader.load_options(), module)?;
-        self.inputs = inputs;
+        self.tensors = tensors;
         Ok(report)
     }
 }
 
 fn of(planned: &Planned) -> HashMap<String, Vec<Input>> {
-    planned.inputs().map(|(path, inputs)| (path.to_owned(), inputs.to_vec())).collect()
+    planned.tensors().map(|(path, tensors)| (path.to_owned(), tensors.to_vec())).collect()
 }
 
 impl<M> Serving<M> {

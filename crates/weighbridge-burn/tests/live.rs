@@ -13,7 +13,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use weighbridge_burn::weighbridge::source::Source;
 use weighbridge_burn::weighbridge::write::{Save, Values};
-use weighbridge_burn::weighbridge::{Checkpoint, ErrorKind, Names, Renames};
+use weighbridge_burn::weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Renames, TensorView};
 use weighbridge_burn::{Live, Loader, load, save};
 
 #[derive(Module, Debug)]
@@ -226,14 +226,38 @@ fn an_adapter_reads_what_it_touches() {
     assert_eq!(live.get().levels(), [1.0, 1.0, 1.0, 1.0, 11.0, 1.0]);
     assert_eq!(touched(&[(&down, 1.0), (&up, 1.0)]).loaded, ["up.weight", "down.weight"]);
     assert_eq!(live.get().levels(), [2.0, 1.0, 1.0, 1.0, 11.0, 1.0]);
+    // The same adapters with another weight.
+    assert_eq!(touched(&[(&down, 1.0), (&up, 0.5)]).loaded, ["up.weight", "down.weight"]);
+    assert_eq!(live.get().levels(), [1.5, 1.0, 1.0, 1.0, 11.0, 1.0]);
     assert_eq!(touched(&[]).loaded, ["up.weight", "down.weight"]);
     assert_eq!(touched(&[]).loaded, [""; 0]);
-    assert_eq!((live.version(), live.get().levels()), (5, vec![1.0; 6]));
+    assert_eq!((live.version(), live.get().levels()), (6, vec![1.0; 6]));
     // New weights bring their own adapters, or none.
     live.swap(loader(&checkpoint(5.0)).adapter(&down, 1.0)).unwrap();
     assert_eq!(live.get().levels(), [5.0, 5.0, 5.0, 5.0, 15.0, 5.0]);
     assert_eq!(touched(&[]).loaded, ["down.weight"]);
     assert_eq!(live.get().levels(), [5.0; 6]);
+}
+
+#[test]
+fn a_quantised_weight_that_is_not_touched_is_not_made_anew() {
+    let (codes, scales) = ([2_u8; WIDTH * WIDTH], 0.5_f32.to_le_bytes().repeat(WIDTH));
+    let mut stored = tensors(1.0);
+    stored.remove(0);
+    let rest = open(&stored);
+    let views = rest.tensors().map(|tensor| (tensor.name().to_owned(), tensor.view().unwrap()));
+    let quantised = [
+        ("m.up.weight".to_owned(), TensorView::new(Dtype::I8, &[WIDTH, WIDTH], &codes).unwrap()),
+        ("m.up.weight_scale".to_owned(), TensorView::new(Dtype::F32, &[WIDTH, 1], &scales).unwrap()),
+    ];
+    let base = Checkpoint::from_bytes(Save::new().bytes(views.chain(quantised)).unwrap()).unwrap();
+    let (live, _) = Live::load(loader(&base), model()).unwrap();
+    assert_eq!(live.get().levels(), [1.0; 6]);
+    assert_eq!(live.swap_adapters([(&adapter("m.down", 1.0), 1.0)]).unwrap().loaded, ["down.weight"]);
+    // It can be merged into codes, too.
+    let report = live.swap_adapters([(&adapter("m.up", 1.0), 1.0)]).unwrap();
+    assert_eq!(report.loaded, ["up.weight", "down.weight"]);
+    assert_eq!(live.get().levels(), [2.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
 }
 
 #[test]
