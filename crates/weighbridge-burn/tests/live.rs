@@ -10,7 +10,7 @@ use std::thread;
 
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use weighbridge_burn::weighbridge::source::Source;
 use weighbridge_burn::weighbridge::write::{Save, Values};
 use weighbridge_burn::weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Renames, TensorView};
@@ -251,7 +251,7 @@ fn a_quantised_weight_that_is_not_touched_is_not_made_anew() {
         ("m.up.weight_scale".to_owned(), TensorView::new(Dtype::F32, &[WIDTH, 1], &scales).unwrap()),
     ];
     let base = Checkpoint::from_bytes(Save::new().bytes(views.chain(quantised)).unwrap()).unwrap();
-    let (live, _) = Live::load(loader(&base), model()).unwrap();
+    let (live, _) = Live::load(loader(&base).dtype(DType::F32), model()).unwrap();
     assert_eq!(live.get().levels(), [1.0; 6]);
     assert_eq!(live.swap_adapters([(&adapter("m.down", 1.0), 1.0)]).unwrap().loaded, ["down.weight"]);
     // It can be merged into codes, too.
