@@ -31,7 +31,7 @@ use model::{Model, ids};
 const RATE: f64 = 0.01;
 const WEIGHT_DECAY: f64 = 0.05;
 /// The last step before PyTorch takes one.
-const LAST: u64 = 5;
+const LAST: u32 = 5;
 /// How far apart two frameworks may be.
 const CLOSE: f32 = 1e-6;
 
@@ -80,19 +80,19 @@ impl Run {
         Self { device, model, optimizer, scheduler: ModuleLrScheduler::from(RATE) }
     }
 
-    fn step(&mut self, number: u64) {
+    fn step(&mut self, number: u32) {
         let gradients = self.gradients(number);
         let gradients = GradientsParams::from_grads(gradients, &self.model);
         self.model = self.optimizer.step(self.scheduler.step(), self.model.clone(), gradients);
     }
 
-    fn gradients(&self, number: u64) -> Gradients {
+    fn gradients(&self, number: u32) -> Gradients {
         self.model.loss(ids(number, &self.device)).backward()
     }
 
-    fn save(&self, directory: &Path, step: u64) -> Result<()> {
+    fn save(&self, directory: &Path, step: u32) -> Result<()> {
         let checkpoints = Checkpoints::new(directory).keep_last(1);
-        let saver = checkpoints.at(Milestone::at_step(step));
+        let saver = checkpoints.at(Milestone::at_step(step.into()));
         Ok(saver.save(&self.model, &self.optimizer, &self.scheduler)?)
     }
 
@@ -117,8 +117,8 @@ impl Run {
         let checkpoints = Checkpoints::new(directory.join("pytorch"));
         let resumed = checkpoints.resume(model, optimizer, scheduler)?;
         let (_, step) = resumed.context("there is no checkpoint of PyTorch's: run adamw.py first")?.next();
-        ensure!(step == LAST + 1, "PyTorch's checkpoint is of step {step}");
-        self.step(step);
+        ensure!(step == u64::from(LAST + 1), "PyTorch's checkpoint is of step {step}");
+        self.step(LAST + 1);
         let own = Checkpoint::from_bytes(save(&self.model).pytorch().bytes()?)?;
         let apart = apart(&own, &Checkpoint::open(directory.join("end.safetensors"))?)?;
         ensure!(apart < CLOSE, "a step behind PyTorch's is {apart:.1e} from Burn's own");

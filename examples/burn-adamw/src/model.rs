@@ -40,7 +40,7 @@ impl Model {
 }
 
 /// What a step is trained on.
-pub(crate) fn ids(step: u64, device: &Device) -> Tensor<2, Int> {
-    let ids: Vec<i64> = (0..8).map(|i| (i * 3 + step as i64) % 7).collect();
+pub(crate) fn ids(step: u32, device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i64> = (0..8).map(|i| (i * 3 + i64::from(step)) % 7).collect();
     Tensor::<1, Int>::from_ints(&*ids, device).reshape([2, 4])
 }
