@@ -4,7 +4,8 @@
 //! cargo run -p weighbridge-burn --example swap [MEBIBYTES [DIRECTORY]]
 //! ```
 //!
-//! It makes a model of linear layers and adapters for it in DIRECTORY, a temporary directory unless one is given.
+//! It makes a model of linear layers and adapters for it in DIRECTORY, a temporary directory unless one is
+//! given.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

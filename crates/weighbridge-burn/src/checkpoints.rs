@@ -16,10 +16,10 @@ use crate::training;
 
 /// Training checkpoints in a directory, as safetensors that Python opens.
 ///
-/// A checkpoint counts when all its parts are written and synced, and none is deleted before another one counts. So
-/// after a crash [`newest`](Self::newest) is one whose parts belong together. One process at a time can save in a
-/// directory: while a checkpoint is being written, the directory is locked, and another process that wants to save there
-/// gets an error.
+/// A checkpoint counts when all its parts are written and synced, and none is deleted before another one
+/// counts. So after a crash [`newest`](Self::newest) is one whose parts belong together. One process at a
+/// time can save in a directory: while a checkpoint is being written, the directory is locked, and another
+/// process that wants to save there gets an error.
 ///
 /// A loop saves every so many steps, and when it is started again, goes on where it was:
 ///
@@ -66,8 +66,9 @@ use crate::training;
 /// # }
 /// ```
 ///
-/// The files are safetensors: `{model,optimizer,scheduler,ema}.safetensors` in `epoch-00003-step-00001200/`, or in
-/// `epoch-00003/` at the end of an epoch. `checkpoints.json` names the directories that count, and holds the numbers.
+/// The files are safetensors: `{model,optimizer,scheduler,ema}.safetensors` in `epoch-00003-step-00001200/`,
+/// or in `epoch-00003/` at the end of an epoch. `checkpoints.json` names the directories that count, and
+/// holds the numbers.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     directory: PathBuf,
@@ -180,8 +181,8 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::NotFound`] when there is none of that moment, and when the model is another one, or the
-    /// optimizer has no place for the state that is there; all three are as they were then.
+    /// Fails with [`ErrorKind::NotFound`] when there is none of that moment, and when the model is another
+    /// one, or the optimizer has no place for the state that is there; all three are as they were then.
     pub fn load<M: Module>(
         &self,
         milestone: Milestone,
@@ -247,13 +248,13 @@ impl CheckpointSaver<'_> {
         self
     }
 
-    /// Saves model, optimizer and scheduler as one: whenever the process or the machine stops, either all of it
-    /// counts or the checkpoints before it.
+    /// Saves model, optimizer and scheduler as one: whenever the process or the machine stops, either all of
+    /// it counts or the checkpoints before it.
     ///
     /// # Errors
     ///
-    /// Fails when the state cannot be read from its device or written, and with [`ErrorKind::Busy`] while another
-    /// process is saving in the directory; what was saved before still counts then.
+    /// Fails when the state cannot be read from its device or written, and with [`ErrorKind::Busy`] while
+    /// another process is saving in the directory; what was saved before still counts then.
     pub fn save<M: Module>(
         &self,
         model: &M,

@@ -15,8 +15,9 @@ use crate::walk::{self, Step};
 
 /// An exponential moving average of a module's weights, a second set of them which is often the better model.
 ///
-/// Floats are averaged, running statistics too: `average = decay · average + (1 - decay) · weight`, computed and kept
-/// in `F32` whatever the dtype of the module. Other parameters, and quantised ones, are what they last were.
+/// Floats are averaged, running statistics too: `average = decay · average + (1 - decay) · weight`, computed
+/// and kept in `F32` whatever the dtype of the module. Other parameters, and quantised ones, are what they
+/// last were.
 ///
 /// ```
 /// use weighbridge_burn::Ema;
@@ -43,8 +44,8 @@ pub struct Ema<M> {
 }
 
 impl<M: Module> Ema<M> {
-    /// An average that begins with the weights as they are. `decay` is from 0 to 1: with 0.999 the last thousand
-    /// updates count most.
+    /// An average that begins with the weights as they are. `decay` is from 0 to 1: with 0.999 the last
+    /// thousand updates count most.
     ///
     /// # Errors
     ///
@@ -62,8 +63,8 @@ impl<M: Module> Ema<M> {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::MissingTensor`] or [`ErrorKind::Shape`] when it is another model, and when a device fails; the
-    /// average is as it was then.
+    /// Fails with [`ErrorKind::MissingTensor`] or [`ErrorKind::Shape`] when it is another model, and when a
+    /// device fails; the average is as it was then.
     pub fn update(&mut self, model: &M) -> Result<()> {
         let decay = self.decay;
         let both = Both { average: &self.average, weights: &model.valid() };
@@ -81,8 +82,8 @@ impl<M: Module> Ema<M> {
         &self.average
     }
 
-    /// `model` with the average in the place of its weights, in their dtypes and without gradients; `model` stays as
-    /// it is.
+    /// `model` with the average in the place of its weights, in their dtypes and without gradients; `model`
+    /// stays as it is.
     ///
     /// # Errors
     ///

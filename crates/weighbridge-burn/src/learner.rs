@@ -19,8 +19,9 @@ use crate::training::{MODEL, OPTIMIZER, SCHEDULER, write_record};
 impl Checkpoints {
     /// The checkpointers of model, optimizer and scheduler, which belong together, for the ends of epochs.
     ///
-    /// Burn saves the three from three threads, and deletes them so. Here an epoch counts when all three are written,
-    /// and none is deleted before another one counts. [`every`](Self::every) saves in the middle of epochs, too.
+    /// Burn saves the three from three threads, and deletes them so. Here an epoch counts when all three are
+    /// written, and none is deleted before another one counts. [`every`](Self::every) saves in the middle of
+    /// epochs, too.
     ///
     /// The `Learner` panics when it cannot restore an epoch; [`latest`](Self::latest) says first which there
     /// is.

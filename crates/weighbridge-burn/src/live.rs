@@ -15,18 +15,19 @@ use crate::report::LoadReport;
 
 /// A module that computes while its weights are swapped, all of them or those that an adapter touches.
 ///
-/// Whoever computes [gets](Self::get) the module as it is at that moment, with its version, and keeps it as long as it
-/// likes: what is swapped is put into a copy, which later calls get. So nobody sees half of a swap, nobody waits for
-/// one, and a swap that fails leaves the weights and the version as they were. Copies share the tensors that are not
-/// swapped.
+/// Whoever computes [gets](Self::get) the module as it is at that moment, with its version, and keeps it as
+/// long as it likes: what is swapped is put into a copy, which later calls get. So nobody sees half of a
+/// swap, nobody waits for one, and a swap that fails leaves the weights and the version as they were. Copies
+/// share the tensors that are not swapped.
 ///
-/// A module is served as [`Module::valid`] gives it, without gradients. Its running statistics are its own: they are
-/// not shared with the module that it was made of, nor from one version to the next.
+/// A module is served as [`Module::valid`] gives it, without gradients. Its running statistics are its own:
+/// they are not shared with the module that it was made of, nor from one version to the next.
 ///
-/// While a swap goes on, and for as long as somebody holds the version before it, the tensors that it replaces are in
-/// memory twice: all of them for new weights, and for an adapter those that the old one or the new one touches. With
-/// one thread there is nothing to share; then [`Loader::into`] loads in place. It needs the same memory while it
-/// loads, because nothing is changed before everything is read, and always reads all that it loads.
+/// While a swap goes on, and for as long as somebody holds the version before it, the tensors that it
+/// replaces are in memory twice: all of them for new weights, and for an adapter those that the old one or
+/// the new one touches. With one thread there is nothing to share; then [`Loader::into`] loads in place. It
+/// needs the same memory while it loads, because nothing is changed before everything is read, and always
+/// reads all that it loads.
 ///
 /// ```
 /// use weighbridge_burn::Live;
@@ -73,8 +74,8 @@ impl<M: Module> Live<M> {
         Self { serving: RwLock::new(Serving::new(module.valid(), 0)), origin: Mutex::new(None) }
     }
 
-    /// Serves `module` with the weights that `loader` loads into it, as version 0. Parameters that are not initialised
-    /// yet need no memory before.
+    /// Serves `module` with the weights that `loader` loads into it, as version 0. Parameters that are not
+    /// initialised yet need no memory before.
     ///
     /// # Errors
     ///
@@ -95,8 +96,8 @@ impl<M: Module> Live<M> {
         self.get().version()
     }
 
-    /// Swaps the weights for those that `loader` loads, and gives the module the next version. One swap is done at a
-    /// time; others wait. Parameters that the loader leaves out keep their tensors.
+    /// Swaps the weights for those that `loader` loads, and gives the module the next version. One swap is
+    /// done at a time; others wait. Parameters that the loader leaves out keep their tensors.
     ///
     /// # Errors
     ///
@@ -110,10 +111,10 @@ impl<M: Module> Live<M> {
         Ok(report)
     }
 
-    /// Swaps the adapters: the module gets the weights of the last [`swap`](Self::swap) or [`load`](Self::load) with
-    /// these adapters merged, each times its weight, in the place of those that were merged before; without any, the
-    /// weights as they are. Only what the adapters before or the new ones touch is read and replaced; it is what the
-    /// report says to be loaded.
+    /// Swaps the adapters: the module gets the weights of the last [`swap`](Self::swap) or
+    /// [`load`](Self::load) with these adapters merged, each times its weight, in the place of those that
+    /// were merged before; without any, the weights as they are. Only what the adapters before or the new
+    /// ones touch is read and replaced; it is what the report says to be loaded.
     ///
     /// ```no_run
     /// # use weighbridge_burn::{Live, load, burn::nn::Linear, weighbridge::{Checkpoint, Result}};
@@ -128,8 +129,8 @@ impl<M: Module> Live<M> {
     ///
     /// # Errors
     ///
-    /// As [`Loader::adapter`] and [`Loader::into`], and with [`ErrorKind::Unsupported`] when the weights were not loaded
-    /// here; weights and version are as they were then.
+    /// As [`Loader::adapter`] and [`Loader::into`], and with [`ErrorKind::Unsupported`] when the weights were
+    /// not loaded here; weights and version are as they were then.
     pub fn swap_adapters<'a>(
         &self,
         adapters: impl IntoIterator<Item = (&'a Checkpoint, f32)>,

@@ -20,8 +20,8 @@ use crate::saver::save;
 
 /// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops,
 /// what is there is this state or the one before. Older ones are removed, those that
-/// [`Checkpoints`](crate::Checkpoints) has in this directory as well; it is for loops that keep several, or save in the
-/// middle of an epoch.
+/// [`Checkpoints`](crate::Checkpoints) has in this directory as well; it is for loops that keep several, or
+/// save in the middle of an epoch.
 ///
 /// ```
 /// use weighbridge_burn::burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -106,8 +106,8 @@ pub(crate) fn write_scheduler(scheduler: &ModuleLrScheduler, file: &Path) -> Res
     written().map_err(|error| error.in_file(file))
 }
 
-/// Writes a record to `file`; `save` saves it as Burn's own container. That is the only way out of a record; it is on the
-/// disk for a moment, not in memory.
+/// Writes a record to `file`; `save` saves it as Burn's own container. That is the only way out of a record;
+/// it is on the disk for a moment, not in memory.
 pub(crate) fn write_record(file: &Path, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let packed = file.with_extension(PACK);
     let written = save(&packed).and_then(|()| pack::write(open(&packed)?, file));

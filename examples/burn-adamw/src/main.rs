@@ -1,5 +1,5 @@
-//! Trains a small model in Burn, lets PyTorch take the next step, and goes on with what PyTorch made of it: with AdamW,
-//! with AMSGrad, and with SGD and momentum.
+//! Trains a small model in Burn, lets PyTorch take the next step, and goes on with what PyTorch made of it:
+//! with AdamW, with AMSGrad, and with SGD and momentum.
 //!
 //! ```sh
 //! cargo run --release -p burn-adamw -- DIRECTORY
@@ -7,9 +7,9 @@
 //! cargo run --release -p burn-adamw -- DIRECTORY --resume
 //! ```
 //!
-//! `adamw.py` turns the optimizer's file into the `state_dict` of a PyTorch optimizer, takes a step, compares it with
-//! Burn's, and writes a checkpoint of Burn's. With `--resume` the run goes on from there, and is compared with the one
-//! that never left Burn.
+//! `adamw.py` turns the optimizer's file into the `state_dict` of a PyTorch optimizer, takes a step, compares
+//! it with Burn's, and writes a checkpoint of Burn's. With `--resume` the run goes on from there, and is
+//! compared with the one that never left Burn.
 
 mod model;
 
@@ -96,7 +96,8 @@ impl Run {
         Ok(saver.save(&self.model, &self.optimizer, &self.scheduler)?)
     }
 
-    /// Trains, and writes what PyTorch needs for the next step, what that step gives in Burn, and the one after it.
+    /// Trains, and writes what PyTorch needs for the next step, what that step gives in Burn, and the one
+    /// after it.
     fn begin(mut self, directory: &Path) -> Result<()> {
         (0..LAST).for_each(|number| self.step(number));
         self.save(&directory.join("training"), LAST)?;
@@ -111,7 +112,8 @@ impl Run {
         Ok(save(&self.model).pytorch().file(directory.join("end.safetensors"))?)
     }
 
-    /// Goes on from PyTorch's checkpoint, and says how far the result is from that of the run which never left Burn.
+    /// Goes on from PyTorch's checkpoint, and says how far the result is from that of the run which never
+    /// left Burn.
     fn resume(mut self, directory: &Path) -> Result<String> {
         let Self { model, optimizer, scheduler, .. } = &mut self;
         let checkpoints = Checkpoints::new(directory.join("pytorch"));

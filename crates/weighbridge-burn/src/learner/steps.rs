@@ -1,5 +1,5 @@
-//! The `Learner` with checkpoints in the middle of epochs: a training strategy, since Burn's own ones tell nobody about a
-//! step who could see the state.
+//! The `Learner` with checkpoints in the middle of epochs: a training strategy, since Burn's own ones tell
+//! nobody about a step who could see the state.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,8 +21,9 @@ use crate::checkpoints::Checkpoints;
 use crate::walk;
 
 impl Checkpoints {
-    /// Has a training on one device save a checkpoint every `steps` batches and at the end of each epoch, and go on
-    /// from the newest one that is there. In the middle of an epoch, batches that were seen are left out.
+    /// Has a training on one device save a checkpoint every `steps` batches and at the end of each epoch, and
+    /// go on from the newest one that is there. In the middle of an epoch, batches that were seen are left
+    /// out.
     ///
     /// ```no_run
     /// use weighbridge_burn::Checkpoints;
@@ -36,18 +37,20 @@ impl Checkpoints {
     /// # }
     /// ```
     ///
-    /// It is the training's strategy, in the place of Burn's own for one device, which does not tell anybody about
-    /// steps who could see the state. Metrics, validation, early stopping, the interrupter and the accumulation of
-    /// gradients are the same; while gradients are accumulated, a checkpoint waits for the step of the optimizer.
+    /// It is the training's strategy, in the place of Burn's own for one device, which does not tell anybody
+    /// about steps who could see the state. Metrics, validation, early stopping, the interrupter and the
+    /// accumulation of gradients are the same; while gradients are accumulated, a checkpoint waits for the
+    /// step of the optimizer.
     ///
-    /// What the data loader gives has to be the same each time that the program is run: shuffled with a seed, by one
-    /// worker. Loaders of epochs that are over are asked once, as they were before, so that the next shuffle is what it
-    /// would have been. Burn does not say where its random numbers are; a model with dropout goes on with others.
+    /// What the data loader gives has to be the same each time that the program is run: shuffled with a seed,
+    /// by one worker. Loaders of epochs that are over are asked once, as they were before, so that the next
+    /// shuffle is what it would have been. Burn does not say where its random numbers are; a model with
+    /// dropout goes on with others.
     ///
     /// # Errors
     ///
-    /// Fails when `steps` is 0, and when the newest checkpoint cannot be read. What fails later ends the training and
-    /// is in its result.
+    /// Fails when `steps` is 0, and when the newest checkpoint cannot be read. What fails later ends the
+    /// training and is in its result.
     pub fn every<M: LearnerModel + 'static>(
         self,
         steps: u64,
