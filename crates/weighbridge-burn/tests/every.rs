@@ -89,6 +89,24 @@ const EPOCHS: usize = 3;
 
 /// Trains for three epochs, or so many batches.
 fn train(directory: &Path, every: u64, batches: usize, accumulation: usize) -> (Vec<u8>, Vec<Vec<usize>>) {
+    let start = directory.with_extension("safetensors");
+    let (LearningResult { model, error, interrupted, .. }, made) =
+        launch(directory, every, batches, accumulation, 4, &start);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(interrupted.is_some(), batches < EPOCHS * EPOCH, "{interrupted:?}");
+    (save(&model).bytes().unwrap(), made)
+}
+
+/// The result, and the batches that were made. The weights at the start are those of a file, which is made if it is not
+/// there.
+fn launch(
+    directory: &Path,
+    every: u64,
+    batches: usize,
+    accumulation: usize,
+    hidden: usize,
+    start: &Path,
+) -> (LearningResult<Model>, Vec<Vec<usize>>) {
     let device = Device::flex().autodiff();
     let interrupter = Interrupter::new();
     let batcher =
@@ -99,16 +117,14 @@ fn train(directory: &Path, every: u64, batches: usize, accumulation: usize) -> (
         loader.build(InMemDataset::new((0..ITEMS).collect()))
     };
     let mut model = Model {
-        first: LinearConfig::new(2, 4).init(&device),
-        norm: BatchNormConfig::new(4).init(&device),
-        second: LinearConfig::new(4, 2).init(&device),
+        first: LinearConfig::new(2, hidden).init(&device),
+        norm: BatchNormConfig::new(hidden).init(&device),
+        second: LinearConfig::new(hidden, 2).init(&device),
     };
-    // The same each time.
-    let start = directory.with_extension("safetensors");
     if !start.exists() {
-        save(&model).ids().file(&start).unwrap();
+        save(&model).ids().file(start).unwrap();
     }
-    load(&Checkpoint::open(&start).unwrap()).into(&mut model).unwrap();
+    load(&Checkpoint::open(start).unwrap()).into(&mut model).unwrap();
     let scheduler = ExponentialLrSchedulerConfig::new(0.1, 0.9).init().unwrap();
     let learner = Learner::new(model, AdamWConfig::new().init(), scheduler);
     let training = SupervisedTraining::<Model>::new(directory, loader(true), loader(false))
@@ -121,12 +137,9 @@ fn train(directory: &Path, every: u64, batches: usize, accumulation: usize) -> (
         .with_interrupter(interrupter)
         .renderer(Box::new(Silent));
     let checkpoints = Checkpoints::new(directory.join("checkpoints")).note("seed", 3_u64);
-    let LearningResult { model, error, interrupted, .. } =
-        checkpoints.every(every, training).unwrap().launch(learner);
-    assert!(error.is_none(), "{error:?}");
-    assert_eq!(interrupted.is_some(), batches < EPOCHS * EPOCH, "{interrupted:?}");
+    let result = checkpoints.every(every, training).unwrap().launch(learner);
     let made = batcher.made.lock().unwrap().clone();
-    (save(&model).bytes().unwrap(), made)
+    (result, made)
 }
 
 #[test]
@@ -201,6 +214,12 @@ fn what_cannot_be_resumed_is_an_error_before_the_training() {
     std::fs::write(&file, &bytes[..bytes.len() - 4]).unwrap();
     let error = checkpoints().every(3, training()).err().unwrap();
     assert_eq!((error.kind(), error.file()), (ErrorKind::DataLength, Some(&*file)));
+    std::fs::write(&file, &bytes).unwrap();
+    // Another model, which only the training can know.
+    let (result, made) = launch(&run, 3, usize::MAX, 1, 5, &home.path().join("other.safetensors"));
+    let error = result.error.unwrap().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("the module has"), "{error}");
+    assert!(made.is_empty());
     // Numbers are kept with each of them.
     let manifest = std::fs::read_to_string(run.join("checkpoints/checkpoints.json")).unwrap();
     assert!(manifest.contains(&Scalar::UInt(3).to_string()), "{manifest}");

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use burn::data::dataloader::Progress;
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::{GradientsAccumulator, OptimizerRecord};
-use burn::store::ModuleRecord;
 use burn::train::checkpoint::{AsyncCheckpointer, CheckpointingAction, CheckpointingStrategy};
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{
@@ -15,9 +14,13 @@ use burn::train::{
     TrainLoader, TrainingComponents, TrainingItem, TrainingStrategy, ValidLoader,
 };
 use weighbridge::epochs::Milestone;
-use weighbridge::{Error, ErrorKind, Result};
+use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
+use super::unknown;
 use crate::checkpoints::Checkpoints;
+use crate::loader::load;
+use crate::panics::caught;
+use crate::training::MODEL;
 use crate::walk;
 
 impl Checkpoints {
@@ -75,19 +78,33 @@ impl Checkpoints {
 /// A state that was read.
 struct Restored {
     milestone: Milestone,
-    model: ModuleRecord,
+    /// Open, so that it stays what it is.
+    model: Checkpoint,
     optimizer: OptimizerRecord,
     scheduler: LrSchedulerRecord,
 }
 
 impl Restored {
     fn read(checkpoints: &Checkpoints, milestone: Milestone) -> Result<Self> {
-        let (model, optimizer, scheduler) = checkpoints.clone().split();
+        let (_, optimizer, scheduler) = checkpoints.clone().split();
         Ok(Self {
             milestone,
-            model: model.read(milestone)?,
+            model: Checkpoint::open(checkpoints.state(&[]).find(milestone, MODEL)?)?,
             optimizer: optimizer.read(milestone)?,
             scheduler: scheduler.read(milestone)?,
+        })
+    }
+
+    /// The learner with this state. What does not fit the model is an error here; Burn would panic.
+    fn put_into<M: LearnerModel>(self, learner: &Learner<M>) -> Result<Learner<M>> {
+        let mut learner = learner.clone();
+        let mut model = learner.model();
+        load(&self.model).into(&mut model)?;
+        caught("the state was restored", || {
+            learner.load_model(model.into_record());
+            learner.load_optim(self.optimizer);
+            learner.load_scheduler(self.scheduler);
+            Ok(learner)
         })
     }
 
@@ -122,11 +139,15 @@ impl<M: LearnerModel + 'static> SupervisedLearningStrategy<M> for EverySteps {
 
         let mut seen = 0;
         let resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Restored { milestone, model, optimizer, scheduler }) = resumed {
-            seen = milestone.step_number().unwrap_or(0);
-            learner.load_model(model);
-            learner.load_optim(optimizer);
-            learner.load_scheduler(scheduler);
+        if let Some(resumed) = resumed {
+            seen = resumed.milestone.step_number().unwrap_or(0);
+            match resumed.put_into(&learner) {
+                Ok(restored) => learner = restored,
+                Err(error) => {
+                    interrupter.fail(unknown(error));
+                    return (learner.model(), events);
+                }
+            }
         }
         if let Some(device) = learner.model().devices().first().cloned() {
             let device = if device.is_autodiff() { device } else { device.autodiff() };
