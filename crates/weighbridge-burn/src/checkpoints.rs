@@ -1,55 +1,107 @@
-//! Checkpointers for burn-train's `Learner`: three handles, one commit for each epoch.
+//! A directory of training checkpoints: for loops that are written by hand, and for burn-train's `Learner`.
 
-use std::marker::PhantomData;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use burn::lr_scheduler::LrSchedulerRecord;
-use burn::optim::OptimizerRecord;
-use burn::store::ModuleRecord;
-use burn::train::checkpoint::{Checkpoint as Record, Checkpointer, CheckpointerError};
-use burn_pack::Reader;
-use weighbridge::{Checkpoint, Error, Result};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+use weighbridge::epochs::{Epochs, Milestone, Scalar, Scalars};
+use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use crate::epochs::{Epochs, Part};
-use crate::pack;
+use crate::ema::Ema;
+use crate::loader::load;
+use crate::report::LoadReport;
+use crate::saver::{Saver, save};
+use crate::training;
 
 /// Training checkpoints in a directory, as safetensors that Python opens.
 ///
-/// Burn saves model, optimizer and scheduler from three threads, and deletes them so. Here an epoch counts
-/// when all three are written and synced, and none is deleted before another one counts; so after a crash
-/// [`latest`](Self::latest) is an epoch whose three parts belong together.
+/// A checkpoint counts when all its parts are written and synced, and none is deleted before another one
+/// counts. So after a crash [`newest`](Self::newest) is one whose parts belong together. One process at a
+/// time can save in a directory: while a checkpoint is being written, the directory is locked, and another
+/// process that wants to save there gets an error.
 ///
-/// One process at a time can save in a directory: from the first part of an epoch to its commit the directory
-/// is locked, and another process that wants to save there gets an error.
+/// A loop saves every so many steps, and when it is started again, goes on where it was:
 ///
-/// ```no_run
-/// use weighbridge_burn::Checkpoints;
-/// # use weighbridge_burn::burn::train::{Learner, LearnerModel, SupervisedTraining};
+/// ```
+/// use weighbridge_burn::weighbridge::epochs::Milestone;
+/// use weighbridge_burn::{Checkpoints, Ema};
+/// # use weighbridge_burn::burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+/// # use weighbridge_burn::burn::nn::{Linear, LinearConfig};
+/// # use weighbridge_burn::burn::optim::{AdamWConfig, ModuleOptimizer};
+/// # use weighbridge_burn::burn::tensor::Device;
+/// # fn batches(seed: u64, epoch: usize) -> std::ops::Range<u64> { 0..4 }
 ///
-/// # fn train<M: LearnerModel>(training: SupervisedTraining<M>, learner: Learner<M>, resume: bool)
-/// # -> weighbridge_burn::weighbridge::Result<()> {
-/// let checkpoints = Checkpoints::new("run/checkpoints").keep_last(3);
-/// let latest = checkpoints.latest()?;
-/// let (model, optimizer, scheduler) = checkpoints.split();
-/// let mut training = training.with_custom_checkpointers(model, optimizer, scheduler);
-/// if let Some(epoch) = latest {
-///     training = training.checkpoint(epoch);
+/// # fn main() -> weighbridge_burn::weighbridge::Result<()> {
+/// # let run = tempfile::tempdir().unwrap();
+/// # let device = Device::default().autodiff();
+/// # let mut model = LinearConfig::new(3, 2).init(&device);
+/// # let (mut optimizer, mut scheduler) = (AdamWConfig::new().init(), ModuleLrScheduler::from(1e-3));
+/// # let train = |model: Linear, _: &mut ModuleOptimizer, _: &mut ModuleLrScheduler, _: u64| model;
+/// let checkpoints = Checkpoints::new(&run).keep_last(3).note("seed", 7_u64);
+/// let mut ema = Ema::new(&model, 0.999)?;
+/// let (mut epoch, mut step) = (1, 0);
+/// if let Some(resumed) = checkpoints.resume(&mut model, &mut optimizer, &mut scheduler)? {
+///     checkpoints.load_ema(resumed.milestone, &mut ema)?;
+///     (epoch, step) = resumed.next();
 /// }
-/// let trained = training.launch(learner);
+/// for epoch in epoch..=2 {
+///     // The batches of an epoch depend on seed and epoch only; those that were seen are left out.
+///     for batch in batches(7, epoch).skip(step as usize) {
+///         model = train(model, &mut optimizer, &mut scheduler, batch);
+///         ema.update(&model)?;
+///         step += 1;
+///         if step % 3 == 0 {
+///             checkpoints
+///                 .at(Milestone::epoch(epoch).step(step))
+///                 .ema(&ema)
+///                 .save(&model, &optimizer, &scheduler)?;
+///         }
+///     }
+///     step = 0;
+///     checkpoints.at(Milestone::epoch(epoch)).ema(&ema).save(&model, &optimizer, &scheduler)?;
+/// }
+/// # assert_eq!(checkpoints.newest()?, Some(Milestone::epoch(2)));
 /// # Ok(())
 /// # }
 /// ```
+///
+/// The files are safetensors: `{model,optimizer,scheduler,ema}.safetensors` in `epoch-00003-step-00001200/`,
+/// or in `epoch-00003/` at the end of an epoch. `checkpoints.json` names the directories that count, and
+/// holds the numbers.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
-    directory: std::path::PathBuf,
+    directory: PathBuf,
     keep_last: Option<usize>,
+    scalars: Scalars,
+}
+
+/// What was resumed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Resumed {
+    /// When the checkpoint was taken.
+    pub milestone: Milestone,
+    /// The numbers that were kept with it.
+    pub scalars: Scalars,
+    /// What was loaded into the model.
+    pub report: LoadReport,
+}
+
+impl Resumed {
+    /// Where the run goes on: in which epoch, and after how many of its steps.
+    pub fn next(&self) -> (usize, u64) {
+        match self.milestone.step_number() {
+            Some(step) => (self.milestone.epoch_number(), step),
+            None => (self.milestone.epoch_number() + 1, 0),
+        }
+    }
 }
 
 impl Checkpoints {
     /// Checkpoints in `directory`, which is made when the first one is saved.
     pub fn new(directory: impl AsRef<Path>) -> Self {
-        Self { directory: directory.as_ref().to_owned(), keep_last: None }
+        Self { directory: directory.as_ref().to_owned(), keep_last: None, scalars: Scalars::new() }
     }
 
     /// Keeps the `count` checkpoints that were committed last, at least one, whatever Burn's own strategy
@@ -60,7 +112,15 @@ impl Checkpoints {
         self
     }
 
-    /// The epoch that was committed last.
+    /// Keeps a number with each checkpoint that is saved from now on, a seed for example.
+    #[must_use]
+    pub fn note(mut self, name: impl Into<String>, number: impl Into<Scalar>) -> Self {
+        self.scalars.insert(name.into(), number.into());
+        self
+    }
+
+    /// The newest of the epochs that were saved at their ends, as `Learner` does it: what
+    /// `SupervisedTraining::checkpoint` is given.
     ///
     /// # Errors
     ///
@@ -69,78 +129,147 @@ impl Checkpoints {
         Ok(self.epochs()?.last().copied())
     }
 
-    /// The epochs that are there, in the order in which they were committed.
+    /// The epochs that were saved at their ends, in the order in which they were committed.
     ///
     /// # Errors
     ///
     /// As [`latest`](Self::latest).
     pub fn epochs(&self) -> Result<Vec<usize>> {
-        Epochs::new(&self.directory, self.keep_last).epochs()
+        let ends = self.milestones()?.into_iter().filter(|milestone| milestone.step_number().is_none());
+        Ok(ends.map(Milestone::epoch_number).collect())
     }
 
-    /// The checkpointers of model, optimizer and scheduler, which belong together.
+    /// The checkpoint that was committed last.
     ///
-    /// The `Learner` panics when it cannot restore an epoch; [`latest`](Self::latest) says first which there
-    /// is.
-    pub fn split(
-        self,
-    ) -> (
-        PartCheckpointer<ModuleRecord>,
-        PartCheckpointer<OptimizerRecord>,
-        PartCheckpointer<LrSchedulerRecord>,
-    ) {
-        let epochs = Arc::new(Epochs::new(&self.directory, self.keep_last));
-        (
-            PartCheckpointer::new(&epochs, Part::Model),
-            PartCheckpointer::new(&epochs, Part::Optimizer),
-            PartCheckpointer::new(&epochs, Part::Scheduler),
-        )
+    /// # Errors
+    ///
+    /// As [`latest`](Self::latest).
+    pub fn newest(&self) -> Result<Option<Milestone>> {
+        Ok(self.milestones()?.pop())
+    }
+
+    /// All that are there, in the order in which they were committed.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest`](Self::latest).
+    pub fn milestones(&self) -> Result<Vec<Milestone>> {
+        self.state(&[]).milestones()
+    }
+
+    /// Starts to save a checkpoint. One that is there already is replaced when the new one is whole.
+    pub fn at(&self, milestone: Milestone) -> CheckpointSaver<'_> {
+        CheckpointSaver { checkpoints: self, milestone, scalars: self.scalars.clone(), ema: None }
+    }
+
+    /// Loads the newest checkpoint, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn resume<M: Module>(
+        &self,
+        model: &mut M,
+        optimizer: &mut ModuleOptimizer,
+        scheduler: &mut ModuleLrScheduler,
+    ) -> Result<Option<Resumed>> {
+        let newest = self.newest()?;
+        newest.map(|milestone| self.load(milestone, model, optimizer, scheduler)).transpose()
+    }
+
+    /// Loads a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::NotFound`] when there is none of that moment, and when the model is another
+    /// one, or the optimizer has no place for the state that is there; all three are as they were then.
+    pub fn load<M: Module>(
+        &self,
+        milestone: Milestone,
+        model: &mut M,
+        optimizer: &mut ModuleOptimizer,
+        scheduler: &mut ModuleLrScheduler,
+    ) -> Result<Resumed> {
+        let epochs = self.state(&[]);
+        let scalars = epochs.scalars(milestone)?;
+        let report = training::load(&epochs, milestone, model, optimizer, scheduler)?;
+        Ok(Resumed { milestone, scalars, report })
+    }
+
+    /// Loads the average of a checkpoint that was saved with [one](CheckpointSaver::ema).
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint or it has none, and as
+    /// [`Loader::into`](crate::Loader::into); the average is as it was then.
+    pub fn load_ema<M: Module>(&self, milestone: Milestone, ema: &mut Ema<M>) -> Result<LoadReport> {
+        ema.load(load(&Checkpoint::open(self.state(&[]).find(milestone, EMA)?)?))
+    }
+
+    pub(crate) fn state(&self, more: &[&str]) -> Epochs {
+        let epochs = Epochs::new(&self.directory, training::PARTS.iter().chain(more).copied());
+        // Burn's own container of a part is there while it is written.
+        let epochs = epochs.scratch(training::PACK);
+        match self.keep_last {
+            Some(count) => epochs.keep_last(count),
+            None => epochs,
+        }
+    }
+
+    #[cfg(feature = "train")]
+    pub(crate) fn numbers(&self) -> &Scalars {
+        &self.scalars
     }
 }
 
-/// Saves and restores one part of [`Checkpoints`].
+/// The part of a checkpoint that has an average.
+const EMA: &str = "ema";
+
+/// Saves a checkpoint; see [`Checkpoints::at`].
 #[derive(Debug)]
-pub struct PartCheckpointer<R> {
-    epochs: Arc<Epochs>,
-    part: Part,
-    record: PhantomData<fn() -> R>,
+#[must_use = "nothing is saved until `save` is called"]
+pub struct CheckpointSaver<'c> {
+    checkpoints: &'c Checkpoints,
+    milestone: Milestone,
+    scalars: Scalars,
+    ema: Option<Saver>,
 }
 
-impl<R> PartCheckpointer<R> {
-    fn new(epochs: &Arc<Epochs>, part: Part) -> Self {
-        Self { epochs: Arc::clone(epochs), part, record: PhantomData }
-    }
-}
-
-impl<R: Record> Checkpointer<R> for PartCheckpointer<R> {
-    fn save(&self, epoch: usize, record: R) -> std::result::Result<(), CheckpointerError> {
-        let file = self.epochs.begin(epoch, self.part).map_err(unknown)?;
-        // Burn's own container is the only way out of a record; it is on the disk for a moment, not in
-        // memory.
-        let packed = file.with_file_name(self.part.pack());
-        let written = record
-            .save(packed.clone())
-            .map_err(pack::refused)
-            .and_then(|()| Reader::from_file_exact(&packed).map_err(pack::refused))
-            .and_then(|reader| pack::write(reader, &file));
-        let _ = std::fs::remove_file(&packed);
-        written.map_err(|error| unknown(error.in_file(&file)))?;
-        self.epochs.done(epoch, self.part).map_err(unknown)
+impl CheckpointSaver<'_> {
+    /// Keeps a number with this checkpoint: a position in the data, a loss. [`Resumed::scalars`] has it.
+    pub fn note(mut self, name: impl Into<String>, number: impl Into<Scalar>) -> Self {
+        self.scalars.insert(name.into(), number.into());
+        self
     }
 
-    fn delete(&self, epoch: usize) -> std::result::Result<(), CheckpointerError> {
-        self.epochs.delete(epoch).map_err(unknown)
+    /// Saves an average of the weights, too: `ema.safetensors` is a checkpoint of the model by itself.
+    pub fn ema<M: Module>(mut self, ema: &Ema<M>) -> Self {
+        self.ema = Some(save(ema.model()).ids());
+        self
     }
 
-    fn restore(&self, epoch: usize) -> std::result::Result<R, CheckpointerError> {
-        let file = self.epochs.find(epoch, self.part).map_err(unknown)?;
-        Checkpoint::open(&file)
-            .and_then(|ckpt| pack::container(&ckpt))
-            .and_then(|bytes| R::checkpoint_from_bytes(bytes).map_err(pack::refused))
-            .map_err(|error| unknown(error.in_file(&file)))
+    /// Saves model, optimizer and scheduler as one: whenever the process or the machine stops, either all of
+    /// it counts or the checkpoints before it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the state cannot be read from its device or written, and with [`ErrorKind::Busy`] while
+    /// another process is saving in the directory; what was saved before still counts then.
+    pub fn save<M: Module>(
+        &self,
+        model: &M,
+        optimizer: &ModuleOptimizer,
+        scheduler: &ModuleLrScheduler,
+    ) -> Result<()> {
+        let epochs = self.checkpoints.state(if self.ema.is_some() { &[EMA] } else { &[] });
+        epochs.save_with(self.milestone, &self.scalars, |part, file| match part {
+            training::MODEL => training::write_model(model, file),
+            training::OPTIMIZER => training::write_optimizer(optimizer, file),
+            training::SCHEDULER => training::write_scheduler(scheduler, file),
+            _ => match &self.ema {
+                Some(ema) => ema.file(file),
+                None => Err(Error::new(ErrorKind::Internal, format!("nothing writes {part:?}"))),
+            },
+        })
     }
-}
-
-fn unknown(error: Error) -> CheckpointerError {
-    CheckpointerError::Unknown(error.to_string())
 }

@@ -26,25 +26,39 @@
 //! been read. [`Mapping`] says where files differ from the module in names and layouts, and [`save`] goes the
 //! other way. [`dtype`] says what each stored dtype becomes. [`open`] opens checkpoints of any format.
 //!
+//! [`Live`] is for modules in use: others compute while all weights, or those of an adapter, are swapped. Each gets the
+//! module of one version, never half of a swap, and a swap that fails leaves the old one.
+//!
+//! # Training
+//!
+//! `Checkpoints` keeps the state of a run in a directory: model, optimizer, scheduler, and numbers of the caller's, at
+//! the end of an epoch or every so many steps. Whenever it is stopped, the newest checkpoint is a whole one, and the run
+//! goes on from there as if nothing had happened, also in the middle of an epoch. `Checkpoints::every` does so for
+//! the `Learner` of burn-train. `Ema` is an average of the weights, a checkpoint by itself. `docs/training.md` in the
+//! repository says what is in the files, which PyTorch and Candle go on with.
+//!
 //! # Features
 //!
 //! - `convert`: [`open`] reads PyTorch's `.bin`, `.pt`, `.pth` and `.ckpt`, GGUF, ONNX, NumPy, HDF5 and Flax.
-//! - `training`: [`save_training`] and [`load_training`] for loops written by hand, and `pack`, which
-//!   converts Burn's own `.bpk` files.
-//! - `train`: `Checkpoints`, for the `Learner` of burn-train.
+//! - `training`: `Checkpoints`, `Ema`, `save_training` and `load_training` for loops written by hand, and `pack`,
+//!   which converts Burn's own `.bpk` files.
+//! - `train`: `Checkpoints::every` and `Checkpoints::split`, for the `Learner` of burn-train.
 //! - `store`: `SafetensorsStore`, and with `convert` `PytorchStore`, for code that was written for
 //!   burn-store.
 //! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs, with loads through a few staging buffers, page-locked on CUDA.
 //!   Others are features of `burn` itself; there each tensor is in memory of the host first.
 
-#[cfg(feature = "train")]
+#[cfg(feature = "training")]
 mod checkpoints;
 mod codes;
 mod convention;
 pub mod dtype;
 #[cfg(feature = "training")]
-mod epochs;
+mod ema;
 mod kept;
+#[cfg(feature = "train")]
+mod learner;
+mod live;
 mod loader;
 mod mapping;
 mod metadata;
@@ -73,9 +87,14 @@ pub use burn;
 pub use burn_store;
 pub use weighbridge;
 
-#[cfg(feature = "train")]
-pub use checkpoints::{Checkpoints, PartCheckpointer};
+#[cfg(feature = "training")]
+pub use checkpoints::{CheckpointSaver, Checkpoints, Resumed};
 pub use convention::Convention;
+#[cfg(feature = "training")]
+pub use ema::Ema;
+#[cfg(feature = "train")]
+pub use learner::PartCheckpointer;
+pub use live::{Live, Serving};
 pub use loader::{Loader, load};
 pub use mapping::Mapping;
 pub use open::open;

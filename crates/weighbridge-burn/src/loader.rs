@@ -12,6 +12,7 @@ use weighbridge::engine::{IntoFlow, PageCache, Prefetch};
 use weighbridge::plan::Overflow;
 use weighbridge::{Checkpoint, Error, LoadOptions, Names, Progress, Quantized, Renames, Result};
 
+pub(crate) use self::plan::Planned;
 use self::plan::{Fill, Request};
 use crate::mapping::Mapping;
 use crate::metadata::in_shard;
@@ -170,7 +171,7 @@ impl Loader {
         self.keep(move |site| paths.contains(&site.path()))
     }
 
-    pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool + 'static) -> Self {
+    pub(crate) fn keep(mut self, keep: impl Fn(&Site) -> bool + Send + Sync + 'static) -> Self {
         self.request.filters.push(Box::new(keep));
         self
     }
@@ -366,29 +367,59 @@ impl Loader {
     /// [`Dtype`]: weighbridge::ErrorKind::Dtype
     /// [`Device`]: weighbridge::ErrorKind::Device
     pub fn into<M: Module>(self, module: &mut M) -> Result<LoadReport> {
+        let planned = self.planned(module)?;
+        carry_out(planned, self.options, module)
+    }
+
+    /// A tensor for each parameter of `module`; fails if anything is wrong.
+    pub(crate) fn planned<M: Module>(&self, module: &M) -> Result<Planned> {
         let planned = self.request.plan(walk::sites(module))?;
         let failed = fail(&planned.report, self.tolerant, self.partial, self.all_used);
         failed.map_err(|error| self.request.in_checkpoint(error))?;
-        let targets: Vec<_> = planned.fills.iter().map(Fill::target).collect();
-        let mut uploads = Uploads::start(&targets, self.options)?;
-        drop(targets);
-        let mut ready: HashMap<String, Box<dyn Any>> = HashMap::with_capacity(planned.fills.len());
-        for fill in planned.fills {
-            let values = uploads.take(fill.target());
-            let Fill { site, entry, dtype, transposed, id, .. } = fill;
-            let how = Filled { device: &site.device, transposed, id };
-            let filled = values
-                .and_then(|values| caught("a tensor was made", || site.slot.filled(values, dtype, how)));
-            let located = |error: Error| match entry.inputs().first() {
-                Some(input) => in_shard(error.in_tensor(entry.name()), input.shard()),
-                None => error.in_tensor(entry.name()),
-            };
-            ready.insert(site.path(), filled.map_err(located)?);
-        }
-        uploads.finish()?;
-        walk::install(module, ready)?;
-        Ok(planned.report)
+        Ok(planned)
     }
+
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        self.options.clone()
+    }
+
+    /// Has the loader see the same checkpoint each time that it plans: codes have their weights for good.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.request.checkpoint = self.request.checkpoint.with_adapters(&[], self.request.quantized)?;
+        Ok(())
+    }
+
+    /// The adapters are these, in the place of those that were given before, which it returns.
+    pub(crate) fn replace_adapters(&mut self, adapters: Vec<(Checkpoint, f32)>) -> Vec<(Checkpoint, f32)> {
+        std::mem::replace(&mut self.request.adapters, adapters)
+    }
+}
+
+/// Reads what is planned and puts it into the module, which is as it was if that fails.
+pub(crate) fn carry_out<M: Module>(
+    planned: Planned,
+    options: LoadOptions,
+    module: &mut M,
+) -> Result<LoadReport> {
+    let targets: Vec<_> = planned.fills.iter().map(Fill::target).collect();
+    let mut uploads = Uploads::start(&targets, options)?;
+    drop(targets);
+    let mut ready: HashMap<String, Box<dyn Any>> = HashMap::with_capacity(planned.fills.len());
+    for fill in planned.fills {
+        let values = uploads.take(fill.target());
+        let Fill { site, entry, dtype, transposed, id, .. } = fill;
+        let how = Filled { device: &site.device, transposed, id };
+        let filled =
+            values.and_then(|values| caught("a tensor was made", || site.slot.filled(values, dtype, how)));
+        let located = |error: Error| match entry.inputs().first() {
+            Some(input) => in_shard(error.in_tensor(entry.name()), input.shard()),
+            None => error.in_tensor(entry.name()),
+        };
+        ready.insert(site.path(), filled.map_err(located)?);
+    }
+    uploads.finish()?;
+    walk::install(module, ready)?;
+    Ok(planned.report)
 }
 
 impl fmt::Debug for Loader {

@@ -391,7 +391,7 @@ impl SafetensorsStore {
 }
 
 /// Whether burn-store's filter keeps a parameter.
-fn keeps(filter: &PathFilter, skip_variants: bool) -> impl Fn(&Site) -> bool + 'static {
+fn keeps(filter: &PathFilter, skip_variants: bool) -> impl Fn(&Site) -> bool + Send + Sync + 'static {
     let filter = filter.clone();
     move |site| {
         if filter.is_empty() {

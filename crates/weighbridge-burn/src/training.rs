@@ -7,19 +7,21 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn_pack::Reader;
+use weighbridge::epochs::{Epochs, Milestone};
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use crate::epochs::{Epochs, Part};
-use crate::loader::load;
+use crate::checkpoints::Checkpoints;
+use crate::loader;
 use crate::pack;
 use crate::panics::caught;
 use crate::report::LoadReport;
 use crate::saver::save;
 
 /// Saves model, optimizer and scheduler in `directory`, as one: whenever the process or the machine stops,
-/// what is there is this state or the one before. Older ones are removed, those that the `Learner` saved with
-/// `Checkpoints` in this directory as well.
+/// what is there is this state or the one before. Older ones are removed, those that
+/// [`Checkpoints`](crate::Checkpoints) has in this directory as well; it is for loops that keep several, or
+/// save in the middle of an epoch.
 ///
 /// ```
 /// use weighbridge_burn::burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -53,30 +55,12 @@ pub fn save_training<M: Module>(
     optimizer: &ModuleOptimizer,
     scheduler: &ModuleLrScheduler,
 ) -> Result<()> {
-    let epochs = Epochs::new(directory.as_ref(), Some(1));
-    let epoch = epochs.epochs()?.last().map_or(1, |epoch| epoch + 1);
-
-    let file = epochs.begin(epoch, Part::Model)?;
-    save(model).ids().with(Save::new().metadata(pack::RECORD, pack::NAMED)).file(&file)?;
-    epochs.done(epoch, Part::Model)?;
-
-    let file = epochs.begin(epoch, Part::Optimizer)?;
-    let packed = file.with_file_name(Part::Optimizer.pack());
-    let read = || optimizer.save(&packed).map_err(pack::refused);
-    let written =
-        caught("the optimizer's state was read", read).and_then(|()| pack::write(open(&packed)?, &file));
-    let _ = std::fs::remove_file(&packed);
-    written.map_err(|error| error.in_file(&file))?;
-    epochs.done(epoch, Part::Optimizer)?;
-
-    let file = epochs.begin(epoch, Part::Scheduler)?;
-    let bytes = scheduler.to_record().into_bytes().map_err(|error| pack::refused(error).in_file(&file))?;
-    let reader = Reader::from_bytes(bytes).map_err(|error| pack::refused(error).in_file(&file))?;
-    pack::write(reader, &file)?;
-    epochs.done(epoch, Part::Scheduler)
+    let checkpoints = Checkpoints::new(directory).keep_last(1);
+    let next = checkpoints.newest()?.map_or(1, |newest| newest.epoch_number() + 1);
+    checkpoints.at(Milestone::epoch(next)).save(model, optimizer, scheduler)
 }
 
-/// Loads what [`save_training`] saved last, or the `Learner` with `Checkpoints`.
+/// Loads what [`save_training`] saved last, or [`Checkpoints`](crate::Checkpoints).
 ///
 /// # Errors
 ///
@@ -89,19 +73,65 @@ pub fn load_training<M: Module>(
     scheduler: &mut ModuleLrScheduler,
 ) -> Result<LoadReport> {
     let directory = directory.as_ref();
-    let epochs = Epochs::new(directory, None);
-    let Some(epoch) = epochs.epochs()?.last().copied() else {
-        return Err(Error::new(ErrorKind::NotFound, "there is no checkpoint").in_file(directory));
+    match Checkpoints::new(directory).resume(model, optimizer, scheduler)? {
+        Some(resumed) => Ok(resumed.report),
+        None => Err(Error::new(ErrorKind::NotFound, "there is no checkpoint").in_file(directory)),
+    }
+}
+
+/// The parts of a training state.
+pub(crate) const PARTS: [&str; 3] = [MODEL, OPTIMIZER, SCHEDULER];
+pub(crate) const MODEL: &str = "model";
+pub(crate) const OPTIMIZER: &str = "optimizer";
+pub(crate) const SCHEDULER: &str = "scheduler";
+
+/// The extension of Burn's own container of a part, which is there while the part is written.
+pub(crate) const PACK: &str = "bpk";
+
+pub(crate) fn write_model<M: Module>(model: &M, file: &Path) -> Result<()> {
+    save(model).ids().with(Save::new().metadata(pack::RECORD, pack::NAMED)).file(file)
+}
+
+pub(crate) fn write_optimizer(optimizer: &ModuleOptimizer, file: &Path) -> Result<()> {
+    write_record(file, |packed| {
+        caught("the optimizer's state was read", || optimizer.save(packed).map_err(pack::refused))
+    })
+}
+
+pub(crate) fn write_scheduler(scheduler: &ModuleLrScheduler, file: &Path) -> Result<()> {
+    let written = || {
+        let bytes = scheduler.to_record().into_bytes().map_err(pack::refused)?;
+        pack::write(Reader::from_bytes(bytes).map_err(pack::refused)?, file)
     };
+    written().map_err(|error| error.in_file(file))
+}
+
+/// Writes a record to `file`; `save` saves it as Burn's own container. That is the only way out of a record;
+/// it is on the disk for a moment, not in memory.
+pub(crate) fn write_record(file: &Path, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let packed = file.with_extension(PACK);
+    let written = save(&packed).and_then(|()| pack::write(open(&packed)?, file));
+    let _ = std::fs::remove_file(&packed);
+    written.map_err(|error| error.in_file(file))
+}
+
+/// Loads a checkpoint; nothing is changed before all of it is read.
+pub(crate) fn load<M: Module>(
+    epochs: &Epochs,
+    milestone: Milestone,
+    model: &mut M,
+    optimizer: &mut ModuleOptimizer,
+    scheduler: &mut ModuleLrScheduler,
+) -> Result<LoadReport> {
     let restored = {
-        let file = epochs.find(epoch, Part::Optimizer)?;
+        let file = epochs.find(milestone, OPTIMIZER)?;
         restored(&Checkpoint::open(&file)?, optimizer).map_err(|error| error.in_file(&file))?
     };
     let rescheduled = {
-        let file = epochs.find(epoch, Part::Scheduler)?;
+        let file = epochs.find(milestone, SCHEDULER)?;
         rescheduled(&Checkpoint::open(&file)?, scheduler).map_err(|error| error.in_file(&file))?
     };
-    let report = load(&Checkpoint::open(epochs.find(epoch, Part::Model)?)?).into(model)?;
+    let report = loader::load(&Checkpoint::open(epochs.find(milestone, MODEL)?)?).into(model)?;
     *optimizer = restored;
     *scheduler = rescheduled;
     Ok(report)

@@ -10,6 +10,8 @@
 
 #[path = "gpu/kept.rs"]
 mod kept;
+#[path = "gpu/live.rs"]
+mod live;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::conv::{Conv2d, Conv2dConfig};

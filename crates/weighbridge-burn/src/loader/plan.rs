@@ -27,6 +27,9 @@ pub(super) struct Fill {
     pub(super) site: Site,
     /// Named by the path of the parameter.
     pub(super) entry: Entry,
+    /// The tensors of the checkpoint that it is made of. Those of the entry may be others: what a merged weight is
+    /// made of.
+    pub(super) tensors: Vec<Input>,
     pub(super) dtype: DType,
     /// As it is in the file, before it is transposed.
     pub(super) shape: Vec<usize>,
@@ -41,13 +44,36 @@ impl Fill {
 }
 
 #[derive(Default)]
-pub(super) struct Planned {
+pub(crate) struct Planned {
     pub(super) fills: Vec<Fill>,
     pub(super) report: LoadReport,
 }
 
+impl Planned {
+    /// The tensors of the checkpoint that each parameter is made of, by its path.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[Input])> {
+        self.fills.iter().map(|fill| (fill.entry.name(), &*fill.tensors))
+    }
+
+    /// Leaves out the parameters for whose path and tensors `keep` does not hold.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str, &[Input]) -> bool) {
+        let Self { fills, report } = self;
+        fills.retain(|fill| keep(fill.entry.name(), &fill.tensors));
+        let kept: HashSet<_> = fills.iter().map(|fill| fill.entry.name()).collect();
+        let is_kept = |path: &str| kept.contains(path);
+        let (loaded, skipped) =
+            std::mem::take(&mut report.loaded).into_iter().partition(|path| is_kept(path));
+        report.loaded = loaded;
+        report.skipped.extend::<Vec<_>>(skipped);
+        report.cast.retain(|cast| is_kept(&cast.path));
+        report.quantized.retain(|path| is_kept(path));
+        report.dense.retain(|dense| is_kept(&dense.path));
+        report.bytes = fills.iter().map(|fill| fill.entry.byte_len()).sum();
+    }
+}
+
 /// A parameter is loaded if all of them hold for it.
-pub(super) type Filter = dyn Fn(&Site) -> bool;
+pub(super) type Filter = dyn Fn(&Site) -> bool + Send + Sync;
 
 /// What to load, and as what.
 pub(super) struct Request {
@@ -219,10 +245,11 @@ impl Request {
         known: &Known,
         kept: Option<Kept>,
     ) -> Result<(Fill, Option<Conversion>)> {
-        let inputs = tensors.iter().map(Input::of).collect();
+        let stored: Vec<_> = tensors.iter().map(Input::of).collect();
+        let inputs = stored.clone();
         let id = known.ids.get(path).map_or(site.id, |&id| ParamId::from(id));
         if let Some(Kept { entry, dtype, shape }) = kept {
-            return Ok((Fill { site, entry, dtype, shape, transposed: false, id }, None));
+            return Ok((Fill { site, entry, tensors: stored, dtype, shape, transposed: false, id }, None));
         }
         let expected = stored_shape_of(&site, origin.transposed);
         let own = self.mapping.operation_for_path(path);
@@ -245,7 +272,7 @@ impl Request {
             }
             let entry = Entry::new(path, inputs, Arc::new(Read))?;
             let (dtype, shape) = (quantised.dtype, quantised.shape.clone());
-            return Ok((Fill { site, entry, dtype, shape, transposed: false, id }, None));
+            return Ok((Fill { site, entry, tensors: stored, dtype, shape, transposed: false, id }, None));
         }
         let operation: Arc<dyn Operation> = match (own, &origin.part) {
             (Some(own), _) => Arc::clone(own),
@@ -254,15 +281,16 @@ impl Request {
             (None, None) => Arc::new(Read),
         };
         let entry = caught("an operation was planned", || Entry::new(path, inputs, operation))?;
-        let stored = entry.dtype();
-        let Arrival { read_as, dtype, pairs } = arrival(stored, site.kind, self.wishes, &site.device)?;
+        let from = entry.dtype();
+        let Arrival { read_as, dtype, pairs } = arrival(from, site.kind, self.wishes, &site.device)?;
         let shape = [entry.shape(), if pairs { &[2] } else { &[] }].concat();
         if shape != expected {
             return Err(mismatch(&shape));
         }
-        let cast = (read_as != stored).then(|| Conversion { path: path.to_owned(), from: stored, to: dtype });
+        let cast = (read_as != from).then(|| Conversion { path: path.to_owned(), from, to: dtype });
         let entry = entry.overflow(self.overflow).recast(read_as)?;
-        Ok((Fill { site, entry, dtype, shape, transposed: origin.transposed, id }, cast))
+        let transposed = origin.transposed;
+        Ok((Fill { site, entry, tensors: stored, dtype, shape, transposed, id }, cast))
     }
 
     /// The error with the path of the checkpoint, unless it names a file.

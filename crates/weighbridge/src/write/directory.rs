@@ -40,7 +40,19 @@ pub struct Directory {
     path: PathBuf,
     /// Dropped before the lock is released.
     _created: Option<Created>,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A locked directory.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close it is not enough: a child process that was just forked has it open, too, until it executes its
+        // program, and would hold the lock for that long.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Directory {
@@ -57,7 +69,7 @@ impl Directory {
         };
         let locked = lock().map_err(|error| cannot_write(error).in_file(path))?;
         let (canonical, lock) = locked.ok_or_else(|| busy(path))?;
-        Ok(Self { path: canonical, _created: None, _lock: lock })
+        Ok(Self { path: canonical, _created: None, _lock: Lock(lock) })
     }
 
     /// Locks a directory, which is created with its parents if it does not exist. A created directory is
@@ -84,7 +96,7 @@ impl Directory {
             if let (Some(_), Some(parent)) = (&created, path.parent()) {
                 sync_directory(parent)?;
             }
-            return Ok(Some(Self { path, _created: created, _lock: handle }));
+            return Ok(Some(Self { path, _created: created, _lock: Lock(handle) }));
         };
         create().map_err(|error| cannot_write(error).in_file(path))?.ok_or_else(|| busy(path))
     }
