@@ -60,6 +60,7 @@ mod file_names;
 pub mod header;
 pub mod index;
 mod journal;
+mod linear;
 mod names;
 mod panics;
 mod pattern;
