@@ -76,7 +76,9 @@ mod text;
 mod view;
 pub mod write;
 
-pub use adapter::{Adapter, AdapterFormat, AdapterModule};
+pub use adapter::{
+    Adapter, AdapterFormat, AdapterModule, LowRankProduct, NewAdapter, Truncation, norm_of_change,
+};
 pub use blocks::{BlockType, Blocks};
 pub use buffer::HostBuffer;
 pub use checkpoint::{

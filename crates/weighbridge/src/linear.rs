@@ -14,7 +14,7 @@ pub(crate) use cholesky::Cholesky;
 pub(crate) use eigen::eigen;
 pub(crate) use gram::gram;
 pub(crate) use product::{Matrix, product};
-pub(crate) use truncate::{Limit, Product, truncate};
+pub(crate) use truncate::{Limit, Product, squares, truncate};
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

@@ -129,7 +129,7 @@ fn orthonormal(mut values: Vec<f32>, mut count: usize) -> Option<(Vec<f32>, usiz
 }
 
 /// The sum of the squares, in an order of its own.
-pub(super) fn squares(values: &[f32]) -> f64 {
+pub(crate) fn squares(values: &[f32]) -> f64 {
     let blocks = values.chunks(4096).map(|values| {
         let mut sums = [0.0_f64; 8];
         for values in values.chunks(8) {
