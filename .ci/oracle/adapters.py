@@ -1,10 +1,11 @@
 """What `weighbridge lora merge` makes is what PEFT's `merge_and_unload` makes, within one rounding of the dtype: LoRA, rsLoRA, DoRA, patterns,
 embeddings, convolutions, weights stored the other way round, biases, saved modules, several adapters, fused and apart.
 
-    adapters.py WEIGHBRIDGE     (torch, transformers, peft; numpy)
+    adapters.py WEIGHBRIDGE [FUNCTION...]     (torch, transformers, peft; numpy)
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,128 @@ def kohya(here):
     print("ok  Kohya")
 
 
+def product(where, name):
+    """B A of a module of PEFT's, with its scale, in float64; and its rank."""
+    config, found = json.loads((where / "adapter_config.json").read_text()), tensors(where)
+    down, up = (found[f"base_model.model.{name}.lora_{part}.weight"].double() for part in "AB")
+    rank = down.shape[0]
+    pick = lambda key, plain: next((value for pattern, value in config[key].items() if re.match(rf"(.*\.)?({pattern})$", name)), plain)  # noqa: E731
+    check(f"{name}: rank_pattern", pick("rank_pattern", config["r"]) == rank)
+    return pick("alpha_pattern", config["lora_alpha"]) / rank * (up.flatten(1) @ down.flatten(1)), rank
+
+
+def best(matrix, rank):
+    """What is left of a matrix without its largest singular values."""
+    return torch.linalg.svdvals(matrix.flatten(1).double())[rank:].norm().item()
+
+
+def spectra():
+    """Singular values of differences as they come: of low rank, slowly falling, fast, flat, and noise."""
+    generator = torch.Generator().manual_seed(11)
+    for rows, columns in [(160, 96), (96, 400), (300, 300), (8, 64), (1, 5), (640, 512)]:
+        count = min(rows, columns)
+        at = torch.arange(count, dtype=torch.float64)
+        kinds = {"slow": 1 / (1 + at).sqrt(), "fast": 0.8**at, "flat": torch.ones(count), "steps": torch.where(at < 4, 1.0, 1e-3)}
+        for kind, values in kinds.items():
+            left, _ = torch.linalg.qr(torch.randn(rows, count, generator=generator, dtype=torch.float64))
+            right, _ = torch.linalg.qr(torch.randn(columns, count, generator=generator, dtype=torch.float64))
+            yield f"{kind}_{rows}x{columns}", (left * values) @ right.T
+        yield f"noise_{rows}x{columns}", torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    yield "conv", torch.randn(24, 6, 3, 3, generator=generator, dtype=torch.float64)
+
+
+def extract(here):
+    """Differences of every kind: what is left is what torch's own singular values leave."""
+    generator = torch.Generator().manual_seed(12)
+    base, tuned = {}, {}
+    for name, change in spectra():
+        base[f"{name}.weight"] = torch.randn(change.shape, generator=generator)
+        tuned[f"{name}.weight"] = (base[f"{name}.weight"].double() + 0.1 * change).float()
+    base["same.weight"] = tuned["same.weight"] = torch.randn(5, 7, generator=generator)
+    for where, weights in [("base", base), ("tuned", tuned)]:
+        (here / where).mkdir()
+        save_file({name: value.clone() for name, value in weights.items()}, here / where / "model.safetensors")
+    for rank in [1, 4, 16, 64]:
+        run("lora", "extract", here / "base", here / "tuned", "--rank", rank, "-o", here / f"{rank}")
+        run("lora", "merge", here / "base", here / f"{rank}", "-o", here / f"merged-{rank}")
+        merged = tensors(here / f"merged-{rank}")
+        for name in base:
+            change = tuned[name].double() - base[name].double()
+            left, least = (tuned[name].double() - merged[name].double()).norm().item(), best(change, rank)
+            check(f"extract {name} at {rank}: {left} of {least}", left <= 1.05 * least + 2e-6 * base[name].norm().item())
+        names = [name for name in tensors(here / f"{rank}") if "same" in name]
+        check("what is the same has no module", names == [])
+    run("lora", "extract", here / "base", here / "tuned", "--rank", 64, "--energy", 0.9, "-o", here / "energy")
+    for name in base:
+        if name != "same.weight":
+            change = (tuned[name].double() - base[name].double()).flatten(1)
+            squares = torch.linalg.svdvals(change).square().cumsum(0) / change.square().sum()
+            wanted = min(64, int((squares < 0.9).sum()) + 1)
+            _, rank = product(here / "energy", name.removesuffix(".weight"))
+            # Of a slowly falling spectrum the last ones are not told apart exactly.
+            check(f"energy {name}: {rank}, not {wanted}", abs(rank - wanted) <= max(1, wanted // 12))
+    print("ok  extract")
+
+
+def extracted_again(here):
+    """An adapter merged and extracted comes back, and PEFT loads it; quantised and rounded bases, and what is no matrix."""
+    torch.manual_seed(13)
+    for number, (make, config, dtype) in enumerate([
+        (llama(), dict(r=4, lora_alpha=8, target_modules=ALL), torch.float32),
+        (gpt2, dict(r=4, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True), torch.float32),
+        (Convolutions, dict(r=4, target_modules=["one", "two", "head"]), torch.float32),
+        (llama(attention_bias=True), dict(r=4, target_modules=["q_proj"], bias="all", modules_to_save=["embed_tokens", "norm"]), torch.bfloat16),
+    ]):
+        where = here / str(number)
+        save_base(make().to(dtype), where / "base")
+        model = get_peft_model(reload(make, where / "base"), LoraConfig(**config))
+        shake(model, number)
+        model.save_pretrained(where / "adapter")
+        run("lora", "merge", where / "base", where / "adapter", "-o", where / "tuned")
+        rank = 4 if dtype == torch.float32 else 16
+        run("lora", "extract", where / "base", where / "tuned", "--rank", rank, "--full", "-o", where / "again")
+        run("lora", "merge", where / "base", where / "again", "-o", where / "merged")
+        tuned, merged = tensors(where / "tuned"), tensors(where / "merged")
+        wanted = PeftModel.from_pretrained(reload(make, where / "base"), where / "again").merge_and_unload().state_dict()
+        for name in tuned:
+            room = 2e-6 * tuned[name].double().norm() if dtype == torch.float32 else 0.02 * tuned[name].double().norm()
+            check(f"extracted again {number}: {name}", (tuned[name].double() - merged[name].double()).norm() <= room)
+            if name in wanted:
+                check(f"PEFT of extracted {number}: {name}", (wanted[name].double() - merged[name].double()).norm() <= room)
+        for name in tuned:
+            if "norm" in name or "embed" in name or name.endswith("bias"):
+                check(f"whole {number}: {name}", torch.equal(tuned[name], merged[name]))
+    print("ok  extracted again")
+
+
+def resize(here):
+    """Products at other ranks are the nearest ones, whatever the kind of LoRA."""
+    torch.manual_seed(14)
+    make = llama()
+    save_base(make(), here / "base")
+    for number, config in enumerate([
+        dict(r=16, lora_alpha=24, target_modules=ALL),
+        dict(r=8, lora_alpha=4, use_rslora=True, target_modules=["q_proj", "up_proj"]),
+        dict(r=6, target_modules=["q_proj", "v_proj"], rank_pattern={"v_proj": 9}, alpha_pattern={"v_proj": 5}),
+    ]):
+        model = get_peft_model(reload(make, here / "base"), LoraConfig(**config))
+        shake(model, number)
+        model.save_pretrained(here / f"{number}")
+        before = PeftModel.from_pretrained(reload(make, here / "base"), here / f"{number}").double().merge_and_unload().state_dict()
+        base = make().state_dict().keys()
+        for rank in [1, 4, 7, 40]:
+            run("lora", "resize", here / f"{number}", "--rank", rank, "-o", here / f"{number}-{rank}")
+            after = PeftModel.from_pretrained(reload(make, here / "base"), here / f"{number}-{rank}").double().merge_and_unload().state_dict()
+            plain = reload(make, here / "base").double().state_dict()
+            for name in base:
+                change, made = before[name] - plain[name], after[name] - plain[name]
+                if change.dim() == 2 and change.norm() > 0:
+                    left, least = (change - made).norm().item(), best(change, rank)
+                    check(f"resize {number} {name} to {rank}: {left} of {least}", left <= least + 2e-6 * change.norm().item())
+    run("lora", "resize", here / "0", "--rank", 16, "--energy", 0.5, "-o", here / "half")
+    print("ok  resize")
+
+
 def refusals(here):
     torch.manual_seed(7)
     make = llama()
@@ -321,7 +444,10 @@ def refusals(here):
 
 with tempfile.TemporaryDirectory() as temporary:
     here = Path(temporary)
-    for function in [cases, several, fused_and_apart, kohya, refusals]:
+    functions = [cases, several, fused_and_apart, kohya, extract, extracted_again, resize, refusals]
+    for function in functions:
+        if sys.argv[2:] and function.__name__ not in sys.argv[2:]:
+            continue
         place = here / function.__name__
         place.mkdir()
         function(place)

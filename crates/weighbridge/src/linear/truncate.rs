@@ -90,7 +90,7 @@ pub(crate) fn truncate(values: &[f32], columns: usize, limit: Limit) -> Option<P
 /// A basis `Q` of what is large in a matrix, `[rows, count]`, and `Mᵀ Q`, `[columns, count]`.
 fn span(values: &[f32], columns: usize, width: usize, total: f64) -> Option<(Vec<f32>, Vec<f32>)> {
     /// More change nothing that could be told apart from rounding.
-    const MOST: usize = 6;
+    const MOST: usize = 4;
     let matrix = Matrix::new(values, columns);
     let mut start = random(columns * width);
     let (mut count, mut before) = (width, 0.0);
