@@ -5,6 +5,7 @@
 //! ([`targets`]) and gives the same checkpoint with [merged](merge) ones in their place.
 
 mod config;
+mod convert;
 mod merge;
 mod new;
 mod norm;

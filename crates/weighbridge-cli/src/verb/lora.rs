@@ -1,5 +1,6 @@
 //! `weighbridge lora`.
 
+mod convert;
 mod extract;
 mod info;
 mod merge;
@@ -34,6 +35,7 @@ enum Action {
     Info(info::Info),
     Extract(extract::Extract),
     Resize(resize::Resize),
+    Convert(convert::Convert),
 }
 
 impl Lora {
@@ -43,6 +45,7 @@ impl Lora {
             Action::Info(info) => info.run(term),
             Action::Extract(extract) => extract.run(term),
             Action::Resize(resize) => resize.run(term),
+            Action::Convert(convert) => convert.run(term),
         }
     }
 }

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use weighbridge::{
-    AdapterFormat, Checkpoint, Dtype, LowRankProduct, NewAdapter, TensorRef, Truncation, norm_of_change,
-};
+use weighbridge::{AdapterFormat, Checkpoint, Dtype, LowRankProduct, NewAdapter, TensorRef, norm_of_change};
 use weighbridge_convert::Options;
 
 use super::output::Output;

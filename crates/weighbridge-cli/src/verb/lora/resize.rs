@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use weighbridge::{Adapter, AdapterFormat, Dtype, NewAdapter, natural_order};
+use weighbridge::{Dtype, NewAdapter, natural_order};
 
 use super::output::Output;
 use super::ranks::{Ranks, Row};
@@ -71,7 +71,8 @@ impl Resize {
             made.product(module.name(), &product, alpha, dtype)?;
             rows.push(Row::of(module.name(), &product));
         }
-        let whole = keep_whole(&adapter, &mut made);
+        adapter.keep_whole(&mut made);
+        let whole = adapter.whole().count();
         if made.is_empty() {
             bail!("{}: all its products are zero", self.adapter.display());
         }
@@ -79,20 +80,4 @@ impl Resize {
         self.ranks.report(&rows, whole, term)?;
         Ok(Outcome::Clean)
     }
-}
-
-/// What replaces tensors of the model stays as it is.
-fn keep_whole<'a>(adapter: &'a Adapter, made: &mut NewAdapter<'a>) -> usize {
-    let with_product: Vec<_> = adapter.modules().map(|module| module.name()).collect();
-    let mut count = 0;
-    for (name, tensor) in adapter.whole() {
-        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-        if adapter.format() == AdapterFormat::Peft && with_product.contains(&module) {
-            made.bias(name, tensor);
-        } else {
-            made.whole(name, tensor);
-        }
-        count += 1;
-    }
-    count
 }
