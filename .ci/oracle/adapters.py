@@ -144,6 +144,9 @@ CASES = {
     "fused": (phi3, dict(r=4, target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"])),
     "convolutions": (Convolutions, dict(r=4, lora_alpha=5, target_modules=["one", "two", "head"])),
     "DoRA of convolutions": (Convolutions, dict(r=4, use_dora=True, target_modules=["one", "two", "head"])),
+    "DoRA of embeddings": (llama(), dict(r=4, lora_alpha=6, use_dora=True, target_modules=["embed_tokens", "v_proj"])),
+    "DoRA of GPT-2": (gpt2, dict(r=4, lora_alpha=6, use_dora=True, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)),
+    "DoRA of embeddings and GPT-2": (gpt2, dict(r=3, use_dora=True, use_rslora=True, target_modules=["wte", "wpe", "c_fc"], fan_in_fan_out=True)),
     "EVA-like defaults": (llama(), dict(target_modules=["k_proj"])),
 }
 
