@@ -1,7 +1,7 @@
 """What `weighbridge lora merge` makes is what PEFT's `merge_and_unload` makes, within one rounding of the dtype: LoRA, rsLoRA, DoRA, patterns,
 embeddings, convolutions, weights stored the other way round, biases, saved modules, several adapters, fused and apart.
 
-    adapters.py WEIGHBRIDGE [FUNCTION...]     (torch, transformers, peft; numpy)
+    adapters.py WEIGHBRIDGE [FUNCTION...]     (torch, transformers, peft, diffusers; numpy)
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -401,6 +402,114 @@ def resize(here):
     print("ok  resize")
 
 
+class Names(nn.Module):
+    """A model whose modules have these names."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        for name, shape in shapes.items():
+            place = self
+            *parents, last = name.split(".")
+            for parent in parents:
+                if not hasattr(place, parent):
+                    place.add_module(parent, nn.Module())
+                place = getattr(place, parent)
+            place.add_module(last, nn.Linear(shape[1], shape[0], bias=False) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], shape[2:], bias=False))
+
+
+UNET = {
+    "down_blocks.0.attentions.1.proj_in": (8, 8, 1, 1),
+    "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q": (8, 8),
+    "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0": (8, 8),
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj": (16, 8),
+    "up_blocks.1.attentions.2.transformer_blocks.0.ff.net.2": (8, 16),
+}
+SDXL = {**UNET, "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k": (8, 12), "up_blocks.0.attentions.2.transformer_blocks.3.attn1.to_v": (8, 8)}
+TEXT = {"text_model.encoder.layers.0.self_attn.q_proj": (8, 8), "text_model.encoder.layers.11.mlp.fc1": (16, 8)}
+FLUX = {"transformer_blocks.0.attn.to_q": (8, 8), "transformer_blocks.1.attn.add_k_proj": (8, 8), "single_transformer_blocks.3.proj_mlp": (16, 8)}
+
+
+def peft_adapter(shapes, where, **config):
+    model = get_peft_model(Names(shapes), LoraConfig(target_modules=list(shapes), **config))
+    shake(model, 1)
+    model.save_pretrained(where)
+    return load_file(where / "adapter_model.safetensors")
+
+
+def same_adapter(what, one, other):
+    check(f"{what}: tensors {sorted(one.keys() ^ other.keys())}", one.keys() == other.keys())
+    for name, value in one.items():
+        check(f"{what}: {name}", value.dtype == other[name].dtype and value.shape == other[name].shape and torch.equal(value, other[name]))
+
+
+def convert(here):
+    """Names of other formats: PEFT's and diffusers' own loaders find the same factors and scales, and back it is the same."""
+    from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers, _maybe_map_sgm_blocks_to_diffusers
+    from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+    from peft.utils import load_peft_weights
+
+    settings = dict(r=4, lora_alpha=3, rank_pattern={"to_q": 2}, alpha_pattern={"to_q": 5})
+    for name, shapes, component in [("sd", UNET, "unet"), ("sdxl", SDXL, "unet"), ("text", TEXT, "text_encoder"), ("flux", FLUX, "transformer")]:
+        where = here / name
+        where.mkdir()
+        peft = peft_adapter(shapes, where / "peft", **settings)
+        scales = {module: product(where / "peft", module) for module in shapes}
+        for format in ["kohya", "diffusers"]:
+            file = where / f"{format}.safetensors"
+            run("lora", "convert", where / "peft", "--to", format, "-o", file)
+            run("lora", "convert", file, "--to", "peft", "-o", where / f"{format}-peft")
+            same_adapter(f"{name} by {format} and back", peft, load_peft_weights(str(where / f"{format}-peft"), device="cpu"))
+            for module, (wanted, _) in scales.items():
+                check(f"{name} by {format}: scale of {module}", torch.equal(product(where / f"{format}-peft", module)[0], wanted))
+            PeftModel.from_pretrained(Names(shapes), where / f"{format}-peft")
+        run("lora", "convert", where / "kohya.safetensors", "--to", "diffusers", "-o", where / "direct.safetensors")
+        same_adapter(f"{name} from Kohya to diffusers", load_file(where / "diffusers.safetensors"), load_file(where / "direct.safetensors"))
+        run("lora", "convert", where / "diffusers.safetensors", "--to", "kohya", "-o", where / "again.safetensors")
+        same_adapter(f"{name} to Kohya again", load_file(where / "kohya.safetensors"), load_file(where / "again.safetensors"))
+        # With the model, whose names tell.
+        save_file({f"{key}.weight": torch.zeros(shape) for key, shape in shapes.items()}, where / "base.safetensors")
+        if name != "sdxl":
+            run("lora", "convert", where / "kohya.safetensors", "--to", "peft", "--base", where / "base.safetensors", "-o", where / "with-base")
+            same_adapter(f"{name} with its model", peft, load_file(where / "with-base" / "adapter_model.safetensors"))
+        # diffusers reads Kohya's names with rules of its own.
+        if component != "transformer":
+            state = load_file(where / "kohya.safetensors")
+            layers = type("Config", (), {"layers_per_block": 2})()
+            converted, alphas = _convert_non_diffusers_lora_to_diffusers(_maybe_map_sgm_blocks_to_diffusers(state, layers))
+            own = {key.removeprefix(f"{component}."): value for key, value in converted.items()}
+            own = convert_unet_state_dict_to_peft(own) if component == "unet" else convert_state_dict_to_peft(own)
+            ours = {key.removeprefix("base_model.model."): value for key, value in peft.items()}
+            own = {key.replace("_lora.down.", ".lora_A.").replace("_lora.up.", ".lora_B."): value for key, value in own.items()}
+            own = {re.sub(r"\.processor", "", key).replace("to_out.lora", "to_out.0.lora"): value for key, value in own.items()}
+            if component == "text_encoder":
+                own = {key.replace("to_q", "q_proj"): value for key, value in own.items()}
+            same_adapter(f"{name}: diffusers reads Kohya's", ours, own)
+            check(f"{name}: alphas", sorted(alphas.values()) == sorted(settings["alpha_pattern"].get(key.split(".")[-1], 3) for key in shapes))
+        metadata = json.loads(safe_open(where / "diffusers.safetensors", "pt").metadata()["lora_adapter_metadata"])
+        LoraConfig(**{key.removeprefix(f"{component}."): value for key, value in metadata.items()})
+    # DoRA goes along, and what has no name does not.
+    peft = peft_adapter(UNET, here / "dora", r=2, use_dora=True)
+    run("lora", "convert", here / "dora", "--to", "kohya", "-o", here / "dora.safetensors")
+    check("dora_scale", load_file(here / "dora.safetensors")["lora_unet_down_blocks_0_attentions_1_proj_in.dora_scale"].shape == (8, 1, 1, 1))
+    run("lora", "convert", here / "dora.safetensors", "--to", "peft", "-o", here / "dora-again")
+    same_adapter("DoRA and back", peft, load_file(here / "dora-again" / "adapter_model.safetensors"))
+    save_file({f"{key}.weight": torch.randn(shape) for key, shape in UNET.items()}, here / "unet.safetensors")
+    for adapter in ["dora", "dora.safetensors"]:
+        run("lora", "merge", here / "unet.safetensors", here / adapter, "-o", here / f"merged-{adapter.removesuffix('.safetensors')}-{'file' if '.' in adapter else 'peft'}.safetensors")
+    same_adapter("DoRA merged", load_file(here / "merged-dora-file.safetensors"), load_file(here / "merged-dora-peft.safetensors"))
+    peft_adapter({"model.layers.0.q_proj": (8, 8)}, here / "llm", r=2)
+    run("lora", "convert", here / "llm", "--to", "kohya", "-o", here / "no.safetensors", fails=["model.layers.0.q_proj", "Kohya"])
+    save_file({"lora_unet_my_own_layer.lora_down.weight": torch.zeros(2, 8), "lora_unet_my_own_layer.lora_up.weight": torch.ones(8, 2)}, here / "own.safetensors")
+    run("lora", "convert", here / "own.safetensors", "--to", "peft", "-o", here / "no", fails=["lora_unet_my_own_layer", "--base"])
+    save_file({"my.own_layer.weight": torch.zeros(8, 8)}, here / "own-base.safetensors")
+    run("lora", "convert", here / "own.safetensors", "--to", "peft", "--base", here / "own-base.safetensors", "-o", here / "own")
+    check("own", "base_model.model.my.own_layer.lora_A.weight" in load_file(here / "own" / "adapter_model.safetensors"))
+    save_file({"my.own_layer.weight": torch.zeros(8, 8), "my.own.layer.weight": torch.zeros(8, 8)}, here / "two-base.safetensors")
+    run("lora", "convert", here / "own.safetensors", "--to", "peft", "--base", here / "two-base.safetensors", "-o", here / "no", fails=["two modules"])
+    check("nothing is written", not (here / "no").exists() and not (here / "no.safetensors").exists())
+    print("ok  convert")
+
+
 def refusals(here):
     torch.manual_seed(7)
     make = llama()
@@ -447,7 +556,7 @@ def refusals(here):
 
 with tempfile.TemporaryDirectory() as temporary:
     here = Path(temporary)
-    functions = [cases, several, fused_and_apart, kohya, extract, extracted_again, resize, refusals]
+    functions = [cases, several, fused_and_apart, kohya, extract, extracted_again, resize, convert, refusals]
     for function in functions:
         if sys.argv[2:] and function.__name__ not in sys.argv[2:]:
             continue
