@@ -69,6 +69,7 @@ mod progress;
 mod renames;
 mod rule;
 mod scaled;
+pub mod share;
 mod side_file;
 pub mod slice;
 pub mod source;
