@@ -237,3 +237,35 @@ fn names_of_other_formats_lead_back() {
     let ran = lora(dir.path(), "convert @peft --to kohya -o @kohya.safetensors");
     assert!(ran.status == 2 && ran.stderr.contains("--force"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_killed_merge_leaves_the_old_file_or_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = 1 << 11;
+    write(&dir.path().join("base.safetensors"), &[("a.weight", &[size, size], &vec![1.0; size * size])]);
+    let factors = [
+        ("a.lora_A.weight", &[1, size][..], &vec![1.0; size][..]),
+        ("a.lora_B.weight", &[size, 1], &vec![2.0; size]),
+    ];
+    write(&dir.path().join("adapter.safetensors"), &factors);
+    let out = dir.path().join("out.safetensors");
+    let old = [("a.weight", &[2_usize, 2][..], &[7.0_f32; 4][..])];
+    let mut killed = 0;
+    for delay in (0..40).step_by(4) {
+        write(&out, &old);
+        let mut command = support::command();
+        command.args(["lora", "merge", "--force", "-o"]).arg(&out);
+        command.args([dir.path().join("base.safetensors"), dir.path().join("adapter.safetensors")]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        let values = floats(&out, "a.weight");
+        let is_old = values == [7.0; 4];
+        assert!(
+            is_old || (values.len() == size * size && values.iter().all(|value| *value == 3.0)),
+            "{delay}"
+        );
+    }
+    assert!(killed > 0);
+}

@@ -85,8 +85,8 @@ mod tests {
         let product = |row: usize, column: usize| -> f64 {
             (0..2).map(|at| made.lower[row * 2 + at] * made.lower[column * 2 + at]).sum()
         };
-        for at in 0..16 {
-            assert!((product(at / 4, at % 4) - gram[at]).abs() < 1e-12);
+        for (at, wanted) in gram.iter().enumerate() {
+            assert!((product(at / 4, at % 4) - wanted).abs() < 1e-12);
         }
         let inverse = made.inverse();
         for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn what_is_left_is_hardly_more_than_it_must_be() {
         let slow = |at: usize| 1.0 / (1.0 + at as f64).sqrt();
-        let fast = |at: usize| 0.7_f64.powi(at as i32);
+        let fast = |at: usize| 0.7_f64.powf(at as f64);
         let flat = |_: usize| 1.0;
         for (name, of) in [("slow", &slow as &dyn Fn(usize) -> f64), ("fast", &fast), ("flat", &flat)] {
             for (rows, columns) in [(150, 90), (90, 150), (120, 20), (20, 120), (300, 200)] {

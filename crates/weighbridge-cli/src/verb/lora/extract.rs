@@ -2,7 +2,7 @@
 
 mod model;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -116,7 +116,7 @@ impl Extract {
         Ok(Outcome::Clean)
     }
 
-    fn open(&self, location: &PathBuf, term: &Term) -> Result<Checkpoint> {
+    fn open(&self, location: &Path, term: &Term) -> Result<Checkpoint> {
         let (stored, _) = load::any(location, &Options::new())?;
         load::tell(location, &stored, term);
         Ok(dense::weights(&stored, &self.select.names()?, "nothing is written; --except leaves modules out")?)
@@ -132,7 +132,7 @@ impl Extract {
         let chosen = |checkpoint: &'c Checkpoint| {
             load::by_name(checkpoint).into_iter().filter(|tensor| names.contains(tensor.name()))
         };
-        let lacks = |location: &PathBuf, name: &str| {
+        let lacks = |location: &Path, name: &str| {
             let (location, name) = (location.display(), safe(name));
             anyhow::anyhow!(
                 "{location}: {name:?} is not in it, and in the other model; --except leaves it out"

@@ -114,3 +114,48 @@ pub(super) fn scale(values: &mut [f32], factors: &[f32], start: usize) {
     by(head, &factors[start..]);
     rest.chunks_mut(factors.len().max(1)).for_each(|row| by(row, factors));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Checkpoint;
+    use crate::write::{Save, Values};
+
+    #[test]
+    fn columns_are_as_long_as_the_magnitude_says() {
+        for (rows, columns) in [(1, 1), (7, 5), (3000, 33), (5, 70_000)] {
+            let numbers = |count: usize, seed: usize| -> Vec<f32> {
+                (0..count).map(|at| ((at * 31 + seed * 17) % 97) as f32 / 16.0 + 0.5).collect()
+            };
+            let (weight, down, up) =
+                (numbers(rows * columns, 1), numbers(2 * columns, 2), numbers(rows * 2, 3));
+            let lengths = numbers(columns, 4);
+            let file = Save::new()
+                .bytes([
+                    ("w", Values::new(&[rows, columns], &weight).unwrap()),
+                    ("a", Values::new(&[2, columns], &down).unwrap()),
+                    ("b", Values::new(&[rows, 2], &up).unwrap()),
+                    ("m", Values::new(&[columns], &lengths).unwrap()),
+                ])
+                .unwrap();
+            let ckpt = Checkpoint::from_bytes(file).unwrap();
+            let inputs = ["w", "a", "b", "m"].map(|name| Input::of(&ckpt.tensor(name).unwrap()));
+            let operation = LowRank::new([Delta::new(0.5)]).magnitude_of_columns();
+            let entry = Entry::new("w", inputs.to_vec(), Arc::new(operation)).unwrap();
+            let made = ckpt.with_entries([entry]).unwrap().read("w").unwrap();
+            let made: &[f32] = bytemuck::cast_slice(made.as_bytes());
+            let sum = |row: usize, column: usize| {
+                let product: f32 = (0..2).map(|at| up[row * 2 + at] * down[at * columns + column]).sum();
+                f64::from(weight[row * columns + column]) + 0.5 * f64::from(product)
+            };
+            for column in (0..columns).step_by(1 + columns / 50) {
+                let length = (0..rows).map(|row| sum(row, column).powi(2)).sum::<f64>().sqrt();
+                for row in (0..rows).step_by(1 + rows / 50) {
+                    let wanted = sum(row, column) * f64::from(lengths[column]) / length;
+                    let own = f64::from(made[row * columns + column]);
+                    assert!((own - wanted).abs() <= 1e-5 * wanted.abs(), "{rows} {columns}: {own} {wanted}");
+                }
+            }
+        }
+    }
+}
