@@ -20,6 +20,7 @@ pub(crate) mod rename;
 pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod shard;
+pub(crate) mod share;
 pub(crate) mod split;
 pub(crate) mod stat;
 pub(crate) mod verify;

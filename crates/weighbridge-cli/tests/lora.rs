@@ -109,3 +109,163 @@ fn what_does_not_fit_is_refused_and_nothing_written() {
         &["base_model.model.model.a.lora_A.weight", "model.a.weight"],
     );
 }
+
+/// A base, and the same with a product of rank 2 added to one weight, a bias and an embedding changed.
+fn trained(dir: &Path) {
+    let base: Vec<f32> = (0..48).map(|at| (at * 7 % 11) as f32 - 5.0).collect();
+    let product = |at: usize| {
+        let (row, column) = ((at / 8) as f32, (at % 8) as f32);
+        0.25 * (row - 2.0) * (column - 3.0) + 0.5 * (row * row - 4.0) * (1.0 - column * 0.25)
+    };
+    let tuned: Vec<f32> = base.iter().enumerate().map(|(at, value)| value + product(at)).collect();
+    let of = |weights: &[f32], bias: &[f32], rows: &[f32]| {
+        let tensors = [
+            ("x.up.weight", &[6, 8][..], weights.to_vec()),
+            ("x.up.bias", &[2], bias.to_vec()),
+            ("x.same.weight", &[2, 2], vec![3.0; 4]),
+            ("embed_tokens.weight", &[3, 2], rows.to_vec()),
+            ("norm.weight", &[2], bias.to_vec()),
+        ];
+        tensors.map(|(name, shape, values)| (name, shape, values))
+    };
+    let write_all = |path: &str, tensors: &[(&str, &[usize], Vec<f32>)]| {
+        let tensors: Vec<_> =
+            tensors.iter().map(|(name, shape, values)| (*name, *shape, values.as_slice())).collect();
+        write(&dir.join(path), &tensors);
+    };
+    write_all("base/model.safetensors", &of(&base, &[1.0, 2.0], &[0.0; 6]));
+    write_all("tuned/model.safetensors", &of(&tuned, &[1.5, 2.0], &[0.5; 6]));
+}
+
+#[test]
+fn what_training_changed_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    trained(dir.path());
+    let ran = lora(dir.path(), "extract @base @tuned --rank 4 -o @out --json");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["modules"].as_array().unwrap().len(), 1);
+    assert!(report["modules"][0]["energy"].as_f64().unwrap() > 1.0 - 1e-9);
+    for lost in ["x.up.bias", "embed_tokens.weight", "norm.weight"] {
+        assert!(ran.stderr.contains(&format!("{lost} changed, by ")), "{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("x.same"), "{}", ran.stderr);
+    let near = |out: &str, name: &str| {
+        let (wanted, made) = (floats(&dir.path().join("tuned"), name), floats(&dir.path().join(out), name));
+        wanted.iter().zip(&made).all(|(wanted, made)| (wanted - made).abs() < 1e-4)
+    };
+    assert_eq!(lora(dir.path(), "merge @base @out -o @merged").status, 0);
+    assert!(near("merged", "x.up.weight") && !near("merged", "norm.weight"));
+
+    let ran = lora(dir.path(), "extract @base @tuned --rank 4 --full -o @full");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let ran = lora(dir.path(), "merge @base @full -o @all");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    for name in ["x.up.weight", "x.up.bias", "embed_tokens.weight", "norm.weight"] {
+        assert!(near("all", name), "{name}");
+    }
+    // The same bytes again.
+    assert_eq!(lora(dir.path(), "extract @base @tuned --rank 4 -o @again").status, 0);
+    let bytes = |name: &str| fs::read(dir.path().join(name).join("adapter_model.safetensors")).unwrap();
+    assert_eq!(bytes("out"), bytes("again"));
+
+    let ran = lora(dir.path(), "resize @out --rank 1 -o @one --json");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["modules"][0]["rank"], 1);
+    let kept = report["energy"].as_f64().unwrap();
+    assert!(kept > 0.5 && kept < 1.0, "{kept}");
+}
+
+#[test]
+fn odd_differences_have_errors_or_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    trained(dir.path());
+    let refused = |line: &str, words: &[&str]| {
+        let ran = lora(dir.path(), line);
+        assert_eq!(ran.status, 2, "{line}: {}", ran.stderr);
+        words.iter().for_each(|word| assert!(ran.stderr.contains(word), "{word:?} is not in {}", ran.stderr));
+        assert_eq!(ran.stderr.trim_end().lines().count(), 1, "{}", ran.stderr);
+        assert!(!dir.path().join("out").exists());
+    };
+    refused("extract @base @base --rank 4 -o @out", &["nothing that is chosen of it differs"]);
+    refused("extract @base @tuned --rank 0 -o @out", &["--rank 0"]);
+    refused("extract @base @tuned --rank 4 --energy 1.5 -o @out", &["--energy 1.5"]);
+    refused("extract @base @tuned --rank 4 -o @out.safetensors", &["is a directory"]);
+    refused("extract @base @tuned --rank 4 --only norm.* -o @out", &["norm.weight", "--full"]);
+    write(&dir.path().join("nan/model.safetensors"), &[("x.up.weight", &[1, 2], &[f32::NAN, 1.0])]);
+    write(&dir.path().join("one/model.safetensors"), &[("x.up.weight", &[1, 2], &[0.0, 1.0])]);
+    refused("extract @one @nan --rank 4 -o @out", &["x.up.weight", "not finite"]);
+    refused("extract @one @tuned --rank 4 -o @out", &["is not in it"]);
+    refused("extract @one @tuned --rank 4 --only x.up.weight -o @out", &["x.up.weight", "[6, 8]", "[1, 2]"]);
+    refused("resize @base --rank 4 -o @out", &["no part of an adapter"]);
+    // A rank that is larger than the matrix is what the matrix has.
+    let ran = lora(dir.path(), "extract @base @tuned --rank 18446744073709551615 -o @huge");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn names_of_other_formats_lead_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let module = "base_model.model.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q";
+    let [down, up] = ["A", "B"].map(|part| format!("{module}.lora_{part}.weight"));
+    let adapter = [(&*down, &[1, 3][..], &[1.0_f32, 2.0, 3.0][..]), (&*up, &[2, 1], &[1.0, 2.0])];
+    write(&dir.path().join("peft/adapter_model.safetensors"), &adapter);
+    let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 3}"#;
+    fs::write(dir.path().join("peft/adapter_config.json"), config).unwrap();
+    for (line, names) in [
+        (
+            "convert @peft --to kohya -o @kohya.safetensors",
+            "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_q.alpha",
+        ),
+        (
+            "convert @kohya.safetensors --to diffusers -o @diffusers.safetensors",
+            "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
+        ),
+        ("convert @diffusers.safetensors --to peft -o @again", &*down),
+    ] {
+        let ran = lora(dir.path(), line);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let out = line.rsplit('@').next().unwrap();
+        assert!(Checkpoint::open(dir.path().join(out)).unwrap().tensor(names).is_some(), "{names}");
+    }
+    let bytes = |name: &str| floats(&dir.path().join(name), &up);
+    assert_eq!(bytes("peft"), bytes("again"));
+    let ran = lora(dir.path(), "info @again --json");
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["modules"][0]["scale"], 3.0);
+    let ran = lora(dir.path(), "convert @peft --to kohya -o @kohya.safetensors");
+    assert!(ran.status == 2 && ran.stderr.contains("--force"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_killed_merge_leaves_the_old_file_or_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = 1 << 11;
+    write(&dir.path().join("base.safetensors"), &[("a.weight", &[size, size], &vec![1.0; size * size])]);
+    let factors = [
+        ("a.lora_A.weight", &[1, size][..], &vec![1.0; size][..]),
+        ("a.lora_B.weight", &[size, 1], &vec![2.0; size]),
+    ];
+    write(&dir.path().join("adapter.safetensors"), &factors);
+    let out = dir.path().join("out.safetensors");
+    let old = [("a.weight", &[2_usize, 2][..], &[7.0_f32; 4][..])];
+    let mut killed = 0;
+    for delay in (0..40).step_by(4) {
+        write(&out, &old);
+        let mut command = support::command();
+        command.args(["lora", "merge", "--force", "-o"]).arg(&out);
+        command.args([dir.path().join("base.safetensors"), dir.path().join("adapter.safetensors")]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        let values = floats(&out, "a.weight");
+        let is_old = values == [7.0; 4];
+        assert!(
+            is_old || (values.len() == size * size && values.iter().all(|value| *value == 3.0)),
+            "{delay}"
+        );
+    }
+    assert!(killed > 0);
+}

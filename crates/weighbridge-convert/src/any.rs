@@ -66,6 +66,7 @@ pub fn open_any_with(location: impl AsRef<Path>, options: &Options) -> Result<Op
     let location = location.as_ref();
     let error = match Checkpoint::open(location) {
         Ok(checkpoint) => return Ok(Opened::Safetensors(checkpoint)),
+        Err(error) if weighbridge::share::name_in(location).is_some() => return Err(error),
         Err(error) => error,
     };
     let format = Format::of_file(location);

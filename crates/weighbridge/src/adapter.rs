@@ -5,9 +5,12 @@
 //! ([`targets`]) and gives the same checkpoint with [merged](merge) ones in their place.
 
 mod config;
+mod convert;
 mod merge;
+mod new;
 mod norm;
 mod parts;
+mod product;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -18,7 +21,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::cast_into;
 use crate::text::brief;
 use config::Config;
+pub use new::NewAdapter;
 use parts::{Part, Split};
+pub use product::{LowRankProduct, Truncation, norm_of_change};
 
 /// A checkpoint that is an adapter, understood.
 ///
@@ -112,6 +117,17 @@ impl<'a> AdapterModule<'a> {
         self.module.parts.contains_key(&Part::Magnitude)
     }
 
+    /// What it has beside the factors of a plain product, for people: `None` if there is nothing.
+    pub fn other_than_factors(&self) -> Option<&'static str> {
+        let plain = [Part::Down, Part::Up, Part::Alpha];
+        self.module.parts.keys().find(|part| !plain.contains(part)).map(|part| match part {
+            Part::Magnitude => "a magnitude (DoRA)",
+            Part::EmbeddingDown | Part::EmbeddingUp => "factors of an embedding",
+            Part::BiasUp | Part::FullBias => "a change of its bias",
+            _ => "a full difference",
+        })
+    }
+
     /// `A` of shape `[rank, inputs]` and `B` of shape `[outputs, rank]`; `None` if it is a full difference.
     pub fn factors(&self) -> Option<[TensorRef<'a>; 2]> {
         let tensor = |part| self.adapter.tensor(self.module, part);
@@ -182,6 +198,16 @@ impl Adapter {
     /// Who writes such adapters.
     pub fn format(&self) -> AdapterFormat {
         self.format
+    }
+
+    /// Whether its configuration says that weights of the model are stored as `[inputs, outputs]`.
+    pub fn is_transposed(&self) -> bool {
+        self.is_transposed
+    }
+
+    /// The model that its configuration says it is for: a name, or a path.
+    pub fn model(&self) -> Option<String> {
+        config::model(&self.checkpoint)
     }
 
     /// The modules that it changes, in the order of their names.

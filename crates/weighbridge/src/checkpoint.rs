@@ -73,6 +73,7 @@ impl Checkpoint {
     /// - a directory: `model.safetensors`, else `model.safetensors.index.json`, else numbered shards of that
     ///   name, else the same for `diffusion_pytorch_model`, `adapter_model` and `pytorch_lora_weights`, else
     ///   the only checkpoint there, whatever its name. The order is that of `transformers`;
+    /// - `share:NAME`: weights that another process [shares](crate::share) under this name, mapped, not read;
     /// - where no such path exists, a repository id, `org/name` or `org/name@revision`, that the local Hugging
     ///   Face cache holds (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`). Nothing is
     ///   downloaded.

@@ -61,6 +61,7 @@ mod file_names;
 pub mod header;
 pub mod index;
 mod journal;
+mod linear;
 mod names;
 mod panics;
 pub mod parallel;
@@ -70,6 +71,7 @@ mod progress;
 mod renames;
 mod rule;
 mod scaled;
+pub mod share;
 mod side_file;
 pub mod slice;
 pub mod source;
@@ -77,7 +79,9 @@ mod text;
 mod view;
 pub mod write;
 
-pub use adapter::{Adapter, AdapterFormat, AdapterModule};
+pub use adapter::{
+    Adapter, AdapterFormat, AdapterModule, LowRankProduct, NewAdapter, Truncation, norm_of_change,
+};
 pub use blocks::{BlockType, Blocks};
 pub use buffer::HostBuffer;
 pub use checkpoint::{

@@ -32,6 +32,8 @@ use crate::buffer;
 pub use concat::Concat;
 pub use file::FileSource;
 pub(crate) use file::open_regular;
+#[cfg(target_os = "linux")]
+pub(crate) use mapping::MappedSource;
 pub use mapping::{Access, Mapping, Populate};
 pub use memory::MemorySource;
 pub use reader::SourceReader;

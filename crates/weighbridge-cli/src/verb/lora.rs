@@ -1,7 +1,12 @@
 //! `weighbridge lora`.
 
+mod convert;
+mod extract;
 mod info;
 mod merge;
+mod output;
+mod ranks;
+mod resize;
 
 use std::path::Path;
 
@@ -14,7 +19,7 @@ use crate::load;
 use crate::outcome::Outcome;
 use crate::term::Term;
 
-/// Looks at adapters (LoRA, rsLoRA, DoRA), and merges them into models
+/// Looks at adapters (LoRA, rsLoRA, DoRA), merges them into models, and makes them of what training changed
 ///
 /// PEFT's adapters are read with their adapter_config.json; those of Kohya's scripts, diffusers and ComfyUI say all in
 /// their tensors. IA³, LoHa, LoKr, OFT and others are refused by name.
@@ -28,6 +33,9 @@ pub(crate) struct Lora {
 enum Action {
     Merge(merge::Merge),
     Info(info::Info),
+    Extract(extract::Extract),
+    Resize(resize::Resize),
+    Convert(convert::Convert),
 }
 
 impl Lora {
@@ -35,6 +43,9 @@ impl Lora {
         match &self.action {
             Action::Merge(merge) => merge.run(term),
             Action::Info(info) => info.run(term),
+            Action::Extract(extract) => extract.run(term),
+            Action::Resize(resize) => resize.run(term),
+            Action::Convert(convert) => convert.run(term),
         }
     }
 }

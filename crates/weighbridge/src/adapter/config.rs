@@ -12,7 +12,7 @@ use crate::text::start_of;
 const FILE: &str = "adapter_config.json";
 
 /// The key under which diffusers has the same in a file's metadata.
-const METADATA: &str = "lora_adapter_metadata";
+pub(super) const METADATA: &str = "lora_adapter_metadata";
 
 /// A larger file is none.
 const MOST: u64 = 16 << 20;
@@ -123,6 +123,12 @@ impl Config {
             )),
         }
     }
+}
+
+/// What PEFT's file says the model is.
+pub(super) fn model(checkpoint: &Checkpoint) -> Option<String> {
+    let value = read_json(&checkpoint.directory()?.join(FILE), MOST).ok()??;
+    Some(value.get("base_model_name_or_path")?.as_str()?.to_owned())
 }
 
 impl Section {

@@ -15,7 +15,8 @@ use crate::text::{brief, start_of};
 #[derive(Default)]
 struct Change {
     deltas: Vec<(Delta, Vec<Input>)>,
-    magnitude: Option<Input>,
+    /// And whether it is for columns.
+    magnitude: Option<(Input, bool)>,
     whole: Option<Input>,
     /// Tensors of adapters that it is made of, for messages.
     named: Vec<String>,
@@ -176,25 +177,23 @@ fn note(
         };
         let is_by_column =
             factors().is_some_and(|(down, up)| turns.is_turned(name, &stored, &down, &up) != Some(false));
-        if is_embedding || is_by_column || count > 1 || rows.is_some() {
+        if count > 1 || rows.is_some() {
             return fail(
-                "its magnitude (DoRA) is for columns, or for rows of a fused weight, which is not merged here; merge it with \
-                 PEFT"
-                    .to_owned(),
+                "its magnitude (DoRA) is for rows of a fused weight, which is not merged here; merge it with PEFT".to_owned(),
             );
         }
+        // Where the rest is not PEFT's, one number for each column has a first dimension of 1.
         let shape = magnitude.shape();
-        let rows = stored.shape().first().map_or(0, |&rows| rows as u64);
-        // Of one number for each column the first dimension is 1, but PEFT has that for convolutions, too.
-        let is_for_rows =
-            adapter.format == AdapterFormat::Peft || shape.len() < 2 || shape.first() != Some(&1);
-        if magnitude.elements() != rows || !is_for_rows {
-            return fail(format!(
-                "its magnitude has shape {}, not one number for each row",
-                brief(magnitude.shape())
-            ));
+        let is_matrix = stored.shape().len() == 2;
+        let says_columns =
+            adapter.format != AdapterFormat::Peft && shape.len() > 1 && shape.first() == Some(&1);
+        let is_of_columns = is_by_column || is_embedding || (says_columns && is_matrix);
+        let count = stored.shape().get(usize::from(is_of_columns)).map_or(0, |&count| count as u64);
+        if magnitude.elements() != count || (says_columns && !is_matrix) {
+            let what = if is_of_columns { "column" } else { "row" };
+            return fail(format!("its magnitude has shape {}, not one number for each {what}", brief(shape)));
         }
-        change.magnitude = Some(Input::of(&magnitude));
+        change.magnitude = Some((Input::of(&magnitude), is_of_columns));
     }
     for (part, scale) in [(Part::BiasUp, scale), (Part::FullBias, weight)] {
         let Some(bias) = tensor(part) else { continue };
@@ -315,9 +314,10 @@ impl Change {
         }
         let (deltas, inputs): (Vec<_>, Vec<_>) = deltas.into_iter().unzip();
         let mut operation = LowRank::new(deltas);
-        if magnitude.is_some() {
-            operation = operation.magnitude();
+        if let Some((_, is_of_columns)) = magnitude {
+            operation = if is_of_columns { operation.magnitude_of_columns() } else { operation.magnitude() };
         }
+        let magnitude = magnitude.map(|(magnitude, _)| magnitude);
         let all = std::iter::once(first).chain(inputs.into_iter().flatten()).chain(magnitude);
         let entry = Entry::new(stored.name(), all.collect(), Arc::new(operation));
         entry.and_then(|entry| entry.recast(stored.dtype())).map_err(blame)

@@ -49,7 +49,7 @@ fn dot<'v>(pairs: impl Iterator<Item = (&'v f32, &'v f32)>) -> f64 {
 }
 
 /// The values of a tensor.
-fn floats(tensor: &TensorRef<'_>) -> Result<Vec<f32>> {
+pub(super) fn floats(tensor: &TensorRef<'_>) -> Result<Vec<f32>> {
     let session = Plan::new([Entry::of(tensor, Some(Dtype::F32))?]).session().start()?;
     let (_, buffer) = session.take(tensor.name(), None)?;
     Ok(buffer.as_bytes().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())

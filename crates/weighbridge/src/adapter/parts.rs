@@ -93,7 +93,33 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// What PEFT puts in front of the names of the model.
-const PEFT: &str = "base_model.model.";
+pub(super) const PEFT: &str = "base_model.model.";
+
+/// What the name of a part ends with in this format; `None` if it has no such part.
+pub(super) fn ending(format: AdapterFormat, part: Part) -> Option<&'static str> {
+    use AdapterFormat::{Diffusers, Kohya, Peft};
+    Some(match (format, part) {
+        (Kohya, Part::Down) => ".lora_down.weight",
+        (Kohya, Part::Up) => ".lora_up.weight",
+        (Kohya, Part::Alpha) => ".alpha",
+        (Kohya, Part::Magnitude) => ".dora_scale",
+        (Kohya, Part::Full) => ".diff",
+        (Kohya, Part::FullBias) => ".diff_b",
+        (Peft | Diffusers, Part::Down) => ".lora_A.weight",
+        (Peft | Diffusers, Part::Up) => ".lora_B.weight",
+        (Peft | Diffusers, Part::BiasUp) => ".lora_B.bias",
+        (Peft | Diffusers, Part::Magnitude) => ".lora_magnitude_vector",
+        (Peft, Part::EmbeddingDown) => ".lora_embedding_A",
+        (Peft, Part::EmbeddingUp) => ".lora_embedding_B",
+        _ => return None,
+    })
+}
+
+/// The name of a part of a module.
+pub(super) fn join(format: AdapterFormat, module: &str, part: Part) -> String {
+    let prefix = if format == AdapterFormat::Peft { PEFT } else { "" };
+    format!("{prefix}{module}{}", ending(format, part).unwrap_or_default())
+}
 
 /// # Errors
 ///

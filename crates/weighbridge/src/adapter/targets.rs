@@ -158,23 +158,28 @@ impl Targets {
     }
 }
 
-/// The rules to try, the plainest first.
-fn rules(base: &Checkpoint, adapter: &Adapter) -> Vec<Rule> {
-    if adapter.format == AdapterFormat::Kohya {
-        let mut names = HashMap::<String, Option<String>>::new();
-        for tensor in base.tensors() {
-            let Some(module) = tensor.name().strip_suffix(".weight") else { continue };
-            for (kohya, prefixes) in KOHYA {
-                for plain in prefixes.iter().filter_map(|prefix| module.strip_prefix(prefix)) {
-                    let known = names.entry(format!("{kohya}{}", plain.replace('.', "_")));
-                    let known = known.or_insert_with(|| Some(module.to_owned()));
-                    if known.as_deref() != Some(module) {
-                        *known = None;
-                    }
+/// The modules of a model by what Kohya's names for them are; `None` if two have the same one.
+pub(super) fn kohya_modules(base: &Checkpoint) -> HashMap<String, Option<String>> {
+    let mut names = HashMap::<String, Option<String>>::new();
+    for tensor in base.tensors() {
+        let Some(module) = tensor.name().strip_suffix(".weight") else { continue };
+        for (kohya, prefixes) in KOHYA {
+            for plain in prefixes.iter().filter_map(|prefix| module.strip_prefix(prefix)) {
+                let known = names.entry(format!("{kohya}{}", plain.replace('.', "_")));
+                let known = known.or_insert_with(|| Some(module.to_owned()));
+                if known.as_deref() != Some(module) {
+                    *known = None;
                 }
             }
         }
-        return vec![Rule::Flat(names)];
+    }
+    names
+}
+
+/// The rules to try, the plainest first.
+fn rules(base: &Checkpoint, adapter: &Adapter) -> Vec<Rule> {
+    if adapter.format == AdapterFormat::Kohya {
+        return vec![Rule::Flat(kohya_modules(base))];
     }
     let none = || String::new();
     let mut rules = vec![Rule::Prefix(none(), none())];

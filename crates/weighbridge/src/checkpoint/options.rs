@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Profile};
 use crate::index::Index;
 use crate::plan::Input;
+use crate::share;
 use crate::source::{FileSource, Mapping, MemorySource, Source};
 
 /// How a checkpoint is opened.
@@ -103,6 +104,9 @@ impl OpenOptions {
     ///
     /// As [`Checkpoint::open`].
     pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
+        if let Some(name) = share::name_in(location.as_ref()) {
+            return share::open(name, self);
+        }
         let path = Self::resolve(location.as_ref())?;
         unreplaced(std::slice::from_ref(&path), || {
             let located = locate::locate(&path, self.variant.as_deref());

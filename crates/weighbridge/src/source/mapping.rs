@@ -135,6 +135,24 @@ pub(crate) struct MappedSource {
 }
 
 impl MappedSource {
+    /// Memory that nobody can change any more.
+    ///
+    /// # Errors
+    ///
+    /// Fails for memory that somebody could still change or shorten, and for files.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn sealed(memory: &File) -> io::Result<Self> {
+        use rustix::fs::{SealFlags, fcntl_get_seals};
+        let needed = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        if !fcntl_get_seals(memory)?.contains(needed) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it could still be changed"));
+        }
+        // SAFETY: the seals, which cannot be taken off, keep every process from writing to this memory and from shortening it,
+        // so that it stays as it is for as long as it exists; the mapping keeps it.
+        let map = unsafe { map(&MmapOptions::new(), memory) }?;
+        Ok(Self { map, populate: Populate::Lent })
+    }
+
     #[cfg(target_os = "linux")]
     fn advise(&self, advice: memmap2::Advice, range: Range<u64>) -> io::Result<()> {
         let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {

@@ -13,6 +13,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Input;
 use crate::text::brief;
+pub(super) use measure::read_values;
 pub use method::BlendMethod;
 use tiles::BlendTiles;
 

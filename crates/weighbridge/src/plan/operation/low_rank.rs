@@ -1,5 +1,6 @@
 //! A weight and what adapters add to it.
 
+mod columns;
 mod product;
 
 use std::mem::MaybeUninit;
@@ -13,12 +14,15 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Input, Overflow, cast_into};
 use crate::text::brief;
+use columns::Columns;
 use product::{Factors, ROWS, Rows};
 
-/// A weight `W` and what adapters add to it: `W + Σ scale · B A`, and with a magnitude each row of that as long as this says.
+/// A weight `W` and what adapters add to it: `W + Σ scale · B A`, and with a magnitude each row of that, or each column, as long as
+/// this says.
 ///
 /// `W` has shape `[rows, ...]`, and is the matrix `[rows, columns]` of its rows here. The inputs are `W`, then for each
-/// [`Delta`] its `A` and its `B`, or its only tensor, in the order in which deltas were added, and at last the magnitude `[rows]`.
+/// [`Delta`] its `A` and its `B`, or its only tensor, in the order in which deltas were added, and at last the magnitude `[rows]`
+/// or `[columns]`.
 /// Everything is computed in `F32`, deltas in their order, and rounded once, to the dtype of `W` or any other float that is
 /// asked for. The formulas are those of LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353).
 ///
@@ -44,7 +48,14 @@ use product::{Factors, ROWS, Rows};
 #[derive(Clone, Debug, Default)]
 pub struct LowRank {
     deltas: Vec<Delta>,
-    has_magnitude: bool,
+    magnitude: Option<Along>,
+}
+
+/// Which lengths a magnitude says.
+#[derive(Clone, Copy, Debug)]
+enum Along {
+    Rows,
+    Columns,
 }
 
 /// What one adapter adds.
@@ -86,13 +97,20 @@ impl Delta {
 impl LowRank {
     /// A weight with these.
     pub fn new(deltas: impl IntoIterator<Item = Delta>) -> Self {
-        Self { deltas: deltas.into_iter().collect(), has_magnitude: false }
+        Self { deltas: deltas.into_iter().collect(), magnitude: None }
     }
 
     /// Sets the lengths of rows: the last input says them.
     #[must_use]
     pub fn magnitude(self) -> Self {
-        Self { has_magnitude: true, ..self }
+        Self { magnitude: Some(Along::Rows), ..self }
+    }
+
+    /// Sets the lengths of columns: the last input says them. For weights that are stored the other way round, as those of
+    /// GPT-2, and for embeddings. The weight is read once more, when the first tile is made.
+    #[must_use]
+    pub fn magnitude_of_columns(self) -> Self {
+        Self { magnitude: Some(Along::Columns), ..self }
     }
 }
 
@@ -162,19 +180,26 @@ impl Operation for LowRank {
                 columns,
             });
         }
-        let magnitude = match self.has_magnitude {
-            true => {
+        let magnitude = match self.magnitude {
+            Some(along) => {
                 let (index, input) = next()?;
-                if input.shape().iter().product::<usize>() != rows {
+                let (count, what) = match along {
+                    Along::Rows => (rows, "rows"),
+                    Along::Columns => (columns, "columns"),
+                };
+                if input.shape().iter().product::<usize>() != count {
                     let message = format!(
-                        "a magnitude of shape {} is not one for each of {rows} rows",
+                        "a magnitude of shape {} is not one for each of {count} {what}",
                         brief(input.shape())
                     );
                     return fail(ErrorKind::Shape, message);
                 }
-                Some((index, input.dtype()))
+                Some(match along {
+                    Along::Rows => Magnitude::Rows(index, input.dtype()),
+                    Along::Columns => Magnitude::Columns(Columns::new(&inputs[..index], &self.deltas, input)),
+                })
             }
-            false => None,
+            None => None,
         };
         if rest.next().is_some() {
             return fail(ErrorKind::Internal, "there are more tensors than deltas".to_owned());
@@ -327,9 +352,17 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 #[derive(Debug)]
 struct Work {
     terms: Vec<Term>,
-    magnitude: Option<(usize, Dtype)>,
+    magnitude: Option<Magnitude>,
     weight: Dtype,
     columns: usize,
+}
+
+/// What sets lengths.
+#[derive(Debug)]
+enum Magnitude {
+    /// The index of an input, and its dtype.
+    Rows(usize, Dtype),
+    Columns(Columns),
 }
 
 impl Work {
@@ -338,8 +371,8 @@ impl Work {
         let columns = (self.columns as u64).max(1);
         let rows = (elements.start / columns) as usize..elements.end.div_ceil(columns) as usize;
         let whole = match self.magnitude {
-            Some(_) => rows.start as u64 * columns..rows.end as u64 * columns,
-            None => elements.clone(),
+            Some(Magnitude::Rows(..)) => rows.start as u64 * columns..rows.end as u64 * columns,
+            _ => elements.clone(),
         };
         (rows, whole)
     }
@@ -355,7 +388,7 @@ impl Work {
         };
         pieces.push(Piece { input: 0, bytes: bytes(self.weight, &whole) });
         self.terms.iter().for_each(|term| term.gather(&rows, pieces));
-        if let Some((input, dtype)) = self.magnitude {
+        if let Some(Magnitude::Rows(input, dtype)) = self.magnitude {
             pieces.push(Piece { input, bytes: bytes(dtype, &(rows.start as u64..rows.end as u64)) });
         }
     }
@@ -395,19 +428,20 @@ impl Tiles for LowRankTiles {
         gathered: &[u8],
         out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
-        let Work { terms, magnitude, weight, columns, .. } = &*self.of;
+        let Work { terms, magnitude, weight, columns: width } = &*self.of;
         let elements = self.elements(&tile);
         let (rows, whole) = self.of.place(&elements);
-        let (size, width) = ((self.dtype.bits() / 8) as usize, *columns);
+        let (size, width) = ((self.dtype.bits() / 8) as usize, *width);
         let mut rest = gathered;
         let len = (whole.end - whole.start) as usize * weight.bits() as usize / 8;
         let (stored, behind) = rest.split_at_checked(len).ok_or_else(unlike)?;
         rest = behind;
         let factors = terms.iter().filter_map(|term| term.take(&rows, &mut rest).transpose());
         let factors: Vec<Factors> = factors.collect::<Result<_>>()?;
-        let lengths = match magnitude {
-            Some((_, dtype)) => Some(floats(*dtype, rows.len(), &mut rest)?),
-            None => None,
+        let (lengths, by_column) = match magnitude {
+            Some(Magnitude::Rows(_, dtype)) => (Some(floats(*dtype, rows.len(), &mut rest)?), None),
+            Some(Magnitude::Columns(columns)) => (None, Some(columns.factors()?)),
+            None => (None, None),
         };
         let mut values = Vec::with_capacity((ROWS * width).min((whole.end - whole.start) as usize));
         let mut at = whole.start;
@@ -432,6 +466,9 @@ impl Tiles for LowRankTiles {
                     let length = lengths.get(row).copied().ok_or_else(unlike)?;
                     product::set_length(values, length);
                 }
+            }
+            if let Some(factors) = by_column {
+                columns::scale(&mut values, factors, start);
             }
             // Of whole rows, what was asked for.
             let wanted = elements.start.max(at)..elements.end.min(block_end);

@@ -160,7 +160,7 @@ impl Passes {
                 }
                 let start = piece * PIECE;
                 for (values, input) in values.iter_mut().zip(&self.inputs) {
-                    read(input, start, (self.elements - start).min(PIECE), values)
+                    read_values(input, start, (self.elements - start).min(PIECE), values)
                         .inspect_err(|_| next.store(pieces, Ordering::Relaxed))?;
                 }
                 work(&mut state, piece as usize, &values);
@@ -263,7 +263,13 @@ fn from_the_top(counts: &[u64], rank: u64) -> (usize, u64) {
     (0, 1)
 }
 
-fn read(input: &Streamed, start: u64, count: u64, values: &mut Vec<f32>) -> Result<()> {
+/// Some elements of a tensor of `F32`.
+pub(in crate::plan::operation) fn read_values(
+    input: &Streamed,
+    start: u64,
+    count: u64,
+    values: &mut Vec<f32>,
+) -> Result<()> {
     values.clear();
     values.resize(count as usize, 0.0);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
