@@ -301,7 +301,7 @@ fn parts_joined_again_are_the_whole() {
                 .map(|(rank, part)| {
                     let tensors: Vec<_> =
                         part.tensors().map(|tensor| (tensor.name().to_owned(), tensor)).collect();
-                    Save::new().metadata(RANK_KEY, &ranks.record(rank)).bytes(tensors).unwrap()
+                    Save::new().metadata(RANK_KEY, ranks.record(rank)).bytes(tensors).unwrap()
                 })
                 .map(|bytes| Checkpoint::from_bytes(bytes).unwrap())
                 .collect();
