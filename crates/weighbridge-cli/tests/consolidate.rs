@@ -120,6 +120,8 @@ fn what_no_rank_wrote_is_refused() {
     fs::create_dir(&zero).unwrap();
     fs::write(zero.join("zero_pp_rank_0_mp_rank_00_optim_states.pt"), "").unwrap();
     assert!(refused("{}/zero").contains("no *_model_states.pt"));
+    fs::write(zero.join("layer_00-model_states.pt"), "").unwrap();
+    assert!(refused("{}/zero").contains("pipeline stages"));
     let model = dir.path().join("model.safetensors");
     Save::new().file(&model, [("a".to_owned(), Values::new(&[1], &[1.0_f32]).unwrap())]).unwrap();
     assert!(refused("{}/model.safetensors").contains("one safetensors checkpoint already"));

@@ -33,6 +33,9 @@ pub(crate) fn is_class(module: &str, name: &str) -> bool {
 
 /// Reads what the ranks wrote. Nothing but their pickles is read before the tensors are.
 pub(crate) fn read(files: &Files, options: &Options) -> Result<Contents> {
+    if let Some(refused) = &files.refused {
+        return Err(Error::new(ErrorKind::Unsupported, refused.clone()).in_file(&files.directory));
+    }
     let optims = files.optims.iter().map(|path| OptimStates::read(path, options));
     let optims = optims.collect::<Result<Vec<_>>>()?;
     let first = files.models.first().ok_or_else(|| Error::new(ErrorKind::MissingShard, "no model states"))?;

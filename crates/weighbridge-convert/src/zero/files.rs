@@ -18,6 +18,8 @@ pub(crate) struct Files {
     pub(crate) optims: Vec<PathBuf>,
     /// In the order of the ranks; a single one in stages 1 and 2.
     pub(crate) models: Vec<PathBuf>,
+    /// Why they are not read.
+    pub(crate) refused: Option<String>,
 }
 
 /// The files of a step, in this directory or in the one that its `latest` names; `None` if DeepSpeed wrote
@@ -51,7 +53,15 @@ impl Files {
         if !names.iter().any(|name| name.ends_with(OPTIM)) {
             return Ok(None);
         }
-        check_kind(&names).map_err(|error| error.in_file(directory))?;
+        if let Some(refused) = otherwise_cut(&names) {
+            let directory = directory.to_owned();
+            return Ok(Some(Self {
+                directory,
+                optims: Vec::new(),
+                models: Vec::new(),
+                refused: Some(refused),
+            }));
+        }
         let optims = in_order(directory, &names, OPTIM)?;
         let models = in_order(directory, &names, MODEL)?;
         if models.is_empty() {
@@ -59,7 +69,7 @@ impl Files {
                 "it has *_optim_states.pt, but no *_model_states.pt, which say what the weights are called";
             return Err(Error::new(ErrorKind::MissingShard, message).in_file(directory));
         }
-        Ok(Some(Self { directory: directory.to_owned(), optims, models }))
+        Ok(Some(Self { directory: directory.to_owned(), optims, models, refused: None }))
     }
 
     /// Bytes of all files.
@@ -72,29 +82,25 @@ impl Files {
     }
 }
 
-/// Refuses what is cut in other ways than by ZeRO.
-fn check_kind(names: &[String]) -> Result<()> {
-    let holds = |is: fn(&str) -> bool| names.iter().find(|name| is(name));
-    let unsupported = |name: &str, what: &str| {
-        let message =
-            format!("{name:?} is of {what}, which is not read; DeepSpeed's ds_to_universal.py joins it");
-        Err(Error::new(ErrorKind::Unsupported, message))
-    };
-    if let Some(name) = holds(|name| name.contains("_expert_") || name.starts_with("expp_rank_")) {
-        return unsupported(name, "a mixture of experts whose experts are on several ranks");
-    }
-    if let Some(name) = holds(|name| name.starts_with("layer_") && name.ends_with(MODEL)) {
-        return unsupported(name, "a model in pipeline stages");
-    }
-    let is_of_others = |name: &&String| {
+/// What else than ZeRO has cut the model, if anything has: an error to be told when it is read.
+fn otherwise_cut(names: &[String]) -> Option<String> {
+    let model_parallel = |name: &str| {
         let rank = name.split("mp_rank_").nth(1).and_then(|rest| rest.split('_').next());
         (name.ends_with(OPTIM) || name.ends_with(MODEL))
             && rank.is_some_and(|rank| rank.bytes().any(|digit| digit != b'0'))
     };
-    match names.iter().find(is_of_others) {
-        Some(name) => unsupported(name, "a model-parallel run of several ranks"),
-        None => Ok(()),
-    }
+    names.iter().find_map(|name| {
+        let what = if name.contains("_expert_") || name.starts_with("expp_rank_") {
+            "a mixture of experts whose experts are on several ranks"
+        } else if name.starts_with("layer_") && name.ends_with("model_states.pt") {
+            "a model in pipeline stages"
+        } else if model_parallel(name) {
+            "a model-parallel run of several ranks"
+        } else {
+            return None;
+        };
+        Some(format!("{name:?} is of {what}, which is not read; DeepSpeed's ds_to_universal.py joins it"))
+    })
 }
 
 /// The files of a kind, which must be those of ranks from 0 on without a gap.
