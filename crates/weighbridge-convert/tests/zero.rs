@@ -192,7 +192,8 @@ fn what_does_not_add_up_is_refused() {
     let (two, three) = (Run::two(), Run::three());
     Run { partitions: 3, ..two.clone() }.refused(MissingShard, "it is of 3 ranks, and 2 files");
     Run { stage: 4, ..two.clone() }.refused(Malformed, "ZeRO stage 4");
-    Run { a: vec![2, 9], ..two.clone() }.refused(Malformed, "\"b\"");
+    Run { a: vec![2, 9], ..two.clone() }
+        .refused(Malformed, "\"a\": its 18 elements at 0 are not within the 10");
     Run { a: vec![1, 1], ..two.clone() }.refused(Malformed, "the parameters of group 0 are 4 elements");
     Run { a: vec![1, 1], ..three.clone() }.refused(Malformed, "elements of each rank, which has 7");
     Run { a: vec![9, 9], ..three.clone() }
