@@ -15,7 +15,7 @@ pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
         Ok(Some(format)) => {
             let verb = match format {
-                Format::Distributed | Format::DistributedSafetensors => "consolidate",
+                Format::Distributed | Format::DistributedSafetensors | Format::DeepSpeedZero => "consolidate",
                 _ => "convert",
             };
             anyhow!("{}: {format}; `weighbridge {verb}` makes safetensors of it", location.display())

@@ -113,13 +113,15 @@ fn what_no_rank_wrote_is_refused() {
         assert!(ran.status == 2 && !dir.path().join("out.safetensors").exists(), "{ran:?}");
         ran.without(dir.path())
     };
-    assert_snapshot!(refused("{}"), @"error: [dir]: it is nothing that ranks write: .metadata, safetensors with DCP_SHARDING_INFO; the files of ranks are joined by --rules FILE");
+    assert_snapshot!(refused("{}"), @"error: [dir]: it is nothing that ranks write: .metadata, safetensors with DCP_SHARDING_INFO, *_optim_states.pt; the files of ranks are joined by --rules FILE");
     fs::write(dir.path().join("__0.metadata"), "").unwrap();
     assert!(refused("{}").contains("without coordination"));
     let zero = dir.path().join("zero");
     fs::create_dir(&zero).unwrap();
     fs::write(zero.join("zero_pp_rank_0_mp_rank_00_optim_states.pt"), "").unwrap();
-    assert!(refused("{}/zero").contains("zero_to_fp32.py"));
+    assert!(refused("{}/zero").contains("no *_model_states.pt"));
+    fs::write(zero.join("layer_00-model_states.pt"), "").unwrap();
+    assert!(refused("{}/zero").contains("pipeline stages"));
     let model = dir.path().join("model.safetensors");
     Save::new().file(&model, [("a".to_owned(), Values::new(&[1], &[1.0_f32]).unwrap())]).unwrap();
     assert!(refused("{}/model.safetensors").contains("one safetensors checkpoint already"));

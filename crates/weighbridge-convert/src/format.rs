@@ -9,7 +9,7 @@ use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::options::Options;
-use crate::{burn_record, dcp, flax, gguf, gzip, hdf5, numpy, onnx, pickle};
+use crate::{burn_record, dcp, flax, gguf, gzip, hdf5, numpy, onnx, pickle, zero};
 
 /// A format that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub enum Format {
     Distributed,
     /// Safetensors files of ranks, as `HuggingFaceStorageWriter` writes them.
     DistributedSafetensors,
+    /// What DeepSpeed's ZeRO writes: `*_model_states.pt` and `*_optim_states.pt` of each rank.
+    DeepSpeedZero,
     /// A pickle by itself.
     Pickle,
     /// An array of NumPy's.
@@ -54,6 +56,7 @@ impl Format {
             Self::TorchShards => "PyTorch shards",
             Self::Distributed => "PyTorch distributed checkpoint",
             Self::DistributedSafetensors => "PyTorch distributed safetensors",
+            Self::DeepSpeedZero => "DeepSpeed ZeRO checkpoint",
             Self::Pickle => "pickle",
             Self::Npy => "NumPy array",
             Self::Npz => "NumPy archive",
@@ -78,6 +81,7 @@ impl Format {
         let format = locate(path).and_then(|located| match located {
             Located::File(file) => Self::of(&Input::open(&file)?),
             Located::Sharded(..) => Ok(Self::DistributedSafetensors),
+            Located::Zero(_) => Ok(Self::DeepSpeedZero),
         });
         match format {
             Ok(format) => Ok(Some(format)),
@@ -146,6 +150,10 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, C
         Located::Sharded(directory, files) => {
             return Ok((Format::DistributedSafetensors, directory, files.read(options)?));
         }
+        Located::Zero(files) => {
+            let contents = zero::read(&files, options)?;
+            return Ok((Format::DeepSpeedZero, files.directory, contents));
+        }
     };
     let input = Input::open(&file)?;
     let format = Format::of(&input)?;
@@ -154,7 +162,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, C
             pickle::read(&input, format, options)?
         }
         Format::Distributed => dcp::read(&input, options)?,
-        Format::DistributedSafetensors => {
+        Format::DistributedSafetensors | Format::DeepSpeedZero => {
             return Err(Error::new(ErrorKind::Internal, "a file is no directory").in_file(&file));
         }
         Format::Npy => numpy::read(&input, options)?,
@@ -174,6 +182,7 @@ enum Located {
     File(PathBuf),
     /// All safetensors files of a directory together.
     Sharded(PathBuf, dcp::Sharded),
+    Zero(zero::Files),
 }
 
 /// What is to be read of a directory: as transformers has it, a whole file before an index; then what ranks wrote.
@@ -187,6 +196,9 @@ fn locate(path: &Path) -> Result<Located> {
     let found = NAMES.iter().map(|name| path.join(name)).find(|path| path.exists());
     if let Some(file) = found {
         return Ok(Located::File(file));
+    }
+    if let Some(files) = zero::find(path)? {
+        return Ok(Located::Zero(files));
     }
     match dcp::sharded(path)? {
         Some(files) => Ok(Located::Sharded(path.clone(), files)),

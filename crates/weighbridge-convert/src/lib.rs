@@ -57,6 +57,7 @@ pub mod ranks;
 pub mod scan;
 mod spool;
 mod strided;
+mod zero;
 
 use std::collections::BTreeMap;
 use std::path::Path;

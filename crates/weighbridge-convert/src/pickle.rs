@@ -17,6 +17,7 @@ mod opcode;
 mod persistent;
 mod plain;
 mod reach;
+mod reader;
 mod shards;
 mod tensors;
 mod text;
@@ -41,9 +42,10 @@ pub(crate) use element::Element;
 pub(crate) use legacy::is_legacy;
 pub(crate) use machine::{is_whole, load};
 pub(crate) use opcode::{Op, Opcodes};
+pub(crate) use reader::Reader;
 pub(crate) use value::{Id, Pickle, Value};
 pub use verdict::Verdict;
-pub(crate) use zipped::{Single, pickle_in, single};
+pub(crate) use zipped::{Opened, Single, pickle_in, single};
 
 /// Reads a file that was recognised.
 pub(crate) fn read(input: &Input, format: Format, options: &Options) -> Result<Contents> {

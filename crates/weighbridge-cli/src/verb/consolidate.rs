@@ -23,8 +23,9 @@ use crate::verb::convert::report;
 /// Makes one checkpoint of what the ranks of a distributed run wrote
 ///
 /// Reads PyTorch's distributed checkpoints (`.metadata` and `*.distcp`), directories of HuggingFaceStorageWriter
-/// (safetensors with DCP_SHARDING_INFO), what `weighbridge shard` wrote, and checkpoints of ranks by rules. None of their
-/// code is run, and memory stays the same however large the checkpoint is. The chunks of a tensor must cover it exactly.
+/// (safetensors with DCP_SHARDING_INFO), of DeepSpeed's ZeRO (the F32 weights that zero_to_fp32.py makes), what `weighbridge
+/// shard` wrote, and checkpoints of ranks by rules. None of their code is run, and memory stays the same however large the
+/// checkpoint is. The chunks of a tensor must cover it exactly.
 /// Values that are no tensors, such as counts of steps, are left out and listed.
 ///
 /// `merge` joins the files of one model, `blend` averages models, `consolidate` joins rank shards, `shard` makes them.
@@ -40,6 +41,7 @@ A dimension, counted from 0, may stand in the place of `column` and `row`. `weig
 
 Examples:
   weighbridge consolidate step-1000 -o model
+  weighbridge consolidate run/global_step500 -o model
   weighbridge consolidate step-1000 --only 'model.*' --rename-prefix 'model.=' -o model.safetensors
   weighbridge consolidate rank0.safetensors rank1.safetensors --rules tp.rules -o model.safetensors
   weighbridge consolidate sharded -o model")]
@@ -105,7 +107,7 @@ impl Consolidate {
         let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
         let options = self.allow_global.iter().fold(options, Options::allow_global);
         match Format::of_file(input)? {
-            Some(Format::Distributed | Format::DistributedSafetensors) => {
+            Some(Format::Distributed | Format::DistributedSafetensors | Format::DeepSpeedZero) => {
                 Ok(weighbridge_convert::open(input, &options)?)
             }
             Some(format) => bail!(
@@ -160,15 +162,13 @@ fn unknown(input: &Path) -> &'static str {
         let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.any(|name| name.ends_with(ending))
     };
-    if holds("_optim_states.pt") {
-        "it is a checkpoint of DeepSpeed's; the script zero_to_fp32.py that lies in it makes one file of it"
-    } else if holds(".metadata") {
+    if holds(".metadata") {
         "its ranks were saved without coordination, each with metadata of its own; load and save them in PyTorch"
     } else if Checkpoint::open(input).is_ok() {
         "it is one safetensors checkpoint already; the files of ranks are joined by --rules FILE"
     } else {
-        "it is nothing that ranks write: .metadata, safetensors with DCP_SHARDING_INFO; the files of ranks are \
-         joined by --rules FILE"
+        "it is nothing that ranks write: .metadata, safetensors with DCP_SHARDING_INFO, *_optim_states.pt; the files \
+         of ranks are joined by --rules FILE"
     }
 }
 

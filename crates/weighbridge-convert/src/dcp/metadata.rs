@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use weighbridge::{Error, ErrorKind, Result};
 
-use crate::pickle::{Element, Id, Pickle, Value, element_of_torch};
+use crate::pickle::{Element, Id, Pickle, Reader, Value, element_of_torch};
 
 /// What a checkpoint has.
 pub(super) struct Metadata {
@@ -34,22 +34,23 @@ pub(super) struct Stored {
 }
 
 pub(super) fn of(pickle: &Pickle) -> Result<Metadata> {
-    let reader = Reader { pickle };
+    let records = Records { reader: Reader { pickle } };
+    let reader = records.reader;
     let root = pickle.root;
-    if reader.class(root) != Some("Metadata") {
+    if records.class(root) != Some("Metadata") {
         return Err(malformed("it is not what torch.distributed.checkpoint writes: no Metadata"));
     }
     let state = reader.field(root, "state_dict_metadata")?;
-    let places = reader.places(root)?;
-    let paths = reader.paths(root);
+    let places = records.places(root)?;
+    let paths = records.paths(root);
     let mut metadata = Metadata { tensors: Vec::new(), values: Vec::new() };
     for (key, value) in reader.pairs(state)? {
         let key = reader.text(key).ok_or_else(|| malformed("a name is not a text"))?;
         let name = paths.get(key).cloned().unwrap_or_else(|| key.to_owned());
-        match reader.class(value) {
+        match records.class(value) {
             Some("BytesStorageMetadata") => metadata.values.push(name),
             Some("TensorStorageMetadata") => {
-                let described = reader.tensor(key, value, &places);
+                let described = records.tensor(key, value, &places);
                 let (element, size, chunks) = described.map_err(|error| error.in_tensor(&name))?;
                 metadata.tensors.push(Described { name, element, size, chunks });
             }
@@ -62,28 +63,28 @@ pub(super) fn of(pickle: &Pickle) -> Result<Metadata> {
 /// Where each chunk is stored, by the name of its tensor and its offsets.
 type Places<'p> = HashMap<(&'p str, Vec<usize>), Id>;
 
-struct Reader<'p> {
-    pickle: &'p Pickle,
+struct Records<'p> {
+    reader: Reader<'p>,
 }
 
-impl<'p> Reader<'p> {
+impl<'p> Records<'p> {
     fn tensor(
         &self,
         key: &'p str,
         id: Id,
         places: &Places<'p>,
     ) -> Result<(Element, Vec<usize>, Vec<Stored>)> {
-        let element = self.element(self.field(id, "properties")?)?;
-        let size = self.sizes(self.field(id, "size")?)?;
-        let Value::Sequence(chunks) = self.pickle.at(self.field(id, "chunks")?) else {
+        let element = self.element(self.reader.field(id, "properties")?)?;
+        let size = self.reader.sizes(self.reader.field(id, "size")?)?;
+        let Value::Sequence(chunks) = self.reader.pickle.at(self.reader.field(id, "chunks")?) else {
             return Err(malformed("its chunks are not a list"));
         };
         // Replicas are stored once, at the same place.
         let mut seen = HashSet::new();
         let mut stored = Vec::with_capacity(chunks.len());
         for &chunk in chunks {
-            let offsets = self.sizes(self.field(chunk, "offsets")?)?;
-            let sizes = self.sizes(self.field(chunk, "sizes")?)?;
+            let offsets = self.reader.sizes(self.reader.field(chunk, "offsets")?)?;
+            let sizes = self.reader.sizes(self.reader.field(chunk, "sizes")?)?;
             if sizes.contains(&0) || !seen.insert((offsets.clone(), sizes.clone())) {
                 continue;
             }
@@ -96,30 +97,34 @@ impl<'p> Reader<'p> {
     }
 
     fn stored(&self, id: Id, offsets: Vec<usize>, sizes: Vec<usize>) -> Result<Stored> {
-        let file = self.text(self.field(id, "relative_path")?);
+        let file = self.reader.text(self.reader.field(id, "relative_path")?);
         let file = file.ok_or_else(|| malformed("the name of its file is not a text"))?.to_owned();
-        let transforms = match self.attribute(id, "transform_descriptors").map(|id| self.pickle.at(id)) {
-            Some(Value::Sequence(items)) => {
-                items.iter().map(|&item| self.text(item).unwrap_or("?").to_owned()).collect()
-            }
-            _ => Vec::new(),
-        };
-        let (start, len) = (self.number(self.field(id, "offset")?)?, self.number(self.field(id, "length")?)?);
+        let transforms =
+            match self.reader.attribute(id, "transform_descriptors").map(|id| self.reader.pickle.at(id)) {
+                Some(Value::Sequence(items)) => {
+                    items.iter().map(|&item| self.reader.text(item).unwrap_or("?").to_owned()).collect()
+                }
+                _ => Vec::new(),
+            };
+        let (start, len) = (
+            self.reader.number(self.reader.field(id, "offset")?)?,
+            self.reader.number(self.reader.field(id, "length")?)?,
+        );
         Ok(Stored { offsets, sizes, file, start, len, transforms })
     }
 
     /// The dtype of `TensorProperties`, whose state is a tuple that begins with it.
     fn element(&self, properties: Id) -> Result<Element> {
-        let states = match self.pickle.at(properties) {
+        let states = match self.reader.pickle.at(properties) {
             Value::Object(object) => &*object.states,
             _ => &[],
         };
-        let dtype = match states.last().map(|&state| self.pickle.at(state)) {
+        let dtype = match states.last().map(|&state| self.reader.pickle.at(state)) {
             Some(Value::Sequence(items)) => items.first().copied(),
-            _ => self.attribute(properties, "dtype"),
+            _ => self.reader.attribute(properties, "dtype"),
         };
-        let global = match dtype.map(|id| self.pickle.at(id)) {
-            Some(&Value::Global(number)) => self.pickle.globals.get(number as usize),
+        let global = match dtype.map(|id| self.reader.pickle.at(id)) {
+            Some(&Value::Global(number)) => self.reader.pickle.globals.get(number as usize),
             _ => None,
         };
         let global = global.filter(|global| *global.module == *"torch");
@@ -132,86 +137,42 @@ impl<'p> Reader<'p> {
     }
 
     fn places(&self, root: Id) -> Result<Places<'p>> {
-        let data = self.field(root, "storage_data")?;
+        let data = self.reader.field(root, "storage_data")?;
         let mut places = HashMap::new();
-        for (index, place) in self.pairs(data)? {
+        for (index, place) in self.reader.pairs(data)? {
             // Values that are no tensors have no offset.
-            let Some(offset) = self.attribute(index, "offset") else { continue };
-            if let Value::None = self.pickle.at(offset) {
+            let Some(offset) = self.reader.attribute(index, "offset") else { continue };
+            if let Value::None = self.reader.pickle.at(offset) {
                 continue;
             }
-            let name = self.text(self.field(index, "fqn")?);
+            let name = self.reader.text(self.reader.field(index, "fqn")?);
             let name = name.ok_or_else(|| malformed("a name is not a text"))?;
-            places.insert((name, self.sizes(offset)?), place);
+            places.insert((name, self.reader.sizes(offset)?), place);
         }
         Ok(places)
     }
 
     /// Names as paths in the nested state dict give them: keys and indices, with dots between.
     fn paths(&self, root: Id) -> HashMap<&'p str, String> {
-        let planned = self.attribute(root, "planner_data").map(|id| self.pickle.at(id));
+        let planned = self.reader.attribute(root, "planner_data").map(|id| self.reader.pickle.at(id));
         let Some(Value::Dict(pairs)) = planned else { return HashMap::new() };
         let path = |id: Id| {
-            let Value::Sequence(items) = self.pickle.at(id) else { return None };
-            let parts = items.iter().map(|&item| match self.pickle.at(item) {
+            let Value::Sequence(items) = self.reader.pickle.at(id) else { return None };
+            let parts = items.iter().map(|&item| match self.reader.pickle.at(item) {
                 Value::Text(text) => Some(text.to_string()),
                 Value::Int(index) => Some(index.to_string()),
                 _ => None,
             });
             Some(parts.collect::<Option<Vec<_>>>()?.join("."))
         };
-        let named = pairs.iter().filter_map(|&(key, value)| Some((self.text(key)?, path(value)?)));
+        let named = pairs.iter().filter_map(|&(key, value)| Some((self.reader.text(key)?, path(value)?)));
         named.filter(|(_, path)| !path.is_empty()).collect()
     }
 
-    /// The name of the class of an object.
+    /// The name of the class of an object, if it is one that says what is where.
     fn class(&self, id: Id) -> Option<&'p str> {
-        let Value::Object(object) = self.pickle.at(id) else { return None };
-        let class = self.pickle.globals.get(object.class as usize)?;
-        super::is_class(&class.module, &class.name).then_some(&*class.name)
-    }
-
-    /// An attribute of an object, as its state says.
-    fn attribute(&self, id: Id, name: &str) -> Option<Id> {
-        let Value::Object(object) = self.pickle.at(id) else { return None };
-        object.states.iter().rev().find_map(|&state| self.pickle.entry(self.pickle.at(state), name))
-    }
-
-    fn field(&self, id: Id, name: &str) -> Result<Id> {
-        self.attribute(id, name).ok_or_else(|| malformed(&format!("an object has no {name}")))
-    }
-
-    fn pairs(&self, id: Id) -> Result<impl Iterator<Item = (Id, Id)> + use<'p>> {
-        match self.pickle.at(id) {
-            Value::Dict(pairs) => Ok(pairs.iter().copied()),
-            _ => Err(malformed("a value that should be a dict")),
-        }
-    }
-
-    fn text(&self, id: Id) -> Option<&'p str> {
-        match self.pickle.at(id) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn number(&self, id: Id) -> Result<u64> {
-        match *self.pickle.at(id) {
-            Value::Int(number) => u64::try_from(number).map_err(|_| malformed("a number is negative")),
-            _ => Err(malformed("a value that should be an integer")),
-        }
-    }
-
-    fn sizes(&self, id: Id) -> Result<Vec<usize>> {
-        /// More than PyTorch has.
-        const MOST_DIMS: usize = 64;
-        match self.pickle.at(id) {
-            Value::Sequence(items) if items.len() <= MOST_DIMS => {
-                let too_large = |_| malformed("a size that does not fit this machine");
-                items.iter().map(|&item| usize::try_from(self.number(item)?).map_err(too_large)).collect()
-            }
-            _ => Err(malformed("a value that should be a torch.Size")),
-        }
+        let (module, name) = self.reader.class(id)?;
+        super::is_class(module, name).then_some(name)
     }
 }
 

@@ -99,6 +99,8 @@ impl Callable {
             ) => Self::Opaque,
             ("decimal", "Decimal") | ("fractions", "Fraction") | ("uuid", "UUID") => Self::Opaque,
             ("ml_dtypes", name) if ML_DTYPES.contains(&name) => Self::MlDtype,
+            // Enumerations and scales in what DeepSpeed's ranks write.
+            (module, name) if crate::zero::is_class(module, name) => Self::Record,
             _ => return None,
         })
     }

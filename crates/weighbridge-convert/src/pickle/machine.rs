@@ -47,12 +47,21 @@ pub(super) struct Machine {
 /// Reads the pickle at `at`. Objects of classes that are not known become records of what they are made of. An unknown class
 /// is an error here, unless only some names are wanted or a tensor cannot be converted: then it depends on where it is.
 pub(crate) fn load(source: Arc<dyn Source>, at: u64, options: &Options) -> Result<Pickle> {
+    load_by(source, at, options, options.names.is_some())
+}
+
+/// The same for a reader that knows which values it wants: unknown classes are an error only where it wants such an object.
+pub(crate) fn load_known(source: Arc<dyn Source>, options: &Options) -> Result<Pickle> {
+    load_by(source, 0, options, true)
+}
+
+fn load_by(source: Arc<dyn Source>, at: u64, options: &Options, of_some: bool) -> Result<Pickle> {
     let mut opcodes = Opcodes::new(Arc::clone(&source), at);
     let mut machine = Machine::new(source, at, Allowed::of(&options.allowed)?);
     let root = machine.run(&mut opcodes);
     // All that is imported up to a place that cannot be run, too: what is refused is told at once.
     let is_refused = |node: &Value| matches!(node, Value::Refused(_));
-    let depends = root.is_ok() && (options.names.is_some() || machine.nodes.iter().any(is_refused));
+    let depends = root.is_ok() && (of_some || machine.nodes.iter().any(is_refused));
     check(&machine.globals, |_| !depends)?;
     let (root, end) = (root?, opcodes.position());
     let Machine { nodes, storages, globals, beside, .. } = machine;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use weighbridge::{Error, ErrorKind, Result, Source};
 
 use super::element::Element;
-use super::machine::load;
+use super::machine::{load, load_known};
 use super::plain::inline;
 use super::tensors::{Storages, contents};
-use super::value::{Pickle, Place, Storage, Value};
+use super::value::{Id, Pickle, Place, Storage, Value};
 use super::{jit, view};
 use crate::archive::{Archive, Member};
 use crate::contents::Contents;
@@ -21,19 +21,28 @@ pub(crate) fn pickle_in(archive: &Archive) -> Option<&Member> {
 }
 
 /// An archive, and what its pickle says.
-struct Opened {
+pub(crate) struct Opened {
     archive: Archive,
     /// In which its members are, with a slash at its end.
     directory: String,
     /// The pickle's bytes.
     source: Arc<dyn Source>,
-    pickle: Pickle,
+    pub(crate) pickle: Pickle,
     /// Whether the words of its storages are big-endian.
     swap: bool,
 }
 
 impl Opened {
     fn of(file: FilePart, options: &Options) -> Result<Self> {
+        Self::read_by(file, |source| load(source, 0, options))
+    }
+
+    /// The same for a reader that knows which values it wants: objects of unknown classes among the others are no error.
+    pub(crate) fn of_known(file: FilePart, options: &Options) -> Result<Self> {
+        Self::read_by(file, |source| load_known(source, options))
+    }
+
+    fn read_by(file: FilePart, load: impl Fn(Arc<dyn Source>) -> Result<Pickle>) -> Result<Self> {
         let archive = Archive::open(file)?;
         let missing = || {
             Error::new(ErrorKind::Unsupported, "it is a zip archive, but not PyTorch's: no data.pkl is in it")
@@ -41,7 +50,7 @@ impl Opened {
         let member = pickle_in(&archive).ok_or_else(missing)?;
         let directory = member.name.strip_suffix("data.pkl").unwrap_or_default().to_owned();
         let source: Arc<dyn Source> = Arc::new(archive.verified(member)?);
-        let mut pickle = load(Arc::clone(&source), 0, options)?;
+        let mut pickle = load(Arc::clone(&source))?;
         jit::mark(&mut pickle, &archive, &directory);
         let swap = match archive.member(&format!("{directory}byteorder")) {
             None => false,
@@ -64,6 +73,26 @@ impl Opened {
 
     fn storage(&self, storage: &Storage) -> Result<Arc<dyn Source>> {
         self::storage(&self.archive, &format!("{}data/", self.directory), storage, &self.source)
+    }
+
+    /// A value that must be a tensor, and be as it is stored: not quantised.
+    pub(crate) fn tensor(&self, id: Id) -> Result<Single> {
+        let view = match self.pickle.at(id) {
+            Value::Tensor(view) if view.quantiser.is_none() => view,
+            Value::Tensor(_) => return Err(Error::new(ErrorKind::Unsupported, "it is a quantised tensor")),
+            Value::Refused(refusal) => {
+                let what = match refusal.kind {
+                    ErrorKind::Unsupported => format!("it is {}", refusal.what),
+                    _ => refusal.what.clone(),
+                };
+                return Err(Error::new(refusal.kind, what));
+            }
+            _ => return Err(Error::new(ErrorKind::Malformed, "what was saved is no tensor")),
+        };
+        let storage = self.pickle.storages.get(view.storage as usize);
+        let storage = storage.ok_or_else(|| Error::new(ErrorKind::Internal, "no such storage"))?;
+        let data = view::bytes(view, self.storage(storage)?, self.swap)?;
+        Ok(Single { element: view.element, shape: view.shape.clone(), data })
     }
 }
 
@@ -96,22 +125,7 @@ pub(crate) struct Single {
 /// The tensor that a part of a file holds as an archive of its own.
 pub(crate) fn single(part: FilePart, options: &Options) -> Result<Single> {
     let opened = Opened::of(part, options)?;
-    let view = match opened.pickle.at(opened.pickle.root) {
-        Value::Tensor(view) if view.quantiser.is_none() => view,
-        Value::Tensor(_) => return Err(Error::new(ErrorKind::Unsupported, "it is a quantised tensor")),
-        Value::Refused(refusal) => {
-            let what = match refusal.kind {
-                ErrorKind::Unsupported => format!("it is {}", refusal.what),
-                _ => refusal.what.clone(),
-            };
-            return Err(Error::new(refusal.kind, what));
-        }
-        _ => return Err(Error::new(ErrorKind::Malformed, "what was saved is no tensor")),
-    };
-    let storage = opened.pickle.storages.get(view.storage as usize);
-    let storage = storage.ok_or_else(|| Error::new(ErrorKind::Internal, "no such storage"))?;
-    let data = view::bytes(view, opened.storage(storage)?, opened.swap)?;
-    Ok(Single { element: view.element, shape: view.shape.clone(), data })
+    opened.tensor(opened.pickle.root)
 }
 
 /// A storage in a directory of the archive.
