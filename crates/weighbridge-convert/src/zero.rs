@@ -41,8 +41,13 @@ pub(crate) fn read(files: &Files, options: &Options) -> Result<Contents> {
     let first = files.models.first().ok_or_else(|| Error::new(ErrorKind::MissingShard, "no model states"))?;
     let model = ModelStates::read(first, options)?;
     let mut found = model.buffers.clone();
-    join::frozen(files, &model, &optims, options, &mut found)?;
+    if optims.first().is_some_and(|rank| rank.stage < 3) {
+        // zero_to_fp32.py leaves out what stage 1 does not train.
+        found.extend(model.others.iter().cloned());
+    }
+    // Whether all ranks are there is found with what is trained.
     join::trained(files, &model, &optims, &mut found)?;
+    join::frozen(files, &model, &optims, options, &mut found)?;
     contents(files, &model, found, options)
 }
 

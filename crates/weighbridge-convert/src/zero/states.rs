@@ -1,5 +1,6 @@
 //! The pickles of a rank: what the weights are called, and the flat groups that hold them.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use weighbridge::{Error, ErrorKind, Result};
@@ -22,6 +23,8 @@ pub(super) struct ModelStates {
     pub(super) fragments: Vec<Single>,
     /// Names, and what they are other names of.
     pub(super) shared: Vec<(String, String)>,
+    /// What the module has beside all of these: in stages 1 and 2 parameters that are not trained, in stage 3 nothing.
+    pub(super) others: Vec<Found>,
 }
 
 /// What `*_optim_states.pt` says.
@@ -94,7 +97,30 @@ impl States<'_> {
                 shared.push((reader.name(alias)?.to_owned(), reader.name(of)?.to_owned()));
             }
         }
-        Ok(ModelStates { buffers, groups, frozen, fragments, shared })
+        let mut states = ModelStates { buffers, groups, frozen, fragments, shared, others: Vec::new() };
+        if let Some(module) = reader.entry(root, "module") {
+            states.others = self.others(module, &states)?;
+        }
+        Ok(states)
+    }
+
+    /// The tensors of the module that nothing else names.
+    fn others(&self, module: Id, states: &ModelStates) -> Result<Vec<Found>> {
+        let of_groups = states.groups.iter().chain([&states.frozen]).flatten().map(|(name, _)| &**name);
+        let aliases = states.shared.iter().map(|(alias, _)| &**alias);
+        let buffers = states.buffers.iter().map(|buffer| &*buffer.name);
+        let known: HashSet<&str> = of_groups.chain(aliases).chain(buffers).collect();
+        let mut others = Vec::new();
+        for (name, value) in self.reader.pairs(module)? {
+            let name = self.reader.name(name)?;
+            // Values that are no tensors are extra states of modules.
+            if !known.contains(name)
+                && let Ok(tensor) = self.opened.tensor(value)
+            {
+                others.push(Found::of(name.to_owned(), tensor));
+            }
+        }
+        Ok(others)
     }
 
     fn optim(&self) -> Result<OptimStates> {
