@@ -126,21 +126,42 @@ impl Epochs {
         }
     }
 
-    /// A part is written and synced; with the last one the checkpoint is committed. Where that fails, the
-    /// directory stays locked, and the checkpoint can be saved again.
+    /// A part is written and synced; with the last one the checkpoint is committed. Where that fails, it is given up as a
+    /// whole, and can be saved again from its first part on.
     ///
     /// # Errors
     ///
-    /// Fails when a part is not there and when the manifest cannot be written. What was committed before
-    /// still counts then.
+    /// Fails when a part is not there, when the manifest cannot be written, and with [`ErrorKind::Value`] for a
+    /// checkpoint that was not [begun](Self::begin), or was given up since. What was committed before still counts then.
     pub fn done(&self, milestone: Milestone, part: &str) -> Result<()> {
         let mut state = self.lock();
-        let State { saving: Some(saving), unwanted } = &mut *state else { return Ok(()) };
-        let Some(pending) = saving.pending.get_mut(&milestone) else { return Ok(()) };
+        let State { saving, unwanted } = &mut *state;
+        let pending = saving.as_mut().and_then(|saving| saving.pending.get_mut(&milestone));
+        let Some(pending) = pending else {
+            let message = format!("the checkpoint of {milestone} is not being saved");
+            return Err(Error::new(ErrorKind::Value, message).in_file(&self.directory));
+        };
         pending.done.insert(part.to_owned());
         if !self.parts.names.is_subset(&pending.done) {
             return Ok(());
         }
+        let Some(saving) = saving else { return Ok(()) };
+        let committed = self.commit(saving, milestone, unwanted);
+        if committed.is_err() {
+            // Parts that come again must not be put together with these.
+            saving.abandon(milestone, &self.parts);
+        }
+        state.unlock_if_idle();
+        committed
+    }
+
+    fn commit(
+        &self,
+        saving: &mut Saving,
+        milestone: Milestone,
+        unwanted: &mut BTreeSet<Milestone>,
+    ) -> Result<()> {
+        let Some(pending) = saving.pending.get(&milestone) else { return Ok(()) };
         let new = pending.whole(saving.directory.path(), milestone, &self.parts)?;
         let before = committed(saving.directory.path())?;
         let mut after = before.clone();
@@ -154,9 +175,7 @@ impl Epochs {
         saving.write(&after)?;
         saving.pending.remove(&milestone);
         unwanted.clear();
-        let cleaned = saving.clean(&before, &after, &self.parts);
-        state.unlock_if_idle();
-        cleaned
+        saving.clean(&before, &after, &self.parts)
     }
 
     /// Saves a checkpoint: `write` writes each part to its file, in the order of their names. One that fails

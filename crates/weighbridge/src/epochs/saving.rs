@@ -86,7 +86,7 @@ pub(super) struct Saving {
 
 #[derive(Debug)]
 pub(super) struct Pending {
-    directory: String,
+    pub(super) directory: String,
     pub(super) done: BTreeSet<String>,
     pub(super) scalars: Scalars,
 }
@@ -118,8 +118,12 @@ impl Saving {
         Ok(name)
     }
 
+    /// Gives up a checkpoint. What the manifest names stays, and all of it if that cannot be read: a commit may fail when the
+    /// new manifest is in its place already.
     pub(super) fn abandon(&mut self, milestone: Milestone, parts: &Parts) {
-        if let Some(pending) = self.pending.remove(&milestone) {
+        let Some(pending) = self.pending.remove(&milestone) else { return };
+        let names = |committed: &Committed| committed.directory == pending.directory;
+        if committed(self.directory.path()).is_ok_and(|committed| !committed.iter().any(names)) {
             parts.remove(&self.directory.path().join(pending.directory), []);
         }
     }

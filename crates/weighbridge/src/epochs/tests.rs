@@ -59,6 +59,40 @@ fn a_checkpoint_counts_when_all_its_parts_are_there() {
 }
 
 #[test]
+fn a_commit_that_fails_mixes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let epochs = epochs_in(directory.path());
+    save_epoch(&epochs, 1);
+    let again = Milestone::epoch(1);
+    for part in PARTS {
+        let file = epochs.begin(again, part).unwrap();
+        if part != "scheduler" {
+            fs::write(file, "first attempt").unwrap();
+        }
+        assert_eq!(epochs.done(again, part).is_err(), part == "scheduler");
+    }
+    // What was committed stays, and nothing of the attempt is taken over.
+    assert_eq!(names(directory.path()), ["checkpoints.json", "epoch-00001"]);
+    fs::write(epochs.begin(again, "model").unwrap(), "second attempt").unwrap();
+    epochs.done(again, "model").unwrap();
+    let model = || fs::read_to_string(epochs.find(again, "model").unwrap()).unwrap();
+    assert_eq!(model(), "model of epoch 1");
+    epochs.abandon(again);
+    assert_eq!(epochs.done(again, "optimizer").unwrap_err().kind(), ErrorKind::Value);
+    save_epoch(&epochs, 1);
+    // A commit may fail when its manifest is there already: what that names stays.
+    let mut state = epochs.lock();
+    let mut saving = Saving::new(Directory::create(directory.path()).unwrap());
+    let committed = committed(directory.path()).unwrap();
+    saving.begin(again, &epochs.parts).unwrap();
+    saving.pending.get_mut(&again).unwrap().directory = committed[0].directory.clone();
+    saving.abandon(again, &epochs.parts);
+    state.unlock_if_idle();
+    drop(state);
+    assert_eq!(model(), "model of epoch 1");
+}
+
+#[test]
 fn a_deletion_waits_for_the_next_commit() {
     let directory = tempfile::tempdir().unwrap();
     let epochs = epochs_in(directory.path());

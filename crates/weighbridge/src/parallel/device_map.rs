@@ -227,7 +227,7 @@ mod tests {
              85, and no layer is divided"
         );
         assert!(DeviceMap::<()>::by_memory([]).place(MODEL).is_err());
-        assert!(DeviceMap::by_memory([((), u64::MAX)]).place([("a", u64::MAX), ("b", 1)]).is_err());
+        assert!(DeviceMap::by_memory([((), u64::MAX)]).place([("a.0.w", u64::MAX), ("a.1.w", 1)]).is_err());
         assert!(DeviceMap::by_memory([((), 0)]).place([]).is_ok());
     }
 }

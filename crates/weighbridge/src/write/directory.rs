@@ -65,7 +65,14 @@ impl Directory {
         let path = path.as_ref();
         let lock = || {
             let handle = open_directory(path)?;
-            Ok(try_lock(&handle)?.then_some((path.canonicalize()?, handle)))
+            if !try_lock(&handle)? {
+                return Ok(None);
+            }
+            // Whoever created it may have removed it before we got the lock.
+            match is_linked(&handle)? {
+                true => Ok(Some((path.canonicalize()?, handle))),
+                false => Err(io::ErrorKind::NotFound.into()),
+            }
         };
         let locked = lock().map_err(|error| cannot_write(error).in_file(path))?;
         let (canonical, lock) = locked.ok_or_else(|| busy(path))?;
