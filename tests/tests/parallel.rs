@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use weighbridge::parallel::{Cut, DeviceMap, Held, ParallelPlan, RANK_KEY, Ranks, Unit, join};
+use weighbridge::parallel::{Cut, DeviceMap, Held, ParallelPlan, RANK_KEY, RankedTensor, Ranks, Unit, join};
 use weighbridge::write::{Save, Values};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Plan, TensorView};
 
@@ -217,6 +217,10 @@ fn what_no_rule_is_about_is_named() {
     let shapes: Vec<_> = (0..2).map(|rank| ranks.tensors().next().unwrap().shape(rank).unwrap()).collect();
     assert_eq!(shapes, [[3, 2], [1, 2]]);
     assert_eq!(ranks.checkpoint(2).unwrap_err().kind(), ErrorKind::Value);
+    for many in ["@tensor_parallel 9223372036854775808", "@pipeline_parallel 5000\n*: replicated"] {
+        let error = ParallelPlan::parse(many).and_then(|plan| plan.ranks(&strange)).unwrap_err();
+        assert!(error.to_string().contains("more than 4096"), "{error}");
+    }
     for (text, line) in [
         ("*.w: column\n*.v column", "line 2"),
         ("*.w: colum", "line 1"),
@@ -255,6 +259,15 @@ fn plans_of_transformers_are_understood() {
         assert_part(held("lm_head.weight", 2), 0, &[(10, 13)]);
         assert_part(held("model.layers.0.mlp.experts.3.up_proj.weight", 2), 0, &[(14, 20)]);
         assert_part(held("model.layers.0.mlp.gate_up_proj.weight", 1), 0, &[(7, 14), (27, 34)]);
+    }
+    // One entry about experts that transformers puts together, where the file has them one by one.
+    for (style, expected) in [("packed_colwise", [Some(10), Some(10)]), ("grouped_gemm", [Some(20), None])] {
+        let plan = format!(r#"{{"layers.*.mlp.experts.gate_up_proj": "{style}"}}"#);
+        let ranks = ParallelPlan::parse(&plan).unwrap().tensor_parallel(2).ranks(&whole).unwrap();
+        let expert =
+            |tensor: &RankedTensor<'_>| tensor.name() == "model.layers.2.mlp.experts.1.up_proj.weight";
+        let tensor = ranks.tensors().find(expert).unwrap();
+        assert_eq!([0, 1].map(|rank| tensor.shape(rank).map(|shape| shape[0])), expected);
     }
     let error = ParallelPlan::parse(r#"{"layers.*.q": "sideways"}"#).unwrap_err();
     assert!(error.to_string().contains("sideways"), "{error}");
@@ -310,7 +323,7 @@ fn parts_joined_again_are_the_whole() {
             assert!(read(&join(&written, &Names::all()).unwrap()) == stored);
             let last = written.pop().unwrap();
             let error = join(&written, &Names::all()).unwrap_err();
-            assert!(error.to_string().contains("the checkpoint of rank 0 is missing"), "{error}");
+            assert!(error.to_string().contains("the checkpoint of rank 0 of"), "{error}");
             assert!(
                 written.is_empty()
                     || read(&join(&[written, vec![last]].concat(), &Names::all()).unwrap()) == stored
@@ -327,8 +340,9 @@ fn records_that_cannot_be_true_are_refused() {
         let view = TensorView::new(Dtype::U8, &shape, &bytes).unwrap();
         Checkpoint::from_bytes(Save::new().metadata(RANK_KEY, record).bytes([("w", view)]).unwrap()).unwrap()
     };
-    let record =
-        |rank: usize, parts: &str| format!(r#"{{"rank": {rank}, "ranks": 2, "parts": {{{parts}}}}}"#);
+    let record = |rank: usize, parts: &str| {
+        format!(r#"{{"rank": {rank}, "ranks": 2, "tensor_parallel": 2, "parts": {{{parts}}}}}"#)
+    };
     let part = |shape: &str, dim: usize, ranges: &str| {
         format!(r#""w": {{"shape": {shape}, "dim": {dim}, "ranges": {ranges}}}"#)
     };
@@ -352,7 +366,9 @@ fn records_that_cannot_be_true_are_refused() {
         assert!(error(wrong).contains(what));
     }
     assert!(error(&record(2, "")).contains("nothing that can be understood"));
-    assert!(error(&record(0, &part("[4, 2]", 0, "[[2, 4]]"))).contains("rank 1 is missing"));
+    assert!(error(&record(0, &part("[4, 2]", 0, "[[2, 4]]"))).contains("two checkpoints are of rank 0"));
+    let other = record(1, &part("[4, 2]", 0, "[[2, 4]]")).replace(r#""ranks": 2"#, r#""ranks": 3"#);
+    assert!(error(&other).contains("cut for 3 ranks"));
     let second = of(&record(1, &part("[4, 2]", 0, "[[2, 4]]")), 2);
     assert_eq!(read(&join(&[second, first.clone()], &Names::all()).unwrap())["w"], (vec![4, 2], vec![7; 8]));
 }

@@ -62,7 +62,7 @@ impl Parallel {
         }
         plan = self.tp.map_or(plan.clone(), |ranks| plan.tensor_parallel(ranks as usize));
         plan = self.pp.map_or(plan.clone(), |stages| plan.pipeline_parallel(stages as usize));
-        if plan.tensor_ranks() * plan.pipeline_stages() == 1 {
+        if plan.tensor_ranks().saturating_mul(plan.pipeline_stages()) == 1 {
             bail!(
                 "say for how many ranks: --tp N, --pp N, or @tensor_parallel and @pipeline_parallel in a plan"
             );

@@ -23,6 +23,7 @@ use crate::term::Term;
 /// Writes rank-00000, rank-00001 and so on, each a directory with its parts under the names of the tensors, and with
 /// config.json and the other files of the model. `weighbridge plan` shows what they will be. Their metadata says what each
 /// has, so that `weighbridge consolidate` makes the checkpoint of them again. Memory stays the same however large it is.
+/// Of quantised modules the weights are written that they stand for.
 ///
 /// `split` makes the files of one model smaller, `shard` makes checkpoints of ranks, `consolidate` joins them.
 #[derive(Debug, Args)]
@@ -63,12 +64,22 @@ impl Shard {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let checkpoint = look(&self.input, term)?;
         let ranks = self.parallel.ranks(&self.input, &checkpoint)?;
+        if checkpoint.quantized().len() > 0 {
+            term.note("its quantised modules are written as the weights that they stand for");
+        }
         let chosen = match &*self.rank {
             [] => (0..ranks.len()).collect(),
             some => some.to_vec(),
         };
         if let Some(rank) = chosen.iter().find(|rank| **rank >= ranks.len()) {
             bail!("there is no rank {rank}: there are {}, counted from 0", ranks.len());
+        }
+        let beyond = self.output.join(format!("rank-{:05}", ranks.len()));
+        if beyond.try_exists()? {
+            bail!(
+                "{}: it is of a cut for more ranks; remove it, or name another directory",
+                beyond.display()
+            );
         }
         // Whatever is wrong with a rank is found before anything is written.
         let destinations =

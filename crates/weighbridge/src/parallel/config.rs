@@ -58,7 +58,12 @@ impl Config {
 
     /// The attention heads, where they are said and fit each other.
     pub(super) fn heads(&self) -> Option<Heads> {
-        let query = self.number(&["num_attention_heads", "n_head", "n_heads", "num_heads"])?;
+        let query =
+            self.number(&["num_attention_heads", "n_head", "n_heads", "num_heads"]).or_else(|| {
+                let [encoder, decoder] =
+                    ["encoder_attention_heads", "decoder_attention_heads"].map(|name| self.number(&[name]));
+                encoder.filter(|_| encoder == decoder)
+            })?;
         let several = self.number(&["num_key_value_heads", "num_kv_heads", "n_head_kv"]);
         // Falcon counts heads that it does not have.
         let kv = match (self.model_type(), self.flag("multi_query"), self.flag("new_decoder_architecture")) {

@@ -64,7 +64,7 @@ impl World {
 
     fn heads(self) -> Result<Heads> {
         self.heads.ok_or_else(|| {
-            let message = "its rule is about attention heads, whose number is not known: there is no config.json that says it; \
+            let message = "its rule is about attention heads, whose number is not known: config.json does not say it; \
                            add a line `@heads HEADS KV_HEADS`";
             Error::new(ErrorKind::Value, message)
         })

@@ -20,18 +20,21 @@ const COMMON: &str = "
     *.q_proj.{weight,bias}: column by heads
     *.{k,v}_proj.{weight,bias}: column by kv_heads
     *.{qkv_proj,Wqkv}.{weight,bias}: column by qkv
-    *.{o_proj,out_proj}.{weight,bias}: row by heads
+    *.o_proj.{weight,bias}: row by heads
+    *{attn,attention}.out_proj.{weight,bias}: row by heads
+    *.{eh_proj,project_in,project_out}.weight: replicated
+    lm_head.dense.{weight,bias}: replicated
     *.{q_b_proj,kv_b_proj}.{weight,bias}: column by heads
     *.{q_a_proj,kv_a_proj_with_mqa}.{weight,bias}: replicated
     *.sinks: 0 by heads
     *.gate_up_proj.{weight,bias}: column packed 2
     *.{gate_proj,up_proj,fc1,fc_in,c_fc,w1,w3,wi,wi_0,wi_1}.{weight,bias}: column
     *.{down_proj,fc2,fc_out,w2,wo}.{weight,bias}: row
-    *{norm,_ln,ln_1,ln_2,ln_f,LayerNorm}.{weight,bias}: replicated
-    *norm?.{weight,bias}: replicated
+    *{norm,_ln,ln_1,ln_2,ln_f,ln_attn,ln_mlp,LayerNorm}.{weight,bias}: replicated
+    *norm{?,_?}.{weight,bias}: replicated
     *.{inv_freq,masked_bias}: replicated
     *{embed_positions,wpe,position_embeddings,token_type_embeddings}.weight: replicated
-    *{embed_tokens,wte,word_embeddings,embed_in,embed_out,lm_head}.{weight,bias}: vocab
+    *{embed_tokens,wte,word_embeddings,embed_in,embed_out,lm_head,shared_head.head}.{weight,bias}: vocab
 ";
 
 /// The weights of GPT-2 lie the other way round.
@@ -58,6 +61,12 @@ const GROUPS: &str = "
 /// The Falcons that have one head of keys.
 const ONE_KEY: &str = "
     *.query_key_value.{weight,bias}: column by qkv
+";
+
+/// Where the norm of queries and keys has a scale for each element of each head.
+const NORMS_OF_HEADS: &str = "
+    *.q_norm.weight: 0 by heads
+    *.k_norm.weight: 0 by kv_heads
 ";
 
 const PHI: &str = "
@@ -89,6 +98,7 @@ pub(super) fn plan(config: &Config) -> Result<ParallelPlan> {
             true => &[GROUPS],
             false => &[ONE_KEY, GROUPS],
         },
+        "cohere" | "cohere2" | "olmo2" | "olmo3" | "olmoe" | "flex_olmo" => &[NORMS_OF_HEADS],
         "phi" => &[PHI],
         "t5" | "mt5" | "umt5" => &[T5],
         "bert" | "roberta" | "xlm-roberta" | "camembert" | "electra" => &[BERT],

@@ -1,13 +1,13 @@
 //! Ranks become one checkpoint again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::cut::Held;
-use super::plan::ParallelPlan;
+use super::plan::{MOST_RANKS, ParallelPlan};
 use super::ranks::Ranks;
 use super::share::Share;
 use super::stages::expert_of;
@@ -46,7 +46,7 @@ impl Ranks {
             }
         });
         let parts: Map<String, Value> = parts.collect();
-        json!({ "rank": rank, "ranks": self.len(), "parts": parts }).to_string()
+        json!({ "rank": rank, "ranks": self.len(), "tensor_parallel": self.tensor_parallel(), "parts": parts }).to_string()
     }
 }
 
@@ -59,12 +59,22 @@ impl Ranks {
 /// place, and with [`ErrorKind::MissingTensor`] where a rank or a part is missing.
 pub fn join(ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
     let mut pieces = Pieces::default();
-    let mut missing: Option<BTreeMap<usize, ()>> = None;
+    let mut missing: Option<BTreeSet<usize>> = None;
+    let mut cut = None;
     for checkpoint in ranks {
         let record = Record::of(checkpoint)?;
-        missing
-            .get_or_insert_with(|| (0..record.ranks).map(|rank| (rank, ())).collect())
-            .remove(&record.rank);
+        let (count, tensor) = *cut.get_or_insert((record.ranks, record.tensor));
+        if (count, tensor) != (record.ranks, record.tensor) {
+            let message = format!(
+                "it is of a model cut for {} ranks, {} of them for a layer; another one for {count}, {tensor} for a layer",
+                record.ranks, record.tensor
+            );
+            return Err(blame(checkpoint, Error::new(ErrorKind::Malformed, message)));
+        }
+        if !missing.get_or_insert_with(|| (0..count).collect()).remove(&record.rank) {
+            let message = format!("two checkpoints are of rank {}", record.rank);
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
         for tensor in checkpoint.tensors().filter(|tensor| names.contains(tensor.name())) {
             let (held, shape) = match record.parts.get(tensor.name()) {
                 None => (Held::Whole, tensor.shape().to_vec()),
@@ -74,8 +84,8 @@ pub fn join(ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
             pieces.add(Piece { rank: record.rank, tensor, held, shape });
         }
     }
-    if let Some((rank, ())) = missing.unwrap_or_default().first_key_value() {
-        let message = format!("the checkpoint of rank {rank} is missing");
+    if let (Some(rank), Some((count, _))) = (missing.unwrap_or_default().first(), cut) {
+        let message = format!("the checkpoint of rank {rank} of {count} is missing");
         return Err(Error::new(ErrorKind::MissingTensor, message));
     }
     pieces.joined(ranks)
@@ -83,6 +93,15 @@ pub fn join(ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
 
 /// Joins them by the rules of a plan.
 pub(super) fn by_rules(plan: &ParallelPlan, ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
+    for (place, checkpoint) in ranks.iter().enumerate() {
+        if let Ok(record) = Record::of(checkpoint)
+            && record.rank != place
+        {
+            let message = format!("it is of rank {}, but stands in the place of rank {place}", record.rank);
+            return Err(blame(checkpoint, Error::new(ErrorKind::Value, message)));
+        }
+    }
+    plan.bounded()?;
     let size = match plan.tensor_ranks() * plan.pipeline_stages() {
         1 => ranks.len(),
         planned if planned == ranks.len() => plan.tensor_ranks(),
@@ -175,17 +194,21 @@ fn fit(parts: &[(usize, TensorRef<'_>)], share: Share) -> Result<()> {
     Ok(())
 }
 
+/// Names the file.
+fn blame(checkpoint: &Checkpoint, error: Error) -> Error {
+    checkpoint.shards().first().map_or(error.clone(), |shard| shard.blame(error))
+}
+
 /// What a rank's files say.
 struct Record {
     rank: usize,
     ranks: usize,
+    tensor: usize,
     parts: Map<String, Value>,
 }
 
 impl Record {
     fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        /// More ranks are none.
-        const MOST: usize = 1 << 20;
         let shard = checkpoint.shards().first();
         let blame = |message: &str| {
             let error = Error::new(ErrorKind::Malformed, message);
@@ -198,9 +221,9 @@ impl Record {
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         let number = |key: &str| usize::try_from(value.get(key)?.as_u64()?).ok();
         let read = || {
-            let (rank, ranks) = (number("rank")?, number("ranks")?);
+            let (rank, ranks, tensor) = (number("rank")?, number("ranks")?, number("tensor_parallel")?);
             let parts = value.get("parts")?.as_object()?.clone();
-            (rank < ranks && ranks <= MOST).then_some(Self { rank, ranks, parts })
+            (rank < ranks && ranks <= MOST_RANKS * MOST_RANKS).then_some(Self { rank, ranks, tensor, parts })
         };
         read().ok_or_else(|| blame("its metadata says nothing that can be understood of its rank"))
     }

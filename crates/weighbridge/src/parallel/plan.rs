@@ -19,6 +19,9 @@ use crate::side_file::read_text;
 /// No file of rules is larger.
 const MOST: u64 = 16 << 20;
 
+/// No run shares a layer by more ranks, or has more stages.
+pub(super) const MOST_RANKS: usize = 4096;
+
 /// How a model is cut for the ranks of tensor and pipeline parallelism: rules by names, and how many ranks there are.
 ///
 /// [`of`](Self::of) has the rules for the usual kinds of models; [`parse`](Self::parse) reads [files of
@@ -215,6 +218,18 @@ impl ParallelPlan {
     /// [`ErrorKind::Malformed`] where ranks have other values for the same place.
     pub fn join(&self, ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
         super::join::by_rules(self, ranks, names)
+    }
+
+    /// Fails for more ranks than any run has.
+    pub(super) fn bounded(&self) -> Result<()> {
+        if self.tensor <= MOST_RANKS && self.pipeline <= MOST_RANKS {
+            return Ok(());
+        }
+        let message = format!(
+            "{} ranks for a layer and {} stages are more than {MOST_RANKS}",
+            self.tensor, self.pipeline
+        );
+        Err(Error::new(ErrorKind::Value, message))
     }
 
     /// How a tensor is cut.

@@ -51,6 +51,7 @@ pub struct RankedTensor<'r> {
 
 impl Ranks {
     pub(super) fn new(plan: &ParallelPlan, checkpoint: &Checkpoint) -> Result<Self> {
+        plan.bounded()?;
         let config = Config::of(checkpoint)?;
         let world = plan.world(Some(&config));
         let sizes = checkpoint.tensors().map(|tensor| (tensor.name(), tensor.byte_len()));
@@ -60,6 +61,16 @@ impl Ranks {
             // With one stage nobody asks for layers.
             #[expect(clippy::single_range_in_vec_init, reason = "one stage that has all layers")]
             1 => vec![0..count],
+            // A number that is larger is none of a layer.
+            _ if count > checkpoint.len() => {
+                let prefix = layers.as_ref().map_or("", |layers| &layers.prefix);
+                let message = format!(
+                    "{prefix:?} has a layer {}, but there are {} tensors",
+                    count - 1,
+                    checkpoint.len()
+                );
+                return Err(Error::new(ErrorKind::Value, message));
+            }
             several => stages(plan.stage_counts(), count, several)?,
         };
         let experts = experts(checkpoint.tensors().map(|tensor| tensor.name()));
@@ -88,7 +99,11 @@ impl Ranks {
             };
             let siblings = expert_of(name).and_then(|(before, _)| experts.get(before)).copied().unwrap_or(0);
             let held = (0..world.size).map(|rank| world.held(share, name, tensor.shape(), siblings, rank));
-            let held = held.collect::<Result<_>>().map_err(|error| error.in_tensor(name))?;
+            let held: Vec<_> = held.collect::<Result<_>>().map_err(|error| error.in_tensor(name))?;
+            if held.iter().all(Option::is_none) {
+                let error = Error::new(ErrorKind::Value, "its number is none that an expert can have");
+                return Err(error.in_tensor(name));
+            }
             placed.push(Placed { share, stages: in_stages, held });
         }
         match missing {
@@ -293,6 +308,6 @@ fn is_embedding(name: &str) -> bool {
 
 fn no_stage(name: &str) -> Error {
     let message = "it belongs to no layer, and its name does not say whether it is in front of them or behind: \
-                   add `first` or `last` to its rule, such as `GLOB: replicated, last`";
+                   add `first` or `last` to its rule, such as `GLOB: replicated, last`; where layers are is said by `@layers`";
     Error::new(ErrorKind::Pattern, message).in_tensor(name)
 }

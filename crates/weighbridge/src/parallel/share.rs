@@ -31,6 +31,9 @@ pub enum Share {
     Replicated,
 }
 
+/// Vocabularies are padded to no larger multiples.
+const MOST_MULTIPLE: usize = 1 << 20;
+
 /// Along which dimension a tensor is cut, and where it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -162,7 +165,7 @@ impl FromStr for Share {
             ("replicated", []) => return Ok(Self::Replicated),
             ("experts", []) => return Ok(Self::Experts),
             ("vocab", []) => return Ok(Self::Vocabulary(1)),
-            ("vocab", [multiple]) => match count(multiple) {
+            ("vocab", [multiple]) => match count(multiple).filter(|multiple| *multiple <= MOST_MULTIPLE) {
                 Some(multiple) => return Ok(Self::Vocabulary(multiple)),
                 None => return fail("behind `vocab` stands what the number of rows must divide by"),
             },

@@ -36,11 +36,12 @@ pub(super) fn parse(plan: &Map<String, Value>) -> Result<ParallelPlan> {
             let message = format!("{:?}: the style {:?} is not known", start_of(name), start_of(style));
             Error::new(ErrorKind::Pattern, message)
         })?;
-        if let Some(share) = share {
-            made = made.with_rule(Rule { names: names_of(name)?, share, ends: None });
+        let Some(share) = share else { continue };
+        made = made.with_rule(Rule { names: names_of(name)?, share, ends: None });
+        if let Some((names, share)) = of_experts(name, share)? {
+            made = made.with_rule(Rule { names, share, ends: None });
         }
     }
-    // An expert by itself is one of those that are cut along the first dimension where they are one tensor.
     Ok(made)
 }
 
@@ -79,6 +80,28 @@ fn share_of(name: &str, style: &str) -> Option<Option<Share>> {
         _ => return None,
     };
     Some(Some(share))
+}
+
+/// What an entry about all experts in one tensor means for those that files have one by one; transformers puts them together
+/// before it cuts them.
+fn of_experts(name: &str, share: Share) -> Result<Option<(Names, Share)>> {
+    let Some((experts, projection)) =
+        name.rsplit_once('.').filter(|(experts, _)| experts.ends_with("experts"))
+    else {
+        return Ok(None);
+    };
+    let projections = match projection {
+        "gate_up_proj" => "gate_proj|up_proj|w1|w3",
+        "down_proj" => "down_proj|w2",
+        _ => return Ok(None),
+    };
+    let share = match share {
+        Share::Cut(cut) => cut.packed(1).into(),
+        share => share,
+    };
+    let digits = regex::escape(experts).replace(r"\*", r"\d+");
+    let names = Names::regex(&format!(r"(^|\.){digits}\.\d+\.({projections})\.(weight|bias)$"))?;
+    Ok(Some((names, share)))
 }
 
 /// The tensors of a module, and the tensor of that name, with whatever stands before them.

@@ -48,7 +48,7 @@ impl Layers {
         let is_float =
             dtype.is_float() && matches!(dtype.name(), "F32" | "F16" | "BF16" | "F8_E4M3" | "F8_E5M2");
         let is_matrix = matches!(tensor.shape().len(), 2..=5) && tensor.shape().iter().all(|&dim| dim > 0);
-        if parameter != "weight" || !is_matrix || !is_float || is_embedding(last) {
+        if parameter != "weight" || !is_matrix || !is_float || is_embedding(last) || last.ends_with("norm") {
             return Kind::Other;
         }
         Kind::Weight { module, is_transposed: self.is_conv1d && CONV1D.contains(&last) }
