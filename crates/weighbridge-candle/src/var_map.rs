@@ -122,7 +122,7 @@ impl Loader {
             let tensor = session.take(name, request).map_err(|error| error.in_tensor(name))?;
             // A view of other memory cannot change hands.
             let whole = whole(&tensor).map_err(|error| refused(&error).in_tensor(name))?;
-            all.push((name, var, whole.map_err(|error| refused(&error).in_tensor(name))?));
+            all.push((name, var, whole));
         }
         Ok(Ready { all, report: session.report() })
     }
