@@ -1,5 +1,6 @@
 //! An exponential moving average of weights.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use candle_core::{DType, Tensor, Var};
@@ -46,8 +47,10 @@ pub struct Ema {
 struct Average {
     name: String,
     var: Var,
-    /// In `F32`, or `F64`; nothing for what is not averaged.
+    /// In `F32`, or `F64`; nothing for what is not averaged. One for all names of a variable.
     mean: Option<Var>,
+    /// The variable has another name before this one.
+    again: bool,
 }
 
 impl Ema {
@@ -61,13 +64,19 @@ impl Ema {
         if !(0.0..=1.0).contains(&decay) {
             return Err(Error::new(ErrorKind::Value, format!("the decay {decay} is not from 0 to 1")));
         }
+        let mut means = HashMap::new();
         let average = |(name, var): (String, Var)| {
+            let id = var.as_tensor().id();
+            if let Some(mean) = means.get(&id).cloned() {
+                return Ok(Average { name, var, mean, again: true });
+            }
             let mean = || match is_trained(var.dtype()) {
-                true => Ok(Some(Var::from_tensor(&var.to_dtype(kept_in(var.dtype()))?.copy()?)?)),
+                true => Ok(Some(Var::from_tensor(&var.to_dtype(kept_in(var.dtype()))?.force_contiguous()?)?)),
                 false => Ok(None),
             };
             let mean = mean().map_err(|error: candle_core::Error| refused(&error).in_tensor(&name))?;
-            Ok(Average { name, var, mean })
+            means.insert(id, mean.clone());
+            Ok(Average { name, var, mean, again: false })
         };
         Ok(Self { decay, averages: named(map).into_iter().map(average).collect::<Result<_>>()? })
     }
@@ -78,7 +87,7 @@ impl Ema {
     ///
     /// Fails when a device fails.
     pub fn update(&mut self) -> candle_core::Result<()> {
-        for Average { var, mean, .. } in &self.averages {
+        for Average { var, mean, .. } in self.averages.iter().filter(|average| !average.again) {
             if let Some(mean) = mean {
                 average(mean, &var.to_dtype(mean.dtype())?, self.decay)?;
             }
@@ -109,14 +118,17 @@ impl Ema {
     /// Fails when a device fails; the variables are as they were then.
     pub fn apply(&mut self) -> Result<Applied<'_>> {
         let mut pairs = Vec::new();
-        for Average { name, var, mean } in &self.averages {
+        for Average { name, var, mean, .. } in self.averages.iter().filter(|average| !average.again) {
             let Some(mean) = mean else { continue };
-            let cast = if mean.dtype() == var.dtype() { mean.copy() } else { mean.to_dtype(var.dtype()) };
+            let cast = if mean.dtype() == var.dtype() {
+                mean.force_contiguous()
+            } else {
+                mean.to_dtype(var.dtype())
+            };
             pairs.push((var.clone(), cast.map_err(|error| refused(&error).in_tensor(name))?));
         }
-        let applied = Applied { pairs, ema: PhantomData };
-        applied.exchange()?;
-        Ok(applied)
+        exchange_pairs(&pairs)?;
+        Ok(Applied { pairs, ema: PhantomData })
     }
 
     /// Loads the average from a checkpoint of the model.
@@ -156,16 +168,14 @@ pub struct Applied<'e> {
     ema: PhantomData<&'e mut Ema>,
 }
 
-impl Applied<'_> {
-    fn exchange(&self) -> Result<()> {
-        let both = self.pairs.iter().map(|(var, other)| (var.as_tensor(), other));
-        exchange_all(both).map_err(|(_, error)| refused(&error))
-    }
+fn exchange_pairs(pairs: &[(Var, Tensor)]) -> Result<()> {
+    let both = pairs.iter().map(|(var, other)| (var.as_tensor(), other));
+    exchange_all(both).map_err(|(_, error)| refused(&error))
 }
 
 impl Drop for Applied<'_> {
     fn drop(&mut self) {
         // What could be exchanged once can be exchanged again.
-        let _ = self.exchange();
+        let _ = exchange_pairs(&self.pairs);
     }
 }

@@ -1,6 +1,7 @@
 //! A model in use, whose weights are swapped.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use candle_core::Var;
@@ -50,7 +51,10 @@ use crate::var_map::{Planned, Ready, unused};
 pub struct Live {
     /// In the order of names.
     vars: Vec<(String, Var)>,
-    version: RwLock<u64>,
+    /// Held by those who compute, and alone by a swap that is about to change the weights.
+    gate: RwLock<()>,
+    /// Changes with the gate held alone.
+    version: AtomicU64,
     /// Locked for as long as a swap goes on.
     origin: Mutex<Option<Origin>>,
 }
@@ -65,16 +69,19 @@ struct Origin {
 
 /// The weights stay as they are for as long as this is held.
 ///
-/// A thread holds one at a time: to ask for a second one while a swap waits for the first is a deadlock. On a
-/// GPU, drop it when what was computed is done, which is when its values have come back.
+/// A thread holds one at a time: to ask for a second one while a swap waits for the first is a deadlock, and
+/// so is a [`swap`](Live::swap) by the thread that holds one, which would wait for itself. On a GPU, drop it when what was computed is done, which is when its values have come back.
 #[derive(Debug)]
 #[must_use = "weights may be swapped as soon as it is dropped"]
-pub struct Pass<'l>(RwLockReadGuard<'l, u64>);
+pub struct Pass<'l> {
+    version: u64,
+    _gate: RwLockReadGuard<'l, ()>,
+}
 
 impl Pass<'_> {
     /// The number of swaps before it.
     pub fn version(&self) -> u64 {
-        *self.0
+        self.version
     }
 }
 
@@ -95,21 +102,22 @@ pub struct Swapped {
 impl Live {
     /// The variables of a map as they are: version 0.
     pub fn new(map: &VarMap) -> Self {
-        Self { vars: named(map), version: RwLock::new(0), origin: Mutex::new(None) }
+        Self { vars: named(map), gate: RwLock::new(()), version: AtomicU64::new(0), origin: Mutex::new(None) }
     }
 
     /// Keeps the weights as they are, for a forward pass.
     pub fn pass(&self) -> Pass<'_> {
-        Pass(self.version.read().unwrap_or_else(PoisonError::into_inner))
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        Pass { version: self.version(), _gate: gate }
     }
 
-    /// The number of swaps that were done.
+    /// The number of swaps that were done. It waits for nobody, and may be asked for with a [`Pass`] held.
     pub fn version(&self) -> u64 {
-        self.pass().version()
+        self.version.load(Ordering::Acquire)
     }
 
     /// Swaps all weights for those that `loader` loads, as [`Loader::fill`] does. One swap is done at a time;
-    /// others wait.
+    /// others wait. It waits for every [`Pass`], so the thread that calls it must hold none.
     ///
     /// # Errors
     ///
@@ -127,7 +135,8 @@ impl Live {
 
     /// Swaps the adapters: the variables get the weights of the last [`swap`](Self::swap) with these adapters
     /// merged, each times its weight, in the place of those that were merged before; without any, the weights
-    /// as they are. Only what the adapters before or the new ones touch is read and replaced.
+    /// as they are. Only what the adapters before or the new ones touch is read and replaced. As with
+    /// [`swap`](Self::swap), the thread that calls it must hold no [`Pass`].
     ///
     /// ```no_run
     /// # use weighbridge_candle::{Live, Loader, weighbridge::{Checkpoint, Result}};
@@ -175,11 +184,10 @@ impl Live {
     }
 
     fn exchange(&self, ready: &Ready<'_>, unused: Vec<String>) -> Result<Swapped> {
-        let mut version = self.version.write().unwrap_or_else(PoisonError::into_inner);
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         self.wait_for_devices(ready)?;
         ready.exchange()?;
-        *version += 1;
-        let version = *version;
+        let version = self.version.fetch_add(1, Ordering::AcqRel) + 1;
         // The memory of the old weights is given back when nobody waits any more.
         let set = ready.names().map(str::to_owned).collect();
         Ok(Swapped { version, set, unused, report: ready.report.clone() })

@@ -4,7 +4,10 @@ mod adamw;
 mod in_place;
 mod sgd;
 
-use candle_core::{DType, Tensor, Var};
+use std::collections::HashSet;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::Optimizer;
 
 pub use adamw::AdamW;
@@ -12,6 +15,9 @@ pub(crate) use in_place::average;
 pub use sgd::{ParamsSgd, Sgd};
 
 /// An optimizer whose state [`Checkpoints`](crate::Checkpoints) saves and resumes: [`AdamW`] and [`Sgd`].
+///
+/// A step whose gradients do not fit the variables changes nothing. One that fails because a device does may
+/// have been done in part; load the last checkpoint then.
 pub trait Stateful: Optimizer + private::State {}
 
 pub(crate) mod private {
@@ -49,9 +55,34 @@ pub(crate) struct Moments {
     pub(crate) time: u64,
 }
 
-/// The variables that can be trained, without state.
+/// The variables that can be trained, each once, without state.
 fn slots(vars: Vec<Var>) -> Vec<Slot> {
-    vars.into_iter().filter(|var| is_trained(var.dtype())).map(|var| Slot { var, moments: None }).collect()
+    let mut seen = HashSet::new();
+    let is_new = |var: &Var| is_trained(var.dtype()) && seen.insert(var.as_tensor().id());
+    vars.into_iter().filter(is_new).map(|var| Slot { var, moments: None }).collect()
+}
+
+/// Refuses gradients that are not like their variables, before anything changes.
+fn check(slots: &[Slot], gradients: &GradStore) -> Result<()> {
+    for Slot { var, .. } in slots {
+        let Some(gradient) = gradients.get(var) else { continue };
+        if gradient.shape() != var.shape() || gradient.dtype() != var.dtype() {
+            bail!(
+                "a variable of shape {:?} in {:?} has a gradient of shape {:?} in {:?}; nothing was changed",
+                var.shape(),
+                var.dtype(),
+                gradient.shape(),
+                gradient.dtype()
+            );
+        }
+        if !gradient.device().same_device(var.device()) {
+            bail!(
+                "a variable of shape {:?} has a gradient on another device; nothing was changed",
+                var.shape()
+            );
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn is_trained(dtype: DType) -> bool {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::mem;
 
-use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, MetalStorage, Result, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, MetalStorage, Result, Storage, Tensor, bail};
 
 /// Exchanges the memory of two tensors of one shape, dtype and device. Whoever has one of them, or a view of
 /// it, sees the other's values from now on.
@@ -30,14 +30,25 @@ pub(crate) fn exchange_all<'t>(
     }
     for (number, (one, other)) in pairs.clone().enumerate() {
         if let Err(error) = exchange(one, other) {
-            // What changed hands goes back.
-            for (one, other) in pairs.clone().take(number) {
+            // What changed hands goes back, the last first: a tensor may be in several pairs.
+            let done: Vec<_> = pairs.clone().take(number).collect();
+            for (one, other) in done.into_iter().rev() {
                 let _ = exchange(one, other);
             }
             return Err((number, error));
         }
     }
     Ok(())
+}
+
+/// The tensor in memory of its own, which can be exchanged: itself, or a copy of what is a view.
+pub(crate) fn whole(tensor: &Tensor) -> Result<Tensor> {
+    if is_whole(tensor) { Ok(tensor.clone()) } else { tensor.force_contiguous() }
+}
+
+fn is_whole(tensor: &Tensor) -> bool {
+    let is_all = elements(&tensor.storage_and_layout().0).is_none_or(|all| all == tensor.elem_count());
+    is_all && tensor.layout().start_offset() == 0 && tensor.is_contiguous()
 }
 
 fn check(one: &Tensor, other: &Tensor) -> Result<()> {
@@ -47,7 +58,6 @@ fn check(one: &Tensor, other: &Tensor) -> Result<()> {
     if one.dtype() != other.dtype() || !one.device().same_device(other.device()) {
         bail!("it has another dtype or device than the other");
     }
-    let is_whole = |tensor: &Tensor| tensor.layout().start_offset() == 0 && tensor.is_contiguous();
     if !is_whole(one) || !is_whole(other) {
         bail!("it is a view of other memory");
     }
@@ -56,6 +66,26 @@ fn check(one: &Tensor, other: &Tensor) -> Result<()> {
         bail!("it shares its memory with the other");
     }
     Ok(())
+}
+
+/// How many elements the memory holds, where Candle says it: other views of more than a tensor has would lie
+/// outside of what they get.
+fn elements(storage: &Storage) -> Option<usize> {
+    match storage {
+        Storage::Cpu(storage) => Some(match storage {
+            CpuStorage::U8(values) => values.len(),
+            CpuStorage::U32(values) => values.len(),
+            CpuStorage::I16(values) => values.len(),
+            CpuStorage::I32(values) => values.len(),
+            CpuStorage::I64(values) => values.len(),
+            CpuStorage::BF16(values) => values.len(),
+            CpuStorage::F16(values) => values.len(),
+            CpuStorage::F32(values) => values.len(),
+            CpuStorage::F64(values) => values.len(),
+            _ => return None,
+        }),
+        _ => None,
+    }
 }
 
 /// Gives the storage of one tensor to an operation on the other.
@@ -143,6 +173,7 @@ mod tests {
             Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap(),
             Tensor::zeros(3, DType::F64, &Device::Cpu).unwrap(),
             Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap().narrow(0, 1, 3).unwrap(),
+            Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap().narrow(0, 0, 3).unwrap(),
             c.clone(),
         ];
         for wrong in &wrong {
@@ -154,5 +185,15 @@ mod tests {
         }
         exchange_all([(&a, &b)].into_iter()).unwrap();
         assert_eq!(values(&a), [2.0; 3]);
+    }
+
+    #[test]
+    fn a_view_gets_memory_of_its_own() {
+        let all = Tensor::new(&[1_f32, 2.0, 3.0, 4.0], &Device::Cpu).unwrap();
+        for (start, expected) in [(0, [1.0, 2.0]), (2, [3.0, 4.0])] {
+            let var = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
+            exchange(&var, &whole(&all.narrow(0, start, 2).unwrap()).unwrap()).unwrap();
+            assert_eq!((values(&var), values(&all)), (expected.to_vec(), vec![1.0, 2.0, 3.0, 4.0]));
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::Loader;
 use crate::catalog::Catalog;
 use crate::devices::Devices;
 use crate::session::{Request, Tensors};
-use crate::swap::exchange_all;
+use crate::swap::{exchange_all, whole};
 use crate::tensor::refused;
 use crate::training::named;
 
@@ -121,8 +121,8 @@ impl Loader {
         for Planned { name, var, request, .. } in planned {
             let tensor = session.take(name, request).map_err(|error| error.in_tensor(name))?;
             // A view of other memory cannot change hands.
-            let whole = if tensor.layout().start_offset() == 0 { tensor.contiguous() } else { tensor.copy() };
-            all.push((name, var, whole.map_err(|error| refused(&error).in_tensor(name))?));
+            let whole = whole(&tensor).map_err(|error| refused(&error).in_tensor(name))?;
+            all.push((name, var, whole));
         }
         Ok(Ready { all, report: session.report() })
     }

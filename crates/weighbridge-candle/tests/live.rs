@@ -226,3 +226,23 @@ fn a_swap_waits_for_a_pass() {
     });
     assert_eq!((seen(&layers), live.version()), (vec![[2.0; 2]; LAYERS], 2));
 }
+
+#[test]
+fn the_version_is_said_while_a_pass_is_held_and_a_swap_waits() {
+    let (map, _) = model();
+    let live = Arc::new(Live::new(&map));
+    let (said, heard) = std::sync::mpsc::channel();
+    let pass_holder = Arc::clone(&live);
+    thread::spawn(move || {
+        let pass = pass_holder.pass();
+        let swapping = Arc::clone(&pass_holder);
+        let swap = thread::spawn(move || swapping.swap(Loader::new(&weights(1.0))).unwrap().version);
+        // Long enough for the swap to have read and to wait.
+        thread::sleep(std::time::Duration::from_millis(500));
+        let seen = (pass.version(), pass_holder.version(), swap.is_finished());
+        drop(pass);
+        said.send((seen, swap.join().unwrap(), pass_holder.version())).unwrap();
+    });
+    let (seen, swapped, after) = heard.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!((seen, swapped, after), ((0, 0, false), 1, 1));
+}

@@ -431,3 +431,36 @@ fn a_progress_handler_can_end_a_load() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(Loader::new(&ckpt).progress(|_| ()).load().is_ok());
 }
+
+#[test]
+fn layers_go_onto_devices_by_the_bytes_that_they_will_have() {
+    use weighbridge::parallel::DeviceMap;
+
+    let names = ["model.embed_tokens.weight", "model.layers.0.a", "model.layers.1.a", "lm_head.weight"];
+    let tensors = names.map(|name| (name, Stored::new(St::BF16, &[4], [0, 0].repeat(4))));
+    let ckpt = Checkpoint::from_bytes(file(&tensors)).unwrap();
+    // Each tensor has 8 bytes as it is stored, and 16 in F32.
+    let load = |budgets: [u64; 2], dtype: Option<DType>| {
+        let map = DeviceMap::by_memory(budgets.map(|bytes| (Device::Cpu, bytes)));
+        let loader = Loader::new(&ckpt).device_map(map);
+        match dtype {
+            Some(dtype) => loader.dtype(dtype).load(),
+            None => loader.load(),
+        }
+    };
+    let refused = |budgets: [u64; 2], dtype: Option<DType>| {
+        let error = load(budgets, dtype).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Memory, "{error}");
+        error.to_string()
+    };
+    assert_eq!(load([16, 16], None).unwrap().tensors.len(), 4);
+    let error = refused([16, 7], None);
+    assert!(error.contains("layer model.layers.1 (8 bytes)") && error.contains("needs 32 bytes"), "{error}");
+
+    let wide = load([32, 32], Some(DType::F32)).unwrap();
+    assert!(names.iter().all(|name| wide.tensors[*name].dtype() == DType::F32));
+    let error = refused([32, 15], Some(DType::F32));
+    assert!(error.contains("layer model.layers.1 (16 bytes)") && error.contains("needs 64 bytes"), "{error}");
+    let error = refused([16, 16], Some(DType::F32));
+    assert!(error.contains("what is behind") || error.contains("layer model.layers.1"), "{error}");
+}

@@ -129,3 +129,34 @@ fn a_gradient_that_is_a_view_is_taken_as_it_is_seen() {
     let expected = (one - other.t().unwrap()).unwrap();
     assert_eq!(var.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
 }
+
+#[test]
+fn a_gradient_that_does_not_fit_changes_nothing() {
+    fn refuses(optimizer: &mut impl Optimizer, vars: &[Var; 2]) {
+        let loss = vars.iter().map(|var| var.sqr().unwrap().sum_all().unwrap());
+        let loss = loss.reduce(|one, other| (one + other).unwrap()).unwrap();
+        let before = vars.each_ref().map(|var| var.to_vec1::<f32>().unwrap());
+        for wrong in [(3, DType::F32), (4, DType::F64)] {
+            let mut gradients = loss.backward().unwrap();
+            gradients.insert(&vars[1], Tensor::ones(wrong.0, wrong.1, &Device::Cpu).unwrap());
+            let error = optimizer.step(&gradients).unwrap_err().to_string();
+            assert!(error.contains("has a gradient of shape"), "{error}");
+            assert_eq!(vars.each_ref().map(|var| var.to_vec1::<f32>().unwrap()), before);
+        }
+    }
+    let vars = [variable(DType::F32), variable(DType::F32)];
+    refuses(&mut AdamW::new(vars.to_vec(), ParamsAdamW::default()).unwrap(), &vars);
+    refuses(&mut Sgd::new(vars.to_vec(), ParamsSgd::default()).unwrap(), &vars);
+    refuses(&mut Sgd::new(vars.to_vec(), ParamsSgd { momentum: 0.9, ..Default::default() }).unwrap(), &vars);
+}
+
+#[test]
+fn a_variable_that_is_given_twice_is_stepped_once() {
+    let once = trained(DType::F32, |vars| Sgd::new(vars, ParamsSgd { lr: 0.1, ..Default::default() }));
+    let twice = trained(DType::F32, |vars| {
+        Sgd::new([vars.clone(), vars].concat(), ParamsSgd { lr: 0.1, ..Default::default() })
+    });
+    assert_eq!(once, twice);
+    let adamw = |vars| AdamW::new(vars, ParamsAdamW::default());
+    assert_eq!(trained(DType::F32, adamw), trained(DType::F32, |vars| adamw([vars.clone(), vars].concat())));
+}

@@ -336,3 +336,87 @@ fn a_variable_that_is_not_in_the_map_is_refused() {
     assert!(error.to_string().contains("not in the map"), "{error}");
     assert_eq!(Checkpoints::new(&directory).latest().unwrap(), None);
 }
+
+#[test]
+fn amsgrad_may_begin_after_steps_were_taken() {
+    for steps_after in 0..2 {
+        let mut run = Run::new(DType::F32, adamw);
+        run.step(0);
+        run.optimizer = run.optimizer.amsgrad();
+        for step in 1..=steps_after {
+            run.step(step);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        save_training(&directory, &run.map, &run.optimizer, &run.schedule).unwrap();
+        let mut resumed = Run::new(DType::F32, |map| Ok(adamw(map)?.amsgrad()));
+        load_training(&directory, &resumed.map, &mut resumed.optimizer, &mut resumed.schedule).unwrap();
+        for step in 2..4 {
+            run.step(step);
+            resumed.step(step);
+        }
+        assert!(run.bytes() == resumed.bytes(), "{steps_after} steps");
+    }
+}
+
+#[test]
+fn a_variable_of_two_names_is_trained_averaged_and_saved() {
+    let tied = || {
+        Run::new(DType::F32, |map| {
+            let mut vars = map.data().lock().unwrap();
+            let shared = vars["up.weight"].clone();
+            vars.insert("tied.weight".to_owned(), shared);
+            drop(vars);
+            adamw(map)
+        })
+    };
+    let (mut run, mut plain) = (tied(), Run::new(DType::F32, adamw));
+    let mut ema = Ema::new(&run.map, 0.5).unwrap();
+    let mut plain_ema = Ema::new(&plain.map, 0.5).unwrap();
+    run.step(0);
+    plain.step(0);
+    ema.update().unwrap();
+    plain_ema.update().unwrap();
+    let of = |tensors: Vec<(String, Tensor)>, name: &str| {
+        let found = tensors.into_iter().find(|(other, _)| other == name).unwrap().1;
+        found.to_vec2::<f32>().unwrap()
+    };
+    let trained = of(vars(&plain.map), "up.weight");
+    let averaged = of(plain_ema.tensors(), "up.weight");
+    for name in ["up.weight", "tied.weight"] {
+        assert_eq!(of(vars(&run.map), name), trained);
+        assert_eq!(of(ema.tensors(), name), averaged);
+    }
+    let applied = ema.apply().unwrap();
+    assert_eq!(of(vars(&run.map), "up.weight"), averaged);
+    drop(applied);
+    assert_eq!(of(vars(&run.map), "up.weight"), trained);
+
+    let directory = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(&directory);
+    checkpoints.at(Milestone::epoch(1)).ema(&ema).save(&run.map, &run.optimizer, &run.schedule).unwrap();
+    let mut resumed = tied();
+    checkpoints.resume(&resumed.map, &mut resumed.optimizer, &mut resumed.schedule).unwrap().unwrap();
+    let mut resumed_ema = Ema::new(&resumed.map, 0.5).unwrap();
+    checkpoints.load_ema(Milestone::epoch(1), &mut resumed_ema).unwrap();
+    assert_eq!(of(resumed_ema.tensors(), "tied.weight"), averaged);
+    run.step(1);
+    resumed.step(1);
+    assert!(run.bytes() == resumed.bytes());
+}
+
+#[test]
+fn a_run_knows_where_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::new(&directory);
+    let mut run = Run::new(DType::F32, adamw);
+    let all = [
+        (Milestone::at_step(5), (0, 5)),
+        (Milestone::epoch(2).step(7), (2, 7)),
+        (Milestone::epoch(3), (4, 0)),
+    ];
+    for (milestone, next) in all {
+        checkpoints.at(milestone).save(&run.map, &run.optimizer, &run.schedule).unwrap();
+        let resumed = checkpoints.load(milestone, &run.map, &mut run.optimizer, &mut run.schedule).unwrap();
+        assert_eq!(resumed.next(), next);
+    }
+}

@@ -32,7 +32,7 @@ Examples:
   candle-train run --from samples/adder    goes on with the weights of a checkpoint"
 )]
 pub(crate) struct Cli {
-    /// The directory of the run's checkpoints
+    /// The directory of the run's checkpoints, configuration and tokenizer
     run: PathBuf,
 
     /// Go on from the last checkpoint of the run

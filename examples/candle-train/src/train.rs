@@ -11,7 +11,7 @@ use weighbridge_candle::{AdamW, Checkpoints, Cosine, Ema, Loader, Schedule, open
 
 use crate::Cli;
 use crate::data::{Batch, Tokens};
-use crate::export::export;
+use crate::export::{check, describe, export};
 use crate::model::{Config, Llama, initialise};
 
 /// How the model is made where no checkpoint is given.
@@ -25,12 +25,6 @@ struct Settings {
 }
 
 pub(crate) fn run(cli: &Cli) -> Result<()> {
-    let source = cli.from.as_deref().unwrap_or(Path::new(SAMPLE));
-    let config = Config::read(source)?;
-    let tokens = Tokens::read(source)?;
-    let map = VarMap::new();
-    let model = Llama::new(&config, &map)?;
-
     let mut checkpoints = Checkpoints::new(&cli.run).keep_last(2).every(cli.every);
     let latest = checkpoints.latest()?;
     let settings = match (cli.resume, latest) {
@@ -39,6 +33,20 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
         (false, Some(_)) => bail!("{}: there is a run already; --resume goes on with it", cli.run.display()),
         (false, None) => Settings::new(cli),
     };
+    if let Some(directory) = &cli.export {
+        check(directory, &cli.run, cli.from.as_deref())?;
+    }
+    // A run that goes on is of the model that it was begun with, which is described in its directory.
+    let source = match cli.resume {
+        true => cli.run.as_path(),
+        false => cli.from.as_deref().unwrap_or(Path::new(SAMPLE)),
+    };
+    let config = Config::read(source)?;
+    let tokens = Tokens::read(source)?;
+    let map = VarMap::new();
+    let model = Llama::new(&config, &map)?;
+    describe(source, &cli.run)?;
+
     let Settings { steps, batch, seed } = settings;
     checkpoints = checkpoints.note("steps", steps).note("batch", batch).note("seed", seed);
 
@@ -79,7 +87,7 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
     };
     note(&format!("{:.1}% of the sums that it has not seen are right", 100.0 * right));
     if let Some(directory) = &cli.export {
-        export(&ema, source, directory)?;
+        export(&ema, &cli.run, directory)?;
     }
     Ok(())
 }

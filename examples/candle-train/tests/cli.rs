@@ -101,3 +101,54 @@ fn a_killed_run_gives_the_same_bytes() {
     assert!(last("whole") == last("killed"));
     assert!(files(&directory.path().join("whole-model")) == files(&directory.path().join("killed-model")));
 }
+
+/// A model that is not the sample: its vocabulary has one more token.
+fn other_model(directory: &Path) {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/adder");
+    fs::create_dir(directory).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(sample.join(name)).unwrap()).unwrap();
+        match name {
+            "config.json" => json["rope_parameters"]["rope_theta"] = 5000.0.into(),
+            _ => json["model"]["vocab"]["another"] = 99.into(),
+        }
+        fs::write(directory.join(name), json.to_string()).unwrap();
+    }
+    for entry in fs::read_dir(&sample).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.contains(".safetensors") {
+            fs::copy(entry.path(), directory.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_run_begun_with_a_model_goes_on_as_that_model() {
+    let directory = Directory::new();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    other_model(&directory.path().join("other"));
+    train(&[&[&*path("one"), "--from", &path("other"), "--export", &path("one-model")], &SMALL[..]].concat());
+    train(&[&[&*path("two"), "--from", &path("other"), "--until", "3"], &SMALL[..]].concat());
+    fs::remove_dir_all(directory.path().join("other")).unwrap();
+    train(&[&path("two"), "--resume", "--export", &path("two-model")]);
+    let exported = files(&directory.path().join("one-model"));
+    assert!(String::from_utf8_lossy(&exported["tokenizer.json"]).contains("another"));
+    assert!(exported == files(&directory.path().join("two-model")));
+}
+
+#[test]
+fn an_export_does_not_write_over_what_the_run_is_made_of() {
+    let directory = Directory::new();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    other_model(&directory.path().join("other"));
+    let before = files(&directory.path().join("other"));
+    let again = path("other/../other");
+    let error = error_of(&run(PROGRAM, &[&path("run"), "--from", &path("other"), "--export", &again]));
+    assert!(error.contains("what the run begins with"), "{error}");
+    assert!(before == files(&directory.path().join("other")));
+    assert!(!directory.path().join("run").exists());
+    train(&[&[&*path("run"), "--until", "1"], &SMALL[..]].concat());
+    let error = error_of(&run(PROGRAM, &[&path("run"), "--resume", "--export", &path("run/../run")]));
+    assert!(error.contains("the directory of the run"), "{error}");
+}

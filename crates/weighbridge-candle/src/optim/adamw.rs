@@ -5,7 +5,7 @@ use candle_core::{Result, Var};
 use candle_nn::{Optimizer, ParamsAdamW, VarMap};
 
 use super::in_place::{adam, add_squares, lerp, maximum};
-use super::{Moments, Slot, Stateful, private, slots};
+use super::{Moments, Slot, Stateful, check, private, slots};
 
 /// AdamW, computed as `torch.optim.AdamW` does, in the place of [`candle_nn::AdamW`]: its state is saved and
 /// resumed.
@@ -46,7 +46,8 @@ impl AdamW {
         Self::new(map.all_vars(), params)
     }
 
-    /// Divides by the largest second moment so far instead of the last one.
+    /// Divides by the largest second moment so far instead of the last one. It may be set after steps were
+    /// taken: the largest is that of the steps from then on.
     #[must_use]
     pub fn amsgrad(mut self) -> Self {
         self.amsgrad = true;
@@ -73,16 +74,15 @@ impl Optimizer for AdamW {
 
     fn step(&mut self, gradients: &GradStore) -> Result<()> {
         let ParamsAdamW { lr, beta1, beta2, eps, weight_decay } = self.params;
+        check(&self.slots, gradients)?;
         for Slot { var, moments } in &mut self.slots {
             let Some(gradient) = gradients.get(var) else { continue };
             let gradient = gradient.contiguous()?;
-            let moments = match moments {
-                Some(moments) => moments,
-                None => {
-                    let zeros = (0..if self.amsgrad { 3 } else { 2 }).map(|_| var.zeros_like());
-                    moments.insert(Moments { tensors: zeros.collect::<Result<_>>()?, time: 0 })
-                }
-            };
+            let moments = moments.get_or_insert(Moments { tensors: Vec::new(), time: 0 });
+            // A state from before `amsgrad()` lacks the third.
+            while moments.tensors.len() < if self.amsgrad { 3 } else { 2 } {
+                moments.tensors.push(var.zeros_like()?);
+            }
             let [first, second, largest @ ..] = &*moments.tensors else { continue };
             moments.time += 1;
             let time = moments.time as f64;

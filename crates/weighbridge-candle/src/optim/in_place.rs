@@ -1,15 +1,16 @@
 //! Steps of optimizers, in place: one pass over memory each on the CPU, Candle's own operations elsewhere.
 //!
 //! What PyTorch computes with one operation is rounded once to the dtype of the tensor; in between is `F32`,
-//! or `F64` for `F64`.
+//! or `F64` for `F64`. Elsewhere the same roundings are made; a device may still contract or divide in its own
+//! way, in the last bit of what is computed with.
 
 use std::ops::{Add, Div, Mul, Sub};
 
 use candle_core::cpu_backend::CpuStorage;
-use candle_core::{InplaceOp2, InplaceOp3, Layout, Result, Tensor, WithDType, bail};
+use candle_core::{DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
-use crate::swap::exchange;
+use crate::swap::{exchange, whole};
 
 /// What is computed with.
 trait Wide:
@@ -88,8 +89,35 @@ trait Change<const N: usize> {
 
     fn element<T: Lane>(&self) -> impl Fn(T, [T; N]) -> T;
 
-    /// The same by Candle's operations: the tensor as it is to be.
-    fn by_operations(&self, target: &Tensor, sources: [&Tensor; N]) -> Result<Tensor>;
+    /// The same by Candle's operations on tensors of the wide dtype: the tensor as it is to be, before it is
+    /// rounded for the last time.
+    fn by_operations(&self, target: &Tensor, sources: [&Tensor; N], rounding: Rounding) -> Result<Tensor>;
+}
+
+/// Rounds tensors of the wide dtype to that of the target.
+#[derive(Clone, Copy)]
+struct Rounding(DType);
+
+impl Rounding {
+    fn round(self, wide: &Tensor) -> Result<Tensor> {
+        wide.to_dtype(self.0)?.to_dtype(wide.dtype())
+    }
+}
+
+/// What the target is to be.
+fn computed<C: Change<N>, const N: usize>(
+    change: &C,
+    target: &Tensor,
+    sources: [&Tensor; N],
+) -> Result<Tensor> {
+    let dtype = target.dtype();
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let widened = sources.iter().map(|source| source.to_dtype(wide)).collect::<Result<Vec<_>>>()?;
+    let mut sources = sources;
+    for (source, widened) in sources.iter_mut().zip(&widened) {
+        *source = widened;
+    }
+    change.by_operations(&target.to_dtype(wide)?, sources, Rounding(dtype))?.to_dtype(dtype)
 }
 
 struct OnCpu<'c, C>(&'c C);
@@ -181,14 +209,14 @@ impl<C: Change<2>> InplaceOp3 for OnCpu<'_, C> {
 fn apply1<C: Change<1>>(change: &C, target: &Tensor, source: &Tensor) -> Result<()> {
     match target.device().is_cpu() {
         true => target.inplace_op2(source, &OnCpu(change)),
-        false => exchange(target, &change.by_operations(target, [source])?.force_contiguous()?),
+        false => exchange(target, &whole(&computed(change, target, [source])?)?),
     }
 }
 
 fn apply2<C: Change<2>>(change: &C, target: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
     match target.device().is_cpu() {
         true => target.inplace_op3(a, b, &OnCpu(change)),
-        false => exchange(target, &change.by_operations(target, [a, b])?.force_contiguous()?),
+        false => exchange(target, &whole(&computed(change, target, [a, b])?)?),
     }
 }
 
@@ -209,8 +237,9 @@ impl Change<1> for Lerp {
         }
     }
 
-    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
-        target + (source - target)? * self.0
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1], _: Rounding) -> Result<Tensor> {
+        let apart = (source - target)?;
+        if self.0 < 0.5 { target + (apart * self.0)? } else { source - (apart * (1.0 - self.0))? }
     }
 }
 
@@ -231,8 +260,8 @@ impl Change<1> for Squares {
         }
     }
 
-    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
-        (target * self.keep)? + (source.sqr()? * self.add)?
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1], rounding: Rounding) -> Result<Tensor> {
+        rounding.round(&(target * self.keep)?)? + ((source * self.add)? * source)?
     }
 }
 
@@ -250,8 +279,8 @@ impl Change<1> for Sum {
         move |target, [source]| T::narrow(T::rounded(target.wide() * keep) + add * source.wide())
     }
 
-    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
-        (target * self.keep)? + (source * self.add)?
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1], rounding: Rounding) -> Result<Tensor> {
+        rounding.round(&(target * self.keep)?)? + (source * self.add)?
     }
 }
 
@@ -268,7 +297,7 @@ impl Change<1> for Maximum {
         }
     }
 
-    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1]) -> Result<Tensor> {
+    fn by_operations(&self, target: &Tensor, [source]: [&Tensor; 1], _: Rounding) -> Result<Tensor> {
         target.maximum(source)
     }
 }
@@ -296,9 +325,15 @@ impl Change<2> for Adam {
         }
     }
 
-    fn by_operations(&self, weight: &Tensor, [first, second]: [&Tensor; 2]) -> Result<Tensor> {
-        let divisor = ((second.sqrt()? / self.bias)? + self.eps)?;
-        (weight * self.keep)? - ((first * self.step)? / divisor)?
+    fn by_operations(
+        &self,
+        weight: &Tensor,
+        [first, second]: [&Tensor; 2],
+        rounding: Rounding,
+    ) -> Result<Tensor> {
+        let root = rounding.round(&second.sqrt()?)?;
+        let divisor = rounding.round(&(rounding.round(&(root / self.bias)?)? + self.eps)?)?;
+        rounding.round(&(weight * self.keep)?)? + ((first * -self.step)? / divisor)?
     }
 }
 
@@ -338,4 +373,43 @@ pub(super) fn adam(
 /// `average = decay * average + (1 - decay) * weight`, both in `F32`.
 pub(crate) fn average(average: &Tensor, weight: &Tensor, decay: f64) -> Result<()> {
     sum(average, decay, weight, 1.0 - decay)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn tensor(dtype: DType, first: f32) -> Tensor {
+        let values: Vec<_> = (0..97).map(|i| (i as f32 * 0.37 + first).sin().abs() + 0.01).collect();
+        Tensor::new(values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+    }
+
+    fn check1(dtype: DType, change: &impl Change<1>) {
+        let (target, source) = (tensor(dtype, 0.1), tensor(dtype, 0.7));
+        let operations = computed(change, &target, [&source]).unwrap();
+        apply1(change, &target, &source).unwrap();
+        assert_eq!(values(&operations), values(&target));
+    }
+
+    #[test]
+    fn operations_round_where_the_pass_over_memory_does() {
+        for dtype in [DType::BF16, DType::F16] {
+            check1(dtype, &Lerp(0.1));
+            check1(dtype, &Lerp(0.9));
+            check1(dtype, &Squares { keep: 0.999, add: 0.001 });
+            check1(dtype, &Sum { keep: 0.9, add: 0.3 });
+            check1(dtype, &Maximum);
+            let (weight, first, second) = (tensor(dtype, 0.1), tensor(dtype, 0.7), tensor(dtype, 1.3));
+            let adam = Adam { keep: 0.999, step: 0.01, bias: 0.3, eps: 1e-8 };
+            let operations = computed(&adam, &weight, [&first, &second]).unwrap();
+            apply2(&adam, &weight, &first, &second).unwrap();
+            assert_eq!(values(&operations), values(&weight), "{dtype:?}");
+        }
+    }
 }

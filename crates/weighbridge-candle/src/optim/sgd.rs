@@ -5,7 +5,7 @@ use candle_core::{Result, Var};
 use candle_nn::{Optimizer, VarMap};
 
 use super::in_place::sum;
-use super::{Moments, Slot, Stateful, private, slots};
+use super::{Moments, Slot, Stateful, check, private, slots};
 
 /// What [`Sgd`] is made with; the names and defaults are PyTorch's, but for the learning rate, which it has
 /// none for.
@@ -73,12 +73,13 @@ impl Optimizer for Sgd {
 
     fn step(&mut self, gradients: &GradStore) -> Result<()> {
         let ParamsSgd { lr, momentum, dampening, nesterov, weight_decay } = self.params;
+        check(&self.slots, gradients)?;
         for Slot { var, moments } in &mut self.slots {
             let Some(gradient) = gradients.get(var) else { continue };
             let mut gradient = gradient.contiguous()?;
             // From here on it may be changed, if it is not the one in the store.
             if weight_decay != 0.0 || momentum != 0.0 && nesterov {
-                gradient = gradient.copy()?;
+                gradient = gradient.force_contiguous()?;
             }
             if weight_decay != 0.0 {
                 sum(&gradient, 1.0, var, weight_decay)?;
@@ -95,7 +96,7 @@ impl Optimizer for Sgd {
                 }
                 none => {
                     let Moments { tensors, .. } =
-                        none.insert(Moments { tensors: vec![gradient.copy()?], time: 0 });
+                        none.insert(Moments { tensors: vec![gradient.force_contiguous()?], time: 0 });
                     let [velocity] = &**tensors else { continue };
                     velocity
                 }

@@ -80,10 +80,12 @@ pub fn load_training<O: Stateful>(
 /// let mut schedule = Cosine::new(1e-3, 0.0, 10);
 /// let mut ema = Ema::new(&map, 0.999)?;
 /// let checkpoints = Checkpoints::new(&run).keep_last(3).every(4).note("seed", 7_u64);
+/// const BATCHES: u64 = 5; // of an epoch
 /// let mut step = 0;
 /// if let Some(resumed) = checkpoints.resume(&map, &mut optimizer, &mut schedule)? {
 ///     checkpoints.load_ema(resumed.milestone, &mut ema)?;
-///     step = resumed.step();
+///     let (epoch, done) = resumed.next(); // a run of Burn's may have stopped at the end of an epoch
+///     step = epoch.saturating_sub(1) as u64 * BATCHES + done;
 /// }
 /// while step < 10 {
 ///     optimizer.set_learning_rate(schedule.step());
@@ -124,7 +126,17 @@ pub struct Resumed {
 }
 
 impl Resumed {
-    /// The steps that were done, of the epoch if these are counted; 0 at the end of one.
+    /// Where the run goes on: in which epoch, from 1 on, and after how many of its steps. The epoch is 0 where
+    /// none are counted, and the steps are those of the run then.
+    pub fn next(&self) -> (usize, u64) {
+        match self.milestone.step_number() {
+            Some(step) => (self.milestone.epoch_number(), step),
+            None => (self.milestone.epoch_number() + 1, 0),
+        }
+    }
+
+    /// The steps that were done, of the epoch if these are counted; 0 at the end of one, from where
+    /// [`next`](Self::next) says the epoch to go on with.
     pub fn step(&self) -> u64 {
         self.milestone.step_number().unwrap_or(0)
     }

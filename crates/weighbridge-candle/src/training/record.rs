@@ -38,8 +38,12 @@ pub(super) fn write<O: Stateful>(
     for (slot, variable) in optimizer.slots().iter().zip(names) {
         let Some(moments) = &slot.moments else { continue };
         let name = layout.name(variable);
-        for (leaf, tensor) in optimizer.leaves().iter().zip(&moments.tensors) {
-            let turned = layout.turned(variable, tensor).map_err(|error| refused(&error))?;
+        for (place, leaf) in optimizer.leaves().iter().enumerate() {
+            // What the next step would add begins with zeros.
+            let tensor =
+                moments.tensors.get(place).map_or_else(|| slot.var.zeros_like(), |it| Ok(it.clone()));
+            let turned = tensor.and_then(|tensor| layout.turned(variable, &tensor));
+            let turned = turned.map_err(|error| refused(&error))?;
             tensors.push((format!("{name}.{leaf}"), turned));
         }
         if O::COUNTS {
@@ -175,7 +179,11 @@ fn scalars(ckpt: &Checkpoint) -> Result<Scalars> {
 
 /// The names of an optimizer's variables.
 fn names<'n, O: Stateful>(optimizer: &O, vars: &'n [(String, Var)]) -> Result<Vec<&'n str>> {
-    let by_id: HashMap<_, _> = vars.iter().map(|(name, var)| (var.as_tensor().id(), &**name)).collect();
+    let mut by_id = HashMap::new();
+    for (name, var) in vars {
+        // One that has several names goes by the first.
+        by_id.entry(var.as_tensor().id()).or_insert(&**name);
+    }
     let name = |slot: &crate::optim::Slot| {
         by_id.get(&slot.var.as_tensor().id()).copied().ok_or_else(|| {
             let message = format!(

@@ -8,6 +8,7 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Result, nearest_name}
 
 use super::layout::BurnLayout;
 use crate::Loader;
+use crate::swap::whole;
 use crate::tensor::refused;
 
 /// The variables of a map, in the order of their names.
@@ -63,6 +64,6 @@ pub(super) fn fitted(variable: &str, var: &Var, stored: &Tensor, layout: &BurnLa
             format!("the variable has shape {:?}, the stored tensor {:?}", var.shape(), turned.shape());
         return Err(Error::new(ErrorKind::Shape, message));
     }
-    let placed = || turned.to_dtype(var.dtype())?.to_device(var.device())?.contiguous();
+    let placed = || whole(&turned.to_dtype(var.dtype())?.to_device(var.device())?);
     placed().map_err(|error| refused(&error))
 }
