@@ -35,6 +35,14 @@ struct Model {
 }
 
 impl Model {
+    fn new(hidden: usize, device: &Device) -> Self {
+        Self {
+            first: LinearConfig::new(2, hidden).init(device),
+            norm: BatchNormConfig::new(hidden).init(device),
+            second: LinearConfig::new(hidden, 2).init(device),
+        }
+    }
+
     fn output(&self, batch: Tensor<2>) -> RegressionOutput {
         let output = self.second.forward(self.norm.forward(self.first.forward(batch.clone())));
         let loss = (output.clone() - batch.clone()).powi_scalar(2).mean();
@@ -116,11 +124,7 @@ fn launch(
         let loader = if shuffled { loader.shuffle(3) } else { loader };
         loader.build(InMemDataset::new((0..ITEMS).collect()))
     };
-    let mut model = Model {
-        first: LinearConfig::new(2, hidden).init(&device),
-        norm: BatchNormConfig::new(hidden).init(&device),
-        second: LinearConfig::new(hidden, 2).init(&device),
-    };
+    let mut model = Model::new(hidden, &device);
     if !start.exists() {
         save(&model).ids().file(start).unwrap();
     }
@@ -223,6 +227,55 @@ fn what_cannot_be_resumed_is_an_error_before_the_training() {
     // Numbers are kept with each of them.
     let manifest = std::fs::read_to_string(run.join("checkpoints/checkpoints.json")).unwrap();
     assert!(manifest.contains(&Scalar::UInt(3).to_string()), "{manifest}");
+}
+
+#[test]
+fn a_run_that_does_not_count_epochs_is_not_resumed() {
+    let home = tempfile::tempdir().unwrap();
+    let device = Device::flex().autodiff();
+    let batcher =
+        Batches { made: Arc::default(), left: Arc::new(usize::MAX.into()), interrupter: Interrupter::new() };
+    let model = Model::new(4, &device);
+    let scheduler = ExponentialLrSchedulerConfig::new(0.1, 0.9).init().unwrap();
+    // More steps than an epoch has, fewer, and an end of the first of epochs that are counted from 0.
+    for (milestone, name) in [
+        (Milestone::at_step(EPOCH as u64 + 2), "step-00000009"),
+        (Milestone::at_step(3), "step-00000003"),
+        (Milestone::epoch(0), "epoch-00000"),
+    ] {
+        let run = home.path().join(name);
+        let checkpoints = Checkpoints::new(&run);
+        checkpoints.at(milestone).save(&model, &AdamWConfig::new().init(), &scheduler).unwrap();
+        let loader = || {
+            let loader = DataLoaderBuilder::new(batcher.clone()).batch_size(BATCH).set_device(device.clone());
+            loader.build(InMemDataset::new((0..ITEMS).collect()))
+        };
+        let training = SupervisedTraining::<Model>::new(&run, loader(), loader());
+        let error = checkpoints.clone().every(3, training).err().unwrap();
+        let file = run.join(name).join("model.safetensors");
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Value, Some(&*file)));
+        assert!(error.to_string().contains(&format!("is of {milestone}, and")), "{error}");
+        assert_eq!(checkpoints.milestones().unwrap(), [milestone]);
+    }
+    assert!(batcher.made.lock().unwrap().is_empty());
+}
+
+#[test]
+fn an_epoch_of_fewer_batches_than_were_seen_is_not_over() {
+    let home = tempfile::tempdir().unwrap();
+    let run = home.path().join("run");
+    let checkpoints = Checkpoints::new(run.join("checkpoints"));
+    // Its batches were smaller.
+    let newest = Milestone::epoch(2).step(EPOCH as u64 + 1);
+    let model = Model::new(4, &Device::flex().autodiff());
+    let scheduler = ExponentialLrSchedulerConfig::new(0.1, 0.9).init().unwrap();
+    checkpoints.at(newest).save(&model, &AdamWConfig::new().init(), &scheduler).unwrap();
+    let (result, made) = launch(&run, 3, usize::MAX, 1, 4, &run.with_extension("safetensors"));
+    let error = result.error.unwrap().to_string();
+    assert!(error.contains("after 8 batches of epoch 2, which has 7 now"), "{error}");
+    assert!(error.contains("epoch-00002-step-00000008/model.safetensors"), "{error}");
+    assert_eq!(made.len(), EPOCH);
+    assert_eq!(checkpoints.milestones().unwrap(), [newest]);
 }
 
 /// Shows nothing.

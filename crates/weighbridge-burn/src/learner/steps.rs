@@ -52,8 +52,10 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// Fails when `steps` is 0, and when the newest checkpoint cannot be read. What fails later ends the
-    /// training and is in its result.
+    /// Fails when `steps` is 0, and when the newest checkpoint cannot be read; with [`ErrorKind::Value`], too,
+    /// when it is of [a run that does not count epochs](Milestone::at_step) or counts them from 0: a data
+    /// loader does not say how many batches an epoch has. What fails later ends the training and is in its
+    /// result; so does an epoch that has fewer batches now than were seen of it.
     pub fn every<M: LearnerModel + 'static>(
         self,
         steps: u64,
@@ -87,9 +89,17 @@ struct Restored {
 impl Restored {
     fn read(checkpoints: &Checkpoints, milestone: Milestone) -> Result<Self> {
         let (_, optimizer, scheduler) = checkpoints.clone().split();
+        let model = checkpoints.state(&[]).find(milestone, MODEL)?;
+        if milestone.epoch_number() == 0 {
+            let message = format!(
+                "the newest checkpoint is of {milestone}, and a `Learner` counts epochs from 1: where it would \
+                 go on is not known; `resume` it in a loop of your own, or train in another directory"
+            );
+            return Err(Error::new(ErrorKind::Value, message).in_file(&model));
+        }
         Ok(Self {
             milestone,
-            model: Checkpoint::open(checkpoints.state(&[]).find(milestone, MODEL)?)?,
+            model: Checkpoint::open(model)?,
             optimizer: optimizer.read(milestone)?,
             scheduler: scheduler.read(milestone)?,
         })
@@ -172,7 +182,10 @@ impl<M: LearnerModel + 'static> SupervisedLearningStrategy<M> for EverySteps {
             store: &event_store,
         };
         while epoch.number <= num_epochs && !interrupter.should_stop() {
-            epoch.train(&mut learner, &train, &mut events, &mut saver);
+            let batches = epoch.train(&mut learner, &train, &mut events, &mut saver);
+            if batches < epoch.seen && !interrupter.should_stop() {
+                interrupter.fail(unknown(self.too_few(&epoch, batches)));
+            }
             if interrupter.should_stop() {
                 break;
             }
@@ -195,6 +208,22 @@ impl<M: LearnerModel + 'static> SupervisedLearningStrategy<M> for EverySteps {
     }
 }
 
+impl EverySteps {
+    /// The error for an epoch that ended among the batches that were seen before.
+    fn too_few(&self, epoch: &Epoch<'_>, batches: u64) -> Error {
+        let Epoch { number, seen, .. } = *epoch;
+        let message = format!(
+            "it was saved after {seen} batches of epoch {number}, which has {batches} now; train with the data \
+             and the batch size of that run"
+        );
+        let error = Error::new(ErrorKind::Value, message);
+        match self.checkpoints.state(&[]).find(Milestone::epoch(number).step(seen), MODEL) {
+            Ok(file) => error.in_file(&file),
+            Err(_) => error,
+        }
+    }
+}
+
 /// One epoch, or the rest of it.
 struct Epoch<'t> {
     number: usize,
@@ -207,13 +236,14 @@ struct Epoch<'t> {
 }
 
 impl Epoch<'_> {
+    /// The number of batches that the loader gave.
     fn train<M: LearnerModel>(
         &self,
         learner: &mut Learner<M>,
         loader: &TrainLoader<M>,
         events: &mut SupervisedTrainingEventProcessor<M>,
         saver: &mut StepSaver<M>,
-    ) {
+    ) -> u64 {
         let start = LearnerEvent::StartSplit { epoch_number: self.number, total_items: loader.num_items() };
         self.interrupter.fail_on_error(events.process_train(start));
         let mut batches = loader.iter();
@@ -262,6 +292,7 @@ impl Epoch<'_> {
             }
         }
         self.interrupter.fail_on_error(events.process_train(LearnerEvent::EndSplit(self.number)));
+        step
     }
 
     fn validate<M: LearnerModel>(
