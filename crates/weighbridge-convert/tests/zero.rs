@@ -125,7 +125,7 @@ impl Run {
             ]);
             match (self.stage, rank) {
                 (3, _) => {
-                    file.write(&step.join(format!("zero_pp_rank_{rank}_mp_rank_00_model_states.pt")), &root)
+                    file.write(&step.join(format!("zero_pp_rank_{rank}_mp_rank_00_model_states.pt")), &root);
                 }
                 (_, 0) => file.write(&step.join("mp_rank_00_model_states.pt"), &root),
                 _ => {}
