@@ -394,7 +394,16 @@ mod tests {
         let (target, source) = (tensor(dtype, 0.1), tensor(dtype, 0.7));
         let operations = computed(change, &target, [&source]).unwrap();
         apply1(change, &target, &source).unwrap();
-        assert_eq!(values(&operations), values(&target));
+        alike(dtype, &operations, &target);
+    }
+
+    /// Equal, but where sums in `F32` that end in another bit are rounded to the other neighbour.
+    fn alike(dtype: DType, one: &Tensor, other: &Tensor) {
+        let step = if dtype == DType::BF16 { 0.0079 } else { 0.00098 };
+        let (one, other) = (values(one), values(other));
+        let differ = one.iter().zip(&other).filter(|(a, b)| a != b).count();
+        assert!(differ <= 3, "{differ} differ: {one:?} {other:?}");
+        assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() <= step * b.abs()));
     }
 
     #[test]
@@ -409,7 +418,7 @@ mod tests {
             let adam = Adam { keep: 0.999, step: 0.01, bias: 0.3, eps: 1e-8 };
             let operations = computed(&adam, &weight, [&first, &second]).unwrap();
             apply2(&adam, &weight, &first, &second).unwrap();
-            assert_eq!(values(&operations), values(&weight), "{dtype:?}");
+            alike(dtype, &operations, &weight);
         }
     }
 }
