@@ -6,8 +6,6 @@ itself loads from them, bit for bit.
 
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -27,27 +25,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+import checks
+from checks import check, done, run
+
 warnings.simplefilter("ignore")
 RANKS = 4
-weighbridge = sys.argv[1]
-checks = 0
-
-
-def check(what, good):
-    global checks
-    checks += 1
-    if not good:
-        sys.exit(f"FAILED: {what}")
-
-
-def run(*args):
-    return subprocess.run([weighbridge, *map(str, args)], capture_output=True, text=True)
-
-
-def done(*args):
-    ran = run(*args)
-    check(f"{args}: {ran.stderr}", ran.returncode == 0)
-    return ran.stderr
 
 
 # What the processes write.
@@ -189,7 +171,7 @@ def consolidated(directory, here):
     theirs = loaded(directory, here)
     check(f"{directory.name}: {len(theirs)} tensors", len(theirs) > 9)
     out = here / f"{directory.name}.safetensors"
-    told = done("consolidate", directory, "--verbose", "-o", out)
+    told = done("consolidate", directory, "--verbose", "-o", out).stderr
     same(directory.name, opened(out), theirs)
     shards = here / f"{directory.name}-shards"
     done("consolidate", directory, "-o", shards, "--max-shard-size", "400KB")
@@ -259,7 +241,7 @@ def main():
                 check(f"epoch is told: {told}", '"epoch"' in told)
         selected(written / "fsdp", here)
         by_rules(here)
-        print(f"{checks} checks passed: {', '.join(directory.name for directory in directories)}, rules")
+        print(f"{checks.count} checks passed: {', '.join(directory.name for directory in directories)}, rules")
 
 
 if __name__ == "__main__":

@@ -18,24 +18,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-checks = 0
-
-
-def check(what, good):
-    global checks
-    checks += 1
-    if not good:
-        sys.exit(f"FAILED: {what}")
-
-
-def run(*args):
-    return subprocess.run([sys.argv[1], *map(str, args)], capture_output=True, text=True)
-
-
-def done(*args):
-    ran = run(*args)
-    check(f"{args}: {ran.stderr}", ran.returncode == 0)
-    return ran.stdout
+import checks
+from checks import check, done
 
 
 def opened(path):
@@ -135,12 +119,12 @@ def main():
                 done("shard", here / "model", *plan, "-o", here / label)
                 done("consolidate", here / label, "-o", here / f"again{label}")
                 same(f"{name}: {plan} joined", opened(here / f"again{label}"), whole)
-                shown = json.loads(done("plan", here / "model", *plan, "--format", "json"))
+                shown = json.loads(done("plan", here / "model", *plan, "--format", "json").stdout)
                 for rank in shown["ranks"]:
                     files = (here / label / f"rank-{rank['rank']:05}").glob("*.safetensors")
                     held = sum(tensor.nbytes for file in files for tensor in opened(file).values())
                     check(f"{name}: {plan} holds {held}", held == rank["held_bytes"])
-            print(f"{name}: {checks} checks passed", flush=True)
+            print(f"{name}: {checks.count} checks passed", flush=True)
 
 
 if sys.argv[1] == "--worker":

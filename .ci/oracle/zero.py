@@ -7,8 +7,6 @@ zero_to_fp32.py makes of them, bit for bit.
 import importlib.util
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,15 +14,10 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
+import checks
+from checks import check, run
+
 RANKS = 3
-checks = 0
-
-
-def check(what, holds):
-    global checks
-    checks += 1
-    if not holds:
-        sys.exit(f"FAILED: {what}")
 
 
 class Net(torch.nn.Module):
@@ -88,7 +81,7 @@ def write(rank, place, port):
     torch.distributed.destroy_process_group()
 
 
-def compared(program, directory, here):
+def compared(directory, here):
     from deepspeed.utils.zero_to_fp32 import convert_zero_checkpoint_to_fp32_state_dict
 
     convert_zero_checkpoint_to_fp32_state_dict(str(directory), str(here / f"{directory.name}-theirs"))
@@ -96,7 +89,7 @@ def compared(program, directory, here):
     step = next(directory.glob("global_step*"))
     for number, source in enumerate([directory, step]):
         out = here / f"{directory.name}-{number}.safetensors"
-        ran = subprocess.run([program, "consolidate", source, "-o", out], capture_output=True, text=True)
+        ran = run("consolidate", source, "-o", out)
         check(f"{source}: {ran.stderr}", ran.returncode == 0)
         ours = load_file(out)
         # zero_to_fp32.py loses what stage 1 does not train; it is in the module all the same.
@@ -111,13 +104,12 @@ def compared(program, directory, here):
             check(f"{source}: {name}", same and torch.equal(bits(own), bits(tensor)))
     lost = sorted(step.glob("*_optim_states.pt"))[-1]
     lost.unlink()
-    ran = subprocess.run([program, "consolidate", directory, "-o", here / "never"], capture_output=True, text=True)
+    ran = run("consolidate", directory, "-o", here / "never")
     check(f"a rank is missing: {ran.stderr}", ran.returncode == 2 and "3 ranks" in ran.stderr)
     check("nothing is written", not (here / "never").exists())
 
 
 def main():
-    program = sys.argv[1]
     if importlib.util.find_spec("deepspeed") is None:
         print("deepspeed is not installed: nothing was checked")
         return
@@ -130,8 +122,8 @@ def main():
         mp.spawn(write, (str(written), port), nprocs=RANKS)
         directories = sorted(written.iterdir())
         for directory in directories:
-            compared(program, directory, here)
-    print(f"{checks} checks passed: {', '.join(directory.name for directory in directories)}")
+            compared(directory, here)
+    print(f"{checks.count} checks passed: {', '.join(directory.name for directory in directories)}")
 
 
 if __name__ == "__main__":
