@@ -12,9 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::tokens::Tokens;
 use examples_support::one_line;
-
-/// Numbers are below this.
-const LIMIT: u64 = 1000;
+use examples_support::sums::{self, LIMIT, Random};
 
 /// Some sums, and where in them the answers are.
 #[derive(Clone, Debug)]
@@ -92,20 +90,14 @@ impl Sum {
 
     /// Whether it is kept away from training, together with its twin: one of 64 is.
     fn is_held_out(self) -> bool {
-        mixed(self.0.min(self.1) * LIMIT + self.0.max(self.1)).is_multiple_of(64)
+        sums::is_held_out([self.0, self.1])
     }
 
     /// Most are of any two numbers, the rest have as many short numbers as long ones.
     fn for_training(random: &mut Random) -> Self {
         loop {
-            let even = random.below(5) < 3;
-            let mut number = || match (even, random.below(3)) {
-                (true, _) => random.below(LIMIT),
-                (false, 0) => random.below(10),
-                (false, 1) => 10 + random.below(90),
-                (false, _) => 100 + random.below(900),
-            };
-            let sum = Self(number(), number());
+            let [a, b] = sums::drawn(random);
+            let sum = Self(a, b);
             if !sum.is_held_out() {
                 return sum;
             }
@@ -126,34 +118,6 @@ impl Sum {
 pub(crate) fn held_out(count: usize) -> Vec<Sum> {
     let mut random = Random::new(0, 0);
     (0..count).map(|_| Sum::held_out(&mut random)).collect()
-}
-
-/// Random numbers that are the same everywhere: SplitMix64 (G. Steele and others, 2014).
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    /// Another stream for each epoch.
-    fn new(seed: u64, epoch: u64) -> Self {
-        Self(mixed(mixed(seed) ^ epoch))
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed(self.0)
-    }
-
-    /// From 0 to the limit, which is not one of them.
-    fn below(&mut self, limit: u64) -> u64 {
-        // The remainder favours small numbers by less than one in 10^16.
-        self.draw() % limit
-    }
-}
-
-fn mixed(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 /// A data loader that knows which epoch it is in.

@@ -6,10 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::{Device, Tensor};
+use examples_support::sums::{self, Random};
 use serde_json::Value;
-
-/// Numbers are below this.
-const LIMIT: u64 = 1000;
 
 /// The tokens of characters.
 #[derive(Debug)]
@@ -100,49 +98,11 @@ impl Batch {
 /// Two numbers to add. One sum of 64 is held out, together with its twin.
 fn sum(random: &mut Random, held_out: bool) -> [u64; 2] {
     loop {
-        let even = random.below(5) < 3;
-        let mut number = || match (even, random.below(3)) {
-            (true, _) => random.below(LIMIT),
-            (false, 0) => random.below(10),
-            (false, 1) => 10 + random.below(90),
-            (false, _) => 100 + random.below(900),
-        };
-        let [a, b] = [number(), number()];
-        if mixed(a.min(b) * LIMIT + a.max(b)).is_multiple_of(64) == held_out {
-            return [a, b];
+        let sum = sums::drawn(random);
+        if sums::is_held_out(sum) == held_out {
+            return sum;
         }
     }
-}
-
-/// Random numbers that are the same everywhere: SplitMix64 (G. Steele and others, 2014).
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// Another stream for each number.
-    pub(crate) fn new(seed: u64, stream: u64) -> Self {
-        Self(mixed(mixed(seed) ^ stream))
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed(self.0)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.draw() % limit
-    }
-
-    /// From 0 to 1, which is not one of them.
-    pub(crate) fn unit(&mut self) -> f32 {
-        (self.draw() >> 40) as f32 / (1 << 24) as f32
-    }
-}
-
-fn mixed(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 #[cfg(test)]

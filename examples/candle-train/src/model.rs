@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::{D, DType, Device, Module, Tensor};
 use candle_nn::rotary_emb::rope_slow;
 use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, VarMap, embedding, linear_no_bias, ops, rms_norm};
+use examples_support::sums::Random;
 use serde::Deserialize;
-
-use crate::data::Random;
 
 /// What `config.json` says.
 #[derive(Clone, Debug, Deserialize)]

@@ -3,6 +3,7 @@
 mod config;
 mod inventory;
 mod report;
+pub mod sums;
 #[cfg(feature = "testing")]
 pub mod testing;
 
