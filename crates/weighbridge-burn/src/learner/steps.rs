@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::data::dataloader::Progress;
+use burn::data::dataset::DatasetError;
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::{GradientsAccumulator, OptimizerRecord};
 use burn::train::checkpoint::{AsyncCheckpointer, CheckpointingAction, CheckpointingStrategy};
@@ -236,6 +237,11 @@ struct Epoch<'t> {
 }
 
 impl Epoch<'_> {
+    /// A batch; where the loader has failed, that ends the training.
+    fn given<T>(&self, batch: std::result::Result<T, DatasetError>) -> Option<T> {
+        batch.map_err(|error| self.interrupter.fail(error)).ok()
+    }
+
     /// The number of batches that the loader gave.
     fn train<M: LearnerModel>(
         &self,
@@ -250,13 +256,7 @@ impl Epoch<'_> {
         let mut accumulator = GradientsAccumulator::new();
         let (mut accumulated, mut step, mut is_due) = (0, 0, false);
         while let Some(batch) = batches.next() {
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(error) => {
-                    self.interrupter.fail(error);
-                    break;
-                }
-            };
+            let Some(batch) = self.given(batch) else { break };
             step += 1;
             if step <= self.seen {
                 continue;
@@ -307,13 +307,7 @@ impl Epoch<'_> {
         let mut batches = loader.iter();
         let mut step = 0;
         while let Some(batch) = batches.next() {
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(error) => {
-                    self.interrupter.fail(error);
-                    break;
-                }
-            };
+            let Some(batch) = self.given(batch) else { break };
             step += 1;
             let progress = batches.progress();
             let item = TrainingItem::new(InferenceStep::step(&model, batch), progress, Some(step), None);
