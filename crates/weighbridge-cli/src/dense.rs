@@ -84,13 +84,22 @@ pub(crate) fn write(
 ) -> anyhow::Result<Outcome> {
     let metadata = metadata::without_codes(metadata::union(&[checkpoint], term), &[checkpoint]);
     let save = metadata::with(Save::new(), metadata);
-    let mut tensors: Vec<_> = plan.tensors().collect();
-    // What belongs together lies together.
-    tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
     let destination = match largest_shard(plan, checkpoint) {
         Some(bytes) => destination.in_shards_of(bytes),
         None => destination.clone(),
     };
+    self::save(plan, save, &destination, term)
+}
+
+/// Writes what a plan makes, so that what belongs together lies together.
+pub(crate) fn save(
+    plan: &Plan,
+    save: Save,
+    destination: &Destination,
+    term: &Term,
+) -> anyhow::Result<Outcome> {
+    let mut tensors: Vec<_> = plan.tensors().collect();
+    tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
     destination.save(save, tensors, term).map_err(casts::in_options)
 }
 

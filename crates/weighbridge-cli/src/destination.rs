@@ -135,14 +135,13 @@ impl Destination {
     }
 
     /// Fails where something is there already.
-    fn check(&self, output: &Path) -> Result<()> {
+    pub(crate) fn check(&self, output: &Path) -> Result<()> {
         if output.to_string_lossy().starts_with("share:") {
             bail!(
                 "{}: `weighbridge share` keeps what is shared; name a file or a directory",
                 output.display()
             );
         }
-
         let taken = match self.file() {
             Some(file) => file.try_exists()?.then(|| file.to_owned()),
             None => weights_in(output)?,

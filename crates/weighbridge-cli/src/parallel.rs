@@ -60,8 +60,12 @@ impl Parallel {
         for rule in self.rule.iter().rev() {
             plan = plan.rule_line(rule)?;
         }
-        plan = self.tp.map_or(plan.clone(), |ranks| plan.tensor_parallel(ranks as usize));
-        plan = self.pp.map_or(plan.clone(), |stages| plan.pipeline_parallel(stages as usize));
+        if let Some(ranks) = self.tp {
+            plan = plan.tensor_parallel(ranks as usize);
+        }
+        if let Some(stages) = self.pp {
+            plan = plan.pipeline_parallel(stages as usize);
+        }
         if plan.tensor_ranks().saturating_mul(plan.pipeline_stages()) == 1 {
             bail!(
                 "say for how many ranks: --tp N, --pp N, or @tensor_parallel and @pipeline_parallel in a plan"

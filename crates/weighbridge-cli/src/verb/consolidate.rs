@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use weighbridge::parallel::{self, ParallelPlan, RANK_KEY};
+use weighbridge::parallel::{self, ParallelPlan};
 use weighbridge::{Checkpoint, Plan};
 use weighbridge_convert::{Aliases, Foreign, Format, Options, open_any};
 
@@ -193,8 +193,7 @@ fn of_shard(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
 /// A rank of those that `weighbridge shard` wrote.
 fn open_rank(input: &Path) -> Result<Checkpoint> {
     let checkpoint = open_any(input)?;
-    let says = checkpoint.shards().iter().any(|shard| shard.header().metadata_value(RANK_KEY).is_some());
-    if !says {
+    if !parallel::has_record(&checkpoint) {
         bail!(
             "{}: nothing in it says which rank it is of; --rules FILE says how several checkpoints are joined; of what \
              PyTorch's distributed code wrote, name the directory",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use weighbridge::parallel::RANK_KEY;
+use weighbridge::parallel::has_record;
 use weighbridge::{Checkpoint, Names};
 use weighbridge_convert::ranks::is_of_rank;
 
@@ -112,9 +112,7 @@ fn other_verb(first: &Checkpoint, second: &Checkpoint) -> &'static str {
 
 /// Fails for a file that says that its tensors are parts of others.
 fn refuse_ranks(input: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    let has_record =
-        checkpoint.shards().iter().any(|shard| shard.header().metadata_value(RANK_KEY).is_some());
-    if has_record {
+    if has_record(checkpoint) {
         bail!(
             "{}: it has the parts of one rank, as `weighbridge shard` writes them; `weighbridge consolidate` joins the \
              directory",

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use weighbridge::parallel::{Held, Ranks};
@@ -70,9 +70,7 @@ impl Plan {
             page::check(html, self.force)?;
         }
         let ranks = self.parallel.ranks(&self.input, &look(&self.input, term)?)?;
-        if let Some(rank) = self.rank.filter(|rank| *rank >= ranks.len()) {
-            bail!("there is no rank {rank}: there are {}, counted from 0", ranks.len());
-        }
+        self.rank.map_or(Ok(()), |rank| ranks.require(rank))?;
         match (&self.html, self.rank, self.format) {
             (Some(html), ..) => map(html, &self.input, &ranks, term)?,
             (None, None, Format::Text) => table(&ranks, term)?,

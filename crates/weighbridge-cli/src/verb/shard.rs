@@ -7,9 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use weighbridge::parallel::{RANK_KEY, Ranks};
 use weighbridge::write::{Save, Split, parse_size};
-use weighbridge::{Checkpoint, Plan, natural_order};
+use weighbridge::{Checkpoint, Plan};
 
 use crate::beside::Beside;
+use crate::dense;
 use crate::destination::Destination;
 use crate::load::look;
 use crate::metadata;
@@ -71,9 +72,7 @@ impl Shard {
             [] => (0..ranks.len()).collect(),
             some => some.to_vec(),
         };
-        if let Some(rank) = chosen.iter().find(|rank| **rank >= ranks.len()) {
-            bail!("there is no rank {rank}: there are {}, counted from 0", ranks.len());
-        }
+        chosen.iter().try_for_each(|rank| ranks.require(*rank))?;
         let beyond = self.output.join(format!("rank-{:05}", ranks.len()));
         if beyond.try_exists()? {
             bail!(
@@ -99,12 +98,7 @@ impl Shard {
     fn prepare(&self, ranks: &Ranks, rank: usize) -> Result<(usize, PathBuf, Checkpoint)> {
         let directory = self.output.join(format!("rank-{rank:05}"));
         let own = ranks.checkpoint(rank).map_err(|error| error.in_file(&self.input))?;
-        for name in ["model.safetensors", "model.safetensors.index.json"] {
-            let path = directory.join(name);
-            if !self.force && path.try_exists()? {
-                bail!("{}: it is there already; --force replaces it", path.display());
-            }
-        }
+        Destination::new(&directory, self.force).check(&directory)?;
         Ok((rank, directory, own))
     }
 
@@ -124,10 +118,7 @@ impl Shard {
         let metadata = metadata::without_codes(metadata::union(&[own], term), &[own]);
         let save = metadata::with(Save::new(), metadata).metadata(RANK_KEY, ranks.record(rank));
         let plan = Plan::of(own).build()?;
-        let mut tensors: Vec<_> = plan.tensors().collect();
-        // What belongs together lies together.
-        tensors.sort_by(|(a, _), (b, _)| natural_order(a, b));
-        destination.save(save, tensors, term)?;
+        dense::save(&plan, save, &destination, term)?;
         if let Some(copies) = copies {
             copies.write()?;
         }

@@ -22,6 +22,11 @@ use crate::text::brief;
 /// The key of a file's metadata under which `weighbridge shard` writes which rank it is of, and what it has of each tensor.
 pub const RANK_KEY: &str = "weighbridge.rank";
 
+/// Whether a checkpoint says which rank it is of, as those do that `weighbridge shard` writes.
+pub fn has_record(checkpoint: &Checkpoint) -> bool {
+    checkpoint.shards().iter().any(|shard| shard.header().metadata_value(RANK_KEY).is_some())
+}
+
 /// Bytes that are compared at a time.
 const STEP: usize = 1 << 20;
 
@@ -391,7 +396,7 @@ fn same(
         None => Ok(()),
         Some(at) => {
             let message = format!(
-                "ranks {} and {} have other values for the same place, from byte {at} of {} on: was it cut along a dimension?",
+                "ranks {} and {} have other values for the same place, from byte {at} of {} on: it is not replicated; was it cut along a dimension?",
                 first.rank,
                 other.rank,
                 if of_first.is_some() { "the part" } else { "the tensor" }

@@ -29,6 +29,8 @@ pub struct Ranks {
 #[derive(Clone, Debug)]
 struct Placed {
     share: Share,
+    /// The bytes that the whole is made of.
+    stored: u64,
     stages: InStages,
     /// Of each rank of a stage.
     held: Vec<Option<Held>>,
@@ -104,7 +106,8 @@ impl Ranks {
                 let error = Error::new(ErrorKind::Value, "its number is none that an expert can have");
                 return Err(error.in_tensor(name));
             }
-            placed.push(Placed { share, stages: in_stages, held });
+            let stored = Entry::of(&tensor, None).map_or(tensor.byte_len(), |entry| entry.stored_byte_len());
+            placed.push(Placed { share, stored, stages: in_stages, held });
         }
         match missing {
             Some((name, count)) => Err(no_rule(name, count - 1)),
@@ -122,6 +125,19 @@ impl Ranks {
     #[expect(clippy::len_without_is_empty, reason = "there is one at least")]
     pub fn len(&self) -> usize {
         self.tensor * self.stages.len()
+    }
+
+    /// Fails where there is no such rank.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::Value`], and says how many there are.
+    pub fn require(&self, rank: usize) -> Result<()> {
+        if rank < self.len() {
+            return Ok(());
+        }
+        let message = format!("there is no rank {rank}: there are {}, counted from 0", self.len());
+        Err(Error::new(ErrorKind::Value, message))
     }
 
     /// How many ranks share each layer.
@@ -193,10 +209,7 @@ impl Ranks {
     /// Fails with [`ErrorKind::Value`] when there is no such rank, and with [`ErrorKind::SubByte`] where a part of packed
     /// values does not start and end on a byte.
     pub fn checkpoint(&self, rank: usize) -> Result<Checkpoint> {
-        if rank >= self.len() {
-            let message = format!("there is no rank {rank}: there are {}, counted from 0", self.len());
-            return Err(Error::new(ErrorKind::Value, message));
-        }
+        self.require(rank)?;
         let (mut entries, mut hidden) = (Vec::new(), Vec::new());
         for ranked in self.tensors() {
             match ranked.held(rank) {
@@ -247,11 +260,7 @@ impl<'r> RankedTensor<'r> {
 
     /// The bytes that a rank reads of it; see [`Ranks::byte_len`].
     pub fn byte_len(&self, rank: usize) -> u64 {
-        let stored = || {
-            let entry = Entry::of(&self.tensor, None).ok()?;
-            Some(entry.stored_byte_len())
-        };
-        let stored = stored().unwrap_or_else(|| self.tensor.byte_len());
+        let stored = self.placed.stored;
         match self.held(rank) {
             None => 0,
             Some(Held::Whole) => stored,
