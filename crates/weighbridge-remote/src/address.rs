@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::encode::{decode, encode_path, encode_segment};
+use crate::http::redirect::is_plain;
 use crate::{Error, ErrorKind, Result};
 
 /// Where something remote is. It prints without any query, so that what signs a URL is shown to nobody.
@@ -97,7 +98,7 @@ fn shown(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let authority = match authority.rsplit_once('@') {
-        Some((_, host)) if scheme.starts_with("http") => format!("...@{host}"),
+        Some((_, host)) if scheme != "hf" => format!("...@{host}"),
         _ => authority.to_owned(),
     };
     let slash = if path.is_empty() { "" } else { "/" };
@@ -188,8 +189,8 @@ impl FromStr for HubAddress {
                 (Some(check_revision(&revision)?), path)
             }
         };
-        let path = path.trim_matches('/').to_owned();
-        if path.split('/').skip(1).any(str::is_empty) {
+        let path = path.strip_prefix('/').unwrap_or(path).to_owned();
+        if !path.is_empty() && path.split('/').any(str::is_empty) {
             return Err(malformed("the path has an empty part"));
         }
         check_path(&path)?;
@@ -272,7 +273,7 @@ impl WebAddress {
             query: query.map(Into::into),
         };
         match address.url().parse::<http::Uri>() {
-            Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(address),
+            Ok(uri) if is_plain(&uri) => Ok(address),
             _ => Err(malformed("the URL has no valid host or port")),
         }
     }

@@ -14,7 +14,7 @@ use crate::address::{HubAddress, RepoKind};
 use crate::encode::{encode_path, encode_segment};
 use crate::http::Http;
 use crate::http::headers::text;
-use crate::http::redirect::{Auth, Token, origin_of};
+use crate::http::redirect::{Auth, Token, is_plain, origin_of};
 use crate::http::stop::Stop;
 use crate::http::visit::{Visit, Visited};
 use crate::{Error, ErrorKind, Result};
@@ -54,9 +54,7 @@ impl Hub {
         let malformed =
             || Error::new(ErrorKind::Address, "the hub's endpoint (HF_ENDPOINT) is not an http or https URL");
         let uri: Uri = endpoint.parse().map_err(|_| malformed())?;
-        let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-            && uri.query().is_none();
-        if !plain || !matches!(uri.scheme_str(), Some("http" | "https")) {
+        if !is_plain(&uri) || uri.query().is_some() || !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(malformed());
         }
         let mut origins = vec![origin_of(&uri)];

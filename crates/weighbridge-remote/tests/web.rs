@@ -125,6 +125,8 @@ fn answers_that_lie_are_errors() {
     assert_eq!(kind(Fault::Status(416, vec![], "")), ErrorKind::Changed);
     assert_eq!(kind(Fault::Status(204, vec![], "")), ErrorKind::Malformed);
     assert_eq!(kind(Fault::Send(Trick::Garbage(b"SSH-2.0-x\r\n\r\n".to_vec()))), ErrorKind::Io);
+    let long = Fault::Status(206, vec![("X-Long", "x".repeat(100_000))], "");
+    assert_eq!(kind(long), ErrorKind::Malformed);
     let error = error_of(Fault::Send(Trick::Cut(0)));
     assert!(error.to_string().contains("bytes 400000-699999: connection closed"), "{error}");
     assert!(error.to_string().contains("4 attempts in "), "{error}");
@@ -294,6 +296,39 @@ fn a_cap_on_bandwidth() {
     assert_eq!(*data, read_all(&file, MIB, 8).unwrap());
     let time = start.elapsed().as_secs_f64();
     assert!((0.4..1.5).contains(&time), "{time}");
+}
+
+#[test]
+fn a_signed_place_that_expires_is_found_again() {
+    let web = Web::start();
+    let data = content(2 * MIB);
+    let url = web.put("/m.bin", data.clone());
+    web.put_tagged("/signed/1", data.clone(), "\"tag\"");
+    web.put_tagged("/signed/2", data.clone(), "\"tag\"");
+    web.faults.add("/m.bin", 1, Fault::Redirect(302, "/signed/1".into()));
+    web.faults.add("/m.bin", usize::MAX, Fault::Redirect(302, "/signed/2".into()));
+    let file = open(&builder().build().unwrap(), &url).unwrap();
+    file.read_at(MIB as u64, &mut [0; 100]).unwrap();
+    assert_eq!((web.log().count("/m.bin"), web.log().count("/signed/1")), (1, 2));
+    for status in [400, 401, 403, 410] {
+        web.faults.add("/signed/1", usize::MAX, Fault::Status(status, vec![], "expired"));
+    }
+    assert_eq!(*data, read_all(&file, 100_000, 8).unwrap());
+    // Where it is now has to be the same file.
+    web.put_tagged("/signed/2", data.clone(), "\"another\"");
+    assert_eq!(file.read_at(MIB as u64, &mut [0; 100]).unwrap_err().kind(), ErrorKind::Changed);
+}
+
+#[test]
+fn nobody_there() {
+    let remote = builder().allow_http().build().unwrap();
+    let start = Instant::now();
+    let error = open(&remote, "http://weighbridge.invalid/m.bin").err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let gone = Web::start().put("/m.bin", vec![1]);
+    let error = open(&remote, &gone).err().unwrap();
+    assert!(error.kind() == ErrorKind::Io && error.to_string().contains("4 attempts"), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fault::Faults;
 use crate::server::{Reply, Request, Server};
-use crate::web::{file_reply, git_sha1, sha256};
+use crate::web::{Tagged, file_reply, git_sha1, sha256};
 
 /// Who may read a repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ struct Shared {
     options: HubOptions,
     repos: RwLock<BTreeMap<String, RepoSpec>>,
     /// Contents of the CDN, by sha256.
-    blobs: RwLock<BTreeMap<String, (Arc<Vec<u8>>, String)>>,
+    blobs: RwLock<BTreeMap<String, Tagged>>,
     /// URLs signed before this count are no longer good.
     epoch: AtomicU64,
     /// Where the CDN is, as clients see it.

@@ -6,6 +6,7 @@ mod fault;
 mod hub;
 mod link;
 mod log;
+mod proxy;
 mod server;
 mod web;
 
@@ -13,5 +14,6 @@ pub use fault::{Fault, Faults};
 pub use hub::{Access, Hub, HubOptions, RepoSpec};
 pub use link::Link;
 pub use log::{Asked, Log};
+pub use proxy::Proxy;
 pub use server::{Reply, Request, Server, Trick};
 pub use web::{Web, bytes, file_reply, git_sha1, sha256};

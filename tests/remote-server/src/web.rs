@@ -10,10 +10,14 @@ use crate::fault::Faults;
 use crate::log::Log;
 use crate::server::{Reply, Request, Server};
 
+/// A content and its tag.
+pub(crate) type Tagged = (Arc<Vec<u8>>, String);
+type Files = Arc<RwLock<HashMap<String, Tagged>>>;
+
 /// Files at URLs.
 pub struct Web {
     server: Server,
-    files: Arc<RwLock<HashMap<String, (Arc<Vec<u8>>, String)>>>,
+    files: Files,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -21,7 +25,7 @@ pub struct Web {
 impl Web {
     /// Starts one without files.
     pub fn start() -> Self {
-        let files: Arc<RwLock<HashMap<String, (Arc<Vec<u8>>, String)>>> = Arc::default();
+        let files = Files::default();
         let faults = Faults::default();
         let (known, going_wrong) = (files.clone(), faults.clone());
         let server = Server::start(move |request| {

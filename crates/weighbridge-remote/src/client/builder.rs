@@ -68,13 +68,14 @@ impl RemoteBuilder {
     pub(super) fn from_environment() -> Result<Self> {
         let read = |name: &str| std::env::var(name).ok();
         let environment = Environment::read(&read);
+        let builder = environment.stall.map_or_else(Self::default, |stall| Self::default().stall(stall));
         Ok(Self {
             endpoint: environment.endpoint.clone(),
             offline: environment.offline,
             cache: environment.cache.clone().map_or(CacheMode::None, CacheMode::At),
             proxies: Some(Proxies::from_environment(&read)?),
             environment: Some(environment),
-            ..Self::default()
+            ..builder
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Request, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, AsSendBody, Body, Proxy};
 
 use super::proxies::Proxies;
 use super::resolve::{Guard, Names, PrivateAddress, is_private, is_private_name};
@@ -71,7 +71,11 @@ impl Agents {
 
     /// Sends a request, and returns the answer's head with its body yet to be read. `guarded`: a server, not the
     /// user, gave the address.
-    pub(crate) fn send(&self, request: Request<()>, guarded: bool) -> Result<Response<Body>, ureq::Error> {
+    pub(crate) fn send(
+        &self,
+        request: Request<impl AsSendBody>,
+        guarded: bool,
+    ) -> Result<Response<Body>, ureq::Error> {
         let route = self.route(request.uri(), guarded)?;
         self.agent(route).run(request)
     }

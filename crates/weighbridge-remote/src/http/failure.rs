@@ -103,7 +103,7 @@ impl Failure {
                 "the server was silent for too long".to_owned()
             }
             // What else ureq wraps in such an error may have a URL in it.
-            _ if error.get_ref().is_some_and(|inner| inner.is::<ureq::Error>()) => {
+            _ if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<ureq::Error>) => {
                 "connection failed".to_owned()
             }
             _ => text,

@@ -83,7 +83,7 @@ mod tests {
             _ => None,
         };
         let proxies = Proxies::from_environment(&read).unwrap();
-        let of = |url: &str| proxies.of(&url.parse().unwrap()).map(|proxy| proxy.port());
+        let of = |url: &str| proxies.of(&url.parse().unwrap()).map(Proxy::port);
         assert_eq!(of("https://huggingface.co/a"), Some(3128));
         assert_eq!(of("http://huggingface.co/a"), None);
         for direct in ["internal", "a.internal", "corp.example", "x.corp.example", "a.lab", "10.0.0.1"] {

@@ -27,6 +27,14 @@ pub(crate) fn host_of(uri: &Uri) -> String {
     }
 }
 
+/// Whether a URL has a host, a port that is one if any, and neither user nor password.
+pub(crate) fn is_plain(uri: &Uri) -> bool {
+    let Some(authority) = uri.authority() else { return false };
+    let (host, text) = (authority.host(), authority.as_str());
+    let port = text.strip_prefix(host).is_some_and(|rest| rest.is_empty() || authority.port_u16().is_some());
+    !host.is_empty() && port && !text.contains('@')
+}
+
 /// Whether an answer sends elsewhere.
 pub(crate) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
@@ -52,8 +60,8 @@ pub(crate) fn target(from: &Uri, headers: &HeaderMap) -> Result<Uri> {
         format!("{}{folder}{location}", origin())
     };
     let uri: Uri = whole.parse().map_err(|_| bad("to a malformed URL"))?;
-    if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
-        return Err(bad("to a URL with a user name, or without a host"));
+    if !is_plain(&uri) {
+        return Err(bad("to a URL with a user name, or without a valid host"));
     }
     match (from.scheme_str(), uri.scheme_str()) {
         (_, Some("https")) | (Some("http"), Some("http")) => Ok(uri),
@@ -140,7 +148,14 @@ mod tests {
         assert_eq!(to(from, "https://b/z").unwrap(), "https://b/z");
         assert_eq!(to("http://a/", "https://b/z").unwrap(), "https://b/z");
         assert_eq!(to(from, "http://a:1/z").unwrap_err().kind(), ErrorKind::Denied);
-        for bad in ["ftp://b/", "file:///etc/passwd", "https://u:p@b/", "https:///"] {
+        for bad in [
+            "ftp://b/",
+            "file:///etc/passwd",
+            "https://u:p@b/",
+            "https:///",
+            "https://b:99999/",
+            "https://b:x/",
+        ] {
             let error = to(from, bad).unwrap_err().to_string();
             assert!(!error.contains("u:p"), "{error}");
         }

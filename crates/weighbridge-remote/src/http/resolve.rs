@@ -89,11 +89,14 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     }
 }
 
+/// Addresses, and when they were found.
+type Found = (Instant, Vec<SocketAddr>);
+
 /// Looks names up, and keeps what it found for a minute: an agent asks before each request, though most use a
 /// connection that is open.
 #[derive(Clone, Default)]
 pub(crate) struct Names {
-    known: Arc<Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>>,
+    known: Arc<Mutex<HashMap<String, Found>>>,
 }
 
 const KEPT: Duration = Duration::from_secs(60);

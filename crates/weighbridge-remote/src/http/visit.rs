@@ -64,7 +64,7 @@ impl Http {
             let (status, headers) = (answer.status, answer.headers.clone());
             if is_redirect(status) {
                 let next = target(&uri, &headers).map_err(Failure::fatal)?;
-                if !(visit.stay && !visit.auth.knows(&next)) {
+                if !visit.stay || visit.auth.knows(&next) {
                     answer.excerpt(self, stop);
                     guarded = !visit.auth.knows(&next) && !self.is_private(&visit.uri);
                     uri = next;

@@ -1,6 +1,7 @@
 //! What the hub's variables say, read as its Python client reads them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::http::redirect::Token;
 
@@ -13,6 +14,8 @@ pub(crate) struct Environment {
     pub(crate) endpoint: Option<String>,
     pub(crate) token: Option<Token>,
     pub(crate) offline: bool,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`: how long a server may be silent.
+    pub(crate) stall: Option<Duration>,
     /// `HF_HUB_CACHE`, or `hub` in `HF_HOME`; `None`: there is no home directory.
     pub(crate) cache: Option<PathBuf>,
 }
@@ -39,7 +42,10 @@ impl Environment {
             true => None,
             false => given.as_deref().and_then(Token::new).or_else(from_file),
         };
+        let seconds =
+            |text: String| text.parse().ok().filter(|n| (1..=86_400).contains(n)).map(Duration::from_secs);
         Self {
+            stall: get("HF_HUB_DOWNLOAD_TIMEOUT").and_then(seconds),
             endpoint: get("HF_ENDPOINT"),
             token,
             offline: truth("HF_HUB_OFFLINE") || truth("TRANSFORMERS_OFFLINE"),
@@ -77,6 +83,8 @@ mod tests {
         assert_eq!(cache(&[("HF_HUB_CACHE", "/d"), ("HUGGINGFACE_HUB_CACHE", "/c")]).as_deref(), Some("/d"));
         assert_eq!(cache(&[]), None);
         assert!(of(&[("HF_HUB_OFFLINE", "yes")]).offline && of(&[("TRANSFORMERS_OFFLINE", "1")]).offline);
+        assert_eq!(of(&[("HF_HUB_DOWNLOAD_TIMEOUT", "30")]).stall, Some(Duration::from_secs(30)));
+        assert_eq!(of(&[("HF_HUB_DOWNLOAD_TIMEOUT", "soon")]).stall, None);
         assert!(!of(&[("HF_HUB_OFFLINE", "0")]).offline && !of(&[("HF_HUB_OFFLINE", "")]).offline);
     }
 
