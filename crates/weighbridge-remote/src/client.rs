@@ -4,6 +4,8 @@ mod builder;
 mod fetch;
 mod file;
 mod keep;
+#[cfg(feature = "stores")]
+mod objects;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ pub struct Place {
 enum What {
     Hub(HubPlace),
     Web(WebAddress),
+    #[cfg(feature = "stores")]
+    Objects(objects::ObjectPlace),
 }
 
 struct HubPlace {
@@ -94,6 +98,11 @@ impl Remote {
                 let file = address.file();
                 (What::Web(address.clone()), file)
             }
+            #[cfg(feature = "stores")]
+            Address::Store(address) => self
+                .locate_object(address)
+                .map_err(|error| error.at(&Address::Store(address.clone()).to_string()))?,
+            #[cfg(not(feature = "stores"))]
             Address::Store(_) => {
                 let message = "object stores are not supported by this build";
                 return Err(Error::new(ErrorKind::Unsupported, message).at(&address.to_string()));
@@ -208,6 +217,8 @@ impl Place {
             }
             What::Hub(place) => format!("{}@{}/{}", place.repo.name(), place.revision, place.folder),
             What::Web(address) => address.to_string(),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => place.address(),
         }
     }
 
@@ -218,7 +229,14 @@ impl Place {
 
     /// The files directly in the place, by name; `None`: the server has no listing.
     pub fn names(&self) -> Result<Option<Vec<Named>>> {
-        let What::Hub(place) = &self.what else { return Ok(None) };
+        let place = match &self.what {
+            What::Hub(place) => place,
+            What::Web(_) => return Ok(None),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => {
+                return place.names().map(Some).map_err(|error| error.at(&self.address()));
+            }
+        };
         let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
         let named = |entry: &Entry| {
             let name = entry.path.strip_prefix(&inside).filter(|name| !name.contains('/'))?;
@@ -244,6 +262,8 @@ impl Place {
             What::Web(address) => {
                 Ok((Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?), None))
             }
+            #[cfg(feature = "stores")]
+            What::Objects(place) => Ok((Box::new(place.file(name)?), None)),
         }
     }
 
@@ -298,7 +318,7 @@ impl Place {
         let head = match &self.what {
             // Its size is known, so that one request brings all of it.
             What::Hub(_) => most,
-            What::Web(_) => most.min(HEAD),
+            _ => most.min(HEAD),
         };
         let reader = match self.reader(name, head.clamp(1, 64 << 20)) {
             Ok(reader) => reader,
@@ -326,7 +346,7 @@ impl Place {
     fn path(&self, name: &str) -> Result<String> {
         match &self.what {
             What::Hub(place) => place.path(name),
-            What::Web(_) => check_name(name).map(|()| name.to_owned()),
+            _ => check_name(name).map(|()| name.to_owned()),
         }
     }
 
