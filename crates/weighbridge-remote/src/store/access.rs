@@ -89,7 +89,7 @@ impl Access {
         let has = |names: &[&str]| self.options.get(names).is_some();
         match self.kind {
             _ if self.anonymous => "nobody",
-            StoreKind::S3 if has(&["aws_access_key_id"]) => "AWS_ACCESS_KEY_ID",
+            StoreKind::S3 if has(&["aws_access_key_id", "aws_secret_access_key"]) => "AWS_ACCESS_KEY_ID",
             StoreKind::S3 if has(&["aws_web_identity_token_file"]) => "AWS_WEB_IDENTITY_TOKEN_FILE",
             StoreKind::S3
                 if has(&["aws_container_credentials_relative_uri", "aws_container_credentials_full_uri"]) =>
