@@ -195,7 +195,10 @@ impl Access {
                 {
                     return Err(self.none(Some("which is switched off")));
                 }
-                let builder = options.of("aws_").fold(AmazonS3Builder::new(), |builder, (name, value)| {
+                // Encryption is asked for by our own requests.
+                let ours = |name: &str| name.starts_with("aws_sse_") || name == "aws_server_side_encryption";
+                let options = options.of("aws_").filter(|(name, _)| !ours(name));
+                let builder = options.fold(AmazonS3Builder::new(), |builder, (name, value)| {
                     match name.parse::<AmazonS3ConfigKey>() {
                         Ok(key) => builder.with_config(key, value),
                         Err(_) => builder,
@@ -241,14 +244,13 @@ impl Access {
     fn fetch(&self, provider: &Provider) -> Result<Credential> {
         let ask = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().ok()?;
-            let credential = runtime.block_on(async {
+            runtime.block_on(async {
                 Some(match provider {
                     Provider::S3(provider) => Credential::S3(provider.get_credential().await.ok()?),
                     Provider::Google(provider) => Credential::Google(provider.get_credential().await.ok()?),
                     Provider::Azure(provider) => Credential::Azure(provider.get_credential().await.ok()?),
                 })
-            });
-            credential
+            })
         };
         self.connector.note.take();
         let asked = std::thread::scope(|scope| {

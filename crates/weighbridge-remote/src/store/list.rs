@@ -85,9 +85,10 @@ impl Store {
                     aborted += 1;
                 }
             }
-            let more = page.is_truncated && page.next_key_marker != key;
-            (key, id) = (page.next_key_marker, page.next_upload_id_marker);
-            if !more || key.is_none() {
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            let more = page.is_truncated && next.0.is_some() && next != (key, id);
+            (key, id) = next;
+            if !more {
                 return Ok(aborted);
             }
         }

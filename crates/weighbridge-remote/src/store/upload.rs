@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(part_size(0), 16 * MIB);
         assert_eq!(part_size(9_000 * 16 * MIB), 16 * MIB);
         assert_eq!(part_size(9_000 * 16 * MIB + 1), 17 * MIB);
-        let size = 5 << 40;
+        let size = 5_u64 << 40;
         assert!(size.div_ceil(part_size(size)) <= 9_000 && part_size(size) <= LARGEST);
     }
 }
