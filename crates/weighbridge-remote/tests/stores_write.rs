@@ -13,17 +13,17 @@ const MIB: usize = 1 << 20;
 /// The scheme's bucket, and its store.
 fn bucket(protocol: Protocol) -> (ObjectStore, Place, &'static str) {
     let (store, remote, scheme) = store_of(protocol);
-    let place = locate(&remote, &format!("{scheme}://bucket/m/")).unwrap();
+    let place = locate(&remote, &format!("{scheme}://bucket/m/")).expect("a place");
     (store, place, scheme)
 }
 
 /// Sends all parts, the last first, by threads.
 fn send(upload: &Upload, data: &[u8]) -> Result<()> {
-    let size = usize::try_from(upload.part_size()).unwrap();
+    let size = usize::try_from(upload.part_size()).expect("it fits");
     std::thread::scope(|scope| {
         let parts = data.chunks(size).enumerate().rev();
         let threads: Vec<_> = parts.map(|(n, part)| scope.spawn(move || upload.part(n, part))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no thread panics"))
     })
 }
 
