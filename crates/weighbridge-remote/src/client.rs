@@ -5,6 +5,7 @@ mod fetch;
 mod file;
 mod keep;
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -58,6 +59,8 @@ struct HubPlace {
     /// Without a slash at its ends.
     folder: String,
     entries: OnceLock<Option<Vec<Entry>>>,
+    /// Whoever asks for the listing; others wait, and find it.
+    asking: Mutex<()>,
     cache: Option<Arc<dyn RepoCache>>,
 }
 
@@ -121,7 +124,14 @@ impl Remote {
                 Revision::Unknown => asked.to_owned(),
             },
         };
-        let mut place = HubPlace { repo, revision, folder: String::new(), entries: OnceLock::new(), cache };
+        let mut place = HubPlace {
+            repo,
+            revision,
+            folder: String::new(),
+            entries: OnceLock::new(),
+            asking: Mutex::default(),
+            cache,
+        };
         let file = place.enter(&address.path).map_err(|error| error.at(&address.to_string()))?;
         Ok((What::Hub(place), file))
     }
@@ -134,6 +144,7 @@ fn offline(what: &str) -> Error {
 impl HubPlace {
     /// All that is in the repository; `None`: the server has no listing.
     fn entries(&self) -> Result<Option<&[Entry]>> {
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.entries.get().is_none() {
             let kept = self.cache.as_ref().and_then(|cache| cache.tree(&self.revision));
             let entries = match kept {
@@ -196,6 +207,18 @@ impl HubPlace {
                 None => Err(self.absent(path)),
             },
         }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remote")
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.address())
     }
 }
 

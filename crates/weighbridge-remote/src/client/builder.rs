@@ -110,7 +110,8 @@ impl RemoteBuilder {
         self
     }
 
-    /// How many failures in a row, without any byte between them, are the end of a read: 6 by default.
+    /// How many failures in a row, without any byte between them, are the end of a read: 12 by default, between which it
+    /// waits for 22 s at least. What has not begun is given up after half as many.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.patience.attempts = attempts.max(1);
         self

@@ -1,5 +1,6 @@
 //! A file that is read by ranges.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +14,12 @@ pub struct RemoteFile {
     tag: Option<String>,
     ranges: Option<Box<dyn RangeCache>>,
     cached: AtomicU64,
+}
+
+impl fmt::Debug for RemoteFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteFile({}, {} bytes)", self.address(), self.size())
+    }
 }
 
 impl RemoteFile {
