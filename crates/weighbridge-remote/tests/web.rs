@@ -77,6 +77,32 @@ fn five_hundred_cuts_and_right_bytes() {
 }
 
 #[test]
+fn five_hundred_connections_that_break() {
+    let web = Web::start();
+    let data = content(24 * MIB);
+    web.put("/m.bin", data.clone());
+    let link = Link::start(web.server().address(), Duration::ZERO, None);
+    let remote = builder().attempts(20).build().unwrap();
+    let file = open(&remote, &format!("{}/m.bin", link.url())).unwrap();
+    // From within the head of the first answer to within the third.
+    let mut state = 0x5eed_u64;
+    link.cut_next((0..500).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % 800_000
+    }));
+    link.down(true);
+    link.down(false);
+    let mut rounds = 0;
+    while link.cuts_left() > 0 {
+        assert_eq!(*data, read_all(&file, 256 << 10, 16).unwrap());
+        rounds += 1;
+        assert!(rounds < 100);
+    }
+    let needed = rounds * file.size();
+    assert!(file.counts().received <= needed, "{} {needed}", file.counts().received);
+}
+
+#[test]
 fn a_cut_at_any_byte_of_a_short_answer() {
     let web = Web::start();
     let data = content(MIB);
