@@ -1,7 +1,8 @@
-//! How fast a file comes, and how much of a processor that takes: over loopback beside a plain loop of the same HTTP
-//! client, and over a link with 20 ms a request and a cap.
+//! How fast a file comes, and how much of a processor that takes: over loopback beside a plain loop of the
+//! same HTTP client, and over a link with 20 ms a request and a cap.
 //!
-//! `cargo run --release -p weighbridge-remote --example throughput [MiB]`. The server is a process of its own.
+//! `cargo run --release -p weighbridge-remote --example throughput [MiB]`. The server is a process of its
+//! own.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,5 @@
-//! What all that is read over HTTP has in common: sending, being patient, following, and one ranged read done right.
+//! What all that is read over HTTP has in common: sending, being patient, following, and one ranged read done
+//! right.
 
 pub(crate) mod agents;
 pub(crate) mod bandwidth;

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// How much is tried before giving up. Only failures without any progress between them count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// Failures in a row. The waits between twelve of them are 22 s at least: a server may be started again meanwhile.
+    /// Failures in a row. The waits between twelve of them are 22 s at least: a server may be started again
+    /// meanwhile.
     pub(crate) attempts: u32,
     /// Time since the last progress, what a server asked to wait not counted.
     pub(crate) time: Duration,
@@ -89,8 +90,8 @@ impl Budget {
         Next::Again(back_off(self.failures, random))
     }
 
-    /// The server refused, and said how long to wait. If that is no time at all, it is as if it had failed, but that it may
-    /// do so more often.
+    /// The server refused, and said how long to wait. If that is no time at all, it is as if it had failed,
+    /// but that it may do so more often.
     pub(crate) fn told_to_wait(&mut self, wait: Duration, random: f64) -> Next {
         self.refusals += 1;
         let wait = wait.max(back_off(self.refusals, random));

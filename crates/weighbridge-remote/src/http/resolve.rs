@@ -102,8 +102,8 @@ pub(crate) struct Names {
 const KEPT: Duration = Duration::from_secs(60);
 
 impl Names {
-    /// The addresses of `host:port`. Gives up when the time is over or the switch is thrown. Where looking up fails,
-    /// what was found before is better than nothing: a network that is down comes back.
+    /// The addresses of `host:port`. Gives up when the time is over or the switch is thrown. Where looking up
+    /// fails, what was found before is better than nothing: a network that is down comes back.
     pub(crate) fn look_up(
         &self,
         host: &str,
