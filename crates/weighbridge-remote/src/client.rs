@@ -7,6 +7,7 @@ mod keep;
 #[cfg(feature = "stores")]
 mod objects;
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -32,8 +33,8 @@ use crate::{Error, ErrorKind, Result};
 /// How many bytes the first request of a file asks for: enough for most headers of shards.
 const HEAD: u64 = 256 << 10;
 
-/// What all remote files of a process share: limits, tokens, the cache, what is known of servers. Clones are the
-/// same one.
+/// What all remote files of a process share: limits, tokens, the cache, what is known of servers. Clones are
+/// the same one.
 #[derive(Clone)]
 pub struct Remote {
     settings: Arc<Settings>,
@@ -62,6 +63,8 @@ struct HubPlace {
     /// Without a slash at its ends.
     folder: String,
     entries: OnceLock<Option<Vec<Entry>>>,
+    /// Whoever asks for the listing; others wait, and find it.
+    asking: Mutex<()>,
     cache: Option<Arc<dyn RepoCache>>,
 }
 
@@ -87,8 +90,8 @@ impl Remote {
         RemoteBuilder::default()
     }
 
-    /// Finds out what an address means now. A repository's revision is asked for, and what is in it if the address has a
-    /// path; a web server is asked nothing yet.
+    /// Finds out what an address means now. A repository's revision is asked for, and what is in it if the
+    /// address has a path; a web server is asked nothing yet.
     pub fn locate(&self, address: &Address) -> Result<Place> {
         let http = self.settings.http();
         let (what, file) = match address {
@@ -130,7 +133,14 @@ impl Remote {
                 Revision::Unknown => asked.to_owned(),
             },
         };
-        let mut place = HubPlace { repo, revision, folder: String::new(), entries: OnceLock::new(), cache };
+        let mut place = HubPlace {
+            repo,
+            revision,
+            folder: String::new(),
+            entries: OnceLock::new(),
+            asking: Mutex::default(),
+            cache,
+        };
         let file = place.enter(&address.path).map_err(|error| error.at(&address.to_string()))?;
         Ok((What::Hub(place), file))
     }
@@ -143,6 +153,7 @@ fn offline(what: &str) -> Error {
 impl HubPlace {
     /// All that is in the repository; `None`: the server has no listing.
     fn entries(&self) -> Result<Option<&[Entry]>> {
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.entries.get().is_none() {
             let kept = self.cache.as_ref().and_then(|cache| cache.tree(&self.revision));
             let entries = match kept {
@@ -208,6 +219,18 @@ impl HubPlace {
     }
 }
 
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remote")
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.address())
+    }
+}
+
 impl Place {
     /// The pinned form, for people: `hf://owner/name@<commit>`.
     pub fn address(&self) -> String {
@@ -250,47 +273,36 @@ impl Place {
         Ok(names)
     }
 
-    /// What asks for a file, and what is listed of it.
-    fn origin(&self, name: &str) -> Result<(Box<dyn Origin>, Option<Entry>)> {
+    /// What asks for a file.
+    fn origin(&self, name: &str) -> Result<Box<dyn Origin>> {
         match &self.what {
             What::Hub(place) => {
                 let path = place.path(name)?;
                 let entry = place.entry(&path)?;
-                let file = HubFile::new(&place.repo, &place.revision, &path, entry.clone())?;
-                Ok((Box::new(file), entry))
+                Ok(Box::new(HubFile::new(&place.repo, &place.revision, &path, entry)?))
             }
-            What::Web(address) => {
-                Ok((Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?), None))
-            }
+            What::Web(address) => Ok(Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?)),
             #[cfg(feature = "stores")]
-            What::Objects(place) => Ok((Box::new(place.file(name)?), None)),
+            What::Objects(place) => Ok(Box::new(place.file(name)?)),
         }
     }
 
     fn reader(&self, name: &str, head: u64) -> Result<Reader> {
-        let (origin, _) = self.origin(name).map_err(|error| error.at(&self.address()))?;
-        if self.http.is_offline() {
-            return Err(offline(name).at(&self.address()));
-        }
-        let reader = Reader::open(self.http.clone(), origin, head);
-        reader.inspect_err(|error| {
-            if let (ErrorKind::NotFound, What::Hub(HubPlace { cache: Some(cache), .. })) =
-                (error.kind(), &self.what)
+        let opened = self.origin(name).and_then(|origin| match self.http.is_offline() {
+            true => Err(offline(name)),
+            false => Reader::open(self.http.clone(), origin, head),
+        });
+        opened.map_err(|error| error.at(&self.address())).inspect_err(|error| {
+            if let (ErrorKind::NotFound, What::Hub(place)) = (error.kind(), &self.what)
+                && let (Some(cache), Ok(path)) = (&place.cache, place.path(name))
             {
-                self.note_absent(cache.as_ref(), name);
+                cache.set_absent(&place.revision, &path);
             }
         })
     }
 
-    fn note_absent(&self, cache: &dyn RepoCache, name: &str) {
-        if let What::Hub(place) = &self.what
-            && let Ok(path) = place.path(name)
-        {
-            cache.set_absent(&place.revision, &path);
-        }
-    }
-
-    /// Opens a file. The first request brings its first 256 KiB, with which reads are served without another one.
+    /// Opens a file. The first request brings its first 256 KiB, with which reads are served without another
+    /// one.
     pub fn open(&self, name: &str) -> Result<RemoteFile> {
         let reader = self.reader(name, HEAD)?;
         let ranges = match &self.what {
@@ -354,8 +366,9 @@ impl Place {
         Error::new(ErrorKind::Malformed, format!("{name} is longer than {most} bytes")).at(&self.address())
     }
 
-    /// The whole file on the disk, verified where its checksum is known: in the cache, or in a temporary directory that
-    /// is removed with this place. `progress` gets the bytes that are there and how many there will be.
+    /// The whole file on the disk, verified where its checksum is known: in the cache, or in a temporary
+    /// directory that is removed with this place. `progress` gets the bytes that are there and how many there
+    /// will be.
     pub fn fetch(
         &self,
         name: &str,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::hub::tree::Entry;
 
-/// A repository's part of the cache. Failures to write are the cache's own to report, and stop nobody from reading.
+/// A repository's part of the cache. Failures to write are the cache's own to report, and stop nobody from
+/// reading.
 pub(crate) trait RepoCache: Send + Sync {
     /// The commit that a revision was when the hub was last asked.
     fn commit(&self, revision: &str) -> Option<String>;
