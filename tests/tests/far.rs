@@ -156,7 +156,7 @@ fn take_all(plan: Plan, here: Plan) {
 
 #[test]
 fn a_load_is_few_large_requests_and_as_many_at_a_time_as_the_source_likes() {
-    let (far, checkpoint, here) = far_and_here(6, FAST);
+    let (far, checkpoint, here) = far_and_here(6, FAST / 4.0);
     let bytes = checkpoint.byte_len();
     let plan = |checkpoint: &Checkpoint| Plan::of(checkpoint).build().unwrap();
     take_all(plan(&checkpoint), plan(&here));
@@ -164,7 +164,7 @@ fn a_load_is_few_large_requests_and_as_many_at_a_time_as_the_source_likes() {
     // 8 MiB at a time, and 6 norms.
     assert!(requests <= bytes.div_ceil(8 << 20) as usize + 6, "{requests}");
     assert_eq!(far.sent.load(Ordering::SeqCst), bytes);
-    assert!(far.most_in_flight.load(Ordering::SeqCst) >= 20);
+    assert!(far.most_in_flight.load(Ordering::SeqCst) >= 12);
 }
 
 #[test]

@@ -36,8 +36,7 @@ struct Section {
 
 impl Config {
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        if let Some(directory) = checkpoint.directory() {
-            let path = directory.join(FILE);
+        if let Some(path) = checkpoint.beside(FILE)? {
             if let Some(value) = read_json(&path, MOST)? {
                 let parse = || {
                     let fields =
@@ -127,7 +126,7 @@ impl Config {
 
 /// What PEFT's file says the model is.
 pub(super) fn model(checkpoint: &Checkpoint) -> Option<String> {
-    let value = read_json(&checkpoint.directory()?.join(FILE), MOST).ok()??;
+    let value = read_json(&checkpoint.beside(FILE).ok()??, MOST).ok()??;
     Some(value.get("base_model_name_or_path")?.as_str()?.to_owned())
 }
 
