@@ -3,6 +3,16 @@
 //! This is what `weighbridge` opens `hf://`, `https://`, `s3://`, `gs://` and `az://` with; it knows nothing of what is in the
 //! files.
 
+mod address;
+mod client;
+mod encode;
 mod error;
+mod http;
+mod hub;
+mod retry;
+mod web;
 
+pub use crate::http::read::Counts;
+pub use address::{Address, HubAddress, RepoKind, StoreAddress, StoreKind, WebAddress};
+pub use client::{CacheMode, Named, Place, Remote, RemoteBuilder, RemoteFile};
 pub use error::{Error, ErrorKind, Result};

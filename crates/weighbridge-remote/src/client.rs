@@ -1,0 +1,367 @@
+//! The face of the crate: places that hold files, and files that are read by ranges.
+
+mod builder;
+mod fetch;
+mod file;
+mod keep;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+pub use self::builder::{CacheMode, RemoteBuilder};
+pub use self::file::RemoteFile;
+pub(crate) use self::keep::RepoCache;
+
+use self::builder::Settings;
+use self::fetch::TemporaryDirectory;
+use crate::address::{Address, HubAddress, WebAddress, check_name};
+use crate::http::Http;
+use crate::http::origin::Origin;
+use crate::http::read::Reader;
+use crate::http::stop::Stop;
+use crate::hub::file::HubFile;
+use crate::hub::nearest::nearest;
+use crate::hub::tree::Entry;
+use crate::hub::{Hub, Repo, Revision, is_commit};
+use crate::web::WebFile;
+use crate::{Error, ErrorKind, Result};
+
+/// How many bytes the first request of a file asks for: enough for most headers of shards.
+const HEAD: u64 = 256 << 10;
+
+/// What all remote files of a process share: limits, tokens, the cache, what is known of servers. Clones are the
+/// same one.
+#[derive(Clone)]
+pub struct Remote {
+    settings: Arc<Settings>,
+}
+
+/// A place that holds files, pinned: a commit of a repository or a folder in it, or a folder of a web server.
+pub struct Place {
+    settings: Arc<Settings>,
+    http: Http,
+    what: What,
+    file: Option<String>,
+    temporary: Mutex<Option<TemporaryDirectory>>,
+}
+
+enum What {
+    Hub(HubPlace),
+    Web(WebAddress),
+}
+
+struct HubPlace {
+    repo: Repo,
+    /// A commit, unless the server does not tell which.
+    revision: String,
+    /// Without a slash at its ends.
+    folder: String,
+    entries: OnceLock<Option<Vec<Entry>>>,
+    cache: Option<Arc<dyn RepoCache>>,
+}
+
+/// A file of a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name in the place.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl Remote {
+    /// The process's own, made once from its environment: `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
+    /// `HTTPS_PROXY` and others.
+    pub fn shared() -> Result<Self> {
+        static SHARED: OnceLock<Result<Remote>> = OnceLock::new();
+        SHARED.get_or_init(|| RemoteBuilder::from_environment()?.build()).clone()
+    }
+
+    /// One of its own, which reads nothing from the environment.
+    pub fn builder() -> RemoteBuilder {
+        RemoteBuilder::default()
+    }
+
+    /// Finds out what an address means now. A repository's revision is asked for, and what is in it if the address has a
+    /// path; a web server is asked nothing yet.
+    pub fn locate(&self, address: &Address) -> Result<Place> {
+        let http = self.settings.http();
+        let (what, file) = match address {
+            Address::Hub(address) => self.locate_hub(&http, address)?,
+            Address::Web(address) => {
+                self.settings.allow(address)?;
+                let file = address.file();
+                (What::Web(address.clone()), file)
+            }
+            Address::Store(_) => {
+                let message = "object stores are not supported by this build";
+                return Err(Error::new(ErrorKind::Unsupported, message).at(&address.to_string()));
+            }
+        };
+        Ok(Place { settings: self.settings.clone(), http, what, file, temporary: Mutex::default() })
+    }
+
+    fn locate_hub(&self, http: &Http, address: &HubAddress) -> Result<(What, Option<String>)> {
+        let hub = Hub::new(http.clone(), self.settings.endpoint(), self.settings.token.clone())?;
+        let repo = hub.repo(address);
+        let cache = self.settings.repo_cache(address);
+        let asked = address.revision();
+        let kept = || cache.as_ref().and_then(|cache| cache.commit(asked));
+        let revision = match http.is_offline() {
+            true if is_commit(asked) => asked.to_owned(),
+            true => kept().ok_or_else(|| offline("the revision").at(&address.to_string()))?,
+            false => match repo.commit(asked, &Stop::never())? {
+                Revision::Commit(commit) => {
+                    if let Some(cache) = &cache {
+                        cache.set_commit(asked, &commit);
+                    }
+                    commit
+                }
+                Revision::Unknown => asked.to_owned(),
+            },
+        };
+        let mut place = HubPlace { repo, revision, folder: String::new(), entries: OnceLock::new(), cache };
+        let file = place.enter(&address.path).map_err(|error| error.at(&address.to_string()))?;
+        Ok((What::Hub(place), file))
+    }
+}
+
+fn offline(what: &str) -> Error {
+    Error::new(ErrorKind::Offline, format!("HF_HUB_OFFLINE is set, and the cache lacks {what}"))
+}
+
+impl HubPlace {
+    /// All that is in the repository; `None`: the server has no listing.
+    fn entries(&self) -> Result<Option<&[Entry]>> {
+        if self.entries.get().is_none() {
+            let kept = self.cache.as_ref().and_then(|cache| cache.tree(&self.revision));
+            let entries = match kept {
+                Some(entries) => Some(entries),
+                None => {
+                    let entries = self.repo.tree(&self.revision, &Stop::never())?;
+                    if let (Some(cache), Some(entries)) = (&self.cache, &entries) {
+                        cache.set_tree(&self.revision, entries);
+                    }
+                    entries
+                }
+            };
+            let _ = self.entries.set(entries);
+        }
+        Ok(self.entries.get().and_then(Option::as_deref))
+    }
+
+    /// Goes to a path: a folder, or the folder of a file, whose name is returned.
+    fn enter(&mut self, path: &str) -> Result<Option<String>> {
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let split = || path.rsplit_once('/').unwrap_or(("", path));
+        let is_file = match self.entries()? {
+            // Without a listing, what looks like a file is one.
+            None => split().1.contains('.'),
+            Some(entries) if entries.iter().any(|entry| entry.path == path) => true,
+            Some(entries) => {
+                let inside = format!("{path}/");
+                if !entries.iter().any(|entry| entry.path.starts_with(&inside)) {
+                    return Err(self.absent(path));
+                }
+                false
+            }
+        };
+        let (folder, file) = if is_file { (split().0, Some(split().1.to_owned())) } else { (path, None) };
+        self.folder = folder.to_owned();
+        Ok(file)
+    }
+
+    fn path(&self, name: &str) -> Result<String> {
+        check_name(name)?;
+        Ok(if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) })
+    }
+
+    /// The error of a file that is not listed.
+    fn absent(&self, path: &str) -> Error {
+        let entries = self.entries.get().and_then(Option::as_deref).unwrap_or_default();
+        let near = nearest(path, entries.iter().map(|entry| entry.path.as_str()));
+        let hint = if near.is_empty() { String::new() } else { format!("; nearest: {}", near.join(", ")) };
+        Error::new(ErrorKind::NotFound, format!("no such file: {path}{hint}"))
+    }
+
+    /// What is listed of a file; an error if it is absent, `None` if there is no listing.
+    fn entry(&self, path: &str) -> Result<Option<Entry>> {
+        match self.entries()? {
+            None => Ok(None),
+            Some(entries) => match entries.iter().find(|entry| entry.path == path) {
+                Some(entry) => Ok(Some(entry.clone())),
+                None => Err(self.absent(path)),
+            },
+        }
+    }
+}
+
+impl Place {
+    /// The pinned form, for people: `hf://owner/name@<commit>`.
+    pub fn address(&self) -> String {
+        match &self.what {
+            What::Hub(place) if place.folder.is_empty() => {
+                format!("{}@{}", place.repo.name(), place.revision)
+            }
+            What::Hub(place) => format!("{}@{}/{}", place.repo.name(), place.revision, place.folder),
+            What::Web(address) => address.to_string(),
+        }
+    }
+
+    /// The file that the address named, if it named one.
+    pub fn file(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+
+    /// The files directly in the place, by name; `None`: the server has no listing.
+    pub fn names(&self) -> Result<Option<Vec<Named>>> {
+        let What::Hub(place) = &self.what else { return Ok(None) };
+        let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
+        let named = |entry: &Entry| {
+            let name = entry.path.strip_prefix(&inside).filter(|name| !name.contains('/'))?;
+            Some(Named { name: name.to_owned(), size: entry.size })
+        };
+        let mut names: Option<Vec<_>> =
+            place.entries()?.map(|entries| entries.iter().filter_map(named).collect());
+        if let Some(names) = &mut names {
+            names.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        Ok(names)
+    }
+
+    /// What asks for a file, and what is listed of it.
+    fn origin(&self, name: &str) -> Result<(Box<dyn Origin>, Option<Entry>)> {
+        match &self.what {
+            What::Hub(place) => {
+                let path = place.path(name)?;
+                let entry = place.entry(&path)?;
+                let file = HubFile::new(&place.repo, &place.revision, &path, entry.clone())?;
+                Ok((Box::new(file), entry))
+            }
+            What::Web(address) => {
+                Ok((Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?), None))
+            }
+        }
+    }
+
+    fn reader(&self, name: &str, head: u64) -> Result<Reader> {
+        let (origin, _) = self.origin(name).map_err(|error| error.at(&self.address()))?;
+        if self.http.is_offline() {
+            return Err(offline(name).at(&self.address()));
+        }
+        let reader = Reader::open(self.http.clone(), origin, head);
+        reader.inspect_err(|error| {
+            if let (ErrorKind::NotFound, What::Hub(HubPlace { cache: Some(cache), .. })) =
+                (error.kind(), &self.what)
+            {
+                self.note_absent(cache.as_ref(), name);
+            }
+        })
+    }
+
+    fn note_absent(&self, cache: &dyn RepoCache, name: &str) {
+        if let What::Hub(place) = &self.what
+            && let Ok(path) = place.path(name)
+        {
+            cache.set_absent(&place.revision, &path);
+        }
+    }
+
+    /// Opens a file. The first request brings its first 256 KiB, with which reads are served without another one.
+    pub fn open(&self, name: &str) -> Result<RemoteFile> {
+        let reader = self.reader(name, HEAD)?;
+        let ranges = match &self.what {
+            What::Hub(HubPlace { cache: Some(cache), .. }) => {
+                reader.tag().and_then(|tag| cache.ranges(&tag, reader.size()))
+            }
+            _ => None,
+        };
+        Ok(RemoteFile::new(reader, ranges))
+    }
+
+    /// A small file, whole; `None`: it is absent. One of more than `most` bytes is an error.
+    pub fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
+        if let Some(path) = self.local(name) {
+            let failed = |error: std::io::Error| {
+                Error::new(ErrorKind::Io, format!("{}: {error}", path.display())).at(&self.address())
+            };
+            let too_long = std::fs::metadata(&path).map_err(failed)?.len() > most;
+            return if too_long {
+                Err(self.too_long(name, most))
+            } else {
+                std::fs::read(&path).map(Some).map_err(failed)
+            };
+        }
+        let head = match &self.what {
+            // Its size is known, so that one request brings all of it.
+            What::Hub(_) => most,
+            What::Web(_) => most.min(HEAD),
+        };
+        let reader = match self.reader(name, head.clamp(1, 64 << 20)) {
+            Ok(reader) => reader,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if reader.size() > most {
+            return Err(self.too_long(name, most));
+        }
+        let mut bytes = reader.take_head();
+        let had = bytes.len();
+        let size = usize::try_from(reader.size()).map_err(|_| self.too_long(name, most))?;
+        bytes.resize(size, 0);
+        if had < size {
+            reader.read_at(had as u64, &mut bytes[had..])?;
+        }
+        if let What::Hub(HubPlace { cache: Some(cache), revision, .. }) = &self.what
+            && let (Some(tag), Ok(path)) = (reader.tag(), self.path(name))
+        {
+            cache.put(revision, &path, &tag, &bytes);
+        }
+        Ok(Some(bytes))
+    }
+
+    fn path(&self, name: &str) -> Result<String> {
+        match &self.what {
+            What::Hub(place) => place.path(name),
+            What::Web(_) => check_name(name).map(|()| name.to_owned()),
+        }
+    }
+
+    fn too_long(&self, name: &str, most: u64) -> Error {
+        Error::new(ErrorKind::Malformed, format!("{name} is longer than {most} bytes")).at(&self.address())
+    }
+
+    /// The whole file on the disk, verified where its checksum is known: in the cache, or in a temporary directory that
+    /// is removed with this place. `progress` gets the bytes that are there and how many there will be.
+    pub fn fetch(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<PathBuf> {
+        if let Some(path) = self.local(name) {
+            return Ok(path);
+        }
+        check_name(name).map_err(|error| error.at(&self.address()))?;
+        let file = self.open(name)?;
+        let directory = {
+            let mut temporary = self.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+            let directory = match temporary.take() {
+                Some(directory) => directory,
+                None => TemporaryDirectory::new()?,
+            };
+            let path = directory.path().to_path_buf();
+            *temporary = Some(directory);
+            path
+        };
+        fetch::fetch(&file, &directory.join(name), self.settings.concurrency, progress)
+    }
+
+    /// The file in the cache, where it is complete.
+    pub fn local(&self, name: &str) -> Option<PathBuf> {
+        let What::Hub(place) = &self.what else { return None };
+        place.cache.as_ref()?.file(&place.revision, &place.path(name).ok()?)
+    }
+}

@@ -1,0 +1,89 @@
+//! A file that is read by ranges.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::keep::RangeCache;
+use crate::Result;
+use crate::http::read::{Counts, Reader};
+
+/// A remote file. It may be read from many threads.
+pub struct RemoteFile {
+    reader: Reader,
+    tag: Option<String>,
+    ranges: Option<Box<dyn RangeCache>>,
+    cached: AtomicU64,
+}
+
+impl RemoteFile {
+    pub(super) fn new(reader: Reader, ranges: Option<Box<dyn RangeCache>>) -> Self {
+        let tag = reader.tag();
+        Self { reader, tag, ranges, cached: AtomicU64::new(0) }
+    }
+
+    /// Its pinned address, for people.
+    pub fn address(&self) -> &str {
+        self.reader.address()
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.reader.size()
+    }
+
+    /// What names its content: a checksum on the hub, the entity tag of a web server, if it has one.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The checksum of the content, where there is one: sha256 (64 digits) or its name in git (40 digits).
+    pub(super) fn checksum(&self) -> Option<String> {
+        self.reader.checksum()
+    }
+
+    /// Fills the buffer with the bytes from `offset` on. Bytes that are neither in the cache nor among the file's first are
+    /// asked for by one request, which is sent again for what is missing if it breaks.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let range = offset..offset.saturating_add(buf.len() as u64);
+        if self.reader.has(&range) {
+            return self.reader.read_at(offset, buf);
+        }
+        if let Some(ranges) = &self.ranges {
+            if ranges.read_at(offset, buf) {
+                self.cached.fetch_add(buf.len() as u64, Ordering::Relaxed);
+                return Ok(());
+            }
+            self.reader.read_at(offset, buf)?;
+            ranges.write_at(offset, buf);
+            return Ok(());
+        }
+        self.reader.read_at(offset, buf)
+    }
+
+    /// Whether these bytes need no request.
+    pub fn is_cached(&self, range: Range<u64>) -> bool {
+        self.reader.has(&range) || self.ranges.as_ref().is_some_and(|ranges| ranges.has(&range))
+    }
+
+    /// The gap between two ranges that is cheaper to read than to skip, in bytes: latency times rate as measured, from
+    /// 256 KiB to 4 MiB; 1 MiB at first.
+    pub fn read_through(&self) -> usize {
+        self.reader.read_through()
+    }
+
+    /// Wakes all reads under way with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), at once. Later reads work
+    /// again.
+    pub fn interrupt(&self) {
+        self.reader.interrupt();
+    }
+
+    /// Frees the first bytes, which are kept so that headers and small tensors need no request of their own.
+    pub fn forget_head(&self) {
+        self.reader.forget_head();
+    }
+
+    /// What it has cost so far.
+    pub fn counts(&self) -> Counts {
+        Counts { cached: self.cached.load(Ordering::Relaxed), ..self.reader.counters.counts() }
+    }
+}

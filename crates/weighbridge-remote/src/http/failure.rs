@@ -1,0 +1,134 @@
+//! Why a request came to nothing, and whether another may fare better.
+
+use std::io;
+use std::time::Duration;
+
+use http::Uri;
+
+use super::redirect::host_of;
+use super::resolve::PrivateAddress;
+use crate::{Error, ErrorKind};
+
+/// A request that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) trouble: Trouble,
+    pub(crate) error: Error,
+}
+
+/// What kind of failure, for who decides whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It would fail again.
+    Fatal,
+    /// It may pass.
+    Passing,
+    /// As [`Self::Passing`], but names seldom come into being.
+    NoSuchHost,
+    /// The server said when to come back.
+    ToldToWait(Duration),
+    /// Somebody else's requests were interrupted.
+    Woken,
+}
+
+impl Failure {
+    pub(crate) fn fatal(error: Error) -> Self {
+        Self { trouble: Trouble::Fatal, error }
+    }
+
+    pub(crate) fn passing(message: impl Into<String>) -> Self {
+        Self { trouble: Trouble::Passing, error: Error::new(ErrorKind::Io, message) }
+    }
+
+    pub(crate) fn told_to_wait(wait: Duration, error: Error) -> Self {
+        Self { trouble: Trouble::ToldToWait(wait), error }
+    }
+
+    pub(crate) fn woken() -> Self {
+        Self { trouble: Trouble::Woken, error: Error::new(ErrorKind::Cancelled, "interrupted") }
+    }
+
+    /// What an error of the agent means. No text of it has a URL in it, which could be a signed one.
+    pub(crate) fn of(error: &ureq::Error, uri: &Uri) -> Self {
+        let host = host_of(uri);
+        let from = if host.is_empty() { String::new() } else { format!(" ({host})") };
+        let fatal = |kind, message: String| Self::fatal(Error::new(kind, message));
+        match error {
+            ureq::Error::Io(error) => Self::of_io(error, &host, &from),
+            ureq::Error::Timeout(ureq::Timeout::Connect) => {
+                Self::passing(format!("no connection in time{from}"))
+            }
+            ureq::Error::Timeout(ureq::Timeout::Resolve) => {
+                Self::passing(format!("the name was not looked up in time{from}"))
+            }
+            ureq::Error::Timeout(_) => Self::passing(format!("the server was silent for too long{from}")),
+            ureq::Error::HostNotFound => {
+                let error = Error::new(ErrorKind::Io, format!("host not found{from}"));
+                Self { trouble: Trouble::NoSuchHost, error }
+            }
+            ureq::Error::Other(error) if error.is::<PrivateAddress>() => {
+                fatal(ErrorKind::Denied, format!("a server led to a private address{from}, which is refused"))
+            }
+            ureq::Error::Protocol(_) | ureq::Error::BodyStalled => {
+                Self::passing(format!("the answer is not valid HTTP{from}"))
+            }
+            ureq::Error::LargeResponseHeader(..) => {
+                fatal(ErrorKind::Malformed, format!("the answer's headers are too long{from}"))
+            }
+            ureq::Error::ConnectProxyFailed(_) => Self::passing(format!("the proxy could not connect{from}")),
+            ureq::Error::ConnectionFailed => Self::passing(format!("no connection{from}")),
+            ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired => {
+                fatal(ErrorKind::Io, format!("no encrypted connection could be made{from}"))
+            }
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                fatal(ErrorKind::Address, format!("the URL or a header is malformed{from}"))
+            }
+            _ => fatal(ErrorKind::Io, format!("the request failed{from}")),
+        }
+    }
+
+    fn of_io(error: &io::Error, host: &str, from: &str) -> Self {
+        let text = error.to_string();
+        if error.kind() == io::ErrorKind::InvalidData && text.contains("certificate") {
+            let message = format!(
+                "the certificate of {host} is not trusted ({text}); name your authority's in SSL_CERT_FILE"
+            );
+            return Self::fatal(Error::new(ErrorKind::Denied, message));
+        }
+        let what = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "connection closed".to_owned(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "connection reset".to_owned(),
+            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+                "the server was silent for too long".to_owned()
+            }
+            // What else ureq wraps in such an error may have a URL in it.
+            _ if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<ureq::Error>) => {
+                "connection failed".to_owned()
+            }
+            _ => text,
+        };
+        Self::passing(format!("{what}{from}"))
+    }
+
+    /// The error to report when it was tried often enough.
+    pub(crate) fn given_up(self, attempts: u32, time: Duration) -> Error {
+        let times = if attempts == 1 { "attempt" } else { "attempts" };
+        let message = match self.trouble {
+            Trouble::ToldToWait(wait) => {
+                format!(
+                    "{}; it asks to wait {} s, waited {} times",
+                    self.error.message(),
+                    wait.as_secs(),
+                    attempts - 1
+                )
+            }
+            _ => format!(
+                "{}, {attempts} {times} in {} s without progress",
+                self.error.message(),
+                time.as_secs()
+            ),
+        };
+        Error::new(self.error.kind(), message)
+    }
+}

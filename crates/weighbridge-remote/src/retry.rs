@@ -1,0 +1,140 @@
+//! Whether and when to try again. Nothing is slept or sent here: times come in, decisions go out.
+
+use std::time::Duration;
+
+/// How much is tried before giving up. Only failures without any progress between them count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Failures in a row.
+    pub(crate) attempts: u32,
+    /// Time since the last progress, what a server asked to wait not counted.
+    pub(crate) time: Duration,
+    /// What a server may ask to wait at a time.
+    pub(crate) server_wait: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            time: Duration::from_secs(120),
+            // The hub's windows are five minutes long.
+            server_wait: Duration::from_secs(330),
+        }
+    }
+}
+
+/// What is left of the patience with one read. Times are since any fixed moment.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    patience: Patience,
+    failures: u32,
+    since: Duration,
+}
+
+/// What to do after a failure.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Try again after this time.
+    Again(Duration),
+    /// It was tried often enough.
+    GiveUp,
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(8);
+
+impl Budget {
+    pub(crate) fn new(patience: Patience, now: Duration) -> Self {
+        Self { patience, failures: 0, since: now }
+    }
+
+    /// Something was received: whatever failed before is forgotten.
+    pub(crate) fn progressed(&mut self, now: Duration) {
+        self.failures = 0;
+        self.since = now;
+    }
+
+    /// Failures in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The time without progress.
+    pub(crate) fn waited(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.since)
+    }
+
+    /// It failed. `random` is anything from 0 to 1: waits are spread, so that what failed together does not
+    /// return together.
+    pub(crate) fn failed(&mut self, now: Duration, random: f64) -> Next {
+        self.failures += 1;
+        if self.failures >= self.patience.attempts || self.waited(now) >= self.patience.time {
+            return Next::GiveUp;
+        }
+        let longest = (FIRST * (1 << (self.failures - 1).min(16))).min(LONGEST);
+        Next::Again(longest.mul_f64(random.clamp(0.0, 1.0)))
+    }
+
+    /// The server refused, and said how long to wait.
+    pub(crate) fn told_to_wait(&mut self, wait: Duration) -> Next {
+        self.failures += 1;
+        if self.failures >= self.patience.attempts || wait > self.patience.server_wait {
+            return Next::GiveUp;
+        }
+        self.since += wait;
+        Next::Again(wait)
+    }
+}
+
+/// Numbers from 0 to 1 that need not be good, only different in each thread.
+pub(crate) fn random() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    let bits = RandomState::new().hash_one(0_u8);
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn waits_double_to_a_limit_and_end() {
+        let mut budget = Budget::new(Patience { attempts: 10, ..Patience::default() }, Duration::ZERO);
+        let waits: Vec<_> = (0..10).map(|_| budget.failed(S, 1.0)).collect();
+        let again = [100, 200, 400, 800, 1600, 3200, 6400, 8000, 8000].map(|ms| Next::Again(ms * MS));
+        assert_eq!(waits[..9], again);
+        assert_eq!(waits[9], Next::GiveUp);
+    }
+
+    #[test]
+    fn time_without_progress_ends_it_and_progress_starts_anew() {
+        let mut budget = Budget::new(Patience::default(), Duration::ZERO);
+        assert!(matches!(budget.failed(119 * S, 0.5), Next::Again(_)));
+        budget.progressed(120 * S);
+        assert_eq!(budget.failures(), 0);
+        assert_eq!(budget.failed(239 * S, 0.5), Next::Again(50 * MS));
+        assert_eq!(budget.failed(240 * S, 0.5), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_servers_waits_are_kept_and_not_counted_as_time() {
+        let mut budget = Budget::new(Patience::default(), Duration::ZERO);
+        assert_eq!(budget.told_to_wait(300 * S), Next::Again(300 * S));
+        assert!(matches!(budget.failed(310 * S, 0.0), Next::Again(_)));
+        assert_eq!(budget.told_to_wait(3600 * S), Next::GiveUp);
+        let mut budget = Budget::new(Patience::default(), Duration::ZERO);
+        let given_up = (0..6).map(|_| budget.told_to_wait(S)).filter(|next| *next == Next::GiveUp).count();
+        assert_eq!(given_up, 1);
+    }
+
+    #[test]
+    fn random_is_spread() {
+        let numbers: Vec<_> = (0..100).map(|_| random()).collect();
+        assert!(numbers.iter().all(|n| (0.0..1.0).contains(n)));
+        assert!(numbers.iter().any(|n| *n < 0.3) && numbers.iter().any(|n| *n > 0.7));
+    }
+}
