@@ -16,3 +16,10 @@ pub use crate::http::read::Counts;
 pub use address::{Address, HubAddress, RepoKind, StoreAddress, StoreKind, WebAddress};
 pub use client::{CacheMode, Named, Place, Remote, RemoteBuilder, RemoteFile};
 pub use error::{Error, ErrorKind, Result};
+
+impl std::fmt::Debug for Remote {
+    /// Says nothing of tokens.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").finish_non_exhaustive()
+    }
+}
