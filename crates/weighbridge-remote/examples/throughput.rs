@@ -56,7 +56,10 @@ fn serve(mib: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start(mib: usize) -> Result<(Child, String, Vec<(&'static str, String)>), Failure> {
+/// The server, the file's URL there, and what links lead to it, each with its URL.
+type Started = (Child, String, [(&'static str, String); 2]);
+
+fn start(mib: usize) -> Result<Started, Failure> {
     let mut server = Command::new(std::env::current_exe()?)
         .args(["--serve", &mib.to_string()])
         .stdin(Stdio::piped())
@@ -65,7 +68,7 @@ fn start(mib: usize) -> Result<(Child, String, Vec<(&'static str, String)>), Fai
     let mut lines = BufReader::new(server.stdout.take().ok_or("no output")?).lines();
     let mut line = || lines.next().ok_or("the server ended")?.map_err(Failure::from);
     let url = line()?;
-    let links = vec![("20 ms, 100 MB/s", line()?), ("20 ms, 400 MB/s", line()?)];
+    let links = [("20 ms, 100 MB/s", line()?), ("20 ms, 400 MB/s", line()?)];
     Ok((server, url, links))
 }
 

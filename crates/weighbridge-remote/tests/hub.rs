@@ -28,11 +28,11 @@ fn hub() -> (Hub, String) {
 }
 
 fn remote(hub: &Hub) -> Remote {
-    builder().endpoint(hub.url()).build().unwrap()
+    builder().endpoint(hub.url()).build().expect("valid settings")
 }
 
 fn with_token(hub: &Hub) -> Remote {
-    builder().endpoint(hub.url()).token(TOKEN).build().unwrap()
+    builder().endpoint(hub.url()).token(TOKEN).build().expect("valid settings")
 }
 
 /// The content of a file of [`model`].

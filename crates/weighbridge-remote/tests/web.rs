@@ -100,9 +100,10 @@ fn error_of(fault: Fault) -> weighbridge_remote::Error {
     let web = Web::start();
     let data = content(MIB);
     let url = web.put("/m.bin", data);
-    let file = open(&builder().build().unwrap(), &url).unwrap();
+    let remote = builder().build().expect("valid settings");
+    let file = open(&remote, &url).expect("nothing goes wrong yet");
     web.faults.always("m.bin", fault);
-    let error = file.read_at(400_000, &mut vec![0; 300_000]).unwrap_err();
+    let error = file.read_at(400_000, &mut vec![0; 300_000]).expect_err("it goes wrong");
     assert!(!error.to_string().contains('\n'), "{error}");
     assert!(error.to_string().contains("/m.bin: "), "{error}");
     error

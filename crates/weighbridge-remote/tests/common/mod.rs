@@ -29,17 +29,16 @@ pub fn content(length: usize) -> Arc<Vec<u8>> {
 
 /// Reads a file in pieces, by some threads.
 pub fn read_all(file: &RemoteFile, piece: usize, threads: usize) -> Result<Vec<u8>> {
-    let mut out = vec![0; usize::try_from(file.size()).unwrap()];
+    let mut out = vec![0; usize::try_from(file.size()).expect("it fits into memory")];
     let pieces = std::sync::Mutex::new(out.chunks_mut(piece).enumerate());
     let read = || loop {
-        let next = pieces.lock().unwrap().next();
+        let next = pieces.lock().expect("no thread panics with it").next();
         let Some((index, piece_of)) = next else { return Ok(()) };
         file.read_at((index * piece) as u64, piece_of)?;
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no thread panics"))
     })?;
-    drop(pieces);
     Ok(out)
 }
