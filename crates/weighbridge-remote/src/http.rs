@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod bandwidth;
+mod connect;
 pub(crate) mod failure;
 pub(crate) mod gate;
 pub(crate) mod headers;

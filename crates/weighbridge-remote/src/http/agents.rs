@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use http::{Request, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
 use ureq::{Agent, AsSendBody, Body, Proxy};
 
+use super::connect::Tcp;
 use super::proxies::Proxies;
 use super::resolve::{Guard, Names, PrivateAddress, is_private, is_private_name};
 use super::stop::Switch;
@@ -159,7 +160,10 @@ impl Shared {
             .max_idle_connections_per_host(self.connections)
             .build();
         let names = self.names.clone();
+        let tcp = Tcp { switch: switch.clone() };
+        let connector =
+            ().chain(ConnectProxyConnector::default()).chain(tcp).chain(RustlsConnector::default());
         let guard = Guard { names, strict: route == Route::Guarded, timeout: self.timeouts.connect, switch };
-        Agent::with_parts(config, DefaultConnector::default(), guard)
+        Agent::with_parts(config, connector, guard)
     }
 }
