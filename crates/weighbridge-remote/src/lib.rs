@@ -3,6 +3,8 @@
 //! This is what `weighbridge` opens `hf://`, `https://`, `s3://`, `gs://` and `az://` with; it knows nothing of what is in the
 //! files.
 
+pub mod cache;
+pub mod download;
 mod error;
 
 pub use error::{Error, ErrorKind, Result};
