@@ -16,11 +16,15 @@
 mod digest;
 mod files;
 mod journal;
+mod list;
 mod names;
 mod partial;
+mod prune;
 mod ranges;
 mod repo;
+mod shared;
 mod tree;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -29,9 +33,12 @@ use crate::error::Result;
 pub(crate) use files::{Lock, Locked};
 
 pub use digest::Digest;
+pub use list::{FileInfo, PartialInfo, RepoInfo, RevisionInfo};
 pub use partial::Partial;
+pub use prune::{Prune, Pruned};
 pub use repo::{Hold, Repo};
 pub use tree::{Tree, TreeEntry};
+pub use verify::Fault;
 
 /// A directory of repositories. Cheap to clone; nothing is opened or made until it is needed.
 #[derive(Clone, Debug)]
@@ -112,3 +119,7 @@ impl Cache {
         }
     }
 }
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -9,6 +9,8 @@ mod open;
 #[allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 mod tests;
 
+pub(super) use open::{SECOND, check_records, journal_of};
+
 use std::fmt;
 use std::fs::{self, File};
 use std::ops::Range;

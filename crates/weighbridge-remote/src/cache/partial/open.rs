@@ -2,20 +2,49 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use super::{Hashed, Inner, LOOK, Partial, Stage, State, locked};
 use crate::cache::digest::Hasher;
 use crate::cache::files::{self, is_at, no_link, trouble};
-use crate::cache::journal::{Format, HEADER};
+use crate::cache::journal::{self, Format, HEADER};
 use crate::cache::ranges::Records;
 use crate::cache::{Digest, Repo};
 use crate::error::Result;
 
 /// What this process has open: a second lock on the same journal would be refused.
 static OPEN: Mutex<Vec<(PathBuf, Weak<Inner>)>> = Mutex::new(Vec::new());
+
+/// What the name of a second one ends with.
+pub(crate) const SECOND: &str = ".second";
+
+/// The journal of a partial file.
+pub(crate) fn journal_of(data: &Path) -> PathBuf {
+    let mut name = data.as_os_str().to_owned();
+    name.push(".journal");
+    name.into()
+}
+
+/// How many records of a partial file do not fit its data, of how many. It may be being written.
+pub(crate) fn check_records(data: &Path) -> (usize, usize) {
+    let open = |path: &Path| no_link(File::options().read(true)).open(path).ok();
+    let Some((file, journal)) = open(data).zip(open(&journal_of(data))) else { return (0, 0) };
+    let mut records = Records::default();
+    let name = data.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let size = file.metadata().map_or(0, |data| data.len());
+    let format = Format::of(name.strip_suffix(SECOND).unwrap_or(name), size);
+    let bad_seals = format.read(&journal, HEADER, false, |record| records.add(record, false)).1;
+    let mut buf = Vec::new();
+    let all = records.all();
+    let wrong = all.iter().filter(|record| {
+        buf.resize(record.len as usize, 0);
+        files::read_at(&file, record.offset, &mut buf).is_err() || journal::sum(&buf) != record.sum
+    });
+    let bad_seals = bad_seals as usize;
+    (wrong.count() + bad_seals, all.len() + bad_seals)
+}
 
 impl Repo {
     /// What is there of a file that may not be complete. It is written by this process if no other does. A file that
@@ -28,7 +57,7 @@ impl Repo {
 
     /// One beside it, for who needs the file while another process keeps the first for itself.
     pub(crate) fn second_partial(&self, etag: &Digest, size: u64) -> Partial {
-        self.partial_named(etag, size, &format!("{etag}.second"))
+        self.partial_named(etag, size, &format!("{etag}{SECOND}"))
     }
 
     fn partial_named(&self, etag: &Digest, size: u64, name: &str) -> Partial {
@@ -43,7 +72,7 @@ impl Repo {
             repo: self.clone(),
             etag: *etag,
             size,
-            journal_path: self.own().join(format!("{name}.journal")),
+            journal_path: journal_of(&data_path),
             format: Format::of(&etag.to_string(), size),
             state: Mutex::default(),
             hashed: Mutex::new(Hashed { hasher: Hasher::of(etag, size), at: 0 }),
