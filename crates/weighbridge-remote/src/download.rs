@@ -82,7 +82,9 @@ pub fn download(
             }
         }
         let ours = partial.is_writer();
-        if let Some(error) = partial.trouble() {
+        // Another user began it.
+        let denied = partial.trouble().is_some_and(|error| error.kind() == ErrorKind::Denied);
+        if let Some(error) = partial.trouble().filter(|_| !denied) {
             return Err(error);
         }
         if turn.is_some() && ours {
@@ -93,7 +95,7 @@ pub fn download(
         if recorded != last.0 {
             last = (recorded, Instant::now());
         }
-        if turn.is_some() && last.1.elapsed() >= options.patience {
+        if turn.is_some() && (denied || last.1.elapsed() >= options.patience) {
             // Somebody loads parts of it and holds on to it. What is there of it is used.
             let second = partial.repo().second_partial(partial.etag(), partial.size());
             let read = |offset: u64, buf: &mut [u8]| {
@@ -102,6 +104,9 @@ pub fn download(
             if second.is_writer() {
                 fetch(&second, &read, options, progress)?;
                 return second.finish_in(turn.flatten(), commit, path);
+            }
+            if let Some(error) = second.trouble() {
+                return Err(error);
             }
             last.1 = Instant::now();
         }

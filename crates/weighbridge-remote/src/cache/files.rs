@@ -155,7 +155,9 @@ pub(crate) fn try_lock(path: &Path, shared: bool) -> Locked {
     let open = || {
         make_parent(path).ok()?;
         let mut options = OpenOptions::new();
-        no_link(options.read(true).write(true).create(true).truncate(false)).open(path).ok()
+        let file = no_link(options.read(true).write(true).create(true).truncate(false)).open(path).ok()?;
+        share(&file);
+        Some(file)
     };
     // In a cache that cannot be written, there is nothing that a lock would order.
     let Some(file) = open() else { return Locked::Ours(None) };
@@ -164,6 +166,21 @@ pub(crate) fn try_lock(path: &Path, shared: bool) -> Locked {
         Err(TryLockError::WouldBlock) => Locked::Taken,
         Err(TryLockError::Error(_)) => Locked::Ours(None),
     }
+}
+
+/// Lets a group that shares a cache take its locks, as huggingface_hub does; they have nothing in them.
+fn share(file: &File) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let missing = |data: &fs::Metadata| data.permissions().mode() & 0o660 != 0o660;
+        if file.metadata().is_ok_and(|data| data.len() == 0 && missing(&data)) {
+            // Only its owner may, and whoever else is here has no need to.
+            drop(file.set_permissions(fs::Permissions::from_mode(0o664)));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = file;
 }
 
 /// Waits for a lock, but not for ever: it is advice, and what is right without it is made sure of otherwise.

@@ -111,10 +111,8 @@ impl Partial {
     pub fn is_blob(&self) -> bool {
         let mut state = self.0.current();
         self.0.look(&mut state);
-        if state.stage == Stage::Writing && self.0.repo.blob(&self.0.etag, self.0.size).is_some() {
-            // By huggingface_hub, which does not know of our files.
-            self.0.yield_to_blob(&mut state);
-        }
+        // By huggingface_hub, which does not know of our files, or from another start.
+        self.0.notice_blob(&mut state);
         state.stage == Stage::Complete
     }
 
@@ -193,7 +191,8 @@ impl Partial {
         #[cfg(unix)]
         {
             let data = rustix::fs::statvfs(self.0.repo.own()).ok()?;
-            data.f_bavail.checked_mul(data.f_frsize)
+            // Some file systems of the network count nothing.
+            data.f_bavail.checked_mul(data.f_frsize).filter(|_| data.f_blocks > 0)
         }
         #[cfg(not(unix))]
         {

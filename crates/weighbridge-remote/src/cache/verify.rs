@@ -129,11 +129,15 @@ fn run(jobs: &[Job], progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> R
             }
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        while !threads.iter().all(thread::ScopedJoinHandle::is_finished) {
-            thread::sleep(Duration::from_millis(20));
+        loop {
+            let over = threads.iter().all(thread::ScopedJoinHandle::is_finished);
             if progress(done.load(Ordering::Relaxed).min(total), total).is_break() {
                 stop.store(true, Ordering::Relaxed);
             }
+            if over {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     });
     if stop.into_inner() {

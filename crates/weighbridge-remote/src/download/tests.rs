@@ -203,3 +203,31 @@ fn threads_of_one_process_download_it_once() {
     assert_eq!(count.load(Ordering::Relaxed), 1_000_000);
     assert_eq!(fs::read_dir(repo.path().join("blobs")).unwrap().count(), 1);
 }
+
+/// A load of another process that reads parts of the file, and stays open.
+#[test]
+fn who_holds_on_to_a_file_without_going_on_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let repo = repo(directory.path());
+    let (bytes, count) = (content(1_000_000), AtomicU64::new(0));
+    let etag = sha256(&bytes);
+    let partial = repo.partial(&etag, 1_000_000);
+    partial.write_at(131_072, &bytes[131_072..655_360]).unwrap();
+    drop(partial);
+    let own = repo.path().join(".weighbridge");
+    let journal =
+        fs::File::options().read(true).write(true).open(own.join(format!("{etag}.journal"))).unwrap();
+    journal.lock().unwrap();
+    let partial = repo.partial(&etag, 1_000_000);
+    let mut waited = 0;
+    let mut note = |step| {
+        waited += u32::from(step == Step::Waiting(524_288, 1_000_000, Some(std::process::id())));
+        ControlFlow::Continue(())
+    };
+    let path = download(&partial, COMMIT, "m", &reader(&bytes, &count), options(), &mut note).unwrap();
+    assert_eq!(fs::read(path).unwrap(), bytes);
+    assert!(waited > 1, "it was given time");
+    assert_eq!(count.into_inner(), 1_000_000 - 524_288, "what the other has was not fetched again");
+    assert_eq!(fs::read_dir(own).unwrap().count(), 2, "the other's files are its own");
+    assert!(partial.is_blob());
+}

@@ -140,10 +140,15 @@ impl Inner {
         }
     }
 
-    /// Another program has made the blob: what was ours is not needed any more.
-    pub(super) fn yield_to_blob(&self, state: &mut State) {
-        self.remove(state, Stage::Reading);
-        self.is_complete(state);
+    /// Takes the blob if another program has made it: what was ours is not needed any more.
+    pub(super) fn notice_blob(&self, state: &mut State) {
+        let unfinished = matches!(state.stage, Stage::Reading | Stage::Writing);
+        if unfinished && self.repo.blob(&self.etag, self.size).is_some() {
+            if state.stage == Stage::Writing {
+                self.remove(state, Stage::Reading);
+            }
+            self.is_complete(state);
+        }
     }
 
     fn open(&self, state: &mut State) -> Result<()> {
