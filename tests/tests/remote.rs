@@ -202,3 +202,89 @@ fn an_end_of_the_session_does_not_wait_for_the_server() {
         Checkpoint::from_bytes(shard(0..1)).unwrap().read("layers.0.norm").unwrap()
     );
 }
+
+/// The files of a directory and of those below it.
+fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let entries = entries.flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_was_loaded_is_in_the_cache_and_is_not_asked_for_again() {
+    let hub = Hub::start(HubOptions::default());
+    let (repo, here) = model();
+    hub.put("org/name", repo);
+    let directory = tempfile::tempdir().unwrap();
+    let remote = || builder().endpoint(hub.url()).cache(CacheMode::At(directory.path().into()));
+    // Who looks leaves no shard behind.
+    drop(open(&remote().build().unwrap(), "hf://org/name").unwrap());
+    let is_shard = |path: &std::path::PathBuf| path.metadata().is_ok_and(|data| data.len() > MIB as u64);
+    assert!(!files(directory.path()).iter().any(is_shard));
+    let far = open(&remote().build().unwrap(), "hf://org/name").unwrap();
+    assert_same(&far, &here);
+    drop(far);
+    assert!(files(directory.path()).iter().any(is_shard));
+    hub.cdn().log.clear();
+    let again = open(&remote().build().unwrap(), "hf://org/name").unwrap();
+    assert_same(&again, &here);
+    assert!(again.shards().iter().all(|shard| shard.path().is_some()));
+    assert_eq!(hub.cdn().log.len(), 0);
+    assert_eq!(again.beside("config.json").unwrap().map(|path| path.is_file()), Some(true));
+    // Without a network at all, with what the environment would say.
+    hub.server().log.clear();
+    let offline = open(&remote().offline(true).build().unwrap(), "hf://org/name").unwrap();
+    assert_same(&offline, &here);
+    let error = open(&remote().offline(true).build().unwrap(), "hf://org/other").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Offline, "{error}");
+    assert_eq!(hub.server().log.len(), 0);
+    // And as a repository of the cache, by its snapshot.
+    let snapshot = again.shards()[0].path().unwrap().parent().unwrap();
+    assert_same(&Checkpoint::open(snapshot).unwrap(), &here);
+}
+
+#[test]
+fn a_load_that_was_broken_off_goes_on_where_it_was() {
+    let hub = Hub::start(HubOptions::default());
+    let (repo, here) = model();
+    hub.put("org/name", repo);
+    let directory = tempfile::tempdir().unwrap();
+    let remote =
+        || builder().endpoint(hub.url()).cache(CacheMode::At(directory.path().into())).build().unwrap();
+    let far = open(&remote(), "hf://org/name").unwrap();
+    for name in ["layers.0.w", "layers.1.norm", "layers.3.w"] {
+        far.read(name).unwrap();
+    }
+    drop(far);
+    hub.cdn().log.clear();
+    let far = open(&remote(), "hf://org/name").unwrap();
+    assert_same(&far, &here);
+    let received = hub.cdn().log.bytes();
+    // Two tensors of 4 MiB are left, and two heads.
+    assert!(received <= 2 * (4 * MIB as u64 + (256 << 10)) * 102 / 100 + 65536, "{received}");
+}
+
+#[test]
+fn bytes_that_do_not_have_their_checksum_never_get_a_name() {
+    let hub = Hub::start(HubOptions::default());
+    let (repo, here) = model();
+    let content = repo.files[NAMES[0]].0.to_vec();
+    hub.put("org/name", repo);
+    let mut other = content.clone();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    hub.corrupt(&content, other, &remote_server::sha256(&content));
+    let directory = tempfile::tempdir().unwrap();
+    let remote =
+        || builder().endpoint(hub.url()).cache(CacheMode::At(directory.path().into())).build().unwrap();
+    let far = open(&remote(), "hf://org/name").unwrap();
+    for tensor in far.tensors() {
+        far.read(tensor.name()).unwrap();
+    }
+    drop(far);
+    let blob = remote_server::sha256(&content);
+    assert!(!files(directory.path()).iter().any(|path| path.file_name().is_some_and(|name| *name == *blob)));
+    hub.corrupt(&content, content.clone(), &blob);
+    assert_same(&open(&remote(), "hf://org/name").unwrap(), &here);
+    assert!(files(directory.path()).iter().any(|path| path.file_name().is_some_and(|name| *name == *blob)));
+}

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::builder::{CacheMode, RemoteBuilder};
 pub use self::file::RemoteFile;
-pub(crate) use self::keep::RepoCache;
 
 use self::builder::Settings;
 use self::fetch::TemporaryDirectory;
+use self::keep::{Kept, KeptFile};
 use crate::address::{Address, HubAddress, WebAddress, check_name};
+use crate::cache::Hold;
 use crate::http::Http;
 use crate::http::origin::Origin;
 use crate::http::read::Reader;
@@ -47,7 +48,7 @@ pub struct Place {
 }
 
 enum What {
-    Hub(HubPlace),
+    Hub(Box<HubPlace>),
     Web(WebAddress),
 }
 
@@ -58,7 +59,9 @@ struct HubPlace {
     /// Without a slash at its ends.
     folder: String,
     entries: OnceLock<Option<Vec<Entry>>>,
-    cache: Option<Arc<dyn RepoCache>>,
+    cache: Option<Kept>,
+    /// Keeps the commit from being pruned.
+    _hold: Option<Hold>,
 }
 
 /// A file of a place.
@@ -121,9 +124,11 @@ impl Remote {
                 Revision::Unknown => asked.to_owned(),
             },
         };
-        let mut place = HubPlace { repo, revision, folder: String::new(), entries: OnceLock::new(), cache };
+        let hold = cache.as_ref().filter(|_| is_commit(&revision)).map(|cache| cache.hold(&revision));
+        let mut place =
+            HubPlace { repo, revision, folder: String::new(), entries: OnceLock::new(), cache, _hold: hold };
         let file = place.enter(&address.path).map_err(|error| error.at(&address.to_string()))?;
-        Ok((What::Hub(place), file))
+        Ok((What::Hub(Box::new(place)), file))
     }
 }
 
@@ -179,6 +184,12 @@ impl HubPlace {
         Ok(if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) })
     }
 
+    /// What is kept of a file.
+    fn kept(&self, reader: &Reader, name: &str) -> Result<Option<KeptFile>> {
+        let Some((cache, tag)) = self.cache.as_ref().zip(reader.checksum()) else { return Ok(None) };
+        Ok(cache.file_ranges(&self.revision, &self.path(name)?, &tag, reader.size()))
+    }
+
     /// The error of a file that is not listed.
     fn absent(&self, path: &str) -> Error {
         let entries = self.entries.get().and_then(Option::as_deref).unwrap_or_default();
@@ -232,6 +243,21 @@ impl Place {
         Ok(names)
     }
 
+    /// All files in the place and in its folders, by their paths from here; `None`: the server has no listing.
+    pub fn all_names(&self) -> Result<Option<Vec<Named>>> {
+        let What::Hub(place) = &self.what else { return Ok(None) };
+        let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
+        let named = |entry: &Entry| {
+            Some(Named { name: entry.path.strip_prefix(&inside)?.to_owned(), size: entry.size })
+        };
+        let names = place.entries()?.map(|entries| {
+            let mut names: Vec<_> = entries.iter().filter_map(named).collect();
+            names.sort_by(|a, b| a.name.cmp(&b.name));
+            names
+        });
+        Ok(names)
+    }
+
     /// What asks for a file, and what is listed of it.
     fn origin(&self, name: &str) -> Result<(Box<dyn Origin>, Option<Entry>)> {
         match &self.what {
@@ -254,17 +280,16 @@ impl Place {
         }
         let reader = Reader::open(self.http.clone(), origin, head);
         reader.inspect_err(|error| {
-            if let (ErrorKind::NotFound, What::Hub(HubPlace { cache: Some(cache), .. })) =
-                (error.kind(), &self.what)
-            {
-                self.note_absent(cache.as_ref(), name);
+            if error.kind() == ErrorKind::NotFound {
+                self.note_absent(name);
             }
         })
     }
 
-    fn note_absent(&self, cache: &dyn RepoCache, name: &str) {
+    /// Remembers that the hub has no such file at this commit.
+    fn note_absent(&self, name: &str) {
         if let What::Hub(place) = &self.what
-            && let Ok(path) = place.path(name)
+            && let (Some(cache), Ok(path)) = (&place.cache, place.path(name))
         {
             cache.set_absent(&place.revision, &path);
         }
@@ -274,10 +299,8 @@ impl Place {
     pub fn open(&self, name: &str) -> Result<RemoteFile> {
         let reader = self.reader(name, HEAD)?;
         let ranges = match &self.what {
-            What::Hub(HubPlace { cache: Some(cache), .. }) => {
-                reader.tag().and_then(|tag| cache.ranges(&tag, reader.size()))
-            }
-            _ => None,
+            What::Hub(place) => place.kept(&reader, name)?,
+            What::Web(_) => None,
         };
         Ok(RemoteFile::new(reader, ranges))
     }
@@ -315,19 +338,12 @@ impl Place {
         if had < size {
             reader.read_at(had as u64, &mut bytes[had..])?;
         }
-        if let What::Hub(HubPlace { cache: Some(cache), revision, .. }) = &self.what
-            && let (Some(tag), Ok(path)) = (reader.tag(), self.path(name))
+        if let What::Hub(place) = &self.what
+            && let (Some(cache), Some(tag), Ok(path)) = (&place.cache, reader.tag(), place.path(name))
         {
-            cache.put(revision, &path, &tag, &bytes);
+            cache.put(&place.revision, &path, &tag, &bytes);
         }
         Ok(Some(bytes))
-    }
-
-    fn path(&self, name: &str) -> Result<String> {
-        match &self.what {
-            What::Hub(place) => place.path(name),
-            What::Web(_) => check_name(name).map(|()| name.to_owned()),
-        }
     }
 
     fn too_long(&self, name: &str, most: u64) -> Error {
@@ -346,6 +362,9 @@ impl Place {
         }
         check_name(name).map_err(|error| error.at(&self.address()))?;
         let file = self.open(name)?;
+        if let Some(fetched) = file.fetch(self.settings.concurrency, progress) {
+            return fetched.map_err(|error| error.at(file.address()));
+        }
         let directory = {
             let mut temporary = self.temporary.lock().unwrap_or_else(PoisonError::into_inner);
             let directory = match temporary.take() {
@@ -362,6 +381,11 @@ impl Place {
     /// The file in the cache, where it is complete.
     pub fn local(&self, name: &str) -> Option<PathBuf> {
         let What::Hub(place) = &self.what else { return None };
-        place.cache.as_ref()?.file(&place.revision, &place.path(name).ok()?)
+        let (cache, path) = (place.cache.as_ref()?, place.path(name).ok()?);
+        let of_another_commit = || {
+            let entry = place.entries.get()?.as_ref()?.iter().find(|entry| entry.path == path)?;
+            cache.adopt(&place.revision, &path, entry.tag(), entry.size)
+        };
+        cache.file(&place.revision, &path).or_else(of_another_commit)
     }
 }

@@ -4,7 +4,9 @@
 //! files.
 
 mod address;
+pub mod cache;
 mod client;
+pub mod download;
 mod encode;
 mod error;
 mod http;

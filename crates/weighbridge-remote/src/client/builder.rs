@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Remote, RepoCache};
+use super::Remote;
+use super::keep::Kept;
 use crate::address::{HubAddress, WebAddress};
+use crate::cache::Cache;
 use crate::http::agents::{Agents, Timeouts};
 use crate::http::bandwidth::Bandwidth;
 use crate::http::gate::Gates;
@@ -50,7 +52,6 @@ pub struct RemoteBuilder {
 pub(super) struct Settings {
     pub(super) token: Option<Token>,
     endpoint: String,
-    #[expect(dead_code, reason = "the cache is joined to this")]
     cache: CacheMode,
     offline: bool,
     pub(super) concurrency: usize,
@@ -218,7 +219,8 @@ impl Settings {
     }
 
     /// The repository's part of the cache.
-    pub(super) fn repo_cache(&self, _: &HubAddress) -> Option<Arc<dyn RepoCache>> {
-        None
+    pub(super) fn repo_cache(&self, address: &HubAddress) -> Option<Kept> {
+        let CacheMode::At(root) = &self.cache else { return None };
+        Cache::at(root).repo(address.kind, &address.repo).ok().map(Kept::new)
     }
 }

@@ -141,6 +141,7 @@ impl Located {
         let open = || {
             let file = RemoteSource { file: self.place.open(name).map_err(told)? };
             let header = self.options.decode.read(&file)?;
+            file.file.keep();
             Ok(Shard::labelled(Some(&label), header, file))
         };
         open().map_err(|error: Error| error.in_file(&label))
