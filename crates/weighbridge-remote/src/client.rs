@@ -6,7 +6,7 @@ mod file;
 mod keep;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::builder::{CacheMode, RemoteBuilder};
@@ -16,7 +16,7 @@ use self::builder::Settings;
 use self::fetch::TemporaryDirectory;
 use self::keep::{Kept, KeptFile};
 use crate::address::{Address, HubAddress, WebAddress, check_name};
-use crate::cache::Hold;
+use crate::cache::{Cache, Hold};
 use crate::http::Http;
 use crate::http::origin::Origin;
 use crate::http::read::Reader;
@@ -78,7 +78,17 @@ impl Remote {
     /// `HTTPS_PROXY` and others.
     pub fn shared() -> Result<Self> {
         static SHARED: OnceLock<Result<Remote>> = OnceLock::new();
-        SHARED.get_or_init(|| RemoteBuilder::from_environment()?.build()).clone()
+        SHARED.get_or_init(|| Self::of_environment()?.build()).clone()
+    }
+
+    /// The settings that the environment gives, to be changed.
+    pub fn of_environment() -> Result<RemoteBuilder> {
+        RemoteBuilder::from_environment()
+    }
+
+    /// The directory of the cache, if there is one.
+    pub fn cache(&self) -> Option<Cache> {
+        self.settings.cache()
     }
 
     /// One of its own, which reads nothing from the environment.
@@ -376,6 +386,34 @@ impl Place {
             path
         };
         fetch::fetch(&file, &directory.join(name), self.settings.concurrency, progress)
+    }
+
+    /// The same into a file of this path, in whose place there must be none. Until it is whole it has another name beside it, or
+    /// is in the cache; it leaves the cache if that is on the same file system.
+    pub fn fetch_to(
+        &self,
+        name: &str,
+        target: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let failed =
+            |error: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {error}", target.display()));
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        if matches!(self.what, What::Hub(_)) {
+            // What it is a link to.
+            let content = self.fetch(name, progress)?.canonicalize().map_err(failed)?;
+            let moved = std::fs::rename(&content, target);
+            return moved.or_else(|_| std::fs::copy(&content, target).map(drop)).map_err(failed);
+        }
+        check_name(name).map_err(|error| error.at(&self.address()))?;
+        let mut unfinished = target.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        let fetched = fetch::fetch(&self.open(name)?, &unfinished, self.settings.concurrency, progress);
+        let moved = fetched.and_then(|path| std::fs::rename(path, target).map_err(failed));
+        moved.inspect_err(|_| drop(std::fs::remove_file(&unfinished)))
     }
 
     /// The file in the cache, where it is complete.

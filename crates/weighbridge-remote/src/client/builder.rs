@@ -220,7 +220,13 @@ impl Settings {
 
     /// The repository's part of the cache.
     pub(super) fn repo_cache(&self, address: &HubAddress) -> Option<Kept> {
-        let CacheMode::At(root) = &self.cache else { return None };
-        Cache::at(root).repo(address.kind, &address.repo).ok().map(Kept::new)
+        self.cache()?.repo(address.kind, &address.repo).ok().map(Kept::new)
+    }
+
+    pub(super) fn cache(&self) -> Option<Cache> {
+        match &self.cache {
+            CacheMode::None => None,
+            CacheMode::At(root) => Some(Cache::at(root)),
+        }
     }
 }

@@ -36,17 +36,16 @@ struct Section {
 
 impl Config {
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        if let Some(path) = checkpoint.beside(FILE)? {
-            if let Some(value) = read_json(&path, MOST)? {
-                let parse = || {
-                    let fields =
-                        value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
-                    refuse_others(fields)?;
-                    Section::of(fields)
-                };
-                let section = parse().map_err(|error| error.in_file(&path))?;
-                return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
-            }
+        if let Some(path) = checkpoint.beside(FILE)?
+            && let Some(value) = read_json(&path, MOST)?
+        {
+            let parse = || {
+                let fields = value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
+                refuse_others(fields)?;
+                Section::of(fields)
+            };
+            let section = parse().map_err(|error| error.in_file(&path))?;
+            return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
         }
         let mut sections = Vec::new();
         for shard in checkpoint.shards() {
