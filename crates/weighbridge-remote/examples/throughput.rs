@@ -1,7 +1,8 @@
-//! How fast a file comes, and how much of a processor that takes: over loopback beside a plain loop of the same HTTP
-//! client, and over a link with 20 ms a request and a cap.
+//! How fast a file comes, and how much of a processor that takes: over loopback beside a plain loop of the
+//! same HTTP client, and over a link with 20 ms a request and a cap.
 //!
-//! `cargo run --release -p weighbridge-remote --example throughput [MiB]`. The server is a process of its own.
+//! `cargo run --release -p weighbridge-remote --example throughput [MiB]`. The server is a process of its
+//! own.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,8 @@ use remote_server::{Link, Web, bytes};
 use weighbridge_remote::{Address, Remote, RemoteFile};
 
 const PIECE: usize = 8 << 20;
+/// A link to a server that closes the connection in the middle of every tenth answer.
+const CUT: &str = "20 ms, 400 MB/s, a tenth cut";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,21 +36,25 @@ fn main() -> Result<(), Failure> {
     }
     for (name, url) in &links {
         let size = out.len().min(256 << 20);
-        report(&format!("{name}, ureq alone, 32 threads"), &mut out[..size], |out| plain(url, out, 32))?;
+        if *name != CUT {
+            report(&format!("{name}, ureq alone, 32 threads"), &mut out[..size], |out| plain(url, out, 32))?;
+        }
         report(&format!("{name}, 32 threads"), &mut out[..size], |out| ours(url, out, 32))?;
     }
     server.kill()?;
     Ok(())
 }
 
-/// Serves the file directly and by two links, and says where.
+/// Serves the file directly and by links, and says where.
 fn serve(mib: usize) -> Result<(), Failure> {
-    let web = Web::start();
-    let url = web.put("/m.bin", Arc::new(bytes(mib << 20, 1)));
-    println!("{url}");
-    let links: Vec<_> = [100, 400]
-        .map(|cap| Link::start(web.server().address(), Duration::from_millis(20), Some(cap * 1_000_000)))
+    let content = Arc::new(bytes(mib << 20, 1));
+    let (web, broken) = (Web::start(), Web::start());
+    broken.put("/m.bin", content.clone());
+    broken.faults.cut_randomly(1, 10, u64::MAX);
+    println!("{}", web.put("/m.bin", content));
+    let links: Vec<_> = [(&web, 100), (&web, 400), (&broken, 400)]
         .into_iter()
+        .map(|(to, cap)| Link::start(to.server().address(), Duration::from_millis(20), Some(cap * 1_000_000)))
         .inspect(|link| println!("{}/m.bin", link.url()))
         .collect();
     // Until it is killed, or who started it is gone.
@@ -57,7 +64,7 @@ fn serve(mib: usize) -> Result<(), Failure> {
 }
 
 /// The server, the file's URL there, and what links lead to it, each with its URL.
-type Started = (Child, String, [(&'static str, String); 2]);
+type Started = (Child, String, [(&'static str, String); 3]);
 
 fn start(mib: usize) -> Result<Started, Failure> {
     let mut server = Command::new(std::env::current_exe()?)
@@ -68,7 +75,7 @@ fn start(mib: usize) -> Result<Started, Failure> {
     let mut lines = BufReader::new(server.stdout.take().ok_or("no output")?).lines();
     let mut line = || lines.next().ok_or("the server ended")?.map_err(Failure::from);
     let url = line()?;
-    let links = [("20 ms, 100 MB/s", line()?), ("20 ms, 400 MB/s", line()?)];
+    let links = [("20 ms, 100 MB/s", line()?), ("20 ms, 400 MB/s", line()?), (CUT, line()?)];
     Ok((server, url, links))
 }
 

@@ -1,4 +1,5 @@
-//! Addresses of what is remote: `hf://`, `https://`, `http://`, `s3://`, `gs://`, `az://`. Nothing is asked here.
+//! Addresses of what is remote: `hf://`, `https://`, `http://`, `s3://`, `gs://`, `az://`. Nothing is asked
+//! here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -111,7 +112,8 @@ fn malformed(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Address, message)
 }
 
-/// Refuses what no name on a server may have: control characters, backslashes, and segments that lead upwards.
+/// Refuses what no name on a server may have: control characters, backslashes, and segments that lead
+/// upwards.
 pub(crate) fn check_path(path: &str) -> Result<()> {
     if path.chars().any(char::is_control) {
         return Err(malformed("the path has a control character in it"));
@@ -304,8 +306,8 @@ impl WebAddress {
         decode(name)
     }
 
-    /// The file of this name in the folder that this address is in. What it names itself keeps its query; another
-    /// has none, for a signature is of one file.
+    /// The file of this name in the folder that this address is in. What it names itself keeps its query;
+    /// another has none, for a signature is of one file.
     pub fn beside(&self, name: &str) -> Result<Self> {
         check_name(name)?;
         if self.file().as_deref() == Some(name) {

@@ -5,6 +5,7 @@ mod fetch;
 mod file;
 mod keep;
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -31,8 +32,8 @@ use crate::{Error, ErrorKind, Result};
 /// How many bytes the first request of a file asks for: enough for most headers of shards.
 const HEAD: u64 = 256 << 10;
 
-/// What all remote files of a process share: limits, tokens, the cache, what is known of servers. Clones are the
-/// same one.
+/// What all remote files of a process share: limits, tokens, the cache, what is known of servers. Clones are
+/// the same one.
 #[derive(Clone)]
 pub struct Remote {
     settings: Arc<Settings>,
@@ -62,6 +63,10 @@ struct HubPlace {
     cache: Option<Kept>,
     /// Keeps the commit from being pruned.
     _hold: Option<Hold>,
+    /// Whoever asks for the listing; others wait, and find it.
+    asking: Mutex<()>,
+    /// The revision as it was asked for: the commit, a branch or a tag.
+    asked: String,
 }
 
 /// A file of a place.
@@ -96,8 +101,8 @@ impl Remote {
         RemoteBuilder::default()
     }
 
-    /// Finds out what an address means now. A repository's revision is asked for, and what is in it if the address has a
-    /// path; a web server is asked nothing yet.
+    /// Finds out what an address means now. A repository's revision is asked for, and what is in it if the
+    /// address has a path; a web server is asked nothing yet.
     pub fn locate(&self, address: &Address) -> Result<Place> {
         let http = self.settings.http();
         let (what, file) = match address {
@@ -124,19 +129,25 @@ impl Remote {
         let revision = match http.is_offline() {
             true if is_commit(asked) => asked.to_owned(),
             true => kept().ok_or_else(|| offline("the revision").at(&address.to_string()))?,
-            false => match repo.commit(asked, &Stop::never())? {
-                Revision::Commit(commit) => {
-                    if let Some(cache) = &cache {
-                        cache.set_commit(asked, &commit);
-                    }
-                    commit
-                }
-                Revision::Unknown => asked.to_owned(),
+            false => match (repo.commit(asked, &Stop::never()), kept()) {
+                (Ok(Revision::Commit(commit)), _) => commit,
+                (Ok(Revision::Unknown), _) => asked.to_owned(),
+                // Nobody answers: what it was when it was last asked for.
+                (Err(error), Some(commit)) if error.kind() == ErrorKind::Io => commit,
+                (Err(error), _) => return Err(error),
             },
         };
         let hold = cache.as_ref().filter(|_| is_commit(&revision)).map(|cache| cache.hold(&revision));
-        let mut place =
-            HubPlace { repo, revision, folder: String::new(), entries: OnceLock::new(), cache, _hold: hold };
+        let mut place = HubPlace {
+            repo,
+            revision,
+            folder: String::new(),
+            entries: OnceLock::new(),
+            asking: Mutex::default(),
+            asked: asked.to_owned(),
+            cache,
+            _hold: hold,
+        };
         let file = place.enter(&address.path).map_err(|error| error.at(&address.to_string()))?;
         Ok((What::Hub(Box::new(place)), file))
     }
@@ -149,6 +160,7 @@ fn offline(what: &str) -> Error {
 impl HubPlace {
     /// All that is in the repository; `None`: the server has no listing.
     fn entries(&self) -> Result<Option<&[Entry]>> {
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.entries.get().is_none() {
             let kept = self.cache.as_ref().and_then(|cache| cache.tree(&self.revision));
             let entries = match kept {
@@ -161,6 +173,10 @@ impl HubPlace {
                     entries
                 }
             };
+            // A branch names a commit only when its list is there.
+            if let Some(cache) = self.cache.as_ref().filter(|_| is_commit(&self.revision)) {
+                cache.set_commit(&self.asked, &self.revision);
+            }
             let _ = self.entries.set(entries);
         }
         Ok(self.entries.get().and_then(Option::as_deref))
@@ -220,6 +236,18 @@ impl HubPlace {
     }
 }
 
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remote")
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.address())
+    }
+}
+
 impl Place {
     /// The pinned form, for people: `hf://owner/name@<commit>`.
     pub fn address(&self) -> String {
@@ -268,41 +296,30 @@ impl Place {
         Ok(names)
     }
 
-    /// What asks for a file, and what is listed of it.
-    fn origin(&self, name: &str) -> Result<(Box<dyn Origin>, Option<Entry>)> {
+    /// What asks for a file.
+    fn origin(&self, name: &str) -> Result<Box<dyn Origin>> {
         match &self.what {
             What::Hub(place) => {
                 let path = place.path(name)?;
                 let entry = place.entry(&path)?;
-                let file = HubFile::new(&place.repo, &place.revision, &path, entry.clone())?;
-                Ok((Box::new(file), entry))
+                Ok(Box::new(HubFile::new(&place.repo, &place.revision, &path, entry)?))
             }
-            What::Web(address) => {
-                Ok((Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?), None))
-            }
+            What::Web(address) => Ok(Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?)),
         }
     }
 
     fn reader(&self, name: &str, head: u64) -> Result<Reader> {
-        let (origin, _) = self.origin(name).map_err(|error| error.at(&self.address()))?;
-        if self.http.is_offline() {
-            return Err(offline(name).at(&self.address()));
-        }
-        let reader = Reader::open(self.http.clone(), origin, head);
-        reader.inspect_err(|error| {
-            if error.kind() == ErrorKind::NotFound {
-                self.note_absent(name);
+        let opened = self.origin(name).and_then(|origin| match self.http.is_offline() {
+            true => Err(offline(name)),
+            false => Reader::open(self.http.clone(), origin, head),
+        });
+        opened.map_err(|error| error.at(&self.address())).inspect_err(|error| {
+            if let (ErrorKind::NotFound, What::Hub(place)) = (error.kind(), &self.what)
+                && let (Some(cache), Ok(path)) = (&place.cache, place.path(name))
+            {
+                cache.set_absent(&place.revision, &path);
             }
         })
-    }
-
-    /// Remembers that the hub has no such file at this commit.
-    fn note_absent(&self, name: &str) {
-        if let What::Hub(place) = &self.what
-            && let (Some(cache), Ok(path)) = (&place.cache, place.path(name))
-        {
-            cache.set_absent(&place.revision, &path);
-        }
     }
 
     /// Opens a file. The first request brings its first 256 KiB, with which reads are served without another one.
@@ -360,8 +377,9 @@ impl Place {
         Error::new(ErrorKind::Malformed, format!("{name} is longer than {most} bytes")).at(&self.address())
     }
 
-    /// The whole file on the disk, verified where its checksum is known: in the cache, or in a temporary directory that
-    /// is removed with this place. `progress` gets the bytes that are there and how many there will be.
+    /// The whole file on the disk, verified where its checksum is known: in the cache, or in a temporary
+    /// directory that is removed with this place. `progress` gets the bytes that are there and how many there
+    /// will be.
     pub fn fetch(
         &self,
         name: &str,

@@ -22,7 +22,8 @@ pub(crate) fn encode_segment(text: &str) -> String {
     out
 }
 
-/// A path, slashes kept. `encoded`: what is percent-encoded already stays so, and what a path may have in it too.
+/// A path, slashes kept. `encoded`: what is percent-encoded already stays so, and what a path may have in it
+/// too.
 pub(crate) fn encode_path(text: &str, encoded: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,5 @@
-//! What all that is read over HTTP has in common: sending, being patient, following, and one ranged read done right.
+//! What all that is read over HTTP has in common: sending, being patient, following, and one ranged read done
+//! right.
 
 pub(crate) mod agents;
 pub(crate) mod bandwidth;
@@ -109,8 +110,10 @@ impl Http {
         self.shared.agents.is_private(uri)
     }
 
-    fn budget(&self) -> Budget {
-        Budget::new(self.shared.patience, self.now())
+    /// The patience with something that has begun, or not yet.
+    fn budget(&self, begun: bool) -> Budget {
+        let patience = self.shared.patience;
+        Budget::new(if begun { patience } else { patience.at_first() }, self.now())
     }
 
     fn now(&self) -> Duration {
@@ -165,16 +168,14 @@ impl Http {
         let next = match failure.trouble {
             Trouble::Fatal => return Err(failure.error),
             Trouble::Woken => return stop.check(),
-            Trouble::ToldToWait(wait) => budget.told_to_wait(wait),
+            Trouble::ToldToWait(wait) => budget.told_to_wait(wait, random()),
             // Asking again for a name that nobody knows is in vain but for the first time.
             Trouble::NoSuchHost if budget.failures() > 0 => Next::GiveUp,
             Trouble::NoSuchHost | Trouble::Passing => budget.failed(self.now(), random()),
         };
         match next {
-            // The gate keeps what the server asked for.
-            Next::Again(_) if matches!(failure.trouble, Trouble::ToldToWait(_)) => stop.check(),
             Next::Again(wait) => stop.sleep(wait),
-            Next::GiveUp => Err(failure.given_up(budget.failures(), budget.waited(self.now()))),
+            Next::GiveUp => Err(failure.given_up(budget, self.now())),
         }
     }
 }

@@ -39,6 +39,16 @@ pub(crate) struct Repo {
     pub(crate) id: String,
 }
 
+/// What the hub is asked.
+enum Question {
+    /// The API's answer.
+    Api,
+    /// Where a file is.
+    Where,
+    /// The same of a file that is being read.
+    WhereNow,
+}
+
 /// What the hub says of a revision.
 pub(crate) enum Revision {
     /// The commit that it is now.
@@ -95,8 +105,13 @@ impl Repo {
         Refusal { repo: self, revision, path, token_sent: self.hub.auth.has_token() }
     }
 
-    fn visit(&self, method: Method, uri: Uri, revision: &str, stay: bool, stop: &Stop) -> Result<Visited> {
-        let visit = Visit { method, uri, auth: &self.hub.auth, stay, most: LISTING };
+    fn visit(&self, what: Question, uri: Uri, revision: &str, stop: &Stop) -> Result<Visited> {
+        let (method, stay) = match what {
+            Question::Api => (Method::GET, false),
+            Question::Where | Question::WhereNow => (Method::HEAD, true),
+        };
+        let begun = matches!(what, Question::WhereNow);
+        let visit = Visit { method, uri, auth: &self.hub.auth, stay, begun, most: LISTING };
         let explain = |status: StatusCode, headers: &HeaderMap, body: &[u8]| {
             self.refusal(Some(revision), None).error(status, headers, body)
         };
@@ -109,7 +124,7 @@ impl Repo {
             return Ok(Revision::Commit(revision.to_owned()));
         }
         let uri = self.api_uri(&format!("revision/{}", encode_segment(revision)))?;
-        let visited = self.visit(Method::GET, uri, revision, false, stop)?;
+        let visited = self.visit(Question::Api, uri, revision, stop)?;
         if visited.status.is_success() {
             let answer: Option<serde_json::Value> = serde_json::from_slice(&visited.body).ok();
             let commit = answer.as_ref().and_then(|answer| answer.get("sha")?.as_str());
@@ -127,7 +142,7 @@ impl Repo {
     /// The commit as a server without the API tells it: with any file, even one that is absent.
     fn commit_by_file(&self, revision: &str, stop: &Stop) -> Result<Revision> {
         let uri = self.resolve_uri(revision, "config.json")?;
-        let visited = self.visit(Method::HEAD, uri, revision, true, stop)?;
+        let visited = self.visit(Question::Where, uri, revision, stop)?;
         let commit = text(&visited.headers, "x-repo-commit").filter(|commit| is_commit(commit));
         let absent = text(&visited.headers, "x-error-code") == Some("EntryNotFound");
         match (commit, visited.status.as_u16()) {
@@ -152,7 +167,7 @@ impl Repo {
             if pages > 10_000 {
                 return Err(Error::new(ErrorKind::Malformed, "the listing has no end").at(&self.name()));
             }
-            let visited = self.visit(Method::GET, uri, commit, false, stop)?;
+            let visited = self.visit(Question::Api, uri, commit, stop)?;
             if !visited.status.is_success() {
                 if pages == 1 && lacks_api(&visited) {
                     return Ok(None);

@@ -1,7 +1,10 @@
 //! Files on the Hugging Face hub, on web servers and in object stores.
 //!
-//! This is what `weighbridge` opens `hf://`, `https://`, `s3://`, `gs://` and `az://` with; it knows nothing of what is in the
-//! files.
+//! This is what `weighbridge` opens `hf://`, `https://`, `s3://`, `gs://` and `az://` with; it knows nothing
+//! of what is in the files.
+//!
+//! Tokens go to the hub alone, and neither they nor signed URLs are in errors or in what is logged down to
+//! `debug`. The HTTP client's own `trace` shows all that is sent and received.
 
 mod address;
 pub mod cache;
@@ -18,10 +21,3 @@ pub use crate::http::read::Counts;
 pub use address::{Address, HubAddress, RepoKind, StoreAddress, StoreKind, WebAddress};
 pub use client::{CacheMode, Named, Place, Remote, RemoteBuilder, RemoteFile};
 pub use error::{Error, ErrorKind, Result};
-
-impl std::fmt::Debug for Remote {
-    /// Says nothing of tokens.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").finish_non_exhaustive()
-    }
-}

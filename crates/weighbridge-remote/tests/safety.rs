@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Mutex;
+
 use common::*;
 use weighbridge_remote::{ErrorKind, RemoteBuilder};
 
@@ -151,4 +153,46 @@ fn a_listing_that_leads_elsewhere() {
     hub.faults.add("/tree/", 1, Fault::Status(200, vec![("Link", link)], json.leak()));
     assert!(locate(&remote, &address).unwrap().names().is_err());
     assert_eq!(web.log().len(), 0);
+}
+
+/// All that anything in this program logs, down to `debug`.
+struct Logged(Mutex<String>);
+
+static LOGGED: Logged = Logged(Mutex::new(String::new()));
+
+impl log::Log for Logged {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{}\n", record.args());
+        self.0.lock().expect("nobody panics with it").push_str(&line);
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn no_secret_is_logged() {
+    log::set_logger(&LOGGED).unwrap();
+    log::set_max_level(log::LevelFilter::Debug);
+    let hub = Hub::start(HubOptions::default());
+    hub.put("org/name", RepoSpec::default().small("config.json", "{}").large("m.bin", bytes(1_000_000, 1)));
+    let remote = builder().endpoint(hub.url()).token(TOKEN).build().unwrap();
+    let place = locate(&remote, "hf://org/name").unwrap();
+    place.read("config.json", 100).unwrap();
+    let file = place.open("m.bin").unwrap();
+    for fault in [Trick::Cut(1000), Trick::Garbage(vec![b'x'; 100])] {
+        hub.cdn_faults.add("/blob/", 1, Fault::Send(fault));
+        file.read_at(500_000, &mut vec![0; 100_000]).unwrap();
+    }
+    hub.cdn_faults.always("/blob/", Fault::Status(500, vec![], "no"));
+    let error = file.read_at(500_000, &mut [0; 10]).unwrap_err();
+    let shown = format!("{error} {error:?} {remote:?} {place:?} {file:?}");
+    let logged = LOGGED.0.lock().unwrap();
+    assert!(logged.contains("127.0.0.1"), "something is logged");
+    for secret in [TOKEN, "Signature=", "Expires="] {
+        assert!(!logged.contains(secret) && !shown.contains(secret), "{secret}");
+    }
 }

@@ -77,6 +77,32 @@ fn five_hundred_cuts_and_right_bytes() {
 }
 
 #[test]
+fn five_hundred_connections_that_break() {
+    let web = Web::start();
+    let data = content(24 * MIB);
+    web.put("/m.bin", data.clone());
+    let link = Link::start(web.server().address(), Duration::ZERO, None);
+    let remote = builder().attempts(20).build().unwrap();
+    let file = open(&remote, &format!("{}/m.bin", link.url())).unwrap();
+    // From within the head of the first answer to within the third.
+    let mut state = 0x5eed_u64;
+    link.cut_next((0..500).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % 800_000
+    }));
+    link.down(true);
+    link.down(false);
+    let mut rounds = 0;
+    while link.cuts_left() > 0 {
+        assert_eq!(*data, read_all(&file, 256 << 10, 16).unwrap());
+        rounds += 1;
+        assert!(rounds < 100);
+    }
+    let needed = rounds * file.size();
+    assert!(file.counts().received <= needed, "{} {needed}", file.counts().received);
+}
+
+#[test]
 fn a_cut_at_any_byte_of_a_short_answer() {
     let web = Web::start();
     let data = content(MIB);
@@ -329,7 +355,78 @@ fn nobody_there() {
     assert!(start.elapsed() < Duration::from_secs(10));
     let gone = Web::start().put("/m.bin", vec![1]);
     let error = open(&remote, &gone).err().unwrap();
-    assert!(error.kind() == ErrorKind::Io && error.to_string().contains("4 attempts"), "{error}");
+    assert!(error.kind() == ErrorKind::Io && error.to_string().contains("2 attempts"), "{error}");
+}
+
+/// Any of these may happen; none of them may change a byte.
+#[test]
+fn a_thousand_faults_of_all_kinds() {
+    let (mut right, mut errors) = (0, 0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=10).map(|seed| scope.spawn(move || a_hundred_faults(seed))).collect();
+        for thread in threads {
+            let counts = thread.join().unwrap();
+            (right, errors) = (right + counts.0, errors + counts.1);
+        }
+    });
+    assert!(right > 100 && errors > 100, "{right} right, {errors} errors");
+}
+
+/// How many reads were right, and how many failed.
+fn a_hundred_faults(seed: u64) -> (usize, usize) {
+    let web = Web::start();
+    let data = content(MIB);
+    let url = web.put("/m.bin", data.clone());
+    let ms = Duration::from_millis;
+    let remote = builder().stall(ms(60)).attempts(3).server_wait(ms(500)).build().expect("valid settings");
+    let mut state = seed << 32 | seed;
+    let mut random = move |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % n
+    };
+    let (mut right, mut errors) = (0, 0);
+    while web.faults.done() < 100 {
+        let n = random(200_000);
+        for _ in 0..=random(2) {
+            let fault = match random(17) {
+                0..4 => Fault::Send(Trick::Cut(n)),
+                4 => Fault::Send(Trick::CutHead(n as usize % 200)),
+                5 => Fault::Send(Trick::Stall(n, ms(100))),
+                6 => Fault::Send(Trick::Longer(n.cast_signed() - 100_000)),
+                7 => Fault::Send(Trick::Chunked(n as usize % 3)),
+                8 => Fault::Send(Trick::Old),
+                9 => Fault::Send(Trick::Garbage(bytes(100, n))),
+                10 => Fault::Status([500, 503, 404, 403, 400, 416, 200, 206][n as usize % 8], vec![], "no"),
+                11 => Fault::Whole,
+                12 => Fault::Shifted(n),
+                13 => Fault::Size(n),
+                14 => Fault::NoRange,
+                15 => Fault::Gzip,
+                _ => Fault::Redirect(302, "/m.bin".into()),
+            };
+            web.faults.add_after("m.bin", 0, 1, fault);
+        }
+        let Ok(file) = open(&remote, &url) else {
+            errors += 1;
+            continue;
+        };
+        let (offset, length) = (random(MIB as u64 - 300_000), 1 + random(300_000));
+        let mut buf = vec![0; length as usize];
+        match file.read_at(offset, &mut buf) {
+            Ok(()) => {
+                let start = offset as usize;
+                assert!(buf == data[start..start + buf.len()], "{offset} {length}");
+                right += 1;
+            }
+            Err(error) => {
+                assert!(!error.to_string().contains('\n'), "{error}");
+                errors += 1;
+            }
+        }
+    }
+    (right, errors)
 }
 
 #[test]

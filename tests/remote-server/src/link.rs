@@ -78,6 +78,11 @@ impl Link {
         self.inner.cuts.lock().unwrap_or_else(PoisonError::into_inner).extend(after);
     }
 
+    /// How many of them are still to come.
+    pub fn cuts_left(&self) -> usize {
+        self.inner.cuts.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Whether the link is down: connections are cut, and new ones closed at once.
     pub fn down(&self, down: bool) {
         self.inner.down.store(down, Ordering::SeqCst);

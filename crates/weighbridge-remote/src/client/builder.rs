@@ -86,8 +86,8 @@ impl RemoteBuilder {
         self
     }
 
-    /// The hub, `https://huggingface.co` by default. To an endpoint that is neither encrypted nor on this machine no token
-    /// is sent.
+    /// The hub, `https://huggingface.co` by default. To an endpoint that is neither encrypted nor on this
+    /// machine no token is sent.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = Some(endpoint.into());
         self
@@ -111,14 +111,15 @@ impl RemoteBuilder {
         self
     }
 
-    /// How many failures in a row, without any byte between them, are the end of a read: 6 by default.
+    /// How many failures in a row, without any byte between them, are the end of a read: 12 by default,
+    /// between which it waits for 22 s at least. What has not begun is given up after half as many.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.patience.attempts = attempts.max(1);
         self
     }
 
-    /// How long a read may go without a byte: 120 s by default. What a server asks to wait does not count, and may be 330 s
-    /// at a time.
+    /// How long a read may go without a byte: 120 s by default. What a server asks to wait does not count,
+    /// and may be 330 s at a time.
     pub fn patience(mut self, time: Duration) -> Self {
         self.patience.time = time;
         self
@@ -130,8 +131,8 @@ impl RemoteBuilder {
         self
     }
 
-    /// After how long without a byte a connection is given up: 10 s by default. An answer may take three times as long to
-    /// begin.
+    /// After how long without a byte a connection is given up: 10 s by default. An answer may take three
+    /// times as long to begin.
     pub fn stall(mut self, time: Duration) -> Self {
         self.timeouts = Timeouts { connect: time, answer: time * 3, stall: time };
         self
@@ -211,7 +212,8 @@ impl Settings {
         let here = uri.as_ref().and_then(http::Uri::host).is_some_and(is_loopback);
         match address.is_plain() && !here && !self.http {
             true => {
-                let message = "http:// to another machine is refused, for anybody on the way can change it; use https://";
+                let message =
+                    "http:// to another machine is refused: anybody on the way can change it; use https://";
                 Err(Error::new(ErrorKind::Denied, message).at(&address.to_string()))
             }
             false => Ok(()),

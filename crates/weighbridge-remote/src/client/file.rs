@@ -1,5 +1,6 @@
 //! A file that is read by ranges.
 
+use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,12 @@ pub struct RemoteFile {
     tag: Option<String>,
     kept: Option<KeptFile>,
     cached: AtomicU64,
+}
+
+impl fmt::Debug for RemoteFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteFile({}, {} bytes)", self.address(), self.size())
+    }
 }
 
 impl RemoteFile {
@@ -42,8 +49,8 @@ impl RemoteFile {
         self.reader.checksum()
     }
 
-    /// Fills the buffer with the bytes from `offset` on. Bytes that are neither in the cache nor among the file's first are
-    /// asked for by one request, which is sent again for what is missing if it breaks.
+    /// Fills the buffer with the bytes from `offset` on. Bytes that are neither in the cache nor among the
+    /// file's first are asked for by one request, which is sent again for what is missing if it breaks.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let Some(kept) = &self.kept else { return self.reader.read_at(offset, buf) };
         let bytes = kept.read_at(&self.reader, offset, buf)?;
@@ -73,14 +80,14 @@ impl RemoteFile {
         self.reader.has(&range) || self.kept.as_ref().is_some_and(|kept| kept.has(&range))
     }
 
-    /// The gap between two ranges that is cheaper to read than to skip, in bytes: latency times rate as measured, from
-    /// 256 KiB to 4 MiB; 1 MiB at first.
+    /// The gap between two ranges that is cheaper to read than to skip, in bytes: latency times rate as
+    /// measured, from 256 KiB to 4 MiB; 1 MiB at first.
     pub fn read_through(&self) -> usize {
         self.reader.read_through()
     }
 
-    /// Wakes all reads under way with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), at once. Later reads work
-    /// again.
+    /// Wakes all reads under way with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), at once. Later
+    /// reads work again.
     pub fn interrupt(&self) {
         self.reader.interrupt();
     }

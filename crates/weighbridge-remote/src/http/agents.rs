@@ -70,8 +70,8 @@ impl Agents {
         Self { shared: Arc::new(Shared { timeouts, proxies, names, connections, current }) }
     }
 
-    /// Sends a request, and returns the answer's head with its body yet to be read. `guarded`: a server, not the
-    /// user, gave the address.
+    /// Sends a request, and returns the answer's head with its body yet to be read. `guarded`: a server, not
+    /// the user, gave the address.
     pub(crate) fn send(
         &self,
         request: Request<impl AsSendBody>,

@@ -7,6 +7,7 @@ use http::Uri;
 
 use super::redirect::host_of;
 use super::resolve::PrivateAddress;
+use crate::retry::Budget;
 use crate::{Error, ErrorKind};
 
 /// A request that failed.
@@ -112,22 +113,18 @@ impl Failure {
     }
 
     /// The error to report when it was tried often enough.
-    pub(crate) fn given_up(self, attempts: u32, time: Duration) -> Error {
-        let times = if attempts == 1 { "attempt" } else { "attempts" };
+    pub(crate) fn given_up(self, budget: &Budget, now: Duration) -> Error {
+        let message = self.error.message();
         let message = match self.trouble {
             Trouble::ToldToWait(wait) => {
-                format!(
-                    "{}; it asks to wait {} s, waited {} times",
-                    self.error.message(),
-                    wait.as_secs(),
-                    attempts - 1
-                )
+                let times = budget.refusals() - 1;
+                format!("{message}; that would be to wait {} s, after {times} times", wait.as_secs())
             }
-            _ => format!(
-                "{}, {attempts} {times} in {} s without progress",
-                self.error.message(),
-                time.as_secs()
-            ),
+            _ => {
+                let attempts = budget.failures();
+                let noun = if attempts == 1 { "attempt" } else { "attempts" };
+                format!("{message}, {attempts} {noun} in {} s without progress", budget.waited(now).as_secs())
+            }
         };
         Error::new(self.error.kind(), message)
     }

@@ -36,8 +36,8 @@ pub(crate) trait Origin: Send + Sync {
     /// The server sends elsewhere: what to ask there.
     fn redirected(&self, wanted: &Wanted<'_>, from: &Uri, headers: &HeaderMap) -> Result<Asked>;
 
-    /// The server refused what it has to grant (400, 401, 403, 410): whether [`Self::ask`] has, or will have, another
-    /// URL or signature than that of this version.
+    /// The server refused what it has to grant (400, 401, 403, 410): whether [`Self::ask`] has, or will have,
+    /// another URL or signature than that of this version.
     fn renew(&self, version: u64) -> bool;
 
     /// Whether another version of the file's place may tag the same content otherwise.

@@ -32,7 +32,8 @@ impl Pace {
         means.answers = means.answers.saturating_add(1);
     }
 
-    /// The bytes that one connection receives while it would wait for another answer: 1 MiB while little is known.
+    /// The bytes that one connection receives while it would wait for another answer: 1 MiB while little is
+    /// known.
     pub(crate) fn read_through(&self) -> usize {
         let means = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match means.answers {

@@ -62,7 +62,8 @@ impl Proxies {
     }
 }
 
-/// The entries of `NO_PROXY`. Each is of a domain and those below it, with a dot or star before it or without.
+/// The entries of `NO_PROXY`. Each is of a domain and those below it, with a dot or star before it or
+/// without.
 fn split(text: &str) -> Vec<String> {
     let entry = |text: &str| match text.trim().to_ascii_lowercase() {
         star if star == "*" => star,

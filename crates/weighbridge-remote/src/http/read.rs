@@ -120,8 +120,9 @@ impl Reader {
             counters: Counters::default(),
         };
         let stop = reader.interrupts.watch();
-        let opened =
-            reader.patiently(&stop, |_, reader| reader.try_open(head, &stop)).map_err(|e| reader.named(e))?;
+        let opened = reader
+            .patiently(false, &stop, |_, reader| reader.try_open(head, &stop))
+            .map_err(|e| reader.named(e))?;
         reader.size = opened.size;
         reader.head = Mutex::new(opened.head);
         reader.whole = opened.whole;
@@ -199,7 +200,7 @@ impl Reader {
         if done == buf.len() {
             return Ok(());
         }
-        self.patiently(stop, |progress, reader| {
+        self.patiently(true, stop, |progress, reader| {
             let before = done;
             let result = reader.attempt(offset, &mut done, buf, stop);
             *progress = done - before >= PROGRESS.min((buf.len() - before).div_ceil(2));
@@ -225,10 +226,11 @@ impl Reader {
     /// Does it until it succeeds, patience is at its end, or there is no hope.
     fn patiently<T>(
         &self,
+        begun: bool,
         stop: &Stop,
         mut attempt: impl FnMut(&mut bool, &Self) -> std::result::Result<T, Ended>,
     ) -> Result<T> {
-        let mut budget = self.http.budget();
+        let mut budget = self.http.budget(begun);
         let mut renewed = false;
         loop {
             stop.check()?;
@@ -309,7 +311,9 @@ impl Reader {
         let (mut answer, version) = self.ask(&wanted, stop)?;
         let range = content_range(&answer.headers);
         let opened = match (answer.status.as_u16(), range) {
-            (416, Some(range)) if range.size == Some(0) => Opened { size: 0, head: Vec::new(), whole: true },
+            (416, range) if range.as_ref().and_then(|range| range.size).or(self.origin.size()) == Some(0) => {
+                Opened { size: 0, head: Vec::new(), whole: true }
+            }
             (206, Some(range)) => {
                 let size = range.size.ok_or_else(|| unsupported("the server does not say how long it is"))?;
                 let expected = 0..head.min(size);

@@ -13,7 +13,7 @@ use ureq::config::Config;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use super::stop::Switch;
+use super::stop::{Switch, TICK};
 
 /// A public server led to an address inside somebody's network.
 #[derive(Debug)]
@@ -102,7 +102,8 @@ pub(crate) struct Names {
 const KEPT: Duration = Duration::from_secs(60);
 
 impl Names {
-    /// The addresses of `host:port`. Gives up when the time is over or the switch is thrown.
+    /// The addresses of `host:port`. Gives up when the time is over or the switch is thrown. Where looking up
+    /// fails, what was found before is better than nothing: a network that is down comes back.
     pub(crate) fn look_up(
         &self,
         host: &str,
@@ -114,34 +115,41 @@ impl Names {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         let key = format!("{host}:{port}");
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.get(&key).filter(|(at, _)| at.elapsed() < KEPT).map(|(_, found)| found.clone());
-        drop(known);
-        if let Some(found) = found {
-            return Ok(found);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some((_, found)) = known.as_ref().filter(|(at, _)| at.elapsed() < KEPT) {
+            return Ok(found.clone());
         }
-        let (sender, answer) = sync_channel(1);
-        let question = key.clone();
-        std::thread::Builder::new().name("weighbridge-dns".into()).spawn(move || {
-            let _ = sender.send(question.to_socket_addrs().map(Iterator::collect::<Vec<_>>));
-        })?;
-        let end = Instant::now() + most;
-        let found = loop {
-            match answer.recv_timeout(Duration::from_millis(20)) {
-                Ok(found) => break found?,
-                Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::NotFound.into()),
-                Err(RecvTimeoutError::Timeout) if switch.is_off() => {
-                    return Err(io::ErrorKind::NotConnected.into());
-                }
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
+        let found = match ask(key.clone(), most, switch) {
+            Ok(found) if !found.is_empty() => found,
+            Ok(_) => return Err(io::ErrorKind::NotFound.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Err(error),
+            Err(error) => known.map(|(_, found)| found).ok_or(error)?,
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(key, (Instant::now(), found.clone()));
         Ok(found)
+    }
+}
+
+/// Asks the system, by a thread that may be left alone.
+fn ask(question: String, most: Duration, switch: &Switch) -> io::Result<Vec<SocketAddr>> {
+    let (sender, answer) = sync_channel(1);
+    std::thread::Builder::new().name("weighbridge-dns".into()).spawn(move || {
+        let _ = sender.send(question.to_socket_addrs().map(Iterator::collect));
+    })?;
+    let end = Instant::now() + most;
+    loop {
+        match answer.recv_timeout(TICK) {
+            Ok(found) => return found,
+            Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::NotFound.into()),
+            Err(RecvTimeoutError::Timeout) if switch.is_off() => {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
     }
 }
 
@@ -243,6 +251,21 @@ mod tests {
         assert!(error.is::<PrivateAddress>());
         guard.strict = false;
         assert!(guard.resolve(&uri, &config, no_timeout()).is_ok());
+    }
+
+    #[test]
+    fn what_was_found_is_kept_while_nobody_answers() {
+        let names = Names::default();
+        let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let long_ago = Instant::now().checked_sub(KEPT * 2).unwrap();
+        names.known.lock().unwrap().insert("gone.invalid:9".into(), (long_ago, vec![address]));
+        let look_up = |host| names.look_up(host, 9, Duration::from_secs(5), &Switch::default());
+        assert_eq!(look_up("gone.invalid").unwrap(), [address]);
+        look_up("unknown.invalid").unwrap_err();
+        let off = Switch::default();
+        off.turn_off();
+        let error = names.look_up("other.invalid", 9, Duration::from_secs(5), &off);
+        assert!(error.is_err());
     }
 
     fn no_timeout() -> NextTimeout {

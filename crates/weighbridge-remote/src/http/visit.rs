@@ -15,6 +15,8 @@ pub(crate) struct Visit<'a> {
     pub(crate) auth: &'a Auth,
     /// A redirect to a server that `auth` does not know is an answer, not to be followed.
     pub(crate) stay: bool,
+    /// Reads wait for it, that have begun.
+    pub(crate) begun: bool,
     /// The longest answer that is read.
     pub(crate) most: u64,
 }
@@ -35,7 +37,7 @@ impl Http {
         explain: &dyn Fn(StatusCode, &HeaderMap, &[u8]) -> Error,
         stop: &Stop,
     ) -> Result<Visited> {
-        let mut budget = self.budget();
+        let mut budget = self.budget(visit.begun);
         loop {
             match self.try_visit(visit, explain, stop) {
                 Ok(visited) => return Ok(visited),

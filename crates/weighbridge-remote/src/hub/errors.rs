@@ -35,16 +35,17 @@ impl Refusal<'_> {
             _ if says("access to this resource is disabled") => {
                 (ErrorKind::Denied, "it has been disabled on the hub".to_owned())
             }
-            (_, 401) if says("invalid credentials") || says("invalid username or password") && self.token_sent => (
-                ErrorKind::Denied,
-                "the token is not valid; set HF_TOKEN to one of your settings' tokens on the hub, or run hf auth login".to_owned(),
-            ),
+            (_, 401) if self.token_sent && (says("invalid credentials") || says("invalid username")) => {
+                let text = "the token is not valid; set HF_TOKEN to one from your settings on the hub, or run \
+                            hf auth login";
+                (ErrorKind::Denied, text.to_owned())
+            }
             ("RepoNotFound", _) | ("", 401) => (ErrorKind::NotFound, self.no_repo()),
             (_, 404) if self.path.is_some() => (ErrorKind::NotFound, self.no_file()),
             (_, 404) => (ErrorKind::NotFound, self.no_repo()),
             (_, 403) => (ErrorKind::Denied, format!("access denied (403){}", quoted(&message))),
             (_, 429) => (ErrorKind::Io, limited(headers)),
-            (_, 500..) => (ErrorKind::Io, format!("the hub failed ({}){}", status.as_u16(), quoted(&message))),
+            (_, status @ 500..) => (ErrorKind::Io, format!("the hub failed ({status}){}", quoted(&message))),
             (_, status) => (ErrorKind::Malformed, format!("the hub answered {status}{}", quoted(&message))),
         };
         Error::new(kind, text)

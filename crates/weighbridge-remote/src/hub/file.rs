@@ -3,10 +3,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, StatusCode, Uri};
 
-use super::Repo;
 use super::tree::Entry;
+use super::{Question, Repo};
 use crate::encode::decode;
 use crate::http::Asked;
 use crate::http::headers::{bare_tag, compact_date, text};
@@ -113,7 +113,7 @@ impl HubFile {
 
     /// Asks the hub once more where the file is. The state is locked, so that no two threads ask.
     fn find_again(&self, state: &mut State, stop: &Stop) -> Result<()> {
-        let visited = self.repo.visit(Method::HEAD, self.first.clone(), &self.revision, true, stop)?;
+        let visited = self.repo.visit(Question::WhereNow, self.first.clone(), &self.revision, stop)?;
         if is_redirect(visited.status) {
             self.note(state, &visited.headers)?;
             state.place = Some(self.place(target(&visited.uri, &visited.headers)?));

@@ -73,7 +73,7 @@ mod tests {
         let json = format!(
             r#"[{{"type":"directory","path":"d","oid":"{sha1}","size":0}},
                 {{"type":"file","path":"d/a.json","oid":"{sha1}","size":7}},
-                {{"type":"file","path":"m.bin","oid":"{sha1}","size":130,"lfs":{{"oid":"{sha256}","size":9,"pointerSize":130}}}}]"#
+                {{"type":"file","path":"m.bin","oid":"{sha1}","size":130,"lfs":{{"oid":"{sha256}","size":9}}}}]"#
         );
         let entries = parse(json.as_bytes()).unwrap();
         assert_eq!(entries.len(), 2);
