@@ -49,6 +49,9 @@ const TELL: Duration = Duration::from_millis(100);
 /// How often it is looked whether another process is done.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often a part is fetched again that the disk does not keep.
+const TRIES: u32 = 3;
+
 /// Fetches all that is missing, and makes it a file of a commit.
 ///
 /// If another process downloads the file, its result is waited for and taken. The last call of `progress` is with all
@@ -248,6 +251,7 @@ impl Shared<'_> {
     fn hash(&self, piece: usize) {
         let _watched = Watched(self, 0);
         let size = self.partial.size();
+        let mut again = (size, 0);
         loop {
             let at = self.partial.hash_ahead(&|| self.is_over());
             if at == size {
@@ -264,6 +268,13 @@ impl Shared<'_> {
                 continue;
             }
             if work.todo.is_empty() && work.reading == 0 {
+                again = if again.0 == at { (at, again.1 + 1) } else { (at, 1) };
+                if again.1 > TRIES {
+                    drop(work);
+                    let message =
+                        format!("the cache's disk gives back other bytes than were written, at {at}");
+                    return self.end(Err(Error::new(ErrorKind::Io, message)));
+                }
                 work.todo = pieces(self.partial.missing(at..size), piece);
                 self.changed.notify_all();
             }
