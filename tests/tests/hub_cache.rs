@@ -192,7 +192,7 @@ fn a_full_disk_ends_a_download_and_not_a_load() {
 }
 
 #[test]
-fn a_file_that_is_too_large_for_the_user_ends_with_an_error() {
+fn a_full_disk_by_a_limit_ends_with_an_error() {
     let place = Place::new();
     let script = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
     let mut command = Command::new("bash");
