@@ -101,9 +101,7 @@ pub fn download(
         if turn.is_some() && (denied || last.1.elapsed() >= options.patience) {
             // Somebody loads parts of it and holds on to it. What is there of it is used.
             let second = partial.repo().second_partial(partial.etag(), partial.size());
-            let read = |offset: u64, buf: &mut [u8]| {
-                if partial.read_at(offset, buf) { Ok(()) } else { read(offset, buf) }
-            };
+            let read = |offset: u64, buf: &mut [u8]| read_beside(partial, read, offset, buf);
             if second.is_writer() {
                 fetch(&second, &read, options, progress)?;
                 return second.finish_in(turn.flatten(), commit, path);
@@ -122,6 +120,26 @@ pub fn download(
     // It is complete: there is nothing left to stop.
     let _ = progress(Step::Fetched(partial.size(), partial.size()));
     partial.finish_in(turn.flatten(), commit, path)
+}
+
+/// Reads what another file has from it, and the rest as before.
+fn read_beside(other: &Partial, read: &Read<'_>, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let end = offset + buf.len() as u64;
+    let gaps = other.missing(offset..end);
+    let mut rest = buf;
+    let mut at = offset;
+    for gap in gaps.into_iter().chain(std::iter::once(end..end)) {
+        let (there, later) = rest.split_at_mut((gap.start - at) as usize);
+        if !there.is_empty() && !other.read_at(at, there) {
+            read(at, there)?;
+        }
+        let (missing, later) = later.split_at_mut((gap.end - gap.start) as usize);
+        if !missing.is_empty() {
+            read(gap.start, missing)?;
+        }
+        (rest, at) = (later, gap.end);
+    }
+    Ok(())
 }
 
 fn cancelled() -> Error {
