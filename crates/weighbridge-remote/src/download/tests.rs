@@ -231,3 +231,24 @@ fn who_holds_on_to_a_file_without_going_on_is_not_waited_for() {
     assert_eq!(fs::read_dir(own).unwrap().count(), 2, "the other's files are its own");
     assert!(partial.is_blob());
 }
+
+#[test]
+#[cfg(unix)]
+fn what_another_user_began_is_used_and_left_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let repo = repo(directory.path());
+    let (bytes, count) = (content(500_000), AtomicU64::new(0));
+    let etag = sha256(&bytes);
+    let partial = repo.partial(&etag, 500_000);
+    partial.write_at(0, &bytes[..300_000]).unwrap();
+    drop(partial);
+    // Whoever runs the tests as root may write them even so, and simply goes on.
+    for entry in fs::read_dir(repo.path().join(".weighbridge")).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o444)).unwrap();
+    }
+    let partial = repo.partial(&etag, 500_000);
+    let path = download(&partial, COMMIT, "m", &reader(&bytes, &count), options(), &mut go_on).unwrap();
+    assert_eq!(fs::read(path).unwrap(), bytes);
+    assert_eq!(count.into_inner(), 200_000);
+}
