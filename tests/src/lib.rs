@@ -126,3 +126,20 @@ pub fn write(path: &Path, bytes: &[u8]) {
         panic!("{}: {error}", path.display());
     }
 }
+
+/// Bytes of a file that nobody has to store: those from an offset on.
+pub fn made_up(offset: u64, buf: &mut [u8]) {
+    let mut at = offset;
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let mut word = (at / 8).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        word = (word ^ word >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bytes = (word ^ word >> 32).to_le_bytes();
+        let skip = (at % 8) as usize;
+        let len = rest.len().min(8 - skip);
+        let (now, later) = rest.split_at_mut(len);
+        now.copy_from_slice(&bytes[skip..skip + len]);
+        at += len as u64;
+        rest = later;
+    }
+}

@@ -2,7 +2,6 @@
 
 mod config;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -27,10 +26,58 @@ const OF_CODES: [&str; 5] = [
     "quanto_qmap.json",
 ];
 
+/// Where the files beside a checkpoint are.
+pub(crate) enum Home {
+    Directory(PathBuf),
+    /// They are fetched when they are asked for.
+    Remote(Checkpoint),
+}
+
+impl Home {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        match checkpoint.directory() {
+            Some(directory) => Some(Self::Directory(directory.to_owned())),
+            None => checkpoint.is_remote().then(|| Self::Remote(checkpoint.clone())),
+        }
+    }
+
+    /// The path of a file; `None` if there is none of that name.
+    pub(crate) fn path(&self, name: &str) -> Result<Option<PathBuf>> {
+        Ok(match self {
+            Self::Directory(directory) => Some(directory.join(name)).filter(|path| path.is_file()),
+            Self::Remote(checkpoint) => checkpoint.beside(name)?,
+        })
+    }
+
+    /// The names of all files.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let directory = match self {
+            Self::Directory(directory) => directory,
+            Self::Remote(checkpoint) => return Ok(checkpoint.names_beside()?),
+        };
+        let mut names = Vec::new();
+        for entry in directory.read_dir().with_context(|| directory.display().to_string())? {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether it is this directory.
+    pub(crate) fn is(&self, other: &Path) -> Result<bool> {
+        Ok(match self {
+            Self::Directory(directory) => {
+                other.try_exists()? && directory.canonicalize()? == other.canonicalize()?
+            }
+            Self::Remote(_) => false,
+        })
+    }
+}
+
 /// What goes with the tensors of a dequantised checkpoint.
 pub(crate) struct Beside {
     /// Where it comes from; `None` if it is in no directory.
-    from: Option<PathBuf>,
+    from: Option<Home>,
     configs: Vec<(&'static str, Config)>,
     /// Whether the whole directory belongs to the checkpoint.
     is_directory: bool,
@@ -39,15 +86,14 @@ pub(crate) struct Beside {
 impl Beside {
     /// What lies beside a checkpoint that was opened as `input`.
     pub(crate) fn of(input: &Path, checkpoint: &Checkpoint) -> Result<Self> {
-        let from = match checkpoint.directory() {
-            Some(directory) => Some(directory.to_owned()),
-            None => input.is_dir().then(|| input.to_owned()),
+        let from = match Home::of(checkpoint) {
+            Some(home) => Some(home),
+            None => input.is_dir().then(|| Home::Directory(input.to_owned())),
         };
         let mut configs = Vec::new();
         for name in CONFIGS {
-            let Some(path) = from.as_ref().map(|from| from.join(name)).filter(|path| path.is_file()) else {
-                continue;
-            };
+            let path = from.as_ref().map(|from| from.path(name)).transpose()?.flatten();
+            let Some(path) = path else { continue };
             configs.push((name, read(&path).with_context(|| path.display().to_string())?));
         }
         let is_index = input.to_string_lossy().ends_with(".index.json");
@@ -62,7 +108,7 @@ impl Beside {
     /// What is to be written into a directory; fails where something stands in the way, before anything is written.
     pub(crate) fn into(self, destination: &Destination, to: Option<Dtype>) -> Result<Option<Copies>> {
         let (Some(from), Some(into)) = (self.from, destination.directory()) else { return Ok(None) };
-        if into.try_exists()? && from.canonicalize()? == into.canonicalize()? {
+        if from.is(into)? {
             bail!("{}: the checkpoint that is read is there; name another directory", into.display());
         }
         for name in OF_CODES {
@@ -75,39 +121,42 @@ impl Beside {
         let configs: Vec<_> = configs.collect();
         let mut files = Vec::new();
         if self.is_directory {
-            for entry in from.read_dir().with_context(|| from.display().to_string())? {
-                let name = entry?.file_name();
+            for name in from.names()? {
                 let is_config = configs.iter().any(|(config, _)| *config == name);
-                if !is_config && belongs(Path::new(&name)) && from.join(&name).is_file() {
-                    files.push(name);
+                if !is_config
+                    && belongs(Path::new(&name))
+                    && let Some(path) = from.path(&name)?
+                {
+                    files.push((name, path));
                 }
             }
-            files.sort();
         }
-        let names = configs.iter().map(|(name, _)| Path::new(name)).chain(files.iter().map(Path::new));
+        let names = configs
+            .iter()
+            .map(|(name, _)| Path::new(name))
+            .chain(files.iter().map(|(name, _)| Path::new(name)));
         for path in names.map(|name| into.join(name)) {
             if !destination.is_forced() && path.try_exists()? {
                 bail!("{}: it is there already; --force replaces it", path.display());
             }
         }
-        Ok(Some(Copies { from, into: into.to_owned(), configs, files }))
+        Ok(Some(Copies { into: into.to_owned(), configs, files }))
     }
 }
 
 /// Files to be written.
 pub(crate) struct Copies {
-    from: PathBuf,
     into: PathBuf,
     configs: Vec<(&'static str, String)>,
-    files: Vec<OsString>,
+    /// Their names, and where they are.
+    files: Vec<(String, PathBuf)>,
 }
 
 impl Copies {
     /// Writes them; each appears when it is whole.
     pub(crate) fn write(&self) -> Result<()> {
-        for name in &self.files {
-            let from = self.from.join(name);
-            let mut source = File::open(&from).with_context(|| from.display().to_string())?;
+        for (name, from) in &self.files {
+            let mut source = File::open(from).with_context(|| from.display().to_string())?;
             self.file(Path::new(name), |out| io::copy(&mut source, out).map(drop))?;
         }
         for (name, text) in &self.configs {

@@ -9,8 +9,9 @@ use crate::verb;
 
 /// Looks at, verifies, compares and reshapes safetensors checkpoints, without loading them into memory.
 ///
-/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), or the id of a repository
-/// in the local Hugging Face cache (`org/name`, `org/name@revision`).
+/// A checkpoint is a file, a directory, an index (`model.safetensors.index.json`), the id of a repository in the local
+/// Hugging Face cache (`org/name`, `org/name@revision`), or an address: `hf://org/name[@revision][/path]`,
+/// `https://host/model.safetensors`, `s3://bucket/prefix`, `gs://...`, `az://...`, of which only what is needed is read.
 #[derive(Debug, Parser)]
 #[command(name = "weighbridge", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "\
@@ -20,6 +21,7 @@ Examples:
   weighbridge inspect model.safetensors          what is in it
   weighbridge verify meta-llama/Llama-3.2-1B     may it be trusted
   weighbridge cast model.safetensors --to bf16 -o model-bf16.safetensors
+  weighbridge inspect hf://org/name              the same without downloading it
 
 `weighbridge help VERB` has more of them.")]
 pub(crate) struct Cli {
@@ -55,6 +57,10 @@ pub(crate) enum Verb {
     Filter(verb::filter::Filter),
     Convert(verb::convert::Convert),
     Scan(verb::scan::Scan),
+    #[cfg(feature = "remote")]
+    Fetch(verb::fetch::Fetch),
+    #[cfg(feature = "remote")]
+    Cache(verb::cache::Cache),
     Generate(verb::generate::Generate),
 }
 
@@ -84,6 +90,10 @@ impl Verb {
             Self::Filter(verb) => verb.run(term),
             Self::Convert(verb) => verb.run(term),
             Self::Scan(verb) => verb.run(term),
+            #[cfg(feature = "remote")]
+            Self::Fetch(verb) => verb.run(term),
+            #[cfg(feature = "remote")]
+            Self::Cache(verb) => verb.run(term),
             Self::Generate(verb) => verb.run(term),
         }
     }

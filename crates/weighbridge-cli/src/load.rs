@@ -28,7 +28,7 @@ pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
 
 /// Opens a checkpoint to look at: what is not safetensors is seen as `convert` would write it.
 pub(crate) fn look(location: &Path, term: &Term) -> Result<Checkpoint> {
-    let (checkpoint, foreign) = any(location, &Options::new())?;
+    let (checkpoint, foreign) = any(location, &Options::new(), term)?;
     tell(location, &checkpoint, term);
     if let Some(foreign) = foreign {
         term.detail(format_args!("{}: {}, as convert would write it", location.display(), foreign.format()));
@@ -37,17 +37,74 @@ pub(crate) fn look(location: &Path, term: &Term) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// Opens safetensors, or what else is read.
-pub(crate) fn any(location: &Path, options: &Options) -> Result<(Checkpoint, Option<Foreign>)> {
-    Ok(match open_any_with(location, options)? {
+/// Opens safetensors, or what else is read; what is at an address and is not safetensors is fetched.
+pub(crate) fn any(location: &Path, options: &Options, term: &Term) -> Result<(Checkpoint, Option<Foreign>)> {
+    if is_remote(location) && !is_foreign_file(location) {
+        return Ok((Checkpoint::open(location)?, None));
+    }
+    let location = on_disk(location, |_| true, term)?;
+    Ok(match open_any_with(location.path(), options)? {
         Opened::Safetensors(checkpoint) => (checkpoint, None),
         Opened::Foreign(foreign) => (foreign.checkpoint().clone(), Some(foreign)),
     })
 }
 
+/// A location whose files are on the disk while it exists.
+pub(crate) struct OnDisk {
+    #[cfg(feature = "remote")]
+    local: crate::remote::Local,
+    #[cfg(not(feature = "remote"))]
+    path: std::path::PathBuf,
+}
+
+impl OnDisk {
+    pub(crate) fn path(&self) -> &Path {
+        #[cfg(feature = "remote")]
+        return &self.local.path;
+        #[cfg(not(feature = "remote"))]
+        return &self.path;
+    }
+}
+
+/// A location for verbs that read files as they are. What is at an address is fetched: the file that it names, or all that
+/// are `wanted`.
+pub(crate) fn on_disk(location: &Path, wanted: impl Fn(&str) -> bool, term: &Term) -> Result<OnDisk> {
+    #[cfg(feature = "remote")]
+    return Ok(OnDisk { local: crate::remote::local(location, wanted, term)? });
+    #[cfg(not(feature = "remote"))]
+    {
+        let _ = (wanted, term);
+        Ok(OnDisk { path: location.to_owned() })
+    }
+}
+
+/// Whether a location is an address.
+pub(crate) fn is_remote(location: &Path) -> bool {
+    #[cfg(feature = "remote")]
+    return matches!(crate::remote::address(location), Ok(Some(_)));
+    #[cfg(not(feature = "remote"))]
+    {
+        let _ = location;
+        false
+    }
+}
+
+/// Whether an address names a file that is not safetensors by its name.
+fn is_foreign_file(location: &Path) -> bool {
+    let name = location.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let endings = [
+        "bin", "pt", "pth", "ckpt", "pkl", "gguf", "onnx", "npy", "npz", "h5", "hdf5", "keras", "msgpack",
+        "jit", "mpk", "bpk", "zip", "tar",
+    ];
+    name.rsplit_once('.').is_some_and(|(_, ending)| endings.contains(&ending))
+}
+
 /// The format of a file that is not meant to be safetensors.
 fn foreign(location: &Path) -> weighbridge::Result<Option<Format>> {
     let name = location.to_string_lossy().to_lowercase();
+    if is_remote(location) {
+        return Ok(None);
+    }
     let is_ours = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
     if is_ours { Ok(None) } else { Format::of_file(location) }
 }

@@ -16,6 +16,8 @@ mod load;
 mod metadata;
 mod outcome;
 mod parallel;
+#[cfg(feature = "remote")]
+mod remote;
 mod rename;
 mod reshape;
 mod select;

@@ -1,12 +1,16 @@
 //! The verbs, one file each.
 
 pub(crate) mod blend;
+#[cfg(feature = "remote")]
+pub(crate) mod cache;
 pub(crate) mod cast;
 pub(crate) mod cat;
 pub(crate) mod consolidate;
 pub(crate) mod convert;
 pub(crate) mod dequantize;
 pub(crate) mod diff;
+#[cfg(feature = "remote")]
+pub(crate) mod fetch;
 pub(crate) mod filter;
 pub(crate) mod generate;
 pub(crate) mod hash;

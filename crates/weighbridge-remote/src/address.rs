@@ -29,6 +29,8 @@ pub enum RepoKind {
     Dataset,
     /// A space: a program.
     Space,
+    /// A kernel of a GPU.
+    Kernel,
 }
 
 /// `hf://[models/|datasets/|spaces/]owner/name[@revision][/path]`; repositories of the hub's first days have
@@ -145,6 +147,7 @@ impl RepoKind {
             Self::Model => "models",
             Self::Dataset => "datasets",
             Self::Space => "spaces",
+            Self::Kernel => "kernels",
         }
     }
 
@@ -154,6 +157,7 @@ impl RepoKind {
             Self::Model => "",
             Self::Dataset => "datasets/",
             Self::Space => "spaces/",
+            Self::Kernel => "kernels/",
         }
     }
 }

@@ -9,16 +9,17 @@ mod objects;
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::builder::{CacheMode, RemoteBuilder};
 pub use self::file::RemoteFile;
-pub(crate) use self::keep::RepoCache;
 
 use self::builder::Settings;
 use self::fetch::TemporaryDirectory;
+use self::keep::{Kept, KeptFile};
 use crate::address::{Address, HubAddress, WebAddress, check_name};
+use crate::cache::{Cache, Hold};
 use crate::http::Http;
 use crate::http::origin::Origin;
 use crate::http::read::Reader;
@@ -50,7 +51,7 @@ pub struct Place {
 }
 
 enum What {
-    Hub(HubPlace),
+    Hub(Box<HubPlace>),
     Web(WebAddress),
     #[cfg(feature = "stores")]
     Objects(objects::ObjectPlace),
@@ -63,9 +64,13 @@ struct HubPlace {
     /// Without a slash at its ends.
     folder: String,
     entries: OnceLock<Option<Vec<Entry>>>,
+    cache: Option<Kept>,
+    /// Keeps the commit from being pruned.
+    _hold: Option<Hold>,
     /// Whoever asks for the listing; others wait, and find it.
     asking: Mutex<()>,
-    cache: Option<Arc<dyn RepoCache>>,
+    /// The revision as it was asked for: the commit, a branch or a tag.
+    asked: String,
 }
 
 /// A file of a place.
@@ -82,7 +87,17 @@ impl Remote {
     /// `HTTPS_PROXY` and others.
     pub fn shared() -> Result<Self> {
         static SHARED: OnceLock<Result<Remote>> = OnceLock::new();
-        SHARED.get_or_init(|| RemoteBuilder::from_environment()?.build()).clone()
+        SHARED.get_or_init(|| Self::of_environment()?.build()).clone()
+    }
+
+    /// The settings that the environment gives, to be changed.
+    pub fn of_environment() -> Result<RemoteBuilder> {
+        RemoteBuilder::from_environment()
+    }
+
+    /// The directory of the cache, if there is one.
+    pub fn cache(&self) -> Option<Cache> {
+        self.settings.cache()
     }
 
     /// One of its own, which reads nothing from the environment.
@@ -123,26 +138,27 @@ impl Remote {
         let revision = match http.is_offline() {
             true if is_commit(asked) => asked.to_owned(),
             true => kept().ok_or_else(|| offline("the revision").at(&address.to_string()))?,
-            false => match repo.commit(asked, &Stop::never())? {
-                Revision::Commit(commit) => {
-                    if let Some(cache) = &cache {
-                        cache.set_commit(asked, &commit);
-                    }
-                    commit
-                }
-                Revision::Unknown => asked.to_owned(),
+            false => match (repo.commit(asked, &Stop::never()), kept()) {
+                (Ok(Revision::Commit(commit)), _) => commit,
+                (Ok(Revision::Unknown), _) => asked.to_owned(),
+                // Nobody answers: what it was when it was last asked for.
+                (Err(error), Some(commit)) if error.kind() == ErrorKind::Io => commit,
+                (Err(error), _) => return Err(error),
             },
         };
+        let hold = cache.as_ref().filter(|_| is_commit(&revision)).map(|cache| cache.hold(&revision));
         let mut place = HubPlace {
             repo,
             revision,
             folder: String::new(),
             entries: OnceLock::new(),
             asking: Mutex::default(),
+            asked: asked.to_owned(),
             cache,
+            _hold: hold,
         };
         let file = place.enter(&address.path).map_err(|error| error.at(&address.to_string()))?;
-        Ok((What::Hub(place), file))
+        Ok((What::Hub(Box::new(place)), file))
     }
 }
 
@@ -166,6 +182,10 @@ impl HubPlace {
                     entries
                 }
             };
+            // A branch names a commit only when its list is there.
+            if let Some(cache) = self.cache.as_ref().filter(|_| is_commit(&self.revision)) {
+                cache.set_commit(&self.asked, &self.revision);
+            }
             let _ = self.entries.set(entries);
         }
         Ok(self.entries.get().and_then(Option::as_deref))
@@ -197,6 +217,12 @@ impl HubPlace {
     fn path(&self, name: &str) -> Result<String> {
         check_name(name)?;
         Ok(if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) })
+    }
+
+    /// What is kept of a file.
+    fn kept(&self, reader: &Reader, name: &str) -> Result<Option<KeptFile>> {
+        let Some((cache, tag)) = self.cache.as_ref().zip(reader.checksum()) else { return Ok(None) };
+        Ok(cache.file_ranges(&self.revision, &self.path(name)?, &tag, reader.size()))
     }
 
     /// The error of a file that is not listed.
@@ -257,7 +283,7 @@ impl Place {
             What::Web(_) => return Ok(None),
             #[cfg(feature = "stores")]
             What::Objects(place) => {
-                return place.names().map(Some).map_err(|error| error.at(&self.address()));
+                return place.names(true).map(Some).map_err(|error| error.at(&self.address()));
             }
         };
         let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
@@ -270,6 +296,28 @@ impl Place {
         if let Some(names) = &mut names {
             names.sort_by(|a, b| a.name.cmp(&b.name));
         }
+        Ok(names)
+    }
+
+    /// All files in the place and in its folders, by their paths from here; `None`: the server has no listing.
+    pub fn all_names(&self) -> Result<Option<Vec<Named>>> {
+        let place = match &self.what {
+            What::Hub(place) => place,
+            What::Web(_) => return Ok(None),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => {
+                return place.names(false).map(Some).map_err(|error| error.at(&self.address()));
+            }
+        };
+        let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
+        let named = |entry: &Entry| {
+            Some(Named { name: entry.path.strip_prefix(&inside)?.to_owned(), size: entry.size })
+        };
+        let names = place.entries()?.map(|entries| {
+            let mut names: Vec<_> = entries.iter().filter_map(named).collect();
+            names.sort_by(|a, b| a.name.cmp(&b.name));
+            names
+        });
         Ok(names)
     }
 
@@ -301,14 +349,11 @@ impl Place {
         })
     }
 
-    /// Opens a file. The first request brings its first 256 KiB, with which reads are served without another
-    /// one.
+    /// Opens a file. The first request brings its first 256 KiB, with which reads are served without another one.
     pub fn open(&self, name: &str) -> Result<RemoteFile> {
         let reader = self.reader(name, HEAD)?;
         let ranges = match &self.what {
-            What::Hub(HubPlace { cache: Some(cache), .. }) => {
-                reader.tag().and_then(|tag| cache.ranges(&tag, reader.size()))
-            }
+            What::Hub(place) => place.kept(&reader, name)?,
             _ => None,
         };
         Ok(RemoteFile::new(reader, ranges))
@@ -347,19 +392,12 @@ impl Place {
         if had < size {
             reader.read_at(had as u64, &mut bytes[had..])?;
         }
-        if let What::Hub(HubPlace { cache: Some(cache), revision, .. }) = &self.what
-            && let (Some(tag), Ok(path)) = (reader.tag(), self.path(name))
+        if let What::Hub(place) = &self.what
+            && let (Some(cache), Some(tag), Ok(path)) = (&place.cache, reader.tag(), place.path(name))
         {
-            cache.put(revision, &path, &tag, &bytes);
+            cache.put(&place.revision, &path, &tag, &bytes);
         }
         Ok(Some(bytes))
-    }
-
-    fn path(&self, name: &str) -> Result<String> {
-        match &self.what {
-            What::Hub(place) => place.path(name),
-            _ => check_name(name).map(|()| name.to_owned()),
-        }
     }
 
     fn too_long(&self, name: &str, most: u64) -> Error {
@@ -379,6 +417,9 @@ impl Place {
         }
         check_name(name).map_err(|error| error.at(&self.address()))?;
         let file = self.open(name)?;
+        if let Some(fetched) = file.fetch(self.settings.concurrency, progress) {
+            return fetched.map_err(|error| error.at(file.address()));
+        }
         let directory = {
             let mut temporary = self.temporary.lock().unwrap_or_else(PoisonError::into_inner);
             let directory = match temporary.take() {
@@ -392,9 +433,42 @@ impl Place {
         fetch::fetch(&file, &directory.join(name), self.settings.concurrency, progress)
     }
 
+    /// The same into a file of this path, in whose place there must be none. Until it is whole it has another name beside it, or
+    /// is in the cache; it leaves the cache if that is on the same file system.
+    pub fn fetch_to(
+        &self,
+        name: &str,
+        target: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let failed =
+            |error: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {error}", target.display()));
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        if matches!(self.what, What::Hub(_)) {
+            // What it is a link to.
+            let content = self.fetch(name, progress)?.canonicalize().map_err(failed)?;
+            let moved = std::fs::rename(&content, target);
+            return moved.or_else(|_| std::fs::copy(&content, target).map(drop)).map_err(failed);
+        }
+        check_name(name).map_err(|error| error.at(&self.address()))?;
+        let mut unfinished = target.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        let fetched = fetch::fetch(&self.open(name)?, &unfinished, self.settings.concurrency, progress);
+        let moved = fetched.and_then(|path| std::fs::rename(path, target).map_err(failed));
+        moved.inspect_err(|_| drop(std::fs::remove_file(&unfinished)))
+    }
+
     /// The file in the cache, where it is complete.
     pub fn local(&self, name: &str) -> Option<PathBuf> {
         let What::Hub(place) = &self.what else { return None };
-        place.cache.as_ref()?.file(&place.revision, &place.path(name).ok()?)
+        let (cache, path) = (place.cache.as_ref()?, place.path(name).ok()?);
+        let of_another_commit = || {
+            let entry = place.entries.get()?.as_ref()?.iter().find(|entry| entry.path == path)?;
+            cache.adopt(&place.revision, &path, entry.tag(), entry.size)
+        };
+        cache.file(&place.revision, &path).or_else(of_another_commit)
     }
 }

@@ -7,7 +7,9 @@
 //! `debug`. The HTTP client's own `trace` shows all that is sent and received.
 
 mod address;
+pub mod cache;
 mod client;
+pub mod download;
 mod encode;
 mod error;
 mod http;

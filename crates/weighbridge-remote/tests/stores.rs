@@ -106,7 +106,8 @@ fn cuts_and_overloads() {
 
 fn refused(store: &ObjectStore, remote: weighbridge_remote::RemoteBuilder, kind: ErrorKind, parts: &[&str]) {
     store.log().clear();
-    let error = open(&remote.build().expect("a refusal"), "s3://bucket/a.json").err().expect("a refusal");
+    let remote = remote.build().expect("good settings");
+    let error = open(&remote, "s3://bucket/a.json").expect_err("a refusal");
     assert_eq!(error.kind(), kind, "{error}");
     let shown = format!("{error} {error:?}");
     assert!(parts.iter().all(|part| shown.contains(part)), "{error}");

@@ -3,19 +3,22 @@
 mod catalog;
 mod derived;
 mod files;
+mod home;
 mod hub;
 mod listed;
 mod locate;
 mod options;
 mod prefixed;
 mod quantized;
+#[cfg(feature = "remote")]
+mod remote;
 mod shard;
 mod snapshot;
 mod union;
 mod warning;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
@@ -25,6 +28,7 @@ pub use catalog::TensorRef;
 use catalog::{Catalog, TensorIndex};
 pub(crate) use derived::DerivedTensor;
 pub use files::CheckpointFiles;
+use home::Home;
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;
 pub(crate) use quantized::may_be_codes;
@@ -54,7 +58,7 @@ pub struct Checkpoint(Arc<Inner>);
 
 struct Inner {
     catalog: Catalog,
-    directory: Option<PathBuf>,
+    home: Option<Home>,
     warnings: Vec<Warning>,
     /// The warnings, as text.
     lines: Vec<String>,
@@ -76,7 +80,9 @@ impl Checkpoint {
     /// - `share:NAME`: weights that another process [shares](crate::share) under this name, mapped, not read;
     /// - where no such path exists, a repository id, `org/name` or `org/name@revision`, that the local Hugging
     ///   Face cache holds (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`). Nothing is
-    ///   downloaded.
+    ///   downloaded;
+    /// - with the feature `remote`, an address: `hf://org/name[@revision][/path]`, `https://host/model.safetensors`,
+    ///   `s3://bucket/prefix`, `gs://...`, `az://...`. Headers are read now, and of the data what is loaded, when it is.
     ///
     /// # Errors
     ///
@@ -144,11 +150,11 @@ impl Checkpoint {
         OpenOptions::default()
     }
 
-    fn new(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
+    fn new(catalog: Catalog, home: Option<Home>, warnings: Vec<Warning>) -> Self {
         let lines = warnings.iter().map(Warning::line).collect();
         Self(Arc::new(Inner {
             catalog,
-            directory,
+            home,
             warnings,
             lines,
             quantized: OnceLock::new(),
@@ -158,10 +164,10 @@ impl Checkpoint {
     }
 
     /// A checkpoint whose shards were just opened; `warnings` come behind those of their headers.
-    fn with_header_warnings(catalog: Catalog, directory: Option<PathBuf>, warnings: Vec<Warning>) -> Self {
+    fn with_header_warnings(catalog: Catalog, home: Option<Home>, warnings: Vec<Warning>) -> Self {
         let of_headers = catalog.shards().iter().flat_map(|shard| Warning::of_header(shard));
         let warnings = of_headers.chain(warnings).collect();
-        Self::new(catalog, directory, warnings)
+        Self::new(catalog, home, warnings)
     }
 
     /// The tensor of that name.
@@ -207,9 +213,13 @@ impl Checkpoint {
     }
 
     /// The directory in which the checkpoint lies, with its `config.json` and whatever else belongs to it.
-    /// `None` for bytes and sources, and for files in several directories.
+    /// `None` for bytes and sources, for files in several directories, and for what is on a network;
+    /// [`beside`](Self::beside) finds files wherever the checkpoint is.
     pub fn directory(&self) -> Option<&Path> {
-        self.0.directory.as_deref()
+        match &self.0.home {
+            Some(Home::Directory(directory)) => Some(directory),
+            _ => None,
+        }
     }
 
     /// What is not as it should be but did not stand in the way, one line each: departures from the
@@ -222,17 +232,6 @@ impl Checkpoint {
     pub fn nearest_name(&self, name: &str) -> Option<&str> {
         nearest_name(name, self.tensors().map(|tensor| tensor.name()))
     }
-}
-
-/// The directory, if all of them are one.
-fn common_directory<'d>(directories: impl IntoIterator<Item = Option<&'d Path>>) -> Option<PathBuf> {
-    let mut directories = directories.into_iter();
-    let first = directories.next()??;
-    let is_first = |directory: &Path| {
-        let real = |path: &Path| std::fs::canonicalize(path).ok();
-        directory == first || real(directory).is_some_and(|other| real(first) == Some(other))
-    };
-    directories.all(|directory| directory.is_some_and(is_first)).then(|| first.to_owned())
 }
 
 impl std::fmt::Debug for Checkpoint {

@@ -122,7 +122,7 @@ impl Checkpoint {
             return Ok(self.clone());
         }
         let (chosen, others): (Vec<_>, Vec<_>) = self.quantized().partition(chosen);
-        let mut config = Config::of(self.directory())?;
+        let mut config = Config::of(self)?;
         if let Some(scales) = self.tensors().find(|tensor| tensor.name().ends_with(".act.scales")) {
             config.note_activation_scales(scales.name());
         }

@@ -12,6 +12,8 @@ mod schedule;
 mod session;
 #[cfg(all(test, shuttle))]
 mod shuttled;
+mod spans;
+mod stopping;
 mod stream;
 mod sync;
 mod tile;

@@ -103,6 +103,14 @@ pub enum ErrorKind {
     Unsupported,
     /// A pickle calls something that is not known to be harmless.
     Unsafe,
+    /// A server does not allow it: there is no token, or a wrong one, or terms were not accepted.
+    Denied,
+    /// It is not here, and the network is switched off.
+    Offline,
+    /// It was changed while it was read.
+    Changed,
+    /// Its bytes are not those that its checksum is of.
+    Checksum,
     /// The operation was cancelled.
     Cancelled,
     /// A source, an operation or this crate has a bug.
@@ -147,6 +155,10 @@ impl ErrorKind {
             Self::Malformed => "malformed",
             Self::Unsupported => "unsupported",
             Self::Unsafe => "unsafe",
+            Self::Denied => "denied",
+            Self::Offline => "offline",
+            Self::Changed => "changed",
+            Self::Checksum => "checksum",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }

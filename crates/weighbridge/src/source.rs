@@ -42,9 +42,9 @@ pub use window::Window;
 /// Bytes that can be read at any offset, from several threads at a time.
 ///
 /// Implement [`size`](Source::size) and [`read_at`](Source::read_at); the rest has defaults. A source that
-/// wraps another should forward [`prefetch`](Source::prefetch), [`is_cached`](Source::is_cached) and
-/// [`hints`](Source::hints) too: without them nothing is read ahead from a cold disk, every file is taken for
-/// cold, and slow ones are read by too few threads. With [`uncached`](Source::uncached) it takes part in
+/// wraps another should forward [`prefetch`](Source::prefetch), [`is_cached`](Source::is_cached),
+/// [`hints`](Source::hints) and [`interrupt`](Source::interrupt) too: without them nothing is read ahead from a cold disk, every
+/// file is taken for cold, slow ones are read by too few threads, and who stops a load waits for its reads. With [`uncached`](Source::uncached) it takes part in
 /// [`PageCache::Release`](crate::engine::PageCache::Release).
 ///
 /// ```
@@ -190,6 +190,11 @@ pub trait Source: Send + Sync {
     fn hints(&self) -> Hints {
         Hints::default()
     }
+
+    /// Has reads under way that wait for something slow, such as a network, fail at once with
+    /// [`io::ErrorKind::Interrupted`]; later ones work as before. A session calls it when it is stopped, so as not to wait
+    /// for bytes that nobody wants; one that is not stopped, and whose read ends like that, reads again.
+    fn interrupt(&self) {}
 }
 
 /// How a source likes to be read.
@@ -200,6 +205,9 @@ pub trait Source: Send + Sync {
 pub struct Hints {
     /// Bytes to ask for at a time.
     pub chunk: usize,
+    /// The fewest bytes that are worth a request of their own, where a tensor that somebody waits for is cut up for several
+    /// threads.
+    pub least: usize,
     /// Gaps up to this many bytes are cheaper to read through than to skip.
     pub read_through: usize,
     /// Requests to have in flight, where they are not answered from a cache; fewer than there are cores ask for
@@ -210,7 +218,7 @@ pub struct Hints {
 
 impl Default for Hints {
     fn default() -> Self {
-        Self { chunk: 4 << 20, read_through: 16 << 10, concurrency: 1 }
+        Self { chunk: 4 << 20, least: 128 << 10, read_through: 16 << 10, concurrency: 1 }
     }
 }
 
@@ -219,6 +227,13 @@ impl Hints {
     #[must_use]
     pub fn chunk(mut self, bytes: usize) -> Self {
         self.chunk = bytes;
+        self
+    }
+
+    /// Sets the fewest bytes that are worth a request.
+    #[must_use]
+    pub fn least(mut self, bytes: usize) -> Self {
+        self.least = bytes;
         self
     }
 
@@ -234,6 +249,11 @@ impl Hints {
     pub fn concurrency(mut self, requests: usize) -> Self {
         self.concurrency = requests;
         self
+    }
+
+    /// Whether a request costs so much that it is worth memory to make few large ones of many small.
+    pub(crate) fn is_far(&self) -> bool {
+        self.read_through > Self::default().read_through
     }
 }
 
@@ -276,6 +296,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn hints(&self) -> Hints {
         (**self).hints()
+    }
+
+    fn interrupt(&self) {
+        (**self).interrupt();
     }
 }
 

@@ -108,7 +108,8 @@ impl Convert {
         if let Some(export) = export::Export::of(&self.destination, into, cast, kind)? {
             return self.export(&export, term);
         }
-        let foreign = weighbridge_convert::open(&self.input, &self.options()?)?;
+        let input = load::on_disk(&self.input, |_| true, term)?;
+        let foreign = weighbridge_convert::open(input.path(), &self.options()?)?;
         let checkpoint = foreign.checkpoint();
         let plan = self.reshape()?.plan(checkpoint).map_err(|error| error.in_file(&self.input))?;
         let chosen = plan.entries().len();
@@ -127,7 +128,7 @@ impl Convert {
 
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
-        let (checkpoint, foreign) = load::any(&self.input, &self.options()?)?;
+        let (checkpoint, foreign) = load::any(&self.input, &self.options()?, term)?;
         let mut reshape = self.reshape()?;
         if self.cast_into {
             reshape.casts = reshape.casts.before_casts();

@@ -62,7 +62,7 @@ fn is_small_float(tensor: &TensorRef<'_>) -> bool {
 impl Dequantize {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let options = self.to.map_or_else(Options::new, |to| Options::new().dequantise(to));
-        let (checkpoint, foreign) = load::any(&self.input, &options)?;
+        let (checkpoint, foreign) = load::any(&self.input, &options, term)?;
         load::tell(&self.input, &checkpoint, term);
         let names = self.select.names()?;
         let advice = "nothing is written; --except leaves modules out";

@@ -52,7 +52,7 @@ impl Lora {
 
 /// Opens an adapter: a directory of PEFT's, or a file.
 fn open(location: &Path, term: &Term) -> Result<Adapter> {
-    let (checkpoint, _) = load::any(location, &Options::new())?;
+    let (checkpoint, _) = load::any(location, &Options::new(), term)?;
     load::tell(location, &checkpoint, term);
     Ok(Adapter::of(&checkpoint)?)
 }

@@ -11,6 +11,7 @@ use weighbridge::{Names, hub_snapshot};
 use weighbridge_convert::scan::{Pickle, Scan as Found};
 use weighbridge_convert::{Verdict, scan};
 
+use crate::load;
 use crate::outcome::Outcome;
 use crate::show::{plural, safe};
 use crate::term::Term;
@@ -126,7 +127,14 @@ impl Scan {
             errors.push(Unread { path: path.display().to_string(), error });
         };
         for path in &self.paths {
-            let (found, is_directory) = files_in(path, &mut unread)?;
+            let local = match load::on_disk(path, |_| true, term) {
+                Ok(local) => local,
+                Err(error) => {
+                    unread(path, error);
+                    continue;
+                }
+            };
+            let (found, is_directory) = files_in(local.path(), &mut unread)?;
             for file in found {
                 interrupt::check()?;
                 let found = match scan(&file) {

@@ -87,13 +87,13 @@ impl Share {
     }
 
     fn make(&self, model: &Path, name: &str, term: &Term) -> Result<Shared> {
-        let (stored, _) = load::any(model, &Options::new())?;
+        let (stored, _) = load::any(model, &Options::new(), term)?;
         load::tell(model, &stored, term);
         let mut weights = dense::weights(&stored, &Names::all(), "nothing is shared")?;
         if !self.adapter.is_empty() {
             let open = |text: &String| {
                 let (path, weight) = weighted(text);
-                let (checkpoint, _) = load::any(&path, &Options::new())?;
+                let (checkpoint, _) = load::any(&path, &Options::new(), term)?;
                 load::tell(&path, &checkpoint, term);
                 Ok((Adapter::of(&checkpoint)?, weight))
             };

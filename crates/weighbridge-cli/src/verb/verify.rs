@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use weighbridge::Checkpoint;
 
+use crate::load;
 use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
@@ -116,7 +117,10 @@ impl Verify {
         let mut output = Output { schema: "weighbridge.verify/1", profile, checkpoints: Vec::new() };
         let mut failed = Vec::new();
         for path in &self.paths {
-            match self.look(path, manifest.as_ref(), &mut failed, term) {
+            // Every byte of it is looked at, so it may as well be here.
+            let wanted = |name: &str| name.ends_with(".safetensors") || name.ends_with(".json");
+            let local = load::on_disk(path, wanted, term);
+            match local.and_then(|local| self.look(local.path(), manifest.as_ref(), &mut failed, term)) {
                 Ok(report) => output.checkpoints.push(report),
                 Err(error) => failed.push(error),
             }

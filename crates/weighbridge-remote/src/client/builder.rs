@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Remote, RepoCache};
+use super::Remote;
+use super::keep::Kept;
 #[cfg(feature = "stores")]
 use crate::address::StoreAddress;
 use crate::address::{HubAddress, WebAddress};
+use crate::cache::Cache;
 use crate::http::agents::{Agents, Timeouts};
 use crate::http::bandwidth::Bandwidth;
 use crate::http::gate::Gates;
@@ -56,7 +58,6 @@ pub struct RemoteBuilder {
 pub(super) struct Settings {
     pub(super) token: Option<Token>,
     endpoint: String,
-    #[expect(dead_code, reason = "the cache is joined to this")]
     cache: CacheMode,
     offline: bool,
     pub(super) concurrency: usize,
@@ -261,7 +262,14 @@ impl Settings {
     }
 
     /// The repository's part of the cache.
-    pub(super) fn repo_cache(&self, _: &HubAddress) -> Option<Arc<dyn RepoCache>> {
-        None
+    pub(super) fn repo_cache(&self, address: &HubAddress) -> Option<Kept> {
+        self.cache()?.repo(address.kind, &address.repo).ok().map(Kept::new)
+    }
+
+    pub(super) fn cache(&self) -> Option<Cache> {
+        match &self.cache {
+            CacheMode::None => None,
+            CacheMode::At(root) => Some(Cache::at(root)),
+        }
     }
 }

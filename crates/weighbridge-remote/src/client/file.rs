@@ -1,10 +1,11 @@
 //! A file that is read by ranges.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::keep::RangeCache;
+use super::keep::KeptFile;
 use crate::Result;
 use crate::http::read::{Counts, Reader};
 
@@ -12,7 +13,7 @@ use crate::http::read::{Counts, Reader};
 pub struct RemoteFile {
     reader: Reader,
     tag: Option<String>,
-    ranges: Option<Box<dyn RangeCache>>,
+    kept: Option<KeptFile>,
     cached: AtomicU64,
 }
 
@@ -23,9 +24,9 @@ impl fmt::Debug for RemoteFile {
 }
 
 impl RemoteFile {
-    pub(super) fn new(reader: Reader, ranges: Option<Box<dyn RangeCache>>) -> Self {
+    pub(super) fn new(reader: Reader, kept: Option<KeptFile>) -> Self {
         let tag = reader.tag();
-        Self { reader, tag, ranges, cached: AtomicU64::new(0) }
+        Self { reader, tag, kept, cached: AtomicU64::new(0) }
     }
 
     /// Its pinned address, for people.
@@ -51,25 +52,32 @@ impl RemoteFile {
     /// Fills the buffer with the bytes from `offset` on. Bytes that are neither in the cache nor among the
     /// file's first are asked for by one request, which is sent again for what is missing if it breaks.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let range = offset..offset.saturating_add(buf.len() as u64);
-        if self.reader.has(&range) {
-            return self.reader.read_at(offset, buf);
+        let Some(kept) = &self.kept else { return self.reader.read_at(offset, buf) };
+        let bytes = kept.read_at(&self.reader, offset, buf)?;
+        self.cached.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// From now on what is read is kept in the cache, if there is one. Until then it is not: who only looks at a header wants
+    /// no file on the disk.
+    pub fn keep(&self) {
+        if let Some(kept) = &self.kept {
+            kept.want();
         }
-        if let Some(ranges) = &self.ranges {
-            if ranges.read_at(offset, buf) {
-                self.cached.fetch_add(buf.len() as u64, Ordering::Relaxed);
-                return Ok(());
-            }
-            self.reader.read_at(offset, buf)?;
-            ranges.write_at(offset, buf);
-            return Ok(());
-        }
-        self.reader.read_at(offset, buf)
+    }
+
+    /// The whole file in the cache; `None` if there is none for it.
+    pub(super) fn fetch(
+        &self,
+        threads: usize,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Option<Result<PathBuf>> {
+        Some(self.kept.as_ref()?.fetch(&self.reader, threads, progress))
     }
 
     /// Whether these bytes need no request.
     pub fn is_cached(&self, range: Range<u64>) -> bool {
-        self.reader.has(&range) || self.ranges.as_ref().is_some_and(|ranges| ranges.has(&range))
+        self.reader.has(&range) || self.kept.as_ref().is_some_and(|kept| kept.has(&range))
     }
 
     /// The gap between two ranges that is cheaper to read than to skip, in bytes: latency times rate as

@@ -61,8 +61,9 @@ impl ObjectPlace {
         StoreFile::new(&self.store, &self.key(name)?)
     }
 
-    pub(super) fn names(&self) -> Result<Vec<Named>> {
-        let objects = self.listed(&self.folder, true)?;
+    /// The objects of the place; `flat`: those directly in it.
+    pub(super) fn names(&self, flat: bool) -> Result<Vec<Named>> {
+        let objects = self.listed(&self.folder, flat)?;
         Ok(objects.into_iter().map(|object| Named { name: object.name, size: object.size }).collect())
     }
 

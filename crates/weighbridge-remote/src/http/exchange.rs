@@ -44,7 +44,8 @@ impl Http {
         patience: Option<Patience>,
         stop: &Stop,
     ) -> Result<Exchanged> {
-        let mut budget = patience.map_or_else(|| self.budget(), |patience| Budget::new(patience, self.now()));
+        let mut budget = patience
+            .map_or_else(|| self.budget(body.is_some()), |patience| Budget::new(patience, self.now()));
         let (mut renewed, mut unsure) = (false, false);
         loop {
             stop.check()?;

@@ -36,18 +36,16 @@ struct Section {
 
 impl Config {
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        if let Some(directory) = checkpoint.directory() {
-            let path = directory.join(FILE);
-            if let Some(value) = read_json(&path, MOST)? {
-                let parse = || {
-                    let fields =
-                        value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
-                    refuse_others(fields)?;
-                    Section::of(fields)
-                };
-                let section = parse().map_err(|error| error.in_file(&path))?;
-                return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
-            }
+        if let Some(path) = checkpoint.beside(FILE)?
+            && let Some(value) = read_json(&path, MOST)?
+        {
+            let parse = || {
+                let fields = value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
+                refuse_others(fields)?;
+                Section::of(fields)
+            };
+            let section = parse().map_err(|error| error.in_file(&path))?;
+            return Ok(Self { sections: vec![(String::new(), section)], is_peft: true });
         }
         let mut sections = Vec::new();
         for shard in checkpoint.shards() {
@@ -127,7 +125,7 @@ impl Config {
 
 /// What PEFT's file says the model is.
 pub(super) fn model(checkpoint: &Checkpoint) -> Option<String> {
-    let value = read_json(&checkpoint.directory()?.join(FILE), MOST).ok()??;
+    let value = read_json(&checkpoint.beside(FILE).ok()??, MOST).ok()??;
     Some(value.get("base_model_name_or_path")?.as_str()?.to_owned())
 }
 

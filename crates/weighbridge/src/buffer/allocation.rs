@@ -72,8 +72,10 @@ impl Allocation {
             (size.next_multiple_of(16), size.next_multiple_of(16))
         };
         let memory = Arc::new(self);
-        let starts = std::iter::once(0).chain((first..bytes).step_by(size));
-        let ends = (first..bytes).step_by(size).chain(std::iter::once(bytes));
+        // A small rest goes with the chunk before it.
+        let last = bytes.saturating_sub(size / 8);
+        let starts = std::iter::once(0).chain((first..last).step_by(size));
+        let ends = (first..last).step_by(size).chain(std::iter::once(bytes));
         let chunks = starts
             .zip(ends)
             .filter(|(start, end)| start < end)

@@ -122,7 +122,7 @@ impl Checkpoint {
         refusals: HashMap<String, Error>,
         remedy: &'static str,
     ) -> Result<Self> {
-        let Inner { catalog, directory, warnings, lines, .. } = &*self.0;
+        let Inner { catalog, home, warnings, lines, .. } = &*self.0;
         let mut all = catalog.shards().to_vec();
         let names = (0..all.len()).map(|shard| catalog.names_of(shard).cloned()).collect();
         all.extend(shards.into_iter().map(Arc::new));
@@ -133,7 +133,7 @@ impl Checkpoint {
         let catalog = Catalog::new(all, names, unused, &Duplicates::Refuse(remedy))?;
         Ok(Self(Arc::new(Inner {
             catalog,
-            directory: directory.clone(),
+            home: home.clone(),
             warnings: warnings.clone(),
             lines: lines.clone(),
             quantized: OnceLock::new(),

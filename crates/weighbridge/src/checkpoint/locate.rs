@@ -63,7 +63,7 @@ pub(super) fn locate_file(path: &Path) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// Whether a file has the name of an index.
-fn is_index(path: &Path) -> bool {
+pub(super) fn is_index(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
@@ -139,8 +139,18 @@ impl Listing {
 }
 
 fn in_directory(listing: Listing, variant: Option<&str>) -> Result<Located> {
-    let candidates = candidates(&listing.names);
+    match choose(&listing.names, variant)? {
+        Some(files) => Ok(Located { files, listing }),
+        None => {
+            let below = with_checkpoints_below(&listing.directory, &listing.names);
+            Err(nothing("in this directory", &listing.names, variant, below))
+        }
+    }
+}
 
+/// The checkpoint among files of these names; `None` if there is none.
+pub(super) fn choose(names: &[String], variant: Option<&str>) -> Result<Option<Files>> {
+    let candidates = candidates(names);
     let canonical = CANONICAL.iter().map(|name| match variant {
         Some(variant) => format!("{name}.{variant}"),
         None => (*name).to_owned(),
@@ -157,10 +167,7 @@ fn in_directory(listing: Listing, variant: Option<&str>) -> Result<Located> {
         }
         chosen = others.first().copied();
     }
-    match chosen {
-        Some((name, candidate)) => Ok(Located { files: candidate.locate(name)?, listing }),
-        None => Err(nothing(&listing.directory, &listing.names, variant)),
-    }
+    chosen.map(|(name, candidate)| candidate.locate(name)).transpose()
 }
 
 /// The forms in which a checkpoint of one name is there.
@@ -221,36 +228,34 @@ impl Candidate {
 }
 
 /// Says what is there instead of a checkpoint.
-fn nothing(directory: &Path, names: &[String], variant: Option<&str>) -> Error {
+pub(super) fn nothing(place: &str, names: &[String], variant: Option<&str>, below: Vec<String>) -> Error {
     let ends = |endings: &[&str]| {
         names.iter().find(|name| endings.iter().any(|ending| name.ends_with(ending))).cloned()
     };
-    let below = || {
-        let mut below: Vec<_> = names
-            .iter()
-            .filter(|name| {
-                let inside = fs::read_dir(directory.join(name)).into_iter().flatten().flatten();
-                inside.take(1000).any(|e| e.path().extension().is_some_and(|e| e == "safetensors"))
-            })
-            .cloned()
-            .collect();
-        below.sort();
-        below
-    };
     let mut message = match variant {
-        Some(variant) => format!("no safetensors checkpoint of variant {variant} is in this directory"),
-        None => "no safetensors checkpoint is in this directory".to_owned(),
+        Some(variant) => format!("no safetensors checkpoint of variant {variant} is {place}"),
+        None => format!("no safetensors checkpoint is {place}"),
     };
     if let Some(pickle) = ends(&[".bin", ".pt", ".pth", ".ckpt"]) {
         message += &format!("; {pickle} is another format (a pickle?)");
     } else if let Some(gguf) = ends(&[".gguf"]) {
         message += &format!("; {gguf} is another format");
     }
-    let below = below();
     if !below.is_empty() {
         message += &format!("; there are some in {}", below.join(", "));
     }
     Error::new(ErrorKind::NotFound, message)
+}
+
+/// The directories below that hold safetensors files.
+fn with_checkpoints_below(directory: &Path, names: &[String]) -> Vec<String> {
+    let holds_some = |name: &&String| {
+        let inside = fs::read_dir(directory.join(name)).into_iter().flatten().flatten();
+        inside.take(1000).any(|e| e.path().extension().is_some_and(|e| e == "safetensors"))
+    };
+    let mut below: Vec<_> = names.iter().filter(holds_some).cloned().collect();
+    below.sort();
+    below
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::catalog::{Catalog, Duplicates};
+use super::home::Home;
 use super::hub;
 use super::listed;
 use super::locate::{self, Files, Listing, Located};
+#[cfg(feature = "remote")]
+use super::remote;
 use super::snapshot::Snapshot;
-use super::{Checkpoint, Shard, common_directory};
+use super::{Checkpoint, Shard};
 use crate::blocks::BlockType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Profile};
@@ -36,6 +39,8 @@ pub struct OpenOptions {
     mapping: Option<Mapping>,
     label: Option<PathBuf>,
     directory: Option<PathBuf>,
+    #[cfg(feature = "remote")]
+    pub(super) remote: Option<weighbridge_remote::Remote>,
 }
 
 /// How often a checkpoint that is being replaced is opened anew, and the pause in between.
@@ -98,7 +103,15 @@ impl OpenOptions {
         self
     }
 
-    /// Opens a file, a directory, an index file, or a repository in the local Hugging Face cache.
+    /// Sets what files on a network are read with: tokens, caches, limits. Otherwise it is what the environment says.
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn remote(mut self, remote: weighbridge_remote::Remote) -> Self {
+        self.remote = Some(remote);
+        self
+    }
+
+    /// Opens a file, a directory, an index file, a repository in the local Hugging Face cache, or an address.
     ///
     /// # Errors
     ///
@@ -106,6 +119,10 @@ impl OpenOptions {
     pub fn open(&self, location: impl AsRef<Path>) -> Result<Checkpoint> {
         if let Some(name) = share::name_in(location.as_ref()) {
             return share::open(name, self);
+        }
+        #[cfg(feature = "remote")]
+        if let Some(address) = remote::address(location.as_ref()) {
+            return remote::open(&address?, self);
         }
         let path = Self::resolve(location.as_ref())?;
         unreplaced(std::slice::from_ref(&path), || {
@@ -133,6 +150,10 @@ impl OpenOptions {
     pub(super) fn resolve(location: &Path) -> Result<PathBuf> {
         match location.exists() || locate::is_coming(location)? {
             true => Ok(location.to_owned()),
+            false if is_address(location) => {
+                let message = "it is an address, and this needs a path; with the feature `remote` of weighbridge,                                checkpoints can be opened by address";
+                Err(Error::new(ErrorKind::Unsupported, message).in_file(location))
+            }
             false => hub::hub_snapshot(location),
         }
     }
@@ -147,7 +168,8 @@ impl OpenOptions {
         };
         let remedy = "remove one of the files, or write an index that says which of them holds it";
         let catalog = Catalog::of(shards, &Duplicates::Refuse(remedy))?;
-        Ok(Checkpoint::with_header_warnings(catalog, Some(listing.directory.clone()), Vec::new()))
+        let home = Home::Directory(listing.directory.clone());
+        Ok(Checkpoint::with_header_warnings(catalog, Some(home), Vec::new()))
     }
 
     fn open_index(&self, listing: &Listing, name: &str) -> Result<Checkpoint> {
@@ -166,7 +188,8 @@ impl OpenOptions {
         let shards = index.shards().map(shard).collect::<Result<_>>()?;
         let catalog = Catalog::of(shards, &Duplicates::AsListed(&index))?;
         let warnings = listed::check(&catalog, &path, &index)?;
-        Ok(Checkpoint::with_header_warnings(catalog, Some(listing.directory.clone()), warnings))
+        let home = Home::Directory(listing.directory.clone());
+        Ok(Checkpoint::with_header_warnings(catalog, Some(home), warnings))
     }
 
     fn open_list(&self, paths: &[PathBuf]) -> Result<Checkpoint> {
@@ -175,13 +198,13 @@ impl OpenOptions {
         for path in paths {
             let (file, directory) = locate::locate_file(path)?;
             shards.push(self.file(&file)?);
-            directories.push(directory);
+            directories.push(Home::Directory(directory));
         }
         let remedy =
             "leave one of the files out, or open each and give its tensors a prefix with Checkpoint::union";
         let catalog = Catalog::of(shards, &Duplicates::Refuse(remedy))?;
-        let directory = common_directory(directories.iter().map(|directory| Some(&**directory)));
-        Ok(Checkpoint::with_header_warnings(catalog, directory, Vec::new()))
+        let home = Home::common(directories.iter().map(Some));
+        Ok(Checkpoint::with_header_warnings(catalog, home, Vec::new()))
     }
 
     /// Opens the bytes of one safetensors file that are in memory.
@@ -232,11 +255,12 @@ impl OpenOptions {
         let stored = stored.collect::<Result<_>>()?;
         let shard = Shard::labelled(label, header, source).with_blocks(stored);
         let catalog = Catalog::of(vec![shard], &Duplicates::Refuse(""))?;
-        Ok(Checkpoint::with_header_warnings(catalog, self.directory.clone(), Vec::new()))
+        let home = self.directory.clone().map(Home::Directory);
+        Ok(Checkpoint::with_header_warnings(catalog, home, Vec::new()))
     }
 
     /// Opens one file; errors name it.
-    fn file(&self, path: &Path) -> Result<Shard> {
+    pub(super) fn file(&self, path: &Path) -> Result<Shard> {
         let unopened = |error| Error::io("it cannot be opened", error);
         let shard = match &self.mapping {
             Some(mapping) => mapping.open(path).map_err(unopened).and_then(|source| self.shard(path, source)),
@@ -254,6 +278,12 @@ impl OpenOptions {
     fn shard(&self, path: &Path, source: impl Source + 'static) -> Result<Shard> {
         Ok(Shard::file(path, self.decode.read(&source)?, source))
     }
+}
+
+/// Whether a location looks like the address of something on a network.
+fn is_address(location: &Path) -> bool {
+    let schemes = ["hf://", "https://", "http://", "s3://", "gs://", "az://"];
+    location.to_str().is_some_and(|text| schemes.iter().any(|scheme| text.starts_with(scheme)))
 }
 
 /// Opens files that may be replaced meanwhile. What was opened belongs together if it is one file, or if its

@@ -1,8 +1,9 @@
 //! One checkpoint out of several.
 
+use super::Checkpoint;
 use super::catalog::{Catalog, Duplicates, TensorIndex};
+use super::home::Home;
 use super::prefixed::PrefixedNames;
-use super::{Checkpoint, common_directory};
 use crate::error::{Error, ErrorKind, Result};
 
 use std::sync::Arc;
@@ -69,7 +70,7 @@ impl Checkpoint {
         }
         let remedy = "give one of the two checkpoints another prefix";
         let catalog = Catalog::new(shards, names, unused, &Duplicates::Refuse(remedy))?;
-        let directory = common_directory(parts.iter().map(|(_, part)| part.directory()));
-        Ok(Self::new(catalog, directory, warnings))
+        let home = Home::common(parts.iter().map(|(_, part)| part.0.home.as_ref()));
+        Ok(Self::new(catalog, home, warnings))
     }
 }

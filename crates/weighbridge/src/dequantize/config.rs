@@ -2,10 +2,9 @@
 //!
 //! They are asked for what no shape shows, and checked against the shapes: `config.json`, and what writers put beside it.
 
-use std::path::Path;
-
 use serde_json::Value;
 
+use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::side_file::read_json;
@@ -42,11 +41,14 @@ pub(super) struct Section<'v> {
 }
 
 impl Config {
-    /// Reads what lies in a directory; files that are not there say nothing.
-    pub(super) fn of(directory: Option<&Path>) -> Result<Self> {
-        let Some(directory) = directory else { return Ok(Self::default()) };
+    /// Reads what lies beside a checkpoint; files that are not there say nothing.
+    pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let read = |name: &str| match checkpoint.beside(name)? {
+            Some(path) => read_json(&path, MOST),
+            None => Ok(None),
+        };
         let mut config = Self::default();
-        if let Some(value) = read_json(&directory.join("config.json"), MOST)? {
+        if let Some(value) = read("config.json")? {
             let inner = ["text_config", "llm_config", "language_config", "thinker_config"];
             let nested = inner.iter().filter_map(|key| value.get(key));
             let all: Vec<&Value> = std::iter::once(&value).chain(nested).collect();
@@ -66,7 +68,7 @@ impl Config {
             if !config.quantization.is_none() {
                 break;
             }
-            if let Some(value) = read_json(&directory.join(file), MOST)? {
+            if let Some(value) = read(file)? {
                 let place = if key.is_empty() { (*file).to_owned() } else { format!("{file}: {key}") };
                 let value = if key.is_empty() { Some(&value) } else { value.get(key) };
                 config.quantization = Named::of(&place, value);

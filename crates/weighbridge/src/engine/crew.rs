@@ -14,6 +14,8 @@ use super::placement::{Allocated, Placement, Refused, TileStats, Watch};
 use super::planned::Planned;
 use super::readers::Readers;
 use super::schedule::{ANNOUNCED_BYTES, Announced, Ask, Begun, Finished, Next, Schedule};
+use super::spans::Spans;
+use super::stopping::Stopping;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 use super::tile::{TileMaker, read_size};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,7 +34,7 @@ pub(super) struct Crew<P: Placement> {
     /// A slot has changed for those who wait for it: an entry is ready or has failed, or its jobs are there,
     /// or what it takes to read.
     moved: Condvar,
-    stopped: AtomicBool,
+    stopping: Arc<Stopping>,
     cancelled: AtomicBool,
 }
 
@@ -63,6 +65,7 @@ impl<P: Placement> Crew<P> {
         let size = |entry: &Arc<Entry>| (!entry.is_deferred()).then(|| placement.ahead(entry)).flatten();
         let sizes = plan.entries.iter().map(size).collect();
         let order = settings.order.of(&plan.entries);
+        let stopping = Arc::new(Stopping::of(&plan.entries, settings.page_cache));
         let schedule = Schedule::new(order, sizes, settings.read_ahead);
         Self {
             chart: Mutex::new(Chart { schedule, readers: Readers::new(placement.readers()) }),
@@ -72,7 +75,7 @@ impl<P: Placement> Crew<P> {
             settings,
             work: Condvar::new(),
             moved: Condvar::new(),
-            stopped: AtomicBool::new(false),
+            stopping,
             cancelled: AtomicBool::new(false),
         }
     }
@@ -85,7 +88,7 @@ impl<P: Placement> Crew<P> {
     /// Ends reading; what is waited for is given up if it is cancelled.
     pub(super) fn stop(&self, is_cancelled: bool) {
         let mut chart = self.lock();
-        self.stopped.store(true, Ordering::Relaxed);
+        self.stopping.stop();
         if is_cancelled {
             self.cancelled.store(true, Ordering::Relaxed);
         }
@@ -95,6 +98,7 @@ impl<P: Placement> Crew<P> {
         drop(jobs);
         self.work.notify_all();
         self.moved.notify_all();
+        self.stopping.interrupt();
     }
 
     fn is_cancelled(&self) -> bool {
@@ -130,7 +134,10 @@ impl<P: Placement> Crew<P> {
     fn can_read(&self, chart: &mut Guard<'_, P>, own: &mut Option<Reader<P>>) -> bool {
         if own.is_none() {
             let Settings { chunk, page_cache, .. } = self.settings;
-            let make = || Reader { maker: TileMaker::new(chunk, page_cache), lane: self.placement.lane() };
+            let make = || {
+                let maker = TileMaker::new(chunk, page_cache, Arc::clone(&self.stopping));
+                Reader { maker, lane: self.placement.lane() }
+            };
             *own = chart.readers.take(make);
         }
         own.is_some()
@@ -437,14 +444,14 @@ impl<P: Placement> Crew<P> {
     /// The size of an entry's chunks: what its source prefers, or less, so that all threads have a share of a tensor
     /// that somebody waits for; but no less than what is computed at a time.
     fn chunk(&self, entry: &Entry, is_urgent: bool) -> usize {
-        let share = match P::EARLY && !is_urgent {
+        let share = match (P::EARLY || Spans::hints(entry).is_some()) && !is_urgent {
             // The next entry is there in time for threads that have no share of this one.
             true => u64::MAX,
             false => entry.byte_len() / (self.settings.threads as u64 * CHUNKS_A_THREAD),
         };
-        let least = if self.settings.threads > USUAL_THREADS { LEAST_WAITED_FOR } else { LEAST_CHUNK };
+        let least = entry.inputs().first().map_or(0, |input| input.shard().hints().least as u64);
         let step = if entry.tiles().is_direct() { 0 } else { entry.tiles().step() };
-        let read = read_size(entry, self.settings.chunk);
+        let read = self.made_of_a_read(entry);
         let chunk =
             share.max(least).min(read).max(LEAST_CHUNK).max(step).min(entry.byte_len().max(LEAST_CHUNK));
         // What is computed in large steps is cut between them.
@@ -456,6 +463,17 @@ impl<P: Placement> Crew<P> {
             false => chunk,
         };
         usize::try_from(chunk).unwrap_or(usize::MAX).min(self.placement.most())
+    }
+
+    /// The bytes of an entry that are made of as many as are read at a time.
+    fn made_of_a_read(&self, entry: &Entry) -> u64 {
+        let read = read_size(entry, self.settings.chunk);
+        let stored = entry.stored_byte_len();
+        if stored == 0 || Spans::hints(entry).is_none() {
+            return read;
+        }
+        let made = u128::from(read) * u128::from(entry.byte_len()) / u128::from(stored);
+        u64::try_from(made).ok().and_then(|made| made.checked_next_multiple_of(WHOLE)).unwrap_or(u64::MAX)
     }
 
     /// Tells the report and the progress handler of bytes that have arrived.
@@ -510,12 +528,12 @@ impl<P: Placement> Watch for Crew<P> {
     }
 
     fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.stopping.is_stopped()
     }
 }
 
 /// Steps of this size share what they gather.
-const LARGE_STEP: u64 = 1 << 20;
+pub(super) const LARGE_STEP: u64 = 1 << 20;
 
 /// The number of chunks of a tensor for each thread, unless they would become too small.
 const CHUNKS_A_THREAD: u64 = 4;
@@ -523,8 +541,5 @@ const CHUNKS_A_THREAD: u64 = 4;
 /// Smaller reads are slower.
 const LEAST_CHUNK: u64 = 128 << 10;
 
-/// Where there are more threads than this, each waits for a slow source most of the time.
-const USUAL_THREADS: usize = 16;
-
-/// Requests that are waited for are better fewer.
-const LEAST_WAITED_FOR: u64 = 512 << 10;
+/// A multiple of every element's size, those of 6 bits included.
+pub(super) const WHOLE: u64 = 48;

@@ -158,5 +158,8 @@ fn is_slow(hints: &Hints) -> bool {
 /// The bytes that are read at once for several tiles; on a local disk they stay in the cache.
 fn most_together(hints: &Hints) -> u64 {
     const MOST: u64 = 4 << 20;
+    if hints.is_far() {
+        return hints.chunk as u64;
+    }
     (hints.read_through as u64).saturating_mul(16).min(MOST)
 }

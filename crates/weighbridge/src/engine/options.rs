@@ -104,8 +104,9 @@ impl LoadOptions {
     /// wait at the limit. A tensor above it is read when it is asked for. On top of it, each thread has at
     /// most a few megabytes to convert in.
     ///
-    /// Otherwise it is 64 MiB in memory of the host, and there is no limit where tensors go to a device: what
-    /// is read ahead is in its place already. If memory of the device runs out when a tensor is asked for,
+    /// Otherwise it is 64 MiB in memory of the host, more where [sources](crate::Hints) are far away, so that as many
+    /// requests are in flight as they like (256 MiB for those on a network), and there is no limit where tensors go to a device:
+    /// what is read ahead is in its place already. If memory of the device runs out when a tensor is asked for,
     /// those that were read ahead and that nobody has asked for are given up.
     pub fn read_ahead(mut self, bytes: u64) -> Self {
         self.read_ahead = Some(bytes);
@@ -177,6 +178,7 @@ impl LoadOptions {
         Settings {
             threads: self.threads.unwrap_or_else(|| cores().min(most_threads)),
             may_have_more_threads: self.threads.is_none(),
+            may_read_further_ahead: self.read_ahead.is_none(),
             read_ahead: self.read_ahead.unwrap_or(read_ahead),
             chunk: self.chunk,
             order: self.order.unwrap_or(ReadOrder::File),
@@ -192,6 +194,8 @@ pub(super) struct Settings {
     pub(super) threads: usize,
     /// Nobody has said how many threads there are to be.
     may_have_more_threads: bool,
+    /// Nor how far is to be read ahead.
+    may_read_further_ahead: bool,
     pub(super) read_ahead: u64,
     /// Bytes to read at a time; `None` leaves it to the sources.
     pub(super) chunk: Option<usize>,
@@ -202,7 +206,8 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The same, with as many threads as sources that are slow and not cached like to have.
+    /// The same, with as many threads as sources that are slow and not cached like to have and, where they are far, enough
+    /// to read ahead for all of them.
     pub(super) fn suited_to(mut self, entries: &[Arc<Entry>]) -> Self {
         const MOST: usize = 64;
         /// The bytes of each source that are looked at.
@@ -217,12 +222,17 @@ impl Settings {
             last = Some(shard.number());
             // Here, so that those are released that turn out not to be read.
             let source = shard.source_for(self.page_cache);
-            let wanted = source.hints().concurrency.min(MOST);
-            if self.may_have_more_threads && wanted > self.threads {
+            let hints = source.hints();
+            let wanted = hints.concurrency.min(MOST);
+            let in_flight = (wanted as u64).saturating_mul(hints.chunk as u64);
+            let more_threads = self.may_have_more_threads && wanted > self.threads;
+            let further = self.may_read_further_ahead && hints.is_far() && in_flight > self.read_ahead;
+            if more_threads || further {
                 let start = input.range().start;
                 let first = start..source.size().min(start.saturating_add(LOOK));
                 if source.is_cached(first) != Some(true) {
-                    self.threads = wanted;
+                    self.threads = if more_threads { wanted } else { self.threads };
+                    self.read_ahead = if further { in_flight } else { self.read_ahead };
                 }
             }
         }

@@ -6,7 +6,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::crew::{LARGE_STEP, WHOLE};
 use super::options::PageCache;
+use super::spans::Spans;
 use super::tile::TileMaker;
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
@@ -29,7 +31,7 @@ impl Makers {
     fn with<T>(&self, work: impl FnOnce(&mut TileMaker) -> T) -> T {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = lock().pop();
-        let mut maker = kept.unwrap_or_else(|| TileMaker::new(None, PageCache::Keep));
+        let mut maker = kept.unwrap_or_else(|| TileMaker::new(None, PageCache::Keep, Arc::default()));
         let done = work(&mut maker);
         lock().push(maker);
         done
@@ -72,10 +74,14 @@ impl Streamed {
 
     /// The bytes that are made at a time: whole steps of the operation where these are not too large.
     fn tile(&self) -> u64 {
-        /// A multiple of every element's size, those of 6 bits included.
-        const TILE: u64 = (1 << 20) / 48 * 48;
+        const TILE: u64 = (1 << 20) / WHOLE * WHOLE;
+        /// What is far away is asked for a piece of a file at a time.
+        const FAR_TILE: u64 = (4_u64 << 20).next_multiple_of(WHOLE);
         const MOST: u64 = 16 << 20;
+        let is_far = Spans::hints(&self.entry).is_some();
         match self.entry.tiles().step() {
+            ..=LARGE_STEP if is_far => FAR_TILE,
+            u64::MAX if is_far => FAR_TILE,
             step @ 1..=MOST => (TILE / step).max(1) * step,
             _ => TILE,
         }
@@ -95,11 +101,12 @@ impl TensorData for Streamed {
         self.write_range(0..self.entry.byte_len(), out)
     }
 
-    /// What is computed is computed by several threads.
+    /// What is computed is computed by several threads, and what is far away is asked for by several.
     fn ranges(&self) -> Option<&dyn Ranges> {
         // A range begins and ends between two elements.
         let has_bytes = self.entry.dtype().bits().is_multiple_of(8);
-        (has_bytes && !self.entry.tiles().is_direct()).then_some(self)
+        let is_for_several = !self.entry.tiles().is_direct() || Spans::hints(&self.entry).is_some();
+        (has_bytes && is_for_several).then_some(self)
     }
 
     fn stored(&self) -> Option<Stored<'_>> {
@@ -112,14 +119,20 @@ impl TensorData for Streamed {
 }
 
 impl Ranges for Streamed {
+    fn concurrency(&self) -> usize {
+        Spans::hints(&self.entry).map_or(1, |hints| hints.concurrency)
+    }
+
     fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()> {
         let (entry, tile) = (&*self.entry, self.tile());
+        let is_in_large_steps = !entry.tiles().is_direct() && entry.tiles().step() > LARGE_STEP;
         self.makers.with(|maker| {
             let mut memory = vec![MaybeUninit::uninit(); (bytes.end - bytes.start).min(tile) as usize];
             let mut start = bytes.start;
             while start < bytes.end {
-                // The next one begins with a tile, wherever this one does.
-                let end = bytes.end.min(start / tile * tile + tile);
+                // What is computed in large steps is cut between them, wherever this range begins.
+                let begin = if is_in_large_steps { start / tile * tile } else { start };
+                let end = bytes.end.min(begin.saturating_add(tile));
                 let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
                 let (bytes, _) = made.map_err(io::Error::other)?;
                 if cfg!(target_endian = "big") {

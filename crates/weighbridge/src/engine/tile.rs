@@ -2,9 +2,13 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::crew::WHOLE;
 use super::job::Run;
 use super::options::PageCache;
+use super::spans::Spans;
+use super::stopping::Stopping;
 use crate::buffer::{self, Fault};
 use crate::cast::swap_bytes;
 use crate::checkpoint::Shard;
@@ -16,7 +20,7 @@ use crate::plan::{Entry, Piece};
 pub(super) struct TileMaker {
     /// Bytes to read at a time; `None` leaves it to the sources.
     chunk: Option<usize>,
-    page_cache: PageCache,
+    reads: Reads,
     pieces: Vec<Piece>,
     gathered: Vec<u8>,
     /// Where that is from: the numbers of the shards, and bytes of them.
@@ -24,18 +28,29 @@ pub(super) struct TileMaker {
     /// What was read for several tiles, and where it is from: the number of the shard, and an offset.
     together: Vec<u8>,
     from: Option<(u64, u64)>,
+    /// What was read of a far source for the next steps.
+    spans: Spans,
+}
+
+/// How sources are read.
+pub(super) struct Reads {
+    page_cache: PageCache,
+    stopping: Arc<Stopping>,
 }
 
 impl TileMaker {
-    pub(super) fn new(chunk: Option<usize>, page_cache: PageCache) -> Self {
+    /// A tile maker that reads `chunk` bytes at a time, or as many as sources prefer, until it is
+    /// time to stop.
+    pub(super) fn new(chunk: Option<usize>, page_cache: PageCache, stopping: Arc<Stopping>) -> Self {
         Self {
             chunk,
-            page_cache,
+            reads: Reads { page_cache, stopping },
             pieces: Vec::new(),
             gathered: Vec::new(),
             gathered_from: Vec::new(),
             together: Vec::new(),
             from: None,
+            spans: Spans::default(),
         }
     }
 
@@ -45,9 +60,8 @@ impl TileMaker {
         self.from = None;
         let len = bytes.end - bytes.start;
         self.together.resize(len as usize, 0);
-        let source = shard.source_for(self.page_cache);
-        let read = || source.read_at(bytes.start, &mut self.together).map_err(unreadable);
-        if caught("it was read", read).is_err() {
+        let Self { together, reads, .. } = self;
+        if caught("it was read", || reads.read(shard, bytes.start, together)).is_err() {
             return 0;
         }
         self.from = Some((shard.number(), bytes.start));
@@ -69,26 +83,40 @@ impl TileMaker {
         let mut read = 0;
         let tiles = entry.tiles();
         let is_direct = tiles.is_direct();
-        // What is read into its destination is read in the chunks that the source prefers.
-        let most = if is_direct { read_size(entry, self.chunk) } else { u64::MAX };
+        let far = Spans::hints(entry);
+        // What is one request anyway is read straight to where it belongs.
+        let spans = far.filter(|_| self.from.is_none() && !(is_direct && entry.run_of(&tile).is_some()));
+        self.spans.clear();
+        // What is read into its destination is read in the chunks that the source prefers, and, where a request costs more than
+        // its bytes, as it was cut.
+        let most = if is_direct && far.is_none() { read_size(entry, self.chunk) } else { u64::MAX };
         let step = tiles.step().min(most).max(1);
         let memory = buffer::fill::<Fault>(memory, |done, rest| {
             let start = tile.start + done as u64;
-            let part = start..tile.end.min(start.saturating_add(step));
+            let mut end = tile.end.min(start.saturating_add(step));
+            if let Some(hints) = spans {
+                if !self.spans.are_for(start) {
+                    read += self.spans.read(entry, start..tile.end, step, &hints, &self.reads)?;
+                }
+                end = end.min(self.spans.end());
+            }
+            let part = start..end;
             self.pieces.clear();
             tiles.gather(part.clone(), &mut self.pieces);
             let rest = &mut rest[..(part.end - part.start) as usize];
             let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
-            let known = self.known(entry, len as usize);
-            let made = if let Some(known) = known {
+            let made = if let Some(known) = self.known(entry, len as usize) {
                 match is_direct {
                     true if known.len() == rest.len() => rest.write_copy_of_slice(known),
                     true => return Err(internal("an operation asked for too many bytes").into()),
                     false => tiles.compute(part, known, rest)?,
                 }
             } else if is_direct {
-                read += len;
-                read_pieces(entry, &self.pieces, self.page_cache, rest)?
+                {
+                    let (made, from_source) = self.read_pieces(entry, rest)?;
+                    read += from_source;
+                    made
+                }
             } else {
                 read += self.gather(entry, len as usize)?;
                 tiles.compute(part, &self.gathered[..len as usize], rest)?
@@ -103,11 +131,40 @@ impl TileMaker {
 
     /// The only piece, if it was read together with others.
     fn known(&self, entry: &Entry, len: usize) -> Option<&[u8]> {
-        let (number, start) = self.from?;
         let ([piece], [input]) = (&*self.pieces, entry.inputs()) else { return None };
-        let offset = input.bytes(&piece.bytes).filter(|_| input.shard().number() == number)?.start;
-        let at = usize::try_from(offset.checked_sub(start)?).ok()?;
+        let (number, bytes) = (input.shard().number(), input.bytes(&piece.bytes)?);
+        let Some((_, start)) = self.from.filter(|&(from, _)| from == number) else {
+            return self.spans.get(number, &bytes);
+        };
+        let at = usize::try_from(bytes.start.checked_sub(start)?).ok()?;
         self.together.get(at..at.checked_add(len)?)
+    }
+
+    /// Reads pieces one behind the other into memory that holds nothing yet. Returns it, and how many bytes were read.
+    fn read_pieces<'m>(
+        &self,
+        entry: &Entry,
+        memory: &'m mut [MaybeUninit<u8>],
+    ) -> Result<(&'m mut [u8], u64)> {
+        let (mut pieces, mut read) = (self.pieces.iter(), 0);
+        let memory = buffer::fill::<Fault>(memory, |_, rest| {
+            let Some(piece) = pieces.next() else {
+                return Ok(Some(&[]));
+            };
+            let len = (piece.bytes.end - piece.bytes.start) as usize;
+            if len == 0 {
+                return Ok(None);
+            }
+            let (shard, offset) = find(entry, piece.input, &piece.bytes)?;
+            let into =
+                rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
+            if let Some(known) = self.spans.get(shard.number(), &(offset..offset + len as u64)) {
+                return Ok(Some(into.write_copy_of_slice(known)));
+            }
+            read += len as u64;
+            Ok(Some(self.reads.read_uninit(shard, offset, into)?))
+        });
+        memory.map(|memory| (memory, read)).map_err(|Fault(error)| error)
     }
 
     /// Reads what a tile needs, but not what was gathered for the tile before in the same place. Returns how many bytes
@@ -125,7 +182,7 @@ impl TileMaker {
         for (number, piece) in self.pieces.iter().enumerate() {
             let (into, behind) = rest.split_at_mut((piece.bytes.end - piece.bytes.start) as usize);
             rest = behind;
-            let (shard, offset) = find(entry, piece)?;
+            let (shard, offset) = find(entry, piece.input, &piece.bytes)?;
             let from = (shard.number(), offset..offset + into.len() as u64);
             match self.gathered_from.get_mut(number) {
                 Some(was) if *was == from => continue,
@@ -134,9 +191,12 @@ impl TileMaker {
                 // What is behind it is not where it was.
                 _ => self.gathered_from.truncate(number),
             }
-            let done = shard.source_for(self.page_cache).read_at(offset, into);
-            done.map_err(|error| shard.blame(unreadable(error)))?;
-            read += into.len() as u64;
+            if let Some(known) = self.spans.get(from.0, &from.1) {
+                into.copy_from_slice(known);
+            } else {
+                self.reads.read(shard, offset, into)?;
+                read += into.len() as u64;
+            }
             match self.gathered_from.get_mut(number) {
                 Some(was) => *was = from,
                 None => self.gathered_from.push(from),
@@ -150,8 +210,7 @@ impl TileMaker {
 /// The bytes to read at a time: `chunk`, or what the entry's source prefers.
 pub(super) fn read_size(entry: &Entry, chunk: Option<usize>) -> u64 {
     let hint = || entry.inputs().first().map_or(0, |input| input.shard().hints().chunk);
-    // A multiple of every element's size, those of 6 bits included.
-    (chunk.unwrap_or_else(hint).clamp(LEAST_READ, MOST_READ) / 48 * 48) as u64
+    (chunk.unwrap_or_else(hint).clamp(LEAST_READ, MOST_READ) as u64) / WHOLE * WHOLE
 }
 
 /// Less than a page is asked for only where a tensor has less.
@@ -160,39 +219,50 @@ const LEAST_READ: usize = 4 << 10;
 /// The most that Linux reads at a time, less its last page.
 const MOST_READ: usize = 1 << 30;
 
-fn read_pieces<'m>(
-    entry: &Entry,
-    pieces: &[Piece],
-    page_cache: PageCache,
-    memory: &'m mut [MaybeUninit<u8>],
-) -> Result<&'m mut [u8]> {
-    let mut pieces = pieces.iter();
-    let memory = buffer::fill::<Fault>(memory, |_, rest| {
-        let Some(piece) = pieces.next() else {
-            return Ok(Some(&[]));
+impl Reads {
+    /// Fills `into` with bytes of a shard.
+    pub(super) fn read(&self, shard: &Shard, offset: u64, into: &mut [u8]) -> Result<()> {
+        let source = shard.source_for(self.page_cache);
+        let read = match shard.hints().is_far() {
+            true => self.stopping.read(|| source.read_at(offset, into)),
+            false => source.read_at(offset, into),
         };
-        let len = (piece.bytes.end - piece.bytes.start) as usize;
-        if len == 0 {
-            return Ok(None);
+        read.map_err(|error| shard.blame(unreadable(error)))
+    }
+
+    /// The same, of memory that holds nothing yet.
+    fn read_uninit<'m>(
+        &self,
+        shard: &Shard,
+        offset: u64,
+        into: &'m mut [MaybeUninit<u8>],
+    ) -> Result<&'m mut [u8]> {
+        if shard.hints().is_far() {
+            // What is read again has to be memory that can be written to twice.
+            let into = buffer::zeroed(into);
+            self.read(shard, offset, into)?;
+            return Ok(into);
         }
-        let (shard, offset) = find(entry, piece)?;
-        let into = rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
-        let read = shard.source_for(page_cache).read_uninit_at(offset, into);
-        Ok(Some(read.map_err(|error| shard.blame(unreadable(error)))?))
-    });
-    memory.map_err(|Fault(error)| error)
+        let source = shard.source_for(self.page_cache);
+        source.read_uninit_at(offset, into).map_err(|error| shard.blame(unreadable(error)))
+    }
 }
 
 /// The shard that holds a piece, and the offset in it.
-fn find<'e>(entry: &'e Entry, piece: &Piece) -> Result<(&'e Shard, u64)> {
-    let found = entry.inputs().get(piece.input).and_then(|input| {
-        let bytes = input.bytes(&piece.bytes)?;
+pub(super) fn find<'e>(entry: &'e Entry, input: usize, bytes: &Range<u64>) -> Result<(&'e Shard, u64)> {
+    let found = entry.inputs().get(input).and_then(|input| {
+        let bytes = input.bytes(bytes)?;
         Some((&**input.shard(), bytes.start))
     });
     found.ok_or_else(|| internal("an operation asked for bytes that its inputs do not have"))
 }
 
 fn unreadable(error: std::io::Error) -> Error {
+    // A source's own words.
+    let error = match error.downcast::<Error>() {
+        Ok(own) => return own,
+        Err(error) => error,
+    };
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => {
             Error::new(ErrorKind::Io, "its data ends early: the file has become shorter").with_source(error)

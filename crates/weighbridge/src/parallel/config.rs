@@ -21,9 +21,7 @@ pub(super) struct Config {
 
 impl Config {
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let Some(path) = checkpoint.directory().map(|directory| directory.join("config.json")) else {
-            return Ok(Self::default());
-        };
+        let Some(path) = checkpoint.beside("config.json")? else { return Ok(Self::default()) };
         match read_json(&path, MOST)? {
             Some(Value::Object(fields)) => Ok(Self { path, fields }),
             _ => Ok(Self::default()),

@@ -158,10 +158,15 @@ impl Source for Concat {
         let hints = self.parts.iter().map(|part| part.source.hints());
         let largest = hints.reduce(|one, other| Hints {
             chunk: one.chunk.max(other.chunk),
+            least: one.least.max(other.least),
             read_through: one.read_through.max(other.read_through),
             concurrency: one.concurrency.max(other.concurrency),
         });
         largest.unwrap_or_default()
+    }
+
+    fn interrupt(&self) {
+        self.parts.iter().for_each(|part| part.source.interrupt());
     }
 }
 

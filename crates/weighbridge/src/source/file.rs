@@ -241,8 +241,10 @@ impl Source for FileSource {
     fn hints(&self) -> Hints {
         /// Requests that a server answers at the same time without being the slower for it.
         const SERVER: usize = 32;
+        /// Requests that are waited for are better fewer.
+        const LEAST: usize = 512 << 10;
         let hints = Hints::default();
-        if self.file_system().remote { hints.concurrency(SERVER) } else { hints }
+        if self.file_system().remote { hints.concurrency(SERVER).least(LEAST) } else { hints }
     }
 }
 

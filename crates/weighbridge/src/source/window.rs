@@ -118,6 +118,10 @@ impl<S: Source> Source for Window<S> {
     fn hints(&self) -> Hints {
         self.source.hints()
     }
+
+    fn interrupt(&self) {
+        self.source.interrupt();
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,12 @@ pub trait Ranges: Sync {
     ///
     /// As [`TensorData::write_to`].
     fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()>;
+
+    /// The number of ranges that are best asked for at a time, where each waits for something slow, such as a network; there
+    /// are at least as many as there are cores.
+    fn concurrency(&self) -> usize {
+        1
+    }
 }
 
 /// Bytes of a file.
@@ -190,15 +196,30 @@ impl TensorData for TensorRef<'_> {
     }
 
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        const STEP: u64 = 4 << 20;
-        if let Some(view) = self.view() {
-            return view.write_to(out);
+        match self.view() {
+            Some(view) => view.write_to(out),
+            None => self.write_range(0..self.byte_len(), out),
         }
-        let range = self.info().file_range();
-        let mut buf = vec![0; STEP.min(self.byte_len()) as usize];
-        let mut at = range.start;
-        while at < range.end {
-            let part = &mut buf[..(range.end - at).min(STEP) as usize];
+    }
+
+    /// Bytes from far away are asked for by several threads; from a disk, one is enough.
+    fn ranges(&self) -> Option<&dyn Ranges> {
+        self.shard().hints().is_far().then_some(self)
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        Stored::of(self.shard(), self.info().file_range())
+    }
+}
+
+impl Ranges for TensorRef<'_> {
+    fn write_range(&self, bytes: Range<u64>, out: &mut dyn Write) -> io::Result<()> {
+        const STEP: u64 = 4 << 20;
+        let start = self.info().file_range().start;
+        let (mut at, end) = (start.saturating_add(bytes.start), start.saturating_add(bytes.end));
+        let mut buf = vec![0; STEP.min(end.saturating_sub(at)) as usize];
+        while at < end {
+            let part = &mut buf[..(end - at).min(STEP) as usize];
             self.shard().source().read_at(at, part).map_err(|error| {
                 let error = Error::io("its bytes cannot be read", error).in_tensor(self.name());
                 io::Error::other(self.shard().blame(error))
@@ -209,8 +230,8 @@ impl TensorData for TensorRef<'_> {
         Ok(())
     }
 
-    fn stored(&self) -> Option<Stored<'_>> {
-        Stored::of(self.shard(), self.info().file_range())
+    fn concurrency(&self) -> usize {
+        self.shard().hints().concurrency
     }
 }
 

@@ -101,8 +101,11 @@ impl Shared<'_> {
     fn write(&self) {
         /// As many as it takes to bring bytes of a device to the host.
         const MOST: usize = 16;
+        /// As many as wait for a network, with a piece each.
+        const MOST_WAITING: usize = 32;
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let threads = cores.min(MOST).min(self.pieces.len());
+        let wanted = self.pieces.iter().map(|piece| piece.ranges.concurrency()).max().unwrap_or(1);
+        let threads = cores.min(MOST).max(wanted.min(MOST_WAITING)).min(self.pieces.len());
         thread::scope(|scope| {
             for _ in 1..threads {
                 let builder = thread::Builder::new().name("weighbridge-save".to_owned());

@@ -50,7 +50,7 @@ impl Model {
     fn open(path: &Path, names: &Names, term: &Term) -> Result<Self> {
         let stored = open(path, term)?;
         let dense = dense::weights(&stored, names, "nothing is written; --except leaves modules out")?;
-        let ties_head = stored.directory().and_then(|directory| ties_head(&directory.join("config.json")));
+        let ties_head = stored.beside("config.json")?.and_then(|path| ties_head(&path));
         Ok(Self { path: path.to_owned(), stored, dense, ties_head })
     }
 

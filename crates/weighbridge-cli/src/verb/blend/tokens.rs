@@ -89,12 +89,7 @@ pub(super) fn check<'m>(models: impl Iterator<Item = &'m Model>, term: &Term) ->
 
 /// The tokens of a model by number, if there is a file that says them.
 fn of(model: &Model) -> Result<Option<HashMap<u32, String>>> {
-    let Some(path) = model.stored.directory().map(|directory| directory.join("tokenizer.json")) else {
-        return Ok(None);
-    };
-    if !path.is_file() {
-        return Ok(None);
-    }
+    let Some(path) = model.stored.beside("tokenizer.json")? else { return Ok(None) };
     read(&path).with_context(|| path.display().to_string()).map(Some)
 }
 

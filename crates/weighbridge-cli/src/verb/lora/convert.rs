@@ -63,7 +63,7 @@ impl Convert {
         };
         self.output.check(format)?;
         let adapter = super::open(&self.adapter, term)?;
-        let base = self.base.as_ref().map(|base| load::any(base, &Options::new())).transpose()?;
+        let base = self.base.as_ref().map(|base| load::any(base, &Options::new(), term)).transpose()?;
         let made = adapter.converted(format, base.as_ref().map(|(base, _)| base))?;
         self.output.write(&made, format, adapter.model().as_deref(), term)?;
         let modules = plural(adapter.modules().count(), "module");

@@ -117,7 +117,7 @@ impl Extract {
     }
 
     fn open(&self, location: &Path, term: &Term) -> Result<Checkpoint> {
-        let (stored, _) = load::any(location, &Options::new())?;
+        let (stored, _) = load::any(location, &Options::new(), term)?;
         load::tell(location, &stored, term);
         Ok(dense::weights(&stored, &self.select.names()?, "nothing is written; --except leaves modules out")?)
     }

@@ -68,7 +68,7 @@ impl Merge {
         if let Some(weight) = self.weight.iter().find(|weight| !weight.is_finite()) {
             bail!("--weight {weight} is no number that an adapter can be multiplied with");
         }
-        let (stored, _) = load::any(&self.base, &Options::new())?;
+        let (stored, _) = load::any(&self.base, &Options::new(), term)?;
         load::tell(&self.base, &stored, term);
         let adapters = self.adapters.iter().map(|adapter| super::open(adapter, term));
         let adapters = adapters.collect::<Result<Vec<_>>>()?;

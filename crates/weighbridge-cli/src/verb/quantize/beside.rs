@@ -9,7 +9,7 @@ use serde_json::Value;
 use weighbridge::Checkpoint;
 use weighbridge::write::OutputFile;
 
-use crate::beside::is_of_model;
+use crate::beside::{Home, is_of_model};
 use crate::destination::Destination;
 use crate::term::Term;
 
@@ -17,7 +17,7 @@ const CONFIG: &str = "config.json";
 
 /// The directories that files are taken from and go to.
 pub(super) struct Beside {
-    from: Option<PathBuf>,
+    from: Option<Home>,
     /// `None` where a file is written, or nothing at all.
     to: Option<PathBuf>,
     to_file: bool,
@@ -27,9 +27,9 @@ pub(super) struct Beside {
 
 impl Beside {
     pub(super) fn of(checkpoint: &Checkpoint, destination: &Destination) -> Result<Self> {
-        let from = checkpoint.directory().map(Path::to_owned);
-        let config = from.as_ref().map(|from| from.join(CONFIG));
-        let config = config.filter(|path| path.is_file()).map(|path| read(&path)).transpose()?;
+        let from = Home::of(checkpoint);
+        let config = from.as_ref().map(|from| from.path(CONFIG)).transpose()?.flatten();
+        let config = config.map(|path| read(&path)).transpose()?;
         let to = destination.directory().map(Path::to_owned);
         let to_file = destination.file().is_some();
         Ok(Self { from, to, to_file, config, forced: destination.is_forced() })
@@ -81,14 +81,16 @@ impl Beside {
 
     fn copy(&self, to: &Path) -> Result<()> {
         let Some(from) = &self.from else { return Ok(()) };
-        if from.canonicalize()? == to.canonicalize()? {
+        if from.is(to)? {
             return Ok(());
         }
-        for entry in from.read_dir()? {
-            let name = entry?.file_name();
-            let (source, target) = (from.join(&name), to.join(&name));
+        for name in from.names()? {
+            let target = to.join(&name);
             let belongs = name != CONFIG && is_of_model(Path::new(&name));
-            if belongs && source.is_file() && (self.forced || !target.try_exists()?) {
+            if belongs
+                && (self.forced || !target.try_exists()?)
+                && let Some(source) = from.path(&name)?
+            {
                 fs::copy(&source, &target).with_context(|| source.display().to_string())?;
             }
         }
