@@ -118,7 +118,7 @@ impl Remote {
             }
             #[cfg(feature = "stores")]
             Address::Store(address) => self
-                .locate_object(address)
+                .locate_object(&http, address)
                 .map_err(|error| error.at(&Address::Store(address.clone()).to_string()))?,
             #[cfg(not(feature = "stores"))]
             Address::Store(_) => {

@@ -123,13 +123,15 @@ struct Call<'a> {
     query: &'a [(&'a str, &'a str)],
     headers: &'a [(&'a str, String)],
     body: Option<&'a [u8]>,
+    /// The sha256 of the body, where it is known already.
+    digest: Option<[u8; 32]>,
     patience: Option<Patience>,
     stop: Option<&'a Stop>,
 }
 
 impl<'a> Call<'a> {
     fn new(method: &'a Method, key: Option<&'a str>) -> Self {
-        Self { method, key, query: &[], headers: &[], body: None, patience: None, stop: None }
+        Self { method, key, query: &[], headers: &[], body: None, digest: None, patience: None, stop: None }
     }
 
     fn get(key: Option<&'a str>) -> Self {
@@ -201,9 +203,11 @@ impl Store {
 
     /// Sends a call until it is answered.
     fn exchange(&self, call: &Call<'_>) -> Result<Exchanged> {
-        let digest = match call.body {
-            None | Some([]) => EMPTY,
-            Some(body) => Sha256::digest(body).into(),
+        // Others than S3 sign no bodies.
+        let digest = match (call.digest, call.body) {
+            (Some(digest), _) => digest,
+            (None, Some(body)) if self.kind == StoreKind::S3 => Sha256::digest(body).into(),
+            (None, _) => EMPTY,
         };
         let never = Stop::never();
         let asker = Signed { store: self, call, digest };

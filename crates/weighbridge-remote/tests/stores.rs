@@ -61,6 +61,8 @@ fn places_and_names() {
         let at = listed.modified.unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
         assert_eq!(at.as_secs(), 1_795_865_400);
         assert_eq!(place.tag("absent").unwrap(), None);
+        store.put("m/empty", vec![]);
+        assert_eq!(place.read("empty", 100).unwrap().as_deref(), Some(&[][..]), "{protocol:?}");
         for name in ["a.json", "deep/d", "e f+g&h%41ü.json"] {
             let bytes = place.read(name, 100).unwrap().unwrap();
             assert_eq!(bytes, format!("m/{name}").as_bytes());

@@ -348,6 +348,10 @@ impl Inner {
             return refusal(412, "PreconditionFailed");
         }
         let mut reply = file_reply(request, &object.content, Some(&object.tag));
+        if reply.status == 416 && self.options.protocol == Protocol::S3 {
+            // It does not say how long the object is.
+            return refusal(416, "InvalidRange");
+        }
         if self.options.protocol == Protocol::Google {
             reply = reply.with("x-goog-generation", object.generation.to_string());
         }

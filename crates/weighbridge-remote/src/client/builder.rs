@@ -227,9 +227,9 @@ impl Settings {
         )
     }
 
-    /// A bucket, with connections of its own.
+    /// A bucket.
     #[cfg(feature = "stores")]
-    pub(super) fn store(&self, address: &StoreAddress) -> Result<Store> {
+    pub(super) fn store(&self, http: &Http, address: &StoreAddress) -> Result<Store> {
         let quick = Timeouts { connect: Duration::from_secs(1), ..Timeouts::default() };
         let metadata = Agents::new(quick, Proxies::default(), self.names.clone(), 2);
         let common = Common {
@@ -239,7 +239,7 @@ impl Settings {
             stall: quick.stall,
             offline: self.offline,
         };
-        let clients = Clients { http: self.http(), metadata: Http::new(metadata, common), plain: self.http };
+        let clients = Clients { http: http.clone(), metadata: Http::new(metadata, common), plain: self.http };
         Store::new(address, &self.options, clients)
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Named, Place, Remote, What};
 use crate::address::{StoreAddress, check_name};
+use crate::http::Http;
 use crate::store::{Listed, Store, StoreFile, Tag, Upload, When};
 use crate::{Error, ErrorKind, Result};
 
@@ -20,8 +21,12 @@ pub(super) struct ObjectPlace {
 const FILES: [&str; 8] = [".safetensors", ".json", ".bin", ".gguf", ".pt", ".pth", ".txt", ".model"];
 
 impl Remote {
-    pub(super) fn locate_object(&self, address: &StoreAddress) -> Result<(What, Option<String>)> {
-        let store = self.settings.store(address)?.shared();
+    pub(super) fn locate_object(
+        &self,
+        http: &Http,
+        address: &StoreAddress,
+    ) -> Result<(What, Option<String>)> {
+        let store = self.settings.store(http, address)?.shared();
         let key = address.key.as_str();
         let is_file = if key.is_empty() || key.ends_with('/') {
             false

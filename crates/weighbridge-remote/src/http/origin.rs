@@ -48,6 +48,11 @@ pub(crate) trait Origin: Send + Sync {
     /// The error that a status is.
     fn explain(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error;
 
+    /// Whether the server is known to serve ranges, of all files that are not empty.
+    fn serves_ranges(&self) -> bool {
+        false
+    }
+
     /// What else the first answer's headers say of the file.
     fn answered(&self, _headers: &HeaderMap) {}
 

@@ -342,6 +342,8 @@ impl Reader {
                 self.check_size(bytes.len() as u64)?;
                 Opened { size: bytes.len() as u64, head: bytes, whole: true }
             }
+            // Only of nothing the first byte cannot be had.
+            (416, None) if self.origin.serves_ranges() => Opened { size: 0, head: Vec::new(), whole: true },
             _ => {
                 let body = answer.excerpt(&self.http, stop);
                 return Err(self.origin.explain(answer.status, &answer.headers, &body).into());

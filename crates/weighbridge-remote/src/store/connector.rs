@@ -1,6 +1,7 @@
 //! Requests for credentials, which object_store makes and we send.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Uri;
@@ -94,7 +95,8 @@ impl HttpService for Connector {
         let none = bytes.is_empty() && matches!(parts.method.as_str(), "GET" | "HEAD" | "DELETE");
         let here = is_metadata(&parts.uri);
         let http = if here { &self.metadata } else { &self.http };
-        let patience = here.then(|| Patience { attempts: 2, ..Patience::default() });
+        let attempts = if here { 2 } else { 5 };
+        let patience = Some(Patience { attempts, time: Duration::from_secs(30), ..Patience::default() });
         let body = (!none).then_some(&bytes[..]);
         let answer = http.exchange(&Made(&parts), body, patience, &Stop::never()).map_err(|error| {
             self.note.set(error.message().to_owned());

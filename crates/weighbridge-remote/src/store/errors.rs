@@ -82,6 +82,9 @@ impl Refused {
                 (ErrorKind::NotFound, format!("the upload is over, or was aborted by another ({shown})"))
             }
             (404 | 410, _) => (ErrorKind::NotFound, format!("no such object ({shown})")),
+            (300..=400, _) if store.kind == StoreKind::S3 && self.is_elsewhere(store) => {
+                (ErrorKind::Address, self.elsewhere(store))
+            }
             (300..=399, _)
             | (
                 _,
@@ -132,6 +135,11 @@ impl Refused {
             _ => (ErrorKind::Malformed, format!("the store answered {shown}")),
         };
         Error::new(kind, message)
+    }
+
+    /// Whether the store says that the bucket is in another region.
+    fn is_elsewhere(&self, store: &Store) -> bool {
+        self.region.as_ref().is_some_and(|region| *region != store.region)
     }
 
     fn elsewhere(&self, store: &Store) -> String {

@@ -69,6 +69,10 @@ impl Origin for StoreFile {
         Refused::read(status, headers, body).error(&self.store)
     }
 
+    fn serves_ranges(&self) -> bool {
+        true
+    }
+
     fn answered(&self, headers: &HeaderMap) {
         if let Some(generation) = text(headers, "x-goog-generation") {
             let _ = self.generation.set(generation.to_owned());

@@ -32,14 +32,13 @@ impl Store {
         }
     }
 
-    /// With what the store checks that these bytes arrived.
-    pub(super) fn checksum(&self, bytes: &[u8]) -> (&'static str, String) {
-        match self.kind {
-            StoreKind::S3 => ("x-amz-checksum-sha256", BASE64_STANDARD.encode(Sha256::digest(bytes))),
-            StoreKind::Google | StoreKind::Azure => {
-                ("content-md5", BASE64_STANDARD.encode(<Md5 as md5::Digest>::digest(bytes)))
-            }
+    /// The header by which the store checks that these bytes arrived, and their sha256 if it is that.
+    pub(super) fn checksum(&self, bytes: &[u8]) -> ((&'static str, String), Option<[u8; 32]>) {
+        if self.kind == StoreKind::S3 {
+            let digest: [u8; 32] = Sha256::digest(bytes).into();
+            return (("x-amz-checksum-sha256", BASE64_STANDARD.encode(digest)), Some(digest));
         }
+        (("content-md5", BASE64_STANDARD.encode(<Md5 as md5::Digest>::digest(bytes))), None)
     }
 
     /// The precondition of a write.
@@ -90,17 +89,19 @@ impl Store {
     /// Writes an object with one request.
     pub(crate) fn put(&self, key: &str, bytes: &[u8], when: &When, stop: Option<&Stop>) -> Result<Tag> {
         let mark = Self::mark();
+        let (checksum, digest) = self.checksum(bytes);
         let mut headers = vec![
             (self.mark_header(), mark.clone()),
             ("content-type", "application/octet-stream".to_owned()),
-            self.checksum(bytes),
+            checksum,
         ];
         if self.kind == StoreKind::Azure {
             headers.push(("x-ms-blob-type", "BlockBlob".to_owned()));
         }
         headers.extend(self.condition(when));
         headers.extend(self.written.iter().cloned());
-        let call = Call { headers: &headers, body: Some(bytes), stop, ..Call::new(&Method::PUT, Some(key)) };
+        let call =
+            Call { headers: &headers, body: Some(bytes), digest, stop, ..Call::new(&Method::PUT, Some(key)) };
         let answer = self.exchange(&call);
         self.outcome(answer, key, bytes.len() as u64, &mark, when, |answer| self.tag_of(&answer.headers))
     }

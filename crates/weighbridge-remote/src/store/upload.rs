@@ -143,12 +143,14 @@ impl Upload {
     fn send_part(&self, id: &str, number: usize, bytes: &[u8]) -> Result<Part> {
         let number = (number + 1).to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", id)];
-        let headers = [self.store.checksum(bytes)];
+        let (checksum, digest) = self.store.checksum(bytes);
+        let headers = [checksum];
         let stop = self.interrupts.watch();
         let answer = self.store.done(&Call {
             query: &query,
             headers: &headers,
             body: Some(bytes),
+            digest,
             stop: Some(&stop),
             ..Call::new(&Method::PUT, Some(&self.key))
         })?;
@@ -166,11 +168,13 @@ impl Upload {
 
     fn send_block(&self, number: usize, bytes: &[u8]) -> Result<Part> {
         let id = self.block_id(number);
+        let (checksum, digest) = self.store.checksum(bytes);
         let stop = self.interrupts.watch();
         self.store.done(&Call {
             query: &[("comp", "block"), ("blockid", &id)],
-            headers: &[self.store.checksum(bytes)],
+            headers: &[checksum],
             body: Some(bytes),
+            digest,
             stop: Some(&stop),
             ..Call::new(&Method::PUT, Some(&self.key))
         })?;
@@ -239,6 +243,7 @@ impl Upload {
                     body.push_str("</Part>");
                 }
                 body.push_str("</CompleteMultipartUpload>");
+                self.check(when)?;
                 let mut headers = vec![("content-type", "application/xml".to_owned())];
                 headers.extend(self.store.condition(when));
                 let answer = self.store.exchange(&Call {
@@ -257,6 +262,23 @@ impl Upload {
                     }
                 })
             }
+        }
+    }
+
+    /// Looks for itself whether a precondition holds. Of some stores that keep to those of whole objects it is not known
+    /// for uploads in parts, and of others it is known that they do not. Between this and the end another may write
+    /// to such a store.
+    fn check(&self, when: &When) -> Result<()> {
+        if *when == When::Always {
+            return Ok(());
+        }
+        let changed = |message| Err(Error::new(ErrorKind::Changed, message));
+        match (when, self.store.tag(&self.key)?) {
+            (When::Absent, Some(_)) => changed("it exists already, and nothing was written"),
+            (When::Unchanged(tag), now) if now.as_ref() != Some(tag) => {
+                changed("another has written or deleted it meanwhile, and nothing was written")
+            }
+            _ => Ok(()),
         }
     }
 
