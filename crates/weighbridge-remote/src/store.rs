@@ -46,7 +46,7 @@ const AZURE_VERSION: &str = "2023-11-03";
 
 /// A version of an object: an entity tag, or a generation on Google's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tag(pub(super) String);
+pub struct Tag(String);
 
 impl Tag {
     /// One that was kept, as [`as_str`](Self::as_str) had it; `None`: no store has such tags.
@@ -162,7 +162,7 @@ impl Store {
             }
             _ => return Err(Error::new(ErrorKind::Address, "the store's endpoint is no URL")),
         }
-        let connector = Connector { http: http.clone(), metadata, note: Note::default() };
+        let connector = Connector { http: http.clone(), metadata, note: Note::default(), plain: false };
         Ok(Self {
             access: Access::new(kind, bucket, &scope, options, connector),
             written: if kind == StoreKind::S3 { encryption(options)? } else { Vec::new() },
@@ -238,17 +238,17 @@ struct Signed<'a> {
 impl Asker for Signed<'_> {
     fn ask(&self) -> Result<Asked> {
         let call = self.call;
+        let bad = || Error::new(ErrorKind::Address, "the request has a header that none can have");
         let mut request =
             Request::builder().method(call.method.clone()).uri(self.store.uri(call.key, call.query)?);
         if let Some(body) = call.body {
             request = request.header("content-length", body.len());
         }
         for (name, value) in call.headers {
-            request = request.header(*name, value);
+            // Signing takes headers to be text.
+            request = request.header(*name, HeaderValue::from_str(value).map_err(|_| bad())?);
         }
-        let request = request
-            .body(())
-            .map_err(|_| Error::new(ErrorKind::Address, "the request has a header that none can have"))?;
+        let request = request.body(()).map_err(|_| bad())?;
         self.store.sign(request, &self.digest)
     }
 

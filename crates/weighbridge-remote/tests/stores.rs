@@ -208,6 +208,32 @@ fn expired_credentials_are_renewed_once() {
 }
 
 #[test]
+fn credentials_for_a_web_identity() {
+    let (store, ..) = store_of(Protocol::S3);
+    store.put("a.json", vec![1]);
+    store.renew(Key { token: Some("t1".into()), ..Key::new("k1", "5ecr3t") });
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "identity").unwrap();
+    let with = |sts: &str| {
+        let builder = builder().store_option("AWS_ENDPOINT_URL", store.server().url());
+        let builder = builder.store_option("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap());
+        builder
+            .store_option("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")
+            .store_option("AWS_ENDPOINT_URL_STS", sts)
+    };
+    let remote = with(&store.server().url()).build().unwrap();
+    assert_eq!(open(&remote, "s3://bucket/a.json").unwrap().size(), 1);
+    std::fs::write(&token, "1dentity").unwrap();
+    let url = store.server().url();
+    for (sts, part) in [(&*url, "answered 403"), ("http://192.0.2.1:9", "not asked for by http")] {
+        refused(&store, with(sts), ErrorKind::Denied, &["AWS_WEB_IDENTITY_TOKEN_FILE", part]);
+        let error = open(&with(sts).build().unwrap(), "s3://bucket/a.json").err().unwrap();
+        assert!(!format!("{error:?}").contains("1dentity"), "{error:?}");
+    }
+}
+
+#[test]
 fn nobody_else_is_asked() {
     let (store, remote, _) = store_of(Protocol::S3);
     let other = Web::start();
@@ -245,6 +271,10 @@ fn listings_that_lie() {
     let place = locate(&remote, "s3://bucket/m/").unwrap();
     let names: Vec<_> = place.list("").unwrap().into_iter().map(|listed| listed.name).collect();
     assert_eq!(names, ["good"]);
+    let odd = "<ListBucketResult><Contents><Key>m/a</Key><Size>1</Size><ETag>\u{e9}&#10;</ETag></Contents></ListBucketResult>";
+    store.refusals.add("list-type", 1, Fault::Status(200, vec![], odd));
+    let listed = place.list("").unwrap();
+    assert_eq!((listed.len(), &listed[0].tag), (1, &None));
     let endless = "<ListBucketResult><NextContinuationToken>x</NextContinuationToken></ListBucketResult>";
     store.refusals.add("list-type", 10, Fault::Status(200, vec![], endless));
     assert!(place.names().unwrap().unwrap().is_empty());

@@ -188,6 +188,9 @@ impl Inner {
         if request.target.starts_with("/latest/") {
             return self.metadata(request);
         }
+        if request.query("Action").as_deref() == Some("AssumeRoleWithWebIdentity") {
+            return self.assume_role(request);
+        }
         if let Some(refused) = self.refuse(request) {
             return refused;
         }
@@ -274,6 +277,27 @@ impl Inner {
             }
             None => Reply::text(404, "no"),
         }
+    }
+
+    /// Gives out the key that is good now, as Amazon's token service does for the token `identity`.
+    fn assume_role(&self, request: &Request) -> Reply {
+        if request.query("WebIdentityToken").as_deref() != Some("identity") {
+            return refusal(403, "InvalidIdentityToken");
+        }
+        let state = self.lock();
+        let key = &state.keys[0];
+        Reply::text(
+            200,
+            format!(
+                "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><SessionToken>{}\
+                 </SessionToken><SecretAccessKey>{}</SecretAccessKey><AccessKeyId>{}</AccessKeyId>\
+                 <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
+                 </AssumeRoleWithWebIdentityResponse>",
+                key.token.as_deref().unwrap_or_default(),
+                key.secret,
+                key.id
+            ),
+        )
     }
 
     /// What S3 and Google have in common.

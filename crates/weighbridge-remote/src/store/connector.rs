@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Uri;
-use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+use object_store::{ClientConfigKey, ClientOptions};
 
 use crate::http::Http;
 use crate::http::exchange::{Asker, Exchanged};
 use crate::http::redirect::host_of;
+use crate::http::resolve::is_loopback;
 use crate::http::stop::Stop;
 use crate::retry::Patience;
 use crate::{Error, ErrorKind, Result};
@@ -39,6 +40,8 @@ pub(super) struct Connector {
     /// For what answers within the machine's own network, at once or never: never by a proxy.
     pub(super) metadata: Http,
     pub(super) note: Note,
+    /// Whether what is asked may go over `http://` to other machines, as object_store says of each provider.
+    pub(super) plain: bool,
 }
 
 impl std::fmt::Debug for Connector {
@@ -48,8 +51,10 @@ impl std::fmt::Debug for Connector {
 }
 
 impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let plain =
+            options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|plain| plain == "true");
+        Ok(HttpClient::new(Self { plain, ..self.clone() }))
     }
 }
 
@@ -91,6 +96,12 @@ impl HttpService for Connector {
     /// It blocks; nothing else runs on this thread.
     async fn call(&self, request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
+        let safe = parts.uri.scheme_str() == Some("https") || parts.uri.host().is_some_and(is_loopback);
+        if !self.plain && !safe {
+            let error = Error::new(ErrorKind::Denied, "credentials are not asked for by http://");
+            self.note.set(error.message().to_owned());
+            return Err(HttpError::new(HttpErrorKind::Unknown, error));
+        }
         let bytes = body.as_bytes().cloned().unwrap_or_default();
         let none = bytes.is_empty() && matches!(parts.method.as_str(), "GET" | "HEAD" | "DELETE");
         let here = is_metadata(&parts.uri);

@@ -48,7 +48,7 @@ impl Store {
                 (!directory).then(|| Listed {
                     name: blob.name,
                     size: properties.size,
-                    tag: tag.map(Tag),
+                    tag: tag.and_then(|tag| Tag::new(&tag)),
                     modified: properties.last_modified.as_deref().and_then(http_date),
                 })
             });
@@ -58,7 +58,8 @@ impl Store {
         let objects = page.contents.into_iter().map(|object| Listed {
             name: object.key,
             size: object.size,
-            tag: if self.kind == StoreKind::Google { object.generation } else { object.tag }.map(Tag),
+            tag: if self.kind == StoreKind::Google { object.generation } else { object.tag }
+                .and_then(|tag| Tag::new(&tag)),
             modified: object.last_modified.as_deref().and_then(dashed_date),
         });
         Ok((objects.collect(), page.next_continuation_token))

@@ -56,7 +56,7 @@ impl Store {
     pub(super) fn tag_of(&self, headers: &HeaderMap) -> Option<Tag> {
         let name = if self.kind == StoreKind::Google { "x-goog-generation" } else { "etag" };
         // What emulates Google's may have no generations, and preconditions neither.
-        text(headers, name).or_else(|| text(headers, "etag")).map(|tag| Tag(tag.to_owned()))
+        text(headers, name).or_else(|| text(headers, "etag")).and_then(Tag::new)
     }
 
     /// What there is of this key, if anything.

@@ -255,10 +255,10 @@ impl Upload {
                 });
                 self.store.outcome(answer, &self.key, self.size, &self.mark, when, |answer| {
                     match self.store.kind {
-                        StoreKind::Google => {
-                            text(&answer.headers, "x-goog-generation").map(|tag| Tag(tag.to_owned()))
-                        }
-                        _ => xml::parse::<xml::Completed>(&answer.body).ok().map(|done| Tag(done.tag)),
+                        StoreKind::Google => text(&answer.headers, "x-goog-generation").and_then(Tag::new),
+                        _ => xml::parse::<xml::Completed>(&answer.body)
+                            .ok()
+                            .and_then(|done| Tag::new(&done.tag)),
                     }
                 })
             }
