@@ -1,4 +1,5 @@
-//! Reads and writes objects of a store, with the credentials that the environment has. Tests compare it with other clients.
+//! Reads and writes objects of a store, with the credentials that the environment has. Tests compare it with
+//! other clients.
 //!
 //!     store names|list|stale|probe PLACE
 //!     store cat|fetch|tag|delete ADDRESS

@@ -1,6 +1,7 @@
 //! Object stores: S3 and what speaks its protocol, Google Cloud Storage by its XML interface, Azure blobs.
 //!
-//! Credentials and signatures are object_store's; requests are ours, so that all of them have the same patience.
+//! Credentials and signatures are object_store's; requests are ours, so that all of them have the same
+//! patience.
 
 mod access;
 mod connector;
@@ -374,5 +375,57 @@ impl Store {
     /// Shared, as files of it need it.
     pub(crate) fn shared(self) -> Arc<Self> {
         Arc::new(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> StoreOptions {
+        let mut options = StoreOptions::default();
+        pairs.iter().for_each(|(name, value)| options.set(name, (*value).to_owned()));
+        options
+    }
+
+    #[test]
+    fn where_buckets_are() {
+        let at = |pairs: &[(&str, &str)]| s3("b", &options(pairs)).map(|located| located.base);
+        assert_eq!(at(&[]).unwrap(), "https://s3.us-east-1.amazonaws.com/b");
+        assert_eq!(
+            at(&[("AWS_DEFAULT_REGION", "eu-west-1")]).unwrap(),
+            "https://s3.eu-west-1.amazonaws.com/b"
+        );
+        let hosted = ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true");
+        assert_eq!(at(&[hosted]).unwrap(), "https://b.s3.us-east-1.amazonaws.com");
+        let (general, special) =
+            (("AWS_ENDPOINT_URL", "https://a/"), ("AWS_ENDPOINT_URL_S3", "https://s/x/"));
+        assert_eq!(at(&[general]).unwrap(), "https://a/b");
+        assert_eq!(at(&[general, special]).unwrap(), "https://s/x/b");
+        assert_eq!(at(&[("AWS_ENDPOINT_URL", "https://b.a"), hosted]).unwrap(), "https://b.a");
+        assert!(at(&[("AWS_REGION", "x.evil/")]).is_err());
+        assert_eq!(s3("b--use1-az4--x-s3", &options(&[])).err().unwrap().kind(), ErrorKind::Unsupported);
+        let at = |pairs: &[(&str, &str)]| azure("c", &options(pairs)).map(|located| located.base);
+        let account = ("AZURE_STORAGE_ACCOUNT_NAME", "me");
+        assert_eq!(at(&[account]).unwrap(), "https://me.blob.core.windows.net/c");
+        assert_eq!(at(&[account, ("AZURE_STORAGE_ENDPOINT", "https://z/me")]).unwrap(), "https://z/me/c");
+        let emulator = ("AZURE_STORAGE_USE_EMULATOR", "true");
+        assert_eq!(at(&[emulator]).unwrap(), "http://127.0.0.1:10000/devstoreaccount1/c");
+        assert!(at(&[]).is_err() && at(&[("AZURE_STORAGE_ACCOUNT_NAME", "me.evil/")]).is_err());
+        assert_eq!(google("b", &options(&[])).base, "https://storage.googleapis.com/b");
+        let key = r#"{"gcs_base_url": "http://127.0.0.1:4443", "disable_oauth": true}"#;
+        let key = options(&[("GOOGLE_SERVICE_ACCOUNT_KEY", key)]);
+        assert_eq!(google("b", &key).base, "http://127.0.0.1:4443/b");
+    }
+
+    #[test]
+    fn the_environment_has_more_than_options_of_stores() {
+        let pairs = [("AWS_REGION", "r"), ("HOME", "h"), ("IDENTITY_ENDPOINT", "e"), ("GOOGLE_X", "")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let options = StoreOptions::from_environment(pairs.into_iter());
+        assert!(options.check().is_ok());
+        assert_eq!(options.get(&["aws_region"]), Some("r"));
+        assert_eq!(options.get(&["azure_msi_endpoint"]), Some("e"));
+        assert_eq!(options.get(&["home", "google_x"]), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Objects of stores, written: whole or not at all, by whom the precondition allows, whatever answers are lost.
+//! Objects of stores, written: whole or not at all, by whom the precondition allows, whatever answers are
+//! lost.
 #![cfg(feature = "stores")]
 
 mod common;

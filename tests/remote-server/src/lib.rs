@@ -1,6 +1,6 @@
 //! Servers on this machine for tests and benches of remote files: a [`Hub`] that sends to a CDN of its own, a
-//! [`Web`] server, an [`ObjectStore`], and a [`Link`] with latency, a cap and cuts. They misbehave as [`Faults`] say, and keep a
-//! [`Log`] of what they were asked.
+//! [`Web`] server, an [`ObjectStore`], and a [`Link`] with latency, a cap and cuts. They misbehave as
+//! [`Faults`] say, and keep a [`Log`] of what they were asked.
 
 mod fault;
 mod hub;

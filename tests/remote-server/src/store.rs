@@ -1,4 +1,5 @@
-//! An object store in memory: S3, Google's XML interface, or Azure's blobs, as far as clients of files need them.
+//! An object store in memory: S3, Google's XML interface, or Azure's blobs, as far as clients of files need
+//! them.
 
 mod azure;
 mod multipart;
@@ -146,8 +147,8 @@ impl ObjectStore {
         self.inner.lock().uploads.len()
     }
 
-    /// Only this key is good from now on; those before it have expired. Its metadata service, at the same address, gives
-    /// it out.
+    /// Only this key is good from now on; those before it have expired. Its metadata service, at the same
+    /// address, gives it out.
     pub fn renew(&self, key: Key) {
         let mut state = self.inner.lock();
         let before = std::mem::replace(&mut state.keys, vec![key]);
@@ -390,7 +391,8 @@ impl Inner {
         }
     }
 
-    /// The objects of a page, and the key after which the next begins. Those in folders are left out if they are asked for so.
+    /// The objects of a page, and the key after which the next begins. Those in folders are left out if they
+    /// are asked for so.
     fn page(&self, request: &Request, marker: &str) -> (Vec<(String, Object)>, Option<String>) {
         let prefix = request.query("prefix").unwrap_or_default();
         let after = request.query(marker).unwrap_or_default();

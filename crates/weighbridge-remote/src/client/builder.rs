@@ -169,8 +169,9 @@ impl RemoteBuilder {
         self
     }
 
-    /// A setting of object stores, by the name that its environment variable has: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
-    /// `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME` and others that object_store knows. Case does not matter.
+    /// A setting of object stores, by the name that its environment variable has: `AWS_ACCESS_KEY_ID`,
+    /// `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME` and others that
+    /// object_store knows. Case does not matter.
     #[cfg(feature = "stores")]
     pub fn store_option(mut self, name: &str, value: impl Into<String>) -> Self {
         self.options.set(name, value.into());

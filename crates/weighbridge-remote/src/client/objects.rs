@@ -106,8 +106,8 @@ impl Place {
         work(place, &key).map_err(|error| error.at(&place.store.address(&key)))
     }
 
-    /// Writes a small object with one request, if the precondition holds, and says which version it is. If it does not, the
-    /// error is of kind [`ErrorKind::Changed`].
+    /// Writes a small object with one request, if the precondition holds, and says which version it is. If it
+    /// does not, the error is of kind [`ErrorKind::Changed`].
     ///
     /// Where the answer is lost, the store is asked whether the object is the one that was sent.
     pub fn put(&self, name: &str, bytes: &[u8], when: When) -> Result<Tag> {
@@ -136,8 +136,9 @@ impl Place {
         place.listed(&key, false).map_err(|error| error.at(&self.address()))
     }
 
-    /// Ends multipart uploads to names that begin so and that were begun so long ago, and says how many: what processes that
-    /// were killed have left, which costs and is seen by nobody. Uploads of other programs to such names are ended too.
+    /// Ends multipart uploads to names that begin so and that were begun so long ago, and says how many: what
+    /// processes that were killed have left, which costs and is seen by nobody. Uploads of other programs to
+    /// such names are ended too.
     ///
     /// Azure does not list them, and forgets them after a week: there it is none.
     pub fn abort_stale(&self, prefix: &str, older_than: Duration) -> Result<usize> {
@@ -147,8 +148,8 @@ impl Place {
         place.store.abort_stale(&key, before).map_err(|error| error.at(&self.address()))
     }
 
-    /// Whether the store refuses writes whose precondition does not hold, as some that speak S3's protocol do not. It is
-    /// tried once for the place, with a small object that is deleted again.
+    /// Whether the store refuses writes whose precondition does not hold, as some that speak S3's protocol do
+    /// not. It is tried once for the place, with a small object that is deleted again.
     pub fn honours_preconditions(&self) -> Result<bool> {
         let place = self.objects()?;
         if let Some(known) = place.honours.get() {

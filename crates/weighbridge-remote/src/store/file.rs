@@ -1,4 +1,7 @@
 //! An object that is read by ranges, each signed, all of one version.
+//!
+//! No store gives a checksum of a range: `x-amz-checksum-*`, `x-goog-hash` and `Content-MD5` are those of whole
+//! objects or of the parts that they were written in. What keeps a range whole on its way is the connection.
 
 use std::sync::{Arc, OnceLock};
 

@@ -176,7 +176,8 @@ impl Store {
         let refused = |when: &When| match self.put(key, b"2", when, None) {
             Ok(_) => Ok(false),
             Err(error) if error.kind() == ErrorKind::Changed => Ok(true),
-            // That it is not supported is told, which is all that is asked for; but then it cannot be relied on.
+            // That it is not supported is told, which is all that is asked for; but then it cannot be relied
+            // on.
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Malformed) => Ok(false),
             Err(error) => Err(error),
         };

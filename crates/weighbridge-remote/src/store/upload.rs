@@ -20,8 +20,9 @@ const MOST_PARTS: u64 = 9_000;
 /// What they allow in one part.
 const LARGEST: u64 = 5 << 30;
 
-/// An object that is being written. It exists when [`complete`](Self::complete) has succeeded, and not before. Dropped
-/// without that, the upload is aborted, which takes a few seconds at most if the store does not answer.
+/// An object that is being written. It exists when [`complete`](Self::complete) has succeeded, and not
+/// before. Dropped without that, the upload is aborted, which takes a few seconds at most if the store does
+/// not answer.
 ///
 /// Of a process that is killed the store keeps the parts, which nobody sees: see
 /// [`Place::abort_stale`](crate::Place::abort_stale).
@@ -118,8 +119,8 @@ impl Upload {
         self.size.saturating_sub(start).min(self.part_size)
     }
 
-    /// Sends a part; they are numbered from 0. In any order, by several threads, and again if that is of use: the last one
-    /// counts. A copy is kept only where the whole object is one part.
+    /// Sends a part; they are numbered from 0. In any order, by several threads, and again if that is of use:
+    /// the last one counts. A copy is kept only where the whole object is one part.
     pub fn part(&self, number: usize, bytes: &[u8]) -> Result<()> {
         let parts = self.parts();
         if number >= parts {
@@ -265,9 +266,9 @@ impl Upload {
         }
     }
 
-    /// Looks for itself whether a precondition holds. Of some stores that keep to those of whole objects it is not known
-    /// for uploads in parts, and of others it is known that they do not. Between this and the end another may write
-    /// to such a store.
+    /// Looks for itself whether a precondition holds. Of some stores that keep to those of whole objects it
+    /// is not known for uploads in parts, and of others it is known that they do not. Between this and the
+    /// end another may write to such a store.
     fn check(&self, when: &When) -> Result<()> {
         if *when == When::Always {
             return Ok(());

@@ -103,7 +103,8 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The example of Amazon's documentation, "Signature Calculations for the Authorization Header", GET Object.
+    /// The example of Amazon's documentation, "Signature Calculations for the Authorization Header", GET
+    /// Object.
     #[test]
     fn amazons_example() {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
