@@ -4,6 +4,8 @@ mod builder;
 mod fetch;
 mod file;
 mod keep;
+#[cfg(feature = "stores")]
+mod objects;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -51,6 +53,8 @@ pub struct Place {
 enum What {
     Hub(Box<HubPlace>),
     Web(WebAddress),
+    #[cfg(feature = "stores")]
+    Objects(objects::ObjectPlace),
 }
 
 struct HubPlace {
@@ -112,6 +116,11 @@ impl Remote {
                 let file = address.file();
                 (What::Web(address.clone()), file)
             }
+            #[cfg(feature = "stores")]
+            Address::Store(address) => self
+                .locate_object(address)
+                .map_err(|error| error.at(&Address::Store(address.clone()).to_string()))?,
+            #[cfg(not(feature = "stores"))]
             Address::Store(_) => {
                 let message = "object stores are not supported by this build";
                 return Err(Error::new(ErrorKind::Unsupported, message).at(&address.to_string()));
@@ -257,6 +266,8 @@ impl Place {
             }
             What::Hub(place) => format!("{}@{}/{}", place.repo.name(), place.revision, place.folder),
             What::Web(address) => address.to_string(),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => place.address(),
         }
     }
 
@@ -267,7 +278,14 @@ impl Place {
 
     /// The files directly in the place, by name; `None`: the server has no listing.
     pub fn names(&self) -> Result<Option<Vec<Named>>> {
-        let What::Hub(place) = &self.what else { return Ok(None) };
+        let place = match &self.what {
+            What::Hub(place) => place,
+            What::Web(_) => return Ok(None),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => {
+                return place.names(true).map(Some).map_err(|error| error.at(&self.address()));
+            }
+        };
         let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
         let named = |entry: &Entry| {
             let name = entry.path.strip_prefix(&inside).filter(|name| !name.contains('/'))?;
@@ -283,7 +301,14 @@ impl Place {
 
     /// All files in the place and in its folders, by their paths from here; `None`: the server has no listing.
     pub fn all_names(&self) -> Result<Option<Vec<Named>>> {
-        let What::Hub(place) = &self.what else { return Ok(None) };
+        let place = match &self.what {
+            What::Hub(place) => place,
+            What::Web(_) => return Ok(None),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => {
+                return place.names(false).map(Some).map_err(|error| error.at(&self.address()));
+            }
+        };
         let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
         let named = |entry: &Entry| {
             Some(Named { name: entry.path.strip_prefix(&inside)?.to_owned(), size: entry.size })
@@ -305,6 +330,8 @@ impl Place {
                 Ok(Box::new(HubFile::new(&place.repo, &place.revision, &path, entry)?))
             }
             What::Web(address) => Ok(Box::new(WebFile::new(self.http.clone(), &address.beside(name)?)?)),
+            #[cfg(feature = "stores")]
+            What::Objects(place) => Ok(Box::new(place.file(name)?)),
         }
     }
 
@@ -327,7 +354,7 @@ impl Place {
         let reader = self.reader(name, HEAD)?;
         let ranges = match &self.what {
             What::Hub(place) => place.kept(&reader, name)?,
-            What::Web(_) => None,
+            _ => None,
         };
         Ok(RemoteFile::new(reader, ranges))
     }
@@ -348,7 +375,7 @@ impl Place {
         let head = match &self.what {
             // Its size is known, so that one request brings all of it.
             What::Hub(_) => most,
-            What::Web(_) => most.min(HEAD),
+            _ => most.min(HEAD),
         };
         let reader = match self.reader(name, head.clamp(1, 64 << 20)) {
             Ok(reader) => reader,

@@ -4,6 +4,8 @@
 pub(crate) mod agents;
 pub(crate) mod bandwidth;
 mod connect;
+#[cfg(feature = "stores")]
+pub(crate) mod exchange;
 pub(crate) mod failure;
 pub(crate) mod gate;
 pub(crate) mod headers;
@@ -122,6 +124,16 @@ impl Http {
 
     /// Sends one request, once, when the server's gate lets it in.
     fn send(&self, asked: Asked, stop: &Stop) -> std::result::Result<Answer, Failure> {
+        self.send_with(asked, None, stop)
+    }
+
+    /// The same, with a body.
+    fn send_with(
+        &self,
+        asked: Asked,
+        body: Option<&[u8]>,
+        stop: &Stop,
+    ) -> std::result::Result<Answer, Failure> {
         if self.shared.offline {
             return Err(Failure::fatal(Error::new(ErrorKind::Offline, "the network is switched off")));
         }
@@ -134,7 +146,11 @@ impl Http {
         // Interrupted before the line above, it has new agents that nobody will shut down.
         stop.check().map_err(Failure::fatal)?;
         let sent = Instant::now();
-        match self.shared.agents.send(request, asked.guarded) {
+        let sent_to = match body {
+            None => self.shared.agents.send(request, asked.guarded),
+            Some(body) => self.shared.agents.send(request.map(|()| body), asked.guarded),
+        };
+        match sent_to {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 let latency = sent.elapsed();

@@ -15,9 +15,13 @@ mod error;
 mod http;
 mod hub;
 mod retry;
+#[cfg(feature = "stores")]
+mod store;
 mod web;
 
 pub use crate::http::read::Counts;
 pub use address::{Address, HubAddress, RepoKind, StoreAddress, StoreKind, WebAddress};
 pub use client::{CacheMode, Named, Place, Remote, RemoteBuilder, RemoteFile};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "stores")]
+pub use store::{Listed, Tag, Upload, When};

@@ -112,9 +112,13 @@ fn back_off(failures: u32, random: f64) -> Duration {
 
 /// Numbers from 0 to 1 that need not be good, only different in each thread.
 pub(crate) fn random() -> f64 {
+    (random_bits() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// The same as bits.
+pub(crate) fn random_bits() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    let bits = RandomState::new().hash_one(0_u8);
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
+    RandomState::new().hash_one(std::time::Instant::now())
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Faults {
     }
 
     /// The fault of the reply to this request.
-    fn next(&self, request: &Request, length: u64) -> Option<Fault> {
+    pub(crate) fn next(&self, request: &Request, length: u64) -> Option<Fault> {
         let mut state = self.lock();
         for rule in &mut state.rules {
             if rule.times > 0 && request.target.contains(&rule.part) {

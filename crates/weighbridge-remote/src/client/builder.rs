@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::Remote;
 use super::keep::Kept;
+#[cfg(feature = "stores")]
+use crate::address::StoreAddress;
 use crate::address::{HubAddress, WebAddress};
 use crate::cache::Cache;
 use crate::http::agents::{Agents, Timeouts};
@@ -17,6 +19,8 @@ use crate::http::resolve::{Names, is_loopback};
 use crate::http::{Common, Http};
 use crate::hub::environment::{ENDPOINT, Environment};
 use crate::retry::Patience;
+#[cfg(feature = "stores")]
+use crate::store::{Clients, Store, StoreOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// What is kept on the disk.
@@ -46,6 +50,8 @@ pub struct RemoteBuilder {
     proxies: Option<Proxies>,
     http: bool,
     environment: Option<Environment>,
+    #[cfg(feature = "stores")]
+    options: StoreOptions,
 }
 
 /// The same, checked, and with what all places share.
@@ -60,6 +66,8 @@ pub(super) struct Settings {
     bandwidth: Bandwidth,
     proxies: Proxies,
     http: bool,
+    #[cfg(feature = "stores")]
+    options: StoreOptions,
     gates: Gates,
     names: Names,
 }
@@ -76,6 +84,11 @@ impl RemoteBuilder {
             cache: environment.cache.clone().map_or(CacheMode::None, CacheMode::At),
             proxies: Some(Proxies::from_environment(&read)?),
             environment: Some(environment),
+            #[cfg(feature = "stores")]
+            options: StoreOptions::from_environment(
+                std::env::vars_os()
+                    .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+            ),
             ..builder
         })
     }
@@ -156,6 +169,14 @@ impl RemoteBuilder {
         self
     }
 
+    /// A setting of object stores, by the name that its environment variable has: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+    /// `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME` and others that object_store knows. Case does not matter.
+    #[cfg(feature = "stores")]
+    pub fn store_option(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.options.set(name, value.into());
+        self
+    }
+
     /// Checks the settings. Nobody is asked yet.
     pub fn build(self) -> Result<Remote> {
         let bad_token =
@@ -166,6 +187,8 @@ impl RemoteBuilder {
             Some(url) => Proxies::one(url)?,
             None => self.proxies.unwrap_or_default(),
         };
+        #[cfg(feature = "stores")]
+        self.options.check()?;
         let concurrency = self.concurrency.unwrap_or(32).clamp(1, 1024);
         Ok(Remote {
             settings: Arc::new(Settings {
@@ -179,6 +202,8 @@ impl RemoteBuilder {
                 bandwidth: self.bandwidth.map(Bandwidth::limit).unwrap_or_default(),
                 proxies,
                 http: self.http,
+                #[cfg(feature = "stores")]
+                options: self.options,
                 gates: Gates::new(concurrency),
                 names: Names::default(),
             }),
@@ -200,6 +225,22 @@ impl Settings {
                 offline: self.offline,
             },
         )
+    }
+
+    /// A bucket, with connections of its own.
+    #[cfg(feature = "stores")]
+    pub(super) fn store(&self, address: &StoreAddress) -> Result<Store> {
+        let quick = Timeouts { connect: Duration::from_secs(1), ..Timeouts::default() };
+        let metadata = Agents::new(quick, Proxies::default(), self.names.clone(), 2);
+        let common = Common {
+            gates: self.gates.clone(),
+            bandwidth: Bandwidth::default(),
+            patience: self.patience,
+            stall: quick.stall,
+            offline: self.offline,
+        };
+        let clients = Clients { http: self.http(), metadata: Http::new(metadata, common), plain: self.http };
+        Store::new(address, &self.options, clients)
     }
 
     pub(super) fn endpoint(&self) -> &str {

@@ -156,6 +156,7 @@ impl Shared {
             .timeout_send_request(Some(self.timeouts.stall))
             .timeout_recv_response(Some(self.timeouts.answer))
             .timeout_per_read(Some(self.timeouts.answer.min(self.timeouts.stall)))
+            .timeout_per_write(Some(self.timeouts.stall))
             .max_idle_connections(self.connections * 2)
             .max_idle_connections_per_host(self.connections)
             .build();

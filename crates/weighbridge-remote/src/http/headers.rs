@@ -81,7 +81,7 @@ pub(crate) fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers may still send.
-fn http_date(text: &str) -> Option<SystemTime> {
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
     let mut parts = text.split_ascii_whitespace().skip(1);
     let day: i64 = parts.next()?.parse().ok()?;
     let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -104,6 +104,14 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// `2026-11-28T11:30:00.000Z`, as listings of stores have it; fractions of seconds are left out.
+#[cfg(feature = "stores")]
+pub(crate) fn dashed_date(text: &str) -> Option<SystemTime> {
+    let (seconds, _) = text.strip_suffix('Z')?.split_once('.').unwrap_or((text.strip_suffix('Z')?, ""));
+    let plain: String = seconds.chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    compact_date(&format!("{plain}Z"))
 }
 
 /// `20261128T113000Z`, as `X-Amz-Date` has it.
@@ -181,6 +189,12 @@ mod tests {
         ]));
         assert_eq!(limit.unwrap().quota, Some(5000));
         assert_eq!(compact_date("19941106T084937Z"), Some(now));
+        #[cfg(feature = "stores")]
+        {
+            assert_eq!(dashed_date("1994-11-06T08:49:37.000Z"), Some(now));
+            assert_eq!(dashed_date("1994-11-06T08:49:37Z"), Some(now));
+            assert_eq!(dashed_date("1994-11-06"), None);
+        }
         assert_eq!(compact_date("19941306T084937Z"), None);
         assert_eq!(compact_date("1994é106T08493Z"), None);
     }

@@ -42,3 +42,35 @@ pub fn read_all(file: &RemoteFile, piece: usize, threads: usize) -> Result<Vec<u
     })?;
     Ok(out)
 }
+
+/// A remote that asks this store with its key.
+pub fn of_store(store: &ObjectStore) -> RemoteBuilder {
+    let builder = builder().attempts(6);
+    let url = store.server().url();
+    match store.protocol() {
+        Protocol::S3 => builder
+            .store_option("AWS_ENDPOINT_URL", url)
+            .store_option("AWS_ACCESS_KEY_ID", "key")
+            .store_option("AWS_SECRET_ACCESS_KEY", "5ecr3t"),
+        Protocol::Google => {
+            builder.store_option("GOOGLE_BASE_URL", url).store_option("GOOGLE_BEARER_TOKEN", "token")
+        }
+        Protocol::Azure => builder
+            .store_option("AZURE_STORAGE_ENDPOINT", url)
+            .store_option("AZURE_STORAGE_ACCOUNT_NAME", "account")
+            .store_option("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
+    }
+}
+
+pub fn store_of(protocol: Protocol) -> (ObjectStore, Remote, &'static str) {
+    let store = ObjectStore::start(StoreOptions { protocol, page: 2, ..StoreOptions::default() });
+    let remote = of_store(&store).build().expect("good settings");
+    let scheme = match protocol {
+        Protocol::S3 => "s3",
+        Protocol::Google => "gs",
+        Protocol::Azure => "az",
+    };
+    (store, remote, scheme)
+}
+
+pub const PROTOCOLS: [Protocol; 3] = [Protocol::S3, Protocol::Google, Protocol::Azure];
