@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use crate::cache::{Lock, Locked, Partial};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Reads bytes of the file, from the network: fills the buffer from an offset on.
-pub type Read<'a> = dyn Fn(u64, &mut [u8]) -> Result<()> + Sync + 'a;
+/// Reads bytes of the file, from the network: fills the buffer from an offset on. It tells how far it is, with what is filled
+/// of the buffer, so that what came before a break is kept.
+pub type Read<'a> = dyn Fn(u64, &mut [u8], &mut dyn FnMut(&[u8])) -> Result<()> + Sync + 'a;
 
 /// How a file is downloaded.
 #[derive(Clone, Copy)]
@@ -101,7 +102,9 @@ pub fn download(
         if turn.is_some() && (denied || last.1.elapsed() >= options.patience) {
             // Somebody loads parts of it and holds on to it. What is there of it is used.
             let second = partial.repo().second_partial(partial.etag(), partial.size());
-            let read = |offset: u64, buf: &mut [u8]| read_beside(partial, read, offset, buf);
+            let read = |offset: u64, buf: &mut [u8], _: &mut dyn FnMut(&[u8])| {
+                read_beside(partial, read, offset, buf)
+            };
             if second.is_writer() {
                 fetch(&second, &read, options, progress)?;
                 return second.finish_in(turn.flatten(), commit, path);
@@ -131,11 +134,11 @@ fn read_beside(other: &Partial, read: &Read<'_>, offset: u64, buf: &mut [u8]) ->
     for gap in gaps.into_iter().chain(std::iter::once(end..end)) {
         let (there, later) = rest.split_at_mut((gap.start - at) as usize);
         if !there.is_empty() && !other.read_at(at, there) {
-            read(at, there)?;
+            read(at, there, &mut |_| {})?;
         }
         let (missing, later) = later.split_at_mut((gap.end - gap.start) as usize);
         if !missing.is_empty() {
-            read(gap.start, missing)?;
+            read(gap.start, missing, &mut |_| {})?;
         }
         (rest, at) = (later, gap.end);
     }
@@ -147,6 +150,50 @@ fn cancelled() -> Error {
 }
 
 /// What the threads of a download share.
+/// Writes what comes in to the cache, a record at a time.
+pub(crate) struct Keep<'p> {
+    partial: &'p Partial,
+    /// Where the buffer's first byte is in the file.
+    offset: u64,
+    kept: usize,
+    outcome: Result<bool>,
+}
+
+impl<'p> Keep<'p> {
+    /// Of a read from this offset on.
+    pub(crate) fn new(partial: &'p Partial, offset: u64) -> Self {
+        Self { partial, offset, kept: 0, outcome: Ok(true) }
+    }
+
+    /// So much of the buffer is filled. Returns whether some of it was written.
+    pub(crate) fn told(&mut self, filled: &[u8]) -> bool {
+        // Records end at multiples of their size.
+        let end = (self.offset + filled.len() as u64) / RECORD * RECORD;
+        let end = usize::try_from(end.saturating_sub(self.offset)).unwrap_or(0);
+        end > self.kept && self.write(&filled[..end])
+    }
+
+    /// All of it is filled; whether all of it was written.
+    pub(crate) fn all(mut self, buf: &[u8]) -> Result<bool> {
+        if self.kept < buf.len() {
+            self.write(buf);
+        }
+        self.outcome
+    }
+
+    fn write(&mut self, filled: &[u8]) -> bool {
+        if !matches!(self.outcome, Ok(true)) {
+            return false;
+        }
+        self.outcome = self.partial.write_at(self.offset + self.kept as u64, &filled[self.kept..]);
+        self.kept = filled.len();
+        true
+    }
+}
+
+/// The bytes of a record in the cache.
+const RECORD: u64 = 1 << 20;
+
 struct Work {
     todo: VecDeque<Range<u64>>,
     reading: usize,
@@ -237,7 +284,13 @@ impl Shared<'_> {
         while let Some(range) = self.take() {
             buf.resize(piece.min((range.end - range.start) as usize), 0);
             let watched = Watched(self, 1);
-            let done = read(range.start, &mut buf).and_then(|()| self.partial.write_at(range.start, &buf));
+            let mut keep = Keep::new(self.partial, range.start);
+            let read = read(range.start, &mut buf, &mut |filled| {
+                if keep.told(filled) {
+                    self.changed.notify_all();
+                }
+            });
+            let done = read.and_then(|()| keep.all(&buf));
             drop(watched);
             self.lock().reading -= 1;
             match done {

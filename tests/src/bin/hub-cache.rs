@@ -102,7 +102,7 @@ fn fill(repo: &Repo, revision: &str, commit: &str, directory: &Path) -> Result<(
             repo.put(commit, path, &digest, bytes)?;
             continue;
         }
-        let read = |offset: u64, buf: &mut [u8]| {
+        let read = |offset: u64, buf: &mut [u8], _: &mut dyn FnMut(&[u8])| {
             buf.copy_from_slice(&bytes[offset as usize..offset as usize + buf.len()]);
             Ok(())
         };
@@ -161,7 +161,7 @@ fn fetch(cache: &str, size: u64, seconds: f64) -> Result<()> {
     let repo = repository(cache, "model", "org/name");
     let received = AtomicU64::new(0);
     let pause = Duration::from_secs_f64(seconds * PIECE as f64 * THREADS as f64 / size as f64);
-    let read = |offset: u64, buf: &mut [u8]| {
+    let read = |offset: u64, buf: &mut [u8], _: &mut dyn FnMut(&[u8])| {
         std::thread::sleep(pause);
         received.fetch_add(buf.len() as u64, Ordering::Relaxed);
         made_up(offset, buf);
@@ -206,7 +206,7 @@ fn full(cache: &str, size: u64) -> Result<()> {
             served += 1;
         }
     }
-    let read = |offset: u64, buf: &mut [u8]| {
+    let read = |offset: u64, buf: &mut [u8], _: &mut dyn FnMut(&[u8])| {
         made_up(offset, buf);
         Ok(())
     };
@@ -307,7 +307,7 @@ fn speed(cache: &str, size: u64) -> Result<()> {
     drop(partial);
     fs::remove_dir_all(repo.path()).map_err(io(&repo.path()))?;
 
-    let read = |offset: u64, buf: &mut [u8]| {
+    let read = |offset: u64, buf: &mut [u8], _: &mut dyn FnMut(&[u8])| {
         buf.copy_from_slice(&data[offset as usize..offset as usize + buf.len()]);
         Ok(())
     };

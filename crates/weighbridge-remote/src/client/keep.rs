@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::Result;
 use crate::cache::{Digest, Hold, Partial, Repo, Tree, TreeEntry};
-use crate::download::{self, Options, Step};
+use crate::download::{self, Keep, Options, Step};
 use crate::http::read::Reader;
 use crate::hub::tree::Entry;
 
@@ -147,8 +147,16 @@ impl KeptFile {
                 kept += into.len() as u64;
                 return Ok(());
             }
-            reader.read_at(range.start, into)?;
-            self.write(partial, range.start, into);
+            if self.is_given_up.load(Ordering::Relaxed) {
+                return reader.read_at(range.start, into);
+            }
+            let mut keep = Keep::new(partial, range.start);
+            reader.read_telling(range.start, into, &mut |filled| {
+                keep.told(filled);
+            })?;
+            if keep.all(into).is_err() {
+                self.is_given_up.store(true, Ordering::Relaxed);
+            }
             Ok(())
         };
         for missing in missing {
@@ -195,7 +203,8 @@ impl KeptFile {
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<PathBuf> {
         let partial = self.repo.partial(&self.digest, self.size);
-        let read = |offset: u64, buf: &mut [u8]| reader.read_at(offset, buf);
+        let read =
+            |offset: u64, buf: &mut [u8], told: &mut dyn FnMut(&[u8])| reader.read_telling(offset, buf, told);
         let interrupt = || reader.interrupt();
         let options = Options { threads, interrupt: &interrupt, ..Options::default() };
         let mut tell = |step: Step| match step {

@@ -30,8 +30,11 @@ fn go_on(_: Step) -> ControlFlow<()> {
 }
 
 /// A reader of these bytes, and how many were read.
-fn reader<'a>(bytes: &'a [u8], count: &'a AtomicU64) -> impl Fn(u64, &mut [u8]) -> Result<()> + Sync + 'a {
-    move |offset, buf| {
+fn reader<'a>(
+    bytes: &'a [u8],
+    count: &'a AtomicU64,
+) -> impl Fn(u64, &mut [u8], &mut dyn FnMut(&[u8])) -> Result<()> + Sync + 'a {
+    move |offset, buf, _| {
         count.fetch_add(buf.len() as u64, Ordering::Relaxed);
         buf.copy_from_slice(&bytes[offset as usize..offset as usize + buf.len()]);
         Ok(())
@@ -57,7 +60,7 @@ fn a_file_is_fetched_once_each_byte() {
         assert_eq!(count.into_inner(), (len - len / 3) as u64);
         assert_eq!(steps.last(), Some(&Step::Fetched(len as u64, len as u64)));
         let again =
-            download(&partial, COMMIT, "other", &|_, _| unreachable!(), options(), &mut go_on).unwrap();
+            download(&partial, COMMIT, "other", &|_, _, _| unreachable!(), options(), &mut go_on).unwrap();
         assert_eq!(again, repo.file(COMMIT, "other").unwrap());
     }
 }
@@ -69,11 +72,11 @@ fn what_was_fetched_before_an_error_is_kept() {
     let bytes = content(1_000_000);
     let (count, calls) = (AtomicU64::new(0), AtomicUsize::new(0));
     let read = reader(&bytes, &count);
-    let failing = |offset: u64, buf: &mut [u8]| {
+    let failing = |offset: u64, buf: &mut [u8], told: &mut dyn FnMut(&[u8])| {
         if calls.fetch_add(1, Ordering::Relaxed) == 8 {
             return Err(Error::new(ErrorKind::Io, "connection reset"));
         }
-        read(offset, buf)
+        read(offset, buf, told)
     };
     let start = || repo.partial(&sha256(&bytes), bytes.len() as u64);
     let error = download(&start(), COMMIT, "m", &failing, options(), &mut go_on).unwrap_err();
@@ -90,7 +93,7 @@ fn a_cancelled_download_ends_though_its_reads_are_stalled() {
     let directory = tempfile::tempdir().unwrap();
     let partial = repo(directory.path()).partial(&sha256(b"x"), 1_000_000);
     let woken = AtomicBool::new(false);
-    let stalled = |_: u64, _: &mut [u8]| {
+    let stalled = |_: u64, _: &mut [u8], _: &mut dyn FnMut(&[u8])| {
         while !woken.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(1));
         }
@@ -142,9 +145,9 @@ fn a_panic_is_passed_on_and_stops_the_rest() {
     let partial = repo(directory.path()).partial(&sha256(b"x"), 10_000_000);
     let (bytes, count) = (content(10_000_000), AtomicU64::new(0));
     let read = reader(&bytes, &count);
-    let panicking = |offset: u64, buf: &mut [u8]| {
+    let panicking = |offset: u64, buf: &mut [u8], told: &mut dyn FnMut(&[u8])| {
         assert_ne!(offset, 1 << 16, "a fault of the reader");
-        read(offset, buf)
+        read(offset, buf, told)
     };
     let run = || drop(download(&partial, COMMIT, "m", &panicking, options(), &mut go_on));
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
@@ -174,7 +177,7 @@ fn the_download_of_another_program_is_waited_for() {
         }
         ControlFlow::Continue(())
     };
-    let path = download(&partial, COMMIT, "m", &|_, _| unreachable!(), options(), &mut note).unwrap();
+    let path = download(&partial, COMMIT, "m", &|_, _, _| unreachable!(), options(), &mut note).unwrap();
     assert_eq!(fs::read(path).unwrap(), bytes);
     assert_eq!(steps[0], Step::Waiting(0, 100_000, None));
     assert!(steps.len() >= 4);
@@ -186,9 +189,9 @@ fn threads_of_one_process_download_it_once() {
     let repo = repo(directory.path());
     let (bytes, count) = (content(1_000_000), AtomicU64::new(0));
     let read = reader(&bytes, &count);
-    let slow = |offset: u64, buf: &mut [u8]| {
+    let slow = |offset: u64, buf: &mut [u8], told: &mut dyn FnMut(&[u8])| {
         thread::sleep(Duration::from_millis(10));
-        read(offset, buf)
+        read(offset, buf, told)
     };
     thread::scope(|scope| {
         for name in ["a", "b", "c", "d"] {

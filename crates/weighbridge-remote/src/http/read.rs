@@ -182,11 +182,29 @@ impl Reader {
 
     /// Fills the buffer with the bytes from `offset` on.
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let stop = self.interrupts.watch();
-        self.read_stoppable(offset, buf, &stop).map_err(|error| self.named(error))
+        self.read_telling(offset, buf, &mut |_| {})
     }
 
-    fn read_stoppable(&self, offset: u64, buf: &mut [u8], stop: &Stop) -> Result<()> {
+    /// The same; `told` is called with as much of the buffer as is filled, again and again while bytes come.
+    pub(crate) fn read_telling(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        told: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let stop = self.interrupts.watch();
+        self.read_stoppable(offset, buf, &stop, told).map_err(|error| self.named(error))?;
+        told(buf);
+        Ok(())
+    }
+
+    fn read_stoppable(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        stop: &Stop,
+        told: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
         let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.size);
         let Some(end) = end else {
             let message = format!(
@@ -202,7 +220,7 @@ impl Reader {
         }
         self.patiently(true, stop, |progress, reader| {
             let before = done;
-            let result = reader.attempt(offset, &mut done, buf, stop);
+            let result = reader.attempt(offset, &mut done, buf, stop, told);
             *progress = done - before >= PROGRESS.min((buf.len() - before).div_ceil(2));
             result
         })
@@ -324,7 +342,7 @@ impl Reader {
                 let mut bytes =
                     vec![0; usize::try_from(expected.end).map_err(|_| unsupported("it is too long"))?];
                 let mut done = 0;
-                self.pour(&mut answer, &mut bytes, &mut done, stop)?;
+                self.pour(&mut answer, &mut bytes, &mut done, stop, &mut |_| {})?;
                 Opened { size, head: bytes, whole: false }
             }
             (206, None) => return Err(other_range(&wanted.range, &answer).into()),
@@ -373,6 +391,7 @@ impl Reader {
         done: &mut usize,
         buf: &mut [u8],
         stop: &Stop,
+        told: &mut dyn FnMut(&[u8]),
     ) -> std::result::Result<(), Ended> {
         let (start, end) = (offset + *done as u64, offset + buf.len() as u64);
         let tag = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).tag.clone();
@@ -397,7 +416,7 @@ impl Reader {
             return Err(Error::new(ErrorKind::Malformed, message).into());
         }
         self.check_tag(&answer, version)?;
-        self.pour(&mut answer, &mut buf[*done..], done, stop)?;
+        self.pour(&mut answer, buf, done, stop, told)?;
         answer.accepted();
         Ok(())
     }
@@ -424,28 +443,31 @@ impl Reader {
         version == pinned.version || !self.origin.tags_anew()
     }
 
-    /// Reads a body into a buffer that it has to fill, and to its end.
+    /// Reads a body into what is left of a buffer, which it has to fill, and to its end.
     fn pour(
         &self,
         answer: &mut Answer,
-        buf: &mut [u8],
+        whole: &mut [u8],
         done: &mut usize,
         stop: &Stop,
+        told: &mut dyn FnMut(&[u8]),
     ) -> std::result::Result<(), Failure> {
         let began = Instant::now();
+        let first = *done;
         let (mut filled, mut window) = (0, (Duration::ZERO, 0));
         let longest = self.http.shared.stall * 3;
         let mut reading = Duration::ZERO;
-        while filled < buf.len() {
+        while *done < whole.len() {
             stop.check().map_err(Failure::fatal)?;
-            let end = buf.len().min(filled + PIECE);
+            let end = whole.len().min(*done + PIECE);
             let start = Instant::now();
-            let n = answer.read(&self.http, &mut buf[filled..end], stop)?;
+            let n = answer.read(&self.http, &mut whole[*done..end], stop)?;
             reading += start.elapsed();
             if n == 0 {
                 return Err(Failure::passing("connection closed"));
             }
             (filled, *done) = (filled + n, *done + n);
+            told(&whole[..*done]);
             Counters::add(&self.counters.received, n as u64);
             let (time, bytes) = (reading - window.0, (filled - window.1) as u64);
             if time >= longest {
@@ -459,7 +481,7 @@ impl Reader {
         match answer.read(&self.http, &mut [0], stop) {
             Ok(0) => Ok(()),
             Ok(_) => {
-                *done -= filled;
+                *done = first;
                 Err(Failure::fatal(Error::new(
                     ErrorKind::Malformed,
                     "the answer is longer than what it says to be",
