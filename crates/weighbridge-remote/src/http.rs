@@ -148,7 +148,7 @@ impl Http {
         let sent = Instant::now();
         let sent_to = match body {
             None => self.shared.agents.send(request, asked.guarded),
-            Some(body) => self.shared.agents.send(request.map(|()| body), asked.guarded),
+            Some(body) => self.shared.agents.send_body(request.map(|()| body), asked.guarded),
         };
         match sent_to {
             Ok(response) => {

@@ -32,6 +32,12 @@ fn lost() -> Fault {
     Fault::Send(Trick::CutHead(0))
 }
 
+/// Several threads use the same one.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<(Upload, Place, Tag, When)>();
+};
+
 #[test]
 fn preconditions() {
     for protocol in PROTOCOLS {

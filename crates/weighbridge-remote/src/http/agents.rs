@@ -81,6 +81,19 @@ impl Agents {
         self.agent(route).run(request)
     }
 
+    /// The same with a body, of which the server may make much before it answers: an object of ten thousand
+    /// parts.
+    pub(crate) fn send_body(
+        &self,
+        request: Request<&[u8]>,
+        guarded: bool,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let agent = self.agent(self.route(request.uri(), guarded)?);
+        let answer = self.shared.timeouts.answer * 4;
+        let request = agent.configure_request(request).timeout_recv_response(Some(answer)).build();
+        agent.run(request)
+    }
+
     fn route(&self, uri: &Uri, guarded: bool) -> Result<Route, ureq::Error> {
         let proxied = self.shared.proxies.of(uri).is_some();
         // Behind a proxy only it knows a name's address.

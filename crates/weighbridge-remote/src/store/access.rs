@@ -22,6 +22,25 @@ use crate::{Error, ErrorKind, Result};
 /// After this time the provider is asked again, which keeps what is still good.
 const KEPT: Duration = Duration::from_secs(20);
 
+/// The options of S3 that say who asks. All others are for our own requests.
+const OF_CREDENTIALS: [&str; 15] = [
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_token",
+    "aws_region",
+    "aws_default_region",
+    "aws_imdsv1_fallback",
+    "aws_metadata_endpoint",
+    "aws_container_credentials_relative_uri",
+    "aws_container_credentials_full_uri",
+    "aws_container_authorization_token_file",
+    "aws_web_identity_token_file",
+    "aws_role_arn",
+    "aws_role_session_name",
+    "aws_endpoint_url_sts",
+];
+
 #[derive(Clone)]
 enum Provider {
     S3(AwsCredentialProvider),
@@ -195,9 +214,7 @@ impl Access {
                 {
                     return Err(self.none(Some("which is switched off")));
                 }
-                // Encryption is asked for by our own requests.
-                let ours = |name: &str| name.starts_with("aws_sse_") || name == "aws_server_side_encryption";
-                let options = options.of("aws_").filter(|(name, _)| !ours(name));
+                let options = options.of("aws_").filter(|(name, _)| OF_CREDENTIALS.contains(name));
                 let builder = options.fold(AmazonS3Builder::new(), |builder, (name, value)| {
                     match name.parse::<AmazonS3ConfigKey>() {
                         Ok(key) => builder.with_config(key, value),

@@ -45,7 +45,8 @@ pub fn read_all(file: &RemoteFile, piece: usize, threads: usize) -> Result<Vec<u
 
 /// A remote that asks this store with its key.
 pub fn of_store(store: &ObjectStore) -> RemoteBuilder {
-    let builder = builder().attempts(6);
+    // Such a server works out what came, which takes its time.
+    let builder = builder().attempts(6).stall(Duration::from_secs(3));
     let url = store.server().url();
     match store.protocol() {
         Protocol::S3 => builder
