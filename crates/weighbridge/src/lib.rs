@@ -68,6 +68,8 @@ pub mod parallel;
 mod pattern;
 pub mod plan;
 mod progress;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod renames;
 mod rule;
 mod scaled;

@@ -62,6 +62,8 @@ mod metadata;
 mod output;
 mod parallel;
 mod recover;
+#[cfg(feature = "remote")]
+mod remote;
 mod set;
 mod split;
 mod tensors;
@@ -108,6 +110,8 @@ pub struct Save {
     variant: Option<String>,
     unprotected: bool,
     progress: Option<Handler>,
+    #[cfg(feature = "remote")]
+    remote: Option<weighbridge_remote::Remote>,
 }
 
 impl Default for Save {
@@ -118,6 +122,8 @@ impl Default for Save {
             variant: None,
             unprotected: false,
             progress: None,
+            #[cfg(feature = "remote")]
+            remote: None,
         }
     }
 }
@@ -195,6 +201,14 @@ impl Save {
         self
     }
 
+    /// Sets what stores are written with: credentials, limits. Otherwise it is what the environment says.
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn remote(mut self, remote: weighbridge_remote::Remote) -> Self {
+        self.remote = Some(remote);
+        self
+    }
+
     /// Fixes where everything goes in one file, before the first byte is written.
     ///
     /// # Errors
@@ -232,6 +246,12 @@ impl Save {
         let path = path.as_ref();
         let tensors = named(tensors);
         let layout = self.layout(tensors.iter().map(described)).map_err(|error| error.in_file(path))?;
+        #[cfg(feature = "remote")]
+        if let Some(address) = crate::remote::address(path) {
+            let place = crate::remote::place_to_write(&address?, self.remote.as_ref())?;
+            let mut watch = watch(self.progress.clone(), [&layout]);
+            return remote::file(&place, layout, &tensors, &mut watch).map_err(|error| error.in_file(path));
+        }
         let output = if self.unprotected { OutputFile::unprotected(path) } else { OutputFile::atomic(path) };
         output
             .and_then(|mut output| {
@@ -256,6 +276,11 @@ impl Save {
     /// journal may see old and new shards mixed during the renaming, for as long as a few system calls a
     /// shard take.
     ///
+    /// With the feature `remote`, an address of an object store is a directory, too: `s3://bucket/prefix`, `gs://...`,
+    /// `az://...`. Shards are sent in parts of 16 MiB or more while they are made, under names that no set there had; the
+    /// index comes last, if it is still the one that was there, and whoever reads has the old set or the new one. What only the
+    /// old set has is deleted afterwards. A set that is one object replaces the old one at once.
+    ///
     /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards
     /// are written over the old ones. The directory is [locked](Directory) while it is written.
     ///
@@ -278,6 +303,12 @@ impl Save {
             unprotected: self.unprotected,
             progress: self.progress.clone(),
         };
+        #[cfg(feature = "remote")]
+        if let Some(address) = crate::remote::address(directory) {
+            let place = crate::remote::place_to_write(&address?, self.remote.as_ref())?;
+            let saved = remote::directory(&place, options, &named(tensors));
+            return saved.map_err(|error| error.in_file(&remote::named(&place)));
+        }
         set::save(directory, options, &named(tensors)).map_err(|error| error.in_file(directory))
     }
 

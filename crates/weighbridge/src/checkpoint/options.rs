@@ -121,7 +121,7 @@ impl OpenOptions {
             return share::open(name, self);
         }
         #[cfg(feature = "remote")]
-        if let Some(address) = remote::address(location.as_ref()) {
+        if let Some(address) = crate::remote::address(location.as_ref()) {
             return remote::open(&address?, self);
         }
         let path = Self::resolve(location.as_ref())?;

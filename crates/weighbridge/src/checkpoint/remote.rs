@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use weighbridge_remote::{Address, ErrorKind as RemoteErrorKind, Place, Remote, RemoteFile};
+use weighbridge_remote::{Address, ErrorKind as RemoteErrorKind, Place, RemoteFile};
 
 use super::catalog::{Catalog, Duplicates};
 use super::home::{Home, RemoteHome};
@@ -15,25 +15,15 @@ use super::locate::{self, Files};
 use super::{Checkpoint, OpenOptions, Shard, listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
+use crate::remote::{self, told};
 use crate::source::{Hints, Source};
-
-/// The address that a location is, if it is one.
-pub(super) fn address(location: &Path) -> Option<Result<Address>> {
-    let address = Address::parse(location.to_str()?)?;
-    Some(address.map_err(|error| told(error).in_file(location)))
-}
 
 /// Opens what an address names.
 pub(super) fn open(address: &Address, options: &OpenOptions) -> Result<Checkpoint> {
-    let label = PathBuf::from(address.to_string());
-    let remote = match &options.remote {
-        Some(remote) => remote.clone(),
-        None => Remote::shared().map_err(told)?,
-    };
-    let place = remote.locate(address).map_err(told).map_err(|error| error.in_file(&label))?;
-    let place = Arc::new(Located { place, options: options.clone() });
-    let files = place.files().map_err(|error| error.in_file(&label))?;
-    place.open(files)
+    let place = remote::place(address, options.remote.as_ref())?;
+    let located = Arc::new(Located { place, options: options.clone() });
+    let files = located.files().map_err(|error| error.in_file(&PathBuf::from(address.to_string())))?;
+    located.open(files)
 }
 
 /// A place that holds a checkpoint.
@@ -63,7 +53,7 @@ impl Located {
 
     /// What errors call a file.
     fn label(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("{}/{name}", self.place.address().trim_end_matches('/')))
+        remote::label(&self.place, name)
     }
 
     fn open(self: Arc<Self>, files: Files) -> Result<Checkpoint> {
@@ -202,21 +192,4 @@ impl Source for RemoteSource {
     fn interrupt(&self) {
         self.file.interrupt();
     }
-}
-
-/// An error of the network as one of ours. The file is named by who knows it.
-fn told(error: weighbridge_remote::Error) -> Error {
-    let kind = match error.kind() {
-        RemoteErrorKind::NotFound => ErrorKind::NotFound,
-        RemoteErrorKind::Denied => ErrorKind::Denied,
-        RemoteErrorKind::Offline => ErrorKind::Offline,
-        RemoteErrorKind::Changed => ErrorKind::Changed,
-        RemoteErrorKind::Checksum => ErrorKind::Checksum,
-        RemoteErrorKind::Busy => ErrorKind::Busy,
-        RemoteErrorKind::Unsupported => ErrorKind::Unsupported,
-        RemoteErrorKind::Malformed | RemoteErrorKind::Address => ErrorKind::Malformed,
-        RemoteErrorKind::Cancelled => ErrorKind::Cancelled,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, error.message()).with_source(error)
 }

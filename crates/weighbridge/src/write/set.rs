@@ -41,16 +41,27 @@ pub(super) struct SetOptions<'s> {
     pub(super) progress: Option<Handler>,
 }
 
-/// Writes tensors as a set of shards with their index, or as a single file where they fit into one.
-pub(super) fn save<T: TensorData>(
-    directory: &Path,
-    options: SetOptions<'_>,
+/// A set that is laid out.
+pub(super) struct Prepared {
+    pub(super) stem: String,
+    pub(super) split: Split,
+    /// The names of the shards.
+    pub(super) files: Vec<String>,
+    pub(super) layouts: Vec<Layout>,
+    /// The index and its name, where there is more than one shard.
+    pub(super) index: Option<(String, Index)>,
+}
+
+/// Lays a set out; `names` gives the names of its shards, by the stem of the checkpoint.
+pub(super) fn prepare<T: TensorData>(
+    options: &SetOptions<'_>,
     tensors: &[(String, T)],
-) -> Result<Saved> {
+    names: impl Fn(&Split, &str) -> Vec<String>,
+) -> Result<Prepared> {
     check_names(tensors.iter().map(|tensor| &*tensor.0))?;
     let (stem, index) = file_names(options.name, options.variant)?;
     let split = split(tensors, options.max_shard_size)?;
-    let files = split.file_names(&stem);
+    let files = names(&split, &stem);
     let layouts = split.shards().iter().map(|shard| {
         let tensors = shard.iter().map(|&number| described(&tensors[number]));
         Layout::new(options.form, tensors.collect())
@@ -63,7 +74,16 @@ pub(super) fn save<T: TensorData>(
         1 => None,
         _ => Some((index, Index::new(weights, split.total_size())?)),
     };
+    Ok(Prepared { stem, split, files, layouts, index })
+}
 
+/// Writes tensors as a set of shards with their index, or as a single file where they fit into one.
+pub(super) fn save<T: TensorData>(
+    directory: &Path,
+    options: SetOptions<'_>,
+    tensors: &[(String, T)],
+) -> Result<Saved> {
+    let Prepared { stem, split, files, layouts, index } = prepare(&options, tensors, Split::file_names)?;
     let mut watch = watch(options.progress, &layouts);
     let mut set = SetWriter::begin(directory, &stem, options.unprotected)?;
     for ((file, layout), shard) in files.iter().zip(layouts).zip(split.shards()) {
