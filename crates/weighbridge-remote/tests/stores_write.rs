@@ -163,6 +163,32 @@ fn answers_that_are_lost() {
 }
 
 #[test]
+fn a_chain_of_versions_whatever_breaks() {
+    for protocol in PROTOCOLS {
+        let (store, place, _) = bucket(protocol);
+        let mut tag = place.put("a.json", b"first", When::Absent).unwrap();
+        for (n, random) in (0..).zip(bytes(12, 3)) {
+            let slow = "<Error><Code>SlowDown</Code></Error>";
+            for (bit, fault) in [(1, Fault::Status(503, vec![], slow)), (2, Fault::Status(500, vec![], ""))] {
+                if random & bit != 0 {
+                    store.refusals.add("a.json", 1, fault);
+                }
+            }
+            for (bit, fault) in [(4, lost()), (8, Fault::Status(500, vec![], "")), (16, lost())] {
+                if random & bit != 0 {
+                    store.faults.add("a.json", 1, fault);
+                }
+            }
+            let content = format!("{n}");
+            tag = place.put("a.json", content.as_bytes(), When::Unchanged(tag)).unwrap();
+            assert_eq!(**store.content("m/a.json").unwrap(), *content.as_bytes());
+            assert_eq!(place.tag("a.json").unwrap().as_ref(), Some(&tag));
+        }
+        assert!(store.faults.done() > 5);
+    }
+}
+
+#[test]
 fn failures_with_a_status_of_success() {
     let (store, place, _) = bucket(Protocol::S3);
     let data = content(20 * MIB);

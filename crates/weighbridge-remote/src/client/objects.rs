@@ -149,7 +149,8 @@ impl Place {
     }
 
     /// Whether the store refuses writes whose precondition does not hold, as some that speak S3's protocol do
-    /// not. It is tried once for the place, with a small object that is deleted again.
+    /// not. It is tried once for the place, with a small object that is deleted again. Of uploads in parts it says
+    /// nothing: there the precondition is looked at before the end, too.
     pub fn honours_preconditions(&self) -> Result<bool> {
         let place = self.objects()?;
         if let Some(known) = place.honours.get() {
