@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 use weighbridge::write::{Save, Split, TensorData, parse_size};
-use weighbridge::{Checkpoint, Progress};
+use weighbridge::{Checkpoint, ErrorKind, Progress};
 
 use crate::interrupt;
+use crate::load::is_remote;
 use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
@@ -62,9 +63,10 @@ impl Destination {
         self.output.as_deref().filter(is_file)
     }
 
-    /// The directory to write to, if it is to be one.
+    /// The directory to write to, if it is to be one on the disk.
     pub(crate) fn directory(&self) -> Option<&Path> {
-        self.output.as_deref().filter(|_| !self.dry_run && self.file().is_none())
+        let is_directory = |path: &&Path| !self.dry_run && self.file().is_none() && !is_remote(path);
+        self.output.as_deref().filter(is_directory)
     }
 
     /// Whether nothing is written.
@@ -87,6 +89,9 @@ impl Destination {
         let Some(path) = self.output.as_deref().filter(named).filter(|_| !self.dry_run) else {
             return Ok(None);
         };
+        if is_remote(path) {
+            bail!("{}: only safetensors can be written to an address", path.display());
+        }
         if path.try_exists()? && !self.force {
             bail!("{}: it is there already; --force replaces it", path.display());
         }
@@ -131,6 +136,11 @@ impl Destination {
             show::plural(count, "tensor"),
             show::bytes(written)
         ));
+        if is_remote(output) && self.file().is_none() {
+            term.note(
+                "only tensors were written; config.json and what else belongs to the model is yours to copy",
+            );
+        }
         Ok(Outcome::Clean)
     }
 
@@ -142,6 +152,9 @@ impl Destination {
                 output.display()
             );
         }
+        if is_remote(output) {
+            return self.check_remote(output);
+        }
         let taken = match self.file() {
             Some(file) => file.try_exists()?.then(|| file.to_owned()),
             None => weights_in(output)?,
@@ -151,6 +164,27 @@ impl Destination {
                 bail!("{}: it is there already; --force replaces it", path.display())
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an address is one that can be written to.
+fn is_store(output: &Path) -> bool {
+    let text = output.to_string_lossy();
+    ["s3://", "gs://", "az://"].iter().any(|scheme| text.starts_with(scheme))
+}
+
+impl Destination {
+    /// The same of an address.
+    fn check_remote(&self, output: &Path) -> Result<()> {
+        if self.force || !is_store(output) {
+            // What cannot be written to says so itself.
+            return Ok(());
+        }
+        match Checkpoint::open(output) {
+            Ok(_) => bail!("{}: a checkpoint is there already; --force replaces it", output.display()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

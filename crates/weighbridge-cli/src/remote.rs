@@ -12,7 +12,11 @@ use crate::term::Term;
 /// The address that a location is, if it is one.
 pub(crate) fn address(location: &Path) -> Result<Option<Address>> {
     let text = location.to_string_lossy();
-    Address::parse(&text).transpose().with_context(|| text.into_owned())
+    Address::parse(&text).transpose().map_err(|error| match error.address() {
+        // It is as it may be shown: without a password.
+        Some(_) => error.into(),
+        None => anyhow::Error::new(error).context(text.into_owned()),
+    })
 }
 
 /// A place whose files are there, or are fetched.

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use remote_server::{Hub, HubOptions, Link, RepoSpec, Web};
+use remote_server::{Hub, HubOptions, Link, ObjectStore, Protocol, RepoSpec, StoreOptions, Web};
 use support::{Ran, command};
 use weighbridge::Checkpoint;
 use weighbridge::write::{Save, Values};
@@ -271,4 +271,40 @@ fn errors_say_what_to_do_and_no_secret() {
     }
     let ran = world.run(&["fetch", "model.safetensors"]);
     assert!(ran.status == 2 && ran.stderr.contains("no address"), "{ran:?}");
+}
+
+#[test]
+fn from_the_hub_to_a_store() {
+    let world = World::new();
+    let store = ObjectStore::start(StoreOptions { protocol: Protocol::S3, ..StoreOptions::default() });
+    let url = store.server().url();
+    let environment = [
+        ("AWS_ENDPOINT_URL", url.as_str()),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "5ecr3t"),
+        ("AWS_ALLOW_HTTP", "true"),
+    ];
+    let run = |arguments: &[&str]| world.run_with(arguments, &environment);
+    let split =
+        ["cast", "hf://org/name", "--to", "bf16", "--max-shard-size", "1MB", "-o", "s3://bucket/out/"];
+    run(&split).clean();
+    let here = world.path("here");
+    let here = here.to_str().unwrap();
+    run(&["cast", world.here.to_str().unwrap(), "--to", "bf16", "-o", here]).clean();
+    run(&["diff", "s3://bucket/out/", here]).clean();
+    assert!(store.keys().len() > 2, "{:?}", store.keys());
+    let again = run(&split);
+    assert!(again.status == 2 && again.stderr.contains("--force"), "{again:?}");
+    let mut forced = split.to_vec();
+    forced.push("--force");
+    run(&forced).clean();
+    let one = ["merge", "s3://bucket/out", "-o", "s3://bucket/one/model.safetensors"];
+    run(&one).clean();
+    run(&["diff", "s3://bucket/one/model.safetensors", here]).clean();
+    let to = world.path("fetched");
+    run(&["fetch", "s3://bucket/out/", "--to", to.to_str().unwrap()]).clean();
+    run(&["diff", to.to_str().unwrap(), here]).clean();
+    let refused = run(&["cast", here, "--to", "f32", "-o", "hf://org/name"]);
+    assert!(refused.status == 2 && refused.stderr.contains("hf upload"), "{refused:?}");
+    assert!(!Path::new("s3:").exists() && !Path::new("hf:").exists());
 }

@@ -37,7 +37,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// The address that a location is, if it is one.
 pub(crate) fn address(location: &Path) -> Option<Result<Address>> {
     let address = Address::parse(location.to_str()?)?;
-    Some(address.map_err(|error| told(error).in_file(location)))
+    Some(address.map_err(|error| {
+        // A password in it is not repeated.
+        let shown = error.address().map_or_else(|| location.to_owned(), PathBuf::from);
+        told(error).in_file(&shown)
+    }))
 }
 
 /// What an address means now.

@@ -195,6 +195,11 @@ pub trait Source: Send + Sync {
     /// [`io::ErrorKind::Interrupted`]; later ones work as before. A session calls it when it is stopped, so as not to wait
     /// for bytes that nobody wants; one that is not stopped, and whose read ends like that, reads again.
     fn interrupt(&self) {}
+
+    /// How many requests were made so far, where each costs; `None` where nobody counts.
+    fn requests(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// How a source likes to be read.
@@ -300,6 +305,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn interrupt(&self) {
         (**self).interrupt();
+    }
+
+    fn requests(&self) -> Option<u64> {
+        (**self).requests()
     }
 }
 

@@ -30,15 +30,12 @@ fn go_on(_: Step) -> ControlFlow<()> {
 }
 
 /// A reader of these bytes, and how many were read.
-fn reader<'a>(
-    bytes: &'a [u8],
-    count: &'a AtomicU64,
-) -> impl Fn(u64, &mut [u8], &mut dyn FnMut(&[u8])) -> Result<()> + Sync + 'a {
-    move |offset, buf, _| {
+fn reader<'a>(bytes: &'a [u8], count: &'a AtomicU64) -> Box<Read<'a>> {
+    Box::new(move |offset, buf, _| {
         count.fetch_add(buf.len() as u64, Ordering::Relaxed);
         buf.copy_from_slice(&bytes[offset as usize..offset as usize + buf.len()]);
         Ok(())
-    }
+    })
 }
 
 #[test]

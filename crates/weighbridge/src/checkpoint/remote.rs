@@ -192,4 +192,8 @@ impl Source for RemoteSource {
     fn interrupt(&self) {
         self.file.interrupt();
     }
+
+    fn requests(&self) -> Option<u64> {
+        Some(self.file.counts().requests)
+    }
 }
