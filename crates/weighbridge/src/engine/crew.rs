@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::fetch::Fetcher;
 use super::job::{Job, Run, Tile};
@@ -67,8 +68,10 @@ impl<P: Placement> Crew<P> {
         let order = settings.order.of(&plan.entries);
         let stopping = Arc::new(Stopping::of(&plan.entries, settings.page_cache));
         let schedule = Schedule::new(order, sizes, settings.read_ahead);
+        let readers = Readers::new(placement.readers());
+        let readers = if settings.begins_alone { readers.one_at_first() } else { readers };
         Self {
-            chart: Mutex::new(Chart { schedule, readers: Readers::new(placement.readers()) }),
+            chart: Mutex::new(Chart { schedule, readers }),
             plan,
             placement,
             fetcher: Fetcher::new(settings.prefetch, settings.page_cache),
@@ -206,7 +209,14 @@ impl<P: Placement> Crew<P> {
         let Some(Reader { maker, lane }) = own else {
             return self.lock().schedule.push_front(vec![job]);
         };
-        let Err(refused) = self.placement.carry_out(job, lane, maker, self) else { return };
+        let started = self.settings.begins_alone.then(Instant::now);
+        let Err(refused) = self.placement.carry_out(job, lane, maker, self) else {
+            if started.is_some_and(|started| started.elapsed() >= A_REQUEST) && self.lock().readers.grow() {
+                self.work.notify_all();
+                self.moved.notify_all();
+            }
+            return;
+        };
         let mut chart = self.lock();
         if !chart.readers.retire() {
             drop(chart);
@@ -531,6 +541,9 @@ impl<P: Placement> Watch for Crew<P> {
         self.stopping.is_stopped()
     }
 }
+
+/// What takes less time was not asked for over a network.
+const A_REQUEST: Duration = Duration::from_millis(1);
 
 /// Steps of this size share what they gather.
 pub(super) const LARGE_STEP: u64 = 1 << 20;

@@ -185,6 +185,7 @@ impl LoadOptions {
             prefetch: self.prefetch.unwrap_or_default(),
             page_cache: self.page_cache.unwrap_or_default(),
             progress: self.progress,
+            begins_alone: false,
         }
     }
 }
@@ -203,6 +204,8 @@ pub(super) struct Settings {
     pub(super) prefetch: Prefetch,
     pub(super) page_cache: PageCache,
     pub(super) progress: Option<Handler>,
+    /// One thread reads at first, and then more and more.
+    pub(super) begins_alone: bool,
 }
 
 impl Settings {
@@ -212,6 +215,9 @@ impl Settings {
         const MOST: usize = 64;
         /// The bytes of each source that are looked at.
         const LOOK: u64 = 4 << 20;
+        let sum =
+            |bytes: fn(&Entry) -> u64| entries.iter().map(|entry| bytes(entry)).fold(0, u64::saturating_add);
+        let wider = sum(Entry::byte_len).div_ceil(sum(Entry::stored_byte_len).max(1)).clamp(1, 4);
         let mut seen = HashSet::new();
         let mut last = None;
         for input in entries.iter().flat_map(|entry| entry.inputs()) {
@@ -224,15 +230,17 @@ impl Settings {
             let source = shard.source_for(self.page_cache);
             let hints = source.hints();
             let wanted = hints.concurrency.min(MOST);
-            let in_flight = (wanted as u64).saturating_mul(hints.chunk as u64);
+            // Of what becomes wider, more has to be held.
+            let in_flight = (wanted as u64).saturating_mul(hints.chunk as u64).saturating_mul(wider);
             let more_threads = self.may_have_more_threads && wanted > self.threads;
             let further = self.may_read_further_ahead && hints.is_far() && in_flight > self.read_ahead;
-            if more_threads || further {
+            if more_threads || further || hints.is_far() {
                 let start = input.range().start;
                 let first = start..source.size().min(start.saturating_add(LOOK));
                 if source.is_cached(first) != Some(true) {
                     self.threads = if more_threads { wanted } else { self.threads };
                     self.read_ahead = if further { in_flight } else { self.read_ahead };
+                    self.begins_alone |= hints.is_far();
                 }
             }
         }
