@@ -1,11 +1,13 @@
 //! One tensor out of the same tensor of several models.
 
+mod block;
 mod loops;
 mod mask;
 mod measure;
 mod method;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod tiles;
 
 use super::{Bound, Operation};
