@@ -161,7 +161,7 @@ impl Passes {
         let next = AtomicU64::new(0);
         let run = || {
             let mut state = state();
-            let mut memory = Memory::new(self.inputs.len());
+            let mut memory = self.memory();
             loop {
                 let piece = next.fetch_add(1, Ordering::Relaxed);
                 if piece >= pieces {
@@ -188,6 +188,11 @@ impl Passes {
             });
             ended.collect()
         })
+    }
+
+    /// Memory to [read](Self::read) into.
+    pub(super) fn memory(&self) -> Memory {
+        Memory::new(self.inputs.len())
     }
 
     /// Does something with the blocks of some elements.
@@ -255,15 +260,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(inputs: usize) -> Self {
+    fn new(inputs: usize) -> Self {
         Self { stored: vec![Vec::new(); inputs], base: Block::new(), values: Block::new() }
-    }
-}
-
-impl Passes {
-    /// Memory to [read](Self::read) into.
-    pub(super) fn memory(&self) -> Memory {
-        Memory::new(self.inputs.len())
     }
 }
 
