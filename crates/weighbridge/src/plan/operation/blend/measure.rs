@@ -200,7 +200,7 @@ impl Passes {
         &self,
         elements: Range<u64>,
         memory: &mut Memory,
-        work: &mut dyn FnMut(usize, &[f32], &[f32]),
+        work: &mut impl FnMut(usize, &[f32], &[f32]),
     ) -> Result<()> {
         for (input, stored) in self.inputs.iter().zip(&mut memory.stored) {
             input.read(elements.clone(), stored)?;

@@ -276,7 +276,7 @@ fn a_threshold_is_exact_whatever_a_sample_says() {
         (0..count).map(|i| if i % 1024 < 300 { random[i] } else { 100.0 + random[i] }).collect();
     let same: Vec<_> = random.iter().map(|&value| if value < 0.2 { 0.5 } else { value }).collect();
     let wide: Vec<_> =
-        random.iter().enumerate().map(|(i, value)| value * 2_f32.powi(i as i32 % 200 - 100)).collect();
+        random.iter().zip((-100..100).cycle()).map(|(value, power)| value * 2_f32.powi(power)).collect();
     let bad: Vec<_> =
         random.iter().enumerate().map(|(i, &value)| if i % 1000 == 7 { f32::NAN } else { value }).collect();
     for values in [&random, &hidden, &same, &vec![0.0; count], &wide, &bad] {

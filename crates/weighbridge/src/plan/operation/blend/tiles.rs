@@ -232,7 +232,7 @@ impl Blending {
             let (weight, sums) = (term.weight, if elects { &mut *totals } else { &mut *sums });
             match &term.keep {
                 Keep::All => {
-                    how.run(TakeDifferences { base, values, filter: All, weight, sums, differences })
+                    how.run(TakeDifferences { base, values, filter: All, weight, sums, differences });
                 }
                 Keep::From(least) => {
                     how.run(TakeDifferences {
