@@ -34,7 +34,8 @@ fn main() -> Result<()> {
 
 fn steps(dtype: DType, map: &VarMap) -> Result<()> {
     let gradient = Tensor::rand(-1_f32, 1_f32, (WIDTH, WIDTH), &Device::Cpu)?.to_dtype(dtype)?;
-    let products = map.all_vars().iter().map(|var| (var.as_tensor() * &gradient)?.sum_all());
+    let variables = map.all_vars();
+    let products = variables.iter().map(|var| (var.as_tensor() * &gradient)?.sum_all());
     let loss = products.reduce(|a, b| a? + b?).ok_or("no variables")??;
     let gradients = loss.backward()?;
     let mut ours = AdamW::of(map, ParamsAdamW::default())?;
@@ -60,9 +61,9 @@ fn swaps(map: &VarMap) -> Result<()> {
     let adapter = Checkpoint::from_bytes(Saver::new().bytes(factors.collect::<Vec<_>>())?)?;
     let live = Live::new(map);
     live.swap(Loader::new(&ckpt))?;
-    let load = median(|| Ok(drop(Loader::new(&ckpt).load()?)))?;
-    let swap = median(|| Ok(drop(live.swap(Loader::new(&ckpt))?)))?;
-    let adapted = median(|| Ok(drop(live.swap_adapters([(&adapter, 1.0)])?)))?;
+    let load = median(|| Ok(Loader::new(&ckpt).load()?))?;
+    let swap = median(|| Ok(live.swap(Loader::new(&ckpt))?))?;
+    let adapted = median(|| Ok(live.swap_adapters([(&adapter, 1.0)])?))?;
     println!("all weights: load {load:.4} s, swap {swap:.4} s; an adapter for 4 of {LAYERS}: {adapted:.4} s");
     Ok(())
 }
@@ -74,7 +75,7 @@ fn beside(what: &str, ours: impl FnMut() -> Result<()>, theirs: impl FnMut() -> 
 }
 
 /// Of seven, in seconds.
-fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+fn median<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
     work()?;
     let mut times = Vec::new();
     for _ in 0..7 {
