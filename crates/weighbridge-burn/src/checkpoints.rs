@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use weighbridge::epochs::{Epochs, Milestone, Scalar, Scalars};
-use weighbridge::{Checkpoint, Error, ErrorKind, Result};
+use weighbridge::epochs::{Epochs, Milestone, Opened, Scalar, Scalars};
+use weighbridge::{Error, ErrorKind, Result};
 
 use crate::ema::Ema;
 use crate::loader::load;
@@ -42,7 +42,7 @@ use crate::training;
 /// let mut ema = Ema::new(&model, 0.999)?;
 /// let (mut epoch, mut step) = (1, 0);
 /// if let Some(resumed) = checkpoints.resume(&mut model, &mut optimizer, &mut scheduler)? {
-///     checkpoints.load_ema(resumed.milestone, &mut ema)?;
+///     resumed.load_ema(&mut ema)?;
 ///     (epoch, step) = resumed.next();
 /// }
 /// for epoch in epoch..=2 {
@@ -86,9 +86,25 @@ pub struct Resumed {
     pub scalars: Scalars,
     /// What was loaded into the model.
     pub report: LoadReport,
+    opened: Opened,
 }
 
 impl Resumed {
+    /// Loads the average that was saved with this checkpoint, also if it was saved anew or removed since.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::NotFound`] when it has none, and as [`Loader::into`](crate::Loader::into); the average
+    /// is as it was then.
+    pub fn load_ema<M: Module>(&self, ema: &mut Ema<M>) -> Result<LoadReport> {
+        ema.load(load(self.opened.part(EMA)?))
+    }
+
+    /// Whether it was saved with an average.
+    pub fn has_ema(&self) -> bool {
+        self.opened.has(EMA)
+    }
+
     /// Where the run goes on: in which epoch, and after how many of its steps.
     pub fn next(&self) -> (usize, u64) {
         match self.milestone.step_number() {
@@ -173,8 +189,8 @@ impl Checkpoints {
         optimizer: &mut ModuleOptimizer,
         scheduler: &mut ModuleLrScheduler,
     ) -> Result<Option<Resumed>> {
-        let newest = self.newest()?;
-        newest.map(|milestone| self.load(milestone, model, optimizer, scheduler)).transpose()
+        let newest = self.state(&[]).open_latest()?;
+        newest.map(|opened| load_opened(opened, model, optimizer, scheduler)).transpose()
     }
 
     /// Loads a checkpoint.
@@ -190,10 +206,7 @@ impl Checkpoints {
         optimizer: &mut ModuleOptimizer,
         scheduler: &mut ModuleLrScheduler,
     ) -> Result<Resumed> {
-        let epochs = self.state(&[]);
-        let scalars = epochs.scalars(milestone)?;
-        let report = training::load(&epochs, milestone, model, optimizer, scheduler)?;
-        Ok(Resumed { milestone, scalars, report })
+        load_opened(self.state(&[]).open(milestone)?, model, optimizer, scheduler)
     }
 
     /// Loads the average of a checkpoint that was saved with [one](CheckpointSaver::ema).
@@ -203,7 +216,7 @@ impl Checkpoints {
     /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint or it has none, and as
     /// [`Loader::into`](crate::Loader::into); the average is as it was then.
     pub fn load_ema<M: Module>(&self, milestone: Milestone, ema: &mut Ema<M>) -> Result<LoadReport> {
-        ema.load(load(&Checkpoint::open(self.state(&[]).find(milestone, EMA)?)?))
+        ema.load(load(self.state(&[]).open(milestone)?.part(EMA)?))
     }
 
     pub(crate) fn state(&self, more: &[&str]) -> Epochs {
@@ -220,6 +233,16 @@ impl Checkpoints {
     pub(crate) fn numbers(&self) -> &Scalars {
         &self.scalars
     }
+}
+
+fn load_opened<M: Module>(
+    opened: Opened,
+    model: &mut M,
+    optimizer: &mut ModuleOptimizer,
+    scheduler: &mut ModuleLrScheduler,
+) -> Result<Resumed> {
+    let report = training::load(&opened, model, optimizer, scheduler)?;
+    Ok(Resumed { milestone: opened.milestone(), scalars: opened.scalars().clone(), report, opened })
 }
 
 /// The part of a checkpoint that has an average.

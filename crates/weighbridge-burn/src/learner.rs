@@ -2,19 +2,20 @@
 
 mod steps;
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
 use burn::train::checkpoint::{Checkpoint as Record, Checkpointer, CheckpointerError};
-use weighbridge::epochs::{Epochs, Milestone, Scalars};
-use weighbridge::{Checkpoint, Error, Result};
+use weighbridge::epochs::{Epochs, Milestone, Opened, Scalars};
+use weighbridge::{Error, Result};
 
 use crate::checkpoints::Checkpoints;
 use crate::pack;
-use crate::training::{MODEL, OPTIMIZER, SCHEDULER, write_record};
+use crate::training::{MODEL, OPTIMIZER, PARTS, SCHEDULER, write_record};
 
 impl Checkpoints {
     /// The checkpointers of model, optimizer and scheduler, which belong together, for the ends of epochs.
@@ -63,7 +64,8 @@ impl Checkpoints {
         PartCheckpointer<LrSchedulerRecord>,
     ) {
         let (epochs, scalars) = (self.state(&[]), self.numbers().clone());
-        let shared = Arc::new(Shared { epochs, scalars, moment: Box::new(moment) });
+        let shared =
+            Arc::new(Shared { epochs, scalars, moment: Box::new(moment), restoring: Mutex::default() });
         (
             PartCheckpointer::new(&shared, MODEL),
             PartCheckpointer::new(&shared, OPTIMIZER),
@@ -84,6 +86,29 @@ struct Shared {
     scalars: Scalars,
     /// The moment that a number of Burn's stands for.
     moment: Box<dyn Fn(usize) -> Milestone + Send + Sync>,
+    /// Of which some parts were restored: Burn asks for one after the other, and they belong together.
+    restoring: Mutex<Option<(Opened, BTreeSet<&'static str>)>>,
+}
+
+impl Shared {
+    /// The checkpoint to read a part from: the one that other parts were read from, until all were.
+    fn opened(&self, milestone: Milestone, part: &'static str) -> Result<Opened> {
+        let mut restoring = self.restoring();
+        let before = restoring.take().filter(|(opened, _)| opened.milestone() == milestone);
+        let (opened, mut read) = match before.filter(|(_, read)| !read.contains(part)) {
+            Some(before) => before,
+            None => (self.epochs.open(milestone)?, BTreeSet::new()),
+        };
+        read.insert(part);
+        if read.len() < PARTS.len() {
+            *restoring = Some((opened.clone(), read));
+        }
+        Ok(opened)
+    }
+
+    fn restoring(&self) -> MutexGuard<'_, Option<(Opened, BTreeSet<&'static str>)>> {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<R> PartCheckpointer<R> {
@@ -94,6 +119,7 @@ impl<R> PartCheckpointer<R> {
 
 impl<R: Record> PartCheckpointer<R> {
     fn write(&self, milestone: Milestone, record: R) -> Result<()> {
+        *self.shared.restoring() = None;
         let Shared { epochs, scalars, .. } = &*self.shared;
         let file = epochs.begin(milestone, self.part)?;
         epochs.note(milestone, scalars);
@@ -102,12 +128,12 @@ impl<R: Record> PartCheckpointer<R> {
     }
 
     fn read(&self, milestone: Milestone) -> Result<R> {
-        let file = self.shared.epochs.find(milestone, self.part)?;
-        Checkpoint::open(&file)
-            .and_then(|ckpt| pack::container(&ckpt))
-            .and_then(|bytes| R::checkpoint_from_bytes(bytes).map_err(pack::refused))
-            .map_err(|error| error.in_file(&file))
+        read(&self.shared.opened(milestone, self.part)?, self.part)
     }
+}
+
+fn read<R: Record>(opened: &Opened, part: &str) -> Result<R> {
+    opened.read(part, |ckpt| R::checkpoint_from_bytes(pack::container(ckpt)?).map_err(pack::refused))
 }
 
 impl<R: Record> Checkpointer<R> for PartCheckpointer<R> {

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::fmt;
 
 use burn::module::Module;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use weighbridge::engine::{IntoFlow, PageCache, Prefetch};
+use weighbridge::parallel::DeviceMap;
 use weighbridge::plan::Overflow;
 use weighbridge::{Checkpoint, Error, LoadOptions, Names, Progress, Quantized, Renames, Result};
 
@@ -341,6 +342,32 @@ impl Loader {
         self.options(LoadOptions::new().progress(handler))
     }
 
+    /// Puts parameters on devices by how much memory these have: layers fill them in order, and none is divided. What
+    /// counts are the bytes that parameters will have, and their paths in the module say which layer they belong to.
+    /// Where they do not fit, the load fails with [`Memory`](weighbridge::ErrorKind::Memory) before anything is read.
+    /// Parameters that are not loaded stay where they are, and each keeps its autodiff.
+    ///
+    /// A model on several devices has to move what goes from layer to layer itself:
+    /// `hidden.to_device(&layer.weight.device())`.
+    ///
+    /// ```no_run
+    /// use weighbridge_burn::weighbridge::parallel::DeviceMap;
+    /// # use weighbridge_burn::burn::module::Module;
+    /// # use weighbridge_burn::burn::tensor::Device;
+    /// # use weighbridge_burn::weighbridge::Checkpoint;
+    ///
+    /// # fn on<M: Module>(first: Device, second: Device, model: &mut M) -> weighbridge_burn::weighbridge::Result<()> {
+    /// # let ckpt = Checkpoint::open("model")?;
+    /// let map = DeviceMap::by_memory([(first, 20 << 30), (second, 20 << 30)]);
+    /// weighbridge_burn::load(&ckpt).pytorch().device_map(map).into(model)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn device_map(mut self, map: DeviceMap<Device>) -> Self {
+        self.request.device_map = Some(map);
+        self
+    }
+
     /// Says what [`into`](Self::into) would do, without reading a tensor: what would make it fail is listed
     /// in the report.
     ///
@@ -348,13 +375,13 @@ impl Loader {
     ///
     /// Fails when two stored tensors get one name, and when Burn's entries in the metadata are damaged.
     pub fn check<M: Module>(&self, module: &M) -> Result<LoadReport> {
-        Ok(self.request.plan(walk::sites(module))?.report)
+        Ok(self.request.plan(module)?.report)
     }
 
     /// Loads into `module`.
     ///
-    /// Parameters are put on the devices that they are on, or would be initialised on, and stay trainable or
-    /// frozen as they are. Their ids become those of the checkpoint, if it has any.
+    /// Parameters are put on the devices that they are on, or would be initialised on, unless there is a
+    /// [map](Self::device_map), and stay trainable or frozen as they are. Their ids become those of the checkpoint, if it has any.
     ///
     /// # Errors
     ///
@@ -373,7 +400,7 @@ impl Loader {
 
     /// A tensor for each parameter of `module`; fails if anything is wrong.
     pub(crate) fn planned<M: Module>(&self, module: &M) -> Result<Planned> {
-        let planned = self.request.plan(walk::sites(module))?;
+        let planned = self.request.plan(module)?;
         let failed = fail(&planned.report, self.tolerant, self.partial, self.all_used);
         failed.map_err(|error| self.request.in_checkpoint(error))?;
         Ok(planned)

@@ -7,7 +7,7 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn_pack::Reader;
-use weighbridge::epochs::{Epochs, Milestone};
+use weighbridge::epochs::{Milestone, Opened};
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
@@ -117,21 +117,14 @@ pub(crate) fn write_record(file: &Path, save: impl FnOnce(&Path) -> Result<()>) 
 
 /// Loads a checkpoint; nothing is changed before all of it is read.
 pub(crate) fn load<M: Module>(
-    epochs: &Epochs,
-    milestone: Milestone,
+    opened: &Opened,
     model: &mut M,
     optimizer: &mut ModuleOptimizer,
     scheduler: &mut ModuleLrScheduler,
 ) -> Result<LoadReport> {
-    let restored = {
-        let file = epochs.find(milestone, OPTIMIZER)?;
-        restored(&Checkpoint::open(&file)?, optimizer).map_err(|error| error.in_file(&file))?
-    };
-    let rescheduled = {
-        let file = epochs.find(milestone, SCHEDULER)?;
-        rescheduled(&Checkpoint::open(&file)?, scheduler).map_err(|error| error.in_file(&file))?
-    };
-    let report = loader::load(&Checkpoint::open(epochs.find(milestone, MODEL)?)?).into(model)?;
+    let restored = opened.read(OPTIMIZER, |ckpt| restored(ckpt, optimizer))?;
+    let rescheduled = opened.read(SCHEDULER, |ckpt| rescheduled(ckpt, scheduler))?;
+    let report = loader::load(opened.part(MODEL)?).into(model)?;
     *optimizer = restored;
     *scheduler = rescheduled;
     Ok(report)

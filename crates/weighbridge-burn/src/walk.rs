@@ -171,7 +171,8 @@ pub(crate) struct Filled<'a> {
 
 impl<const D: usize, K: Autodiff + 'static> Slot for Param<Tensor<D, K>>
 where
-    Tensor<D, K>: Parameter,
+    Tensor<D, K>: Parameter + Sync,
+    Self: Module,
 {
     fn dtype(&self) -> DType {
         self.transform_for_save().base().dtype()
@@ -184,7 +185,7 @@ where
         }
         let tensor = values.into_tensor::<D, K>(dtype, how.device);
         let tensor = if how.transposed { tensor.transpose() } else { tensor };
-        Ok(Box::new(self.clone().transform_for_load(tensor, how.id)))
+        Ok(Box::new(on_device(self.clone(), how.device).transform_for_load(tensor, how.id)))
     }
 
     fn read(&self, transposed: bool, part: &[Range<usize>]) -> Result<TensorData> {
@@ -199,6 +200,38 @@ where
         tensor.try_into_data().map_err(|error| {
             Error::new(ErrorKind::Device, format!("it could not be read from the device: {error:?}"))
         })
+    }
+}
+
+/// The parameter as it would be if it had been made on a device, where it puts what is loaded into it. Its own values
+/// are neither made nor moved.
+fn on_device<const D: usize, K: Autodiff + 'static>(
+    param: Param<Tensor<D, K>>,
+    device: &Device,
+) -> Param<Tensor<D, K>>
+where
+    Tensor<D, K>: Parameter + Sync,
+    Param<Tensor<D, K>>: Module,
+{
+    if param.lazy_device() == *device {
+        return param;
+    }
+    if !param.is_initialized() {
+        // One that shares its state with a clone would be initialised before it is moved; this has one of its own.
+        return param.init_mapper(|value| value).to_device(device);
+    }
+    let (id, value, mapper) = param.consume();
+    let stand_in = Tensor::<D, K>::zeros([1; D], device);
+    let stand_in = Parameter::set_require_grad(stand_in, Parameter::is_require_grad(&value));
+    Param::from_mapped_value(id, stand_in, mapper)
+}
+
+/// The device with the autodiff of another one.
+pub(crate) fn with_autodiff_of(device: &Device, other: &Device) -> Device {
+    // Tensors keep theirs when they are moved.
+    match device.is_autodiff() == other.is_autodiff() {
+        true => device.clone(),
+        false => Tensor::<1>::zeros([1], other).to_device(device).device(),
     }
 }
 
@@ -226,7 +259,8 @@ struct Walk {
 impl Walk {
     fn visit<const D: usize, K: Autodiff + 'static>(&mut self, kind: Kind, param: &Param<Tensor<D, K>>)
     where
-        Tensor<D, K>: Parameter,
+        Tensor<D, K>: Parameter + Sync,
+        Param<Tensor<D, K>>: Module,
     {
         // A lazy parameter says its stored shape; an initialised one may have been transposed since.
         let shape = match param.is_initialized() {

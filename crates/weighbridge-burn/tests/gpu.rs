@@ -12,6 +12,8 @@
 mod kept;
 #[path = "gpu/live.rs"]
 mod live;
+#[path = "gpu/placed.rs"]
+mod placed;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::conv::{Conv2d, Conv2dConfig};

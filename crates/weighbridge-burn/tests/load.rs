@@ -6,6 +6,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::quantization::{Calibration, QuantScheme, QuantValue};
 use burn::tensor::{Bool, BoolStore, DType, Device, Distribution, FloatDType, Int, IntDType, Tensor};
+use weighbridge_burn::weighbridge::parallel::DeviceMap;
 use weighbridge_burn::weighbridge::write::{Save, Values};
 use weighbridge_burn::weighbridge::{Checkpoint, Dtype, ErrorKind, Names, Renames, TensorView};
 use weighbridge_burn::{Mapping, load, save};
@@ -482,4 +483,24 @@ fn a_cancelled_load_changes_nothing() {
         load(&ckpt).dtype(FloatDType::F64).progress(|_| std::ops::ControlFlow::Break(())).into(&mut module);
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(bytes(&module) == before);
+}
+
+#[test]
+fn a_map_of_devices_says_what_does_not_fit() {
+    let first = model(&device());
+    let ckpt = saved(&first);
+    let loads = |budgets: [u64; 2]| {
+        let map = DeviceMap::by_memory(budgets.map(|bytes| (device(), bytes)));
+        let mut second = model(&device().autodiff());
+        let before = bytes(&second);
+        let loaded = load(&ckpt).device_map(map).into(&mut second);
+        assert!(bytes(&second) == if loaded.is_ok() { bytes(&first) } else { before });
+        assert!(second.layers[0].weight.val().is_require_grad());
+        loaded
+    };
+    // A layer has 48 bytes; the embedding and what else is in front of the layers come before.
+    assert_eq!(loads([1000, 1000]).unwrap().loaded.len(), ckpt.len());
+    let error = loads([120, 40]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Memory && error.to_string().contains("layer layers."), "{error}");
+    assert_eq!(loads([0, 0]).unwrap_err().kind(), ErrorKind::Memory);
 }

@@ -100,7 +100,7 @@ impl Run {
     fn resume(&mut self, checkpoints: &Checkpoints) -> Option<((usize, u64), u64)> {
         let Self { model, optimizer, scheduler, ema } = self;
         let resumed = checkpoints.resume(model, optimizer, scheduler).unwrap()?;
-        checkpoints.load_ema(resumed.milestone, ema).unwrap();
+        resumed.load_ema(ema).unwrap();
         assert_eq!(resumed.scalars["seed"], Scalar::UInt(7));
         Some((resumed.next(), resumed.scalars["position"].as_u64().unwrap()))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weighbridge::Checkpoint;
-use weighbridge::parallel::RANK_KEY;
+use weighbridge::parallel::{MODEL_KEY, RANK_KEY};
 use weighbridge::write::Save;
 
 use crate::show::safe;
@@ -12,7 +12,7 @@ use crate::term::Term;
 pub(crate) type Metadata<'c> = BTreeMap<&'c str, &'c str>;
 
 /// What is true of one file only: what a rank has, and where a part begins.
-const OF_ONE_FILE: [&str; 2] = [RANK_KEY, "DCP_SHARDING_INFO"];
+const OF_ONE_FILE: [&str; 3] = [RANK_KEY, MODEL_KEY, "DCP_SHARDING_INFO"];
 
 /// What all shards say of the model; of two values of one key the first counts.
 pub(crate) fn union<'c>(checkpoints: &[&'c Checkpoint], term: &Term) -> Metadata<'c> {

@@ -177,6 +177,37 @@ fn what_training_changed_comes_back() {
     assert!(kept > 0.5 && kept < 1.0, "{kept}");
 }
 
+/// PEFT replaces all modules whose names end with that of one that is saved whole, and asks for their tensors.
+#[test]
+fn what_peft_takes_for_a_module_that_is_saved_whole_is_saved_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |norm: f32, up: f32| {
+        [
+            ("layers.0.norm.weight", [2].as_slice(), vec![7.0; 2]),
+            ("layers.0.up.weight", &[2, 2], vec![up; 4]),
+            ("norm.weight", &[2], vec![norm; 2]),
+        ]
+    };
+    for (path, tensors) in [("base", of(1.0, 1.0)), ("tuned", of(2.0, 3.0))] {
+        let tensors = tensors.each_ref().map(|(name, shape, values)| (*name, *shape, values.as_slice()));
+        write(&dir.path().join(path).join("model.safetensors"), &tensors);
+    }
+    let ran = lora(dir.path(), "extract @base @tuned --rank 1 --full -o @out");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let adapter = Checkpoint::open(dir.path().join("out/adapter_model.safetensors")).unwrap();
+    let mut names: Vec<_> = adapter.tensors().map(|tensor| tensor.name().to_owned()).collect();
+    names.sort();
+    let prefix = "base_model.model.";
+    assert_eq!(
+        names,
+        ["layers.0.norm.weight", "layers.0.up.lora_A.weight", "layers.0.up.lora_B.weight", "norm.weight"]
+            .map(|name| format!("{prefix}{name}"))
+    );
+    let config = fs::read_to_string(dir.path().join("out/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["modules_to_save"], serde_json::json!(["layers.0.norm", "norm"]));
+}
+
 #[test]
 fn odd_differences_have_errors_or_answers() {
     let dir = tempfile::tempdir().unwrap();
@@ -236,36 +267,4 @@ fn names_of_other_formats_lead_back() {
     assert_eq!(report["modules"][0]["scale"], 3.0);
     let ran = lora(dir.path(), "convert @peft --to kohya -o @kohya.safetensors");
     assert!(ran.status == 2 && ran.stderr.contains("--force"), "{}", ran.stderr);
-}
-
-#[test]
-fn a_killed_merge_leaves_the_old_file_or_the_new_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let size = 1 << 11;
-    write(&dir.path().join("base.safetensors"), &[("a.weight", &[size, size], &vec![1.0; size * size])]);
-    let factors = [
-        ("a.lora_A.weight", &[1, size][..], &vec![1.0; size][..]),
-        ("a.lora_B.weight", &[size, 1], &vec![2.0; size]),
-    ];
-    write(&dir.path().join("adapter.safetensors"), &factors);
-    let out = dir.path().join("out.safetensors");
-    let old = [("a.weight", &[2_usize, 2][..], &[7.0_f32; 4][..])];
-    let mut killed = 0;
-    for delay in (0..40).step_by(4) {
-        write(&out, &old);
-        let mut command = support::command();
-        command.args(["lora", "merge", "--force", "-o"]).arg(&out);
-        command.args([dir.path().join("base.safetensors"), dir.path().join("adapter.safetensors")]);
-        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(delay));
-        child.kill().unwrap();
-        killed += usize::from(!child.wait().unwrap().success());
-        let values = floats(&out, "a.weight");
-        let is_old = values == [7.0; 4];
-        assert!(
-            is_old || (values.len() == size * size && values.iter().all(|value| *value == 3.0)),
-            "{delay}"
-        );
-    }
-    assert!(killed > 0);
 }

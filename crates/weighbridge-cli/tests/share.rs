@@ -228,3 +228,36 @@ fn reader_of_the_other_test() {
     std::io::stdin().read_line(&mut line).unwrap();
     assert!(start.elapsed() < Duration::from_secs(600));
 }
+
+/// The name of a share is gone with it; the directory of the model is not.
+#[test]
+fn an_adapter_made_of_a_share_names_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    let name = unique("base");
+    let _sharing = Sharing::start(dir.path(), &name, &[]);
+    let values = [3.0_f32; 4];
+    let first: Vec<f32> = (0..1 << 20).map(|at| at as f32).collect();
+    let tuned = [
+        ("a.weight", Values::new(&[1 << 10, 1 << 10], &first).unwrap()),
+        ("b.weight", Values::new(&[2, 2], &values).unwrap()),
+    ];
+    let [tuned_file, out] = ["tuned.safetensors", "out"].map(|name| dir.path().join(name));
+    Save::new().file(&tuned_file, tuned).unwrap();
+    let shared = format!("share:{name}");
+    let ran = weighbridge([
+        "lora".as_ref(),
+        "extract".as_ref(),
+        shared.as_ref(),
+        tuned_file.as_os_str(),
+        "--rank".as_ref(),
+        "1".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let config = fs::read_to_string(out.join("adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let base = Path::new(config["base_model_name_or_path"].as_str().unwrap()).canonicalize().unwrap();
+    assert_eq!(base, dir.path().join("model").canonicalize().unwrap());
+}

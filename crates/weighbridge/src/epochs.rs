@@ -29,14 +29,16 @@
 //! let weights = Values::new(&[2], &[0.5_f32, -1.0])?;
 //! epochs.save(Milestone::at_step(1200), |_part, file| Save::new().file(file, [("w", &weights)]))?;
 //! assert_eq!(epochs.latest()?, Some(Milestone::at_step(1200)));
-//! let model = epochs.find(Milestone::at_step(1200), "model")?; // .../step-00001200/model.safetensors
-//! # assert!(model.ends_with("step-00001200/model.safetensors"));
+//! let opened = epochs.open(Milestone::at_step(1200))?;
+//! let model = opened.part("model")?; // of the same moment as all other parts
+//! assert!(model.tensor("w").is_some());
 //! # Ok(())
 //! # }
 //! ```
 
 mod manifest;
 mod milestone;
+mod opened;
 mod saving;
 mod scalar;
 #[cfg(test)]
@@ -47,12 +49,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use milestone::Milestone;
+pub use opened::Opened;
 pub use scalar::{Scalar, Scalars};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::write::Directory;
-use manifest::{Committed, committed};
-use saving::{Parts, Saving, length};
+use manifest::{Committed, Manifest, committed};
+use saving::{Parts, Saving, check_length};
 
 /// The checkpoints of a directory.
 #[derive(Debug)]
@@ -259,7 +262,8 @@ impl Epochs {
         saving.clean(&before, &after, &self.parts)
     }
 
-    /// The file of a part of a committed checkpoint.
+    /// The file of a part of a committed checkpoint. Another process may save the checkpoint anew at any moment;
+    /// [`open`](Self::open) gives parts that belong together.
     ///
     /// # Errors
     ///
@@ -273,10 +277,7 @@ impl Epochs {
             return Err(Error::new(ErrorKind::NotFound, message).in_file(&self.directory));
         };
         let file = self.directory.join(&found.directory).join(name);
-        if length(&file)? != bytes {
-            let message = "it does not have the length that was committed";
-            return Err(Error::new(ErrorKind::DataLength, message).in_file(&file));
-        }
+        check_length(&file, bytes)?;
         Ok(file)
     }
 
@@ -317,16 +318,7 @@ impl Epochs {
     }
 
     fn committed(&self, milestone: Milestone) -> Result<Committed> {
-        let mut committed = committed(&self.directory)?;
-        match committed.iter().position(|committed| committed.milestone == milestone) {
-            Some(found) => Ok(committed.swap_remove(found)),
-            None => {
-                let known: Vec<_> = committed.iter().map(|other| other.milestone.to_string()).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join("; ") };
-                let message = format!("there is no checkpoint of {milestone}; there are: {known}");
-                Err(Error::new(ErrorKind::NotFound, message).in_file(&self.directory))
-            }
-        }
+        Manifest::read(&self.directory)?.find(milestone).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -84,7 +84,7 @@ mod tp_plan;
 mod zeros;
 
 pub use device_map::{DeviceMap, Placed};
-pub use join::{RANK_KEY, has_record, join};
+pub use join::{MODEL_KEY, RANK_KEY, has_record, join};
 pub use plan::ParallelPlan;
 pub use ranks::{Held, RankedTensor, Ranks};
 pub use share::{Cut, Share, Unit};

@@ -61,7 +61,7 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
     let mut step = 0;
     if let Some(latest) = latest {
         let resumed = checkpoints.load(latest, &map, &mut optimizer, &mut schedule)?;
-        checkpoints.load_ema(latest, &mut ema)?;
+        resumed.load_ema(&mut ema)?;
         step = resumed.step();
         note(&format!("{}: going on after {latest}", cli.run.display()));
     }

@@ -14,14 +14,14 @@ use burn::train::{
     LearningCheckpointer, SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor,
     TrainLoader, TrainingComponents, TrainingItem, TrainingStrategy, ValidLoader,
 };
-use weighbridge::epochs::Milestone;
+use weighbridge::epochs::{Milestone, Opened};
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use super::unknown;
+use super::{read, unknown};
 use crate::checkpoints::Checkpoints;
 use crate::loader::load;
 use crate::panics::caught;
-use crate::training::MODEL;
+use crate::training::{MODEL, OPTIMIZER, SCHEDULER};
 use crate::walk;
 
 impl Checkpoints {
@@ -65,10 +65,8 @@ impl Checkpoints {
         if steps == 0 {
             return Err(Error::new(ErrorKind::Value, "a checkpoint every 0 steps is none"));
         }
-        let resumed = match self.newest()? {
-            Some(milestone) => Some(Restored::read(&self, milestone)?),
-            None => None,
-        };
+        let newest = self.state(&[]).open_latest()?;
+        let resumed = newest.as_ref().map(Restored::read).transpose()?;
         let training = match resumed.as_ref().map(Restored::whole_epochs) {
             Some(epochs @ 1..) => training.checkpoint(epochs),
             _ => training,
@@ -88,21 +86,20 @@ struct Restored {
 }
 
 impl Restored {
-    fn read(checkpoints: &Checkpoints, milestone: Milestone) -> Result<Self> {
-        let (_, optimizer, scheduler) = checkpoints.clone().split();
-        let model = checkpoints.state(&[]).find(milestone, MODEL)?;
+    fn read(opened: &Opened) -> Result<Self> {
+        let milestone = opened.milestone();
         if milestone.epoch_number() == 0 {
             let message = format!(
                 "the newest checkpoint is of {milestone}, and a `Learner` counts epochs from 1: where it would \
                  go on is not known; `resume` it in a loop of your own, or train in another directory"
             );
-            return Err(Error::new(ErrorKind::Value, message).in_file(&model));
+            return Err(Error::new(ErrorKind::Value, message).in_file(&opened.file(MODEL)));
         }
         Ok(Self {
             milestone,
-            model: Checkpoint::open(model)?,
-            optimizer: optimizer.read(milestone)?,
-            scheduler: scheduler.read(milestone)?,
+            model: opened.part(MODEL)?.clone(),
+            optimizer: read(opened, OPTIMIZER)?,
+            scheduler: read(opened, SCHEDULER)?,
         })
     }
 

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::module::ParamId;
-use burn::tensor::DType;
+use burn::module::{Module, ParamId};
+use burn::tensor::{DType, Device};
+use weighbridge::parallel::DeviceMap;
 use weighbridge::plan::{Entry, Input, Join, Operation, Overflow, Part, Read};
 use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Result, Slice, TensorRef};
 
@@ -20,7 +21,7 @@ use crate::panics::caught;
 use crate::problems::{Hints, located, no_such_path, selects_none};
 use crate::report::{Conversion, Dequantized, LoadReport};
 use crate::upload::Target;
-use crate::walk::{Kind, Site};
+use crate::walk::{self, Kind, Site, with_autodiff_of};
 
 /// A parameter, and what is loaded into it.
 pub(super) struct Fill {
@@ -92,6 +93,7 @@ pub(super) struct Request {
     /// Whether those that cannot come dense.
     pub(super) dense_where_needed: bool,
     pub(super) overflow: Overflow,
+    pub(super) device_map: Option<DeviceMap<Device>>,
 }
 
 impl Request {
@@ -110,11 +112,38 @@ impl Request {
             keep: false,
             dense_where_needed: false,
             overflow: Overflow::default(),
+            device_map: None,
         }
     }
 
-    /// Finds a tensor for each parameter, and what is wrong.
-    pub(super) fn plan(&self, sites: Vec<Site>) -> Result<Planned> {
+    /// Finds a tensor for each parameter of a module, and what is wrong.
+    pub(super) fn plan<M: Module>(&self, module: &M) -> Result<Planned> {
+        let mut sites = walk::sites(module);
+        let Some(map) = &self.device_map else { return self.plan_for(sites) };
+        // How many bytes there will be is found out first, as if all went to the first device.
+        let mut all = walk::sites(module);
+        if let Some(first) = map.devices().next() {
+            all.iter_mut().for_each(|site| site.device = with_autodiff_of(first, &site.device));
+        }
+        let mut planned = self.plan_for(all)?;
+        let bytes = planned.fills.iter().map(|fill| (fill.entry.name(), fill.entry.byte_len()));
+        match map.place(bytes) {
+            Ok(placed) => {
+                for site in &mut sites {
+                    if let Some(device) = placed.device_of(&site.path()) {
+                        site.device = with_autodiff_of(device, &site.device);
+                    }
+                }
+                self.plan_for(sites)
+            }
+            Err(error) => {
+                planned.report.problems.push(self.in_checkpoint(error));
+                Ok(planned)
+            }
+        }
+    }
+
+    fn plan_for(&self, sites: Vec<Site>) -> Result<Planned> {
         let checkpoint = &self.checkpoint.with_adapters(&self.adapters, self.quantized)?;
         let named = self.naming.of(checkpoint);
         let stored = named.tensors(checkpoint)?;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use candle_nn::VarMap;
-use weighbridge::epochs::{Epochs, Milestone, Scalar, Scalars};
+use weighbridge::epochs::{Epochs, Milestone, Opened, Scalar, Scalars};
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Error, ErrorKind, Result};
+use weighbridge::{Error, ErrorKind, Result};
 
 use super::ids::Ids;
 use super::layout::BurnLayout;
@@ -83,7 +83,7 @@ pub fn load_training<O: Stateful>(
 /// const BATCHES: u64 = 5; // of an epoch
 /// let mut step = 0;
 /// if let Some(resumed) = checkpoints.resume(&map, &mut optimizer, &mut schedule)? {
-///     checkpoints.load_ema(resumed.milestone, &mut ema)?;
+///     resumed.load_ema(&mut ema)?;
 ///     let (epoch, done) = resumed.next(); // a run of Burn's may have stopped at the end of an epoch
 ///     step = epoch.saturating_sub(1) as u64 * BATCHES + done;
 /// }
@@ -116,16 +116,33 @@ pub struct Checkpoints {
 }
 
 /// What was resumed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Resumed {
     /// When the checkpoint was taken.
     pub milestone: Milestone,
     /// The numbers that were kept with it.
     pub scalars: Scalars,
+    opened: Opened,
+    layout: BurnLayout,
 }
 
 impl Resumed {
+    /// Loads the average that was saved with this checkpoint, also if it was saved anew or removed since.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::NotFound`] when it has none, and as [`Checkpoints::load`]; the average is as it was
+    /// then.
+    pub fn load_ema(&self, ema: &mut Ema) -> Result<()> {
+        self.opened.read(EMA, |ckpt| ema.load_laid_out(ckpt, &self.layout))
+    }
+
+    /// Whether it was saved with an average.
+    pub fn has_ema(&self) -> bool {
+        self.opened.has(EMA)
+    }
+
     /// Where the run goes on: in which epoch, from 1 on, and after how many of its steps. The epoch is 0 where
     /// none are counted, and the steps are those of the run then.
     pub fn next(&self) -> (usize, u64) {
@@ -230,8 +247,8 @@ impl Checkpoints {
         optimizer: &mut O,
         schedule: &mut impl Schedule,
     ) -> Result<Option<Resumed>> {
-        let latest = self.latest()?;
-        latest.map(|milestone| self.load(milestone, map, optimizer, schedule)).transpose()
+        let opened = self.epochs(&[]).open_latest()?;
+        opened.map(|opened| self.load_opened(opened, map, optimizer, schedule)).transpose()
     }
 
     /// Loads a checkpoint: the variables of the map, the state of the optimizer and the place of the
@@ -249,35 +266,35 @@ impl Checkpoints {
         optimizer: &mut O,
         schedule: &mut impl Schedule,
     ) -> Result<Resumed> {
-        let epochs = self.epochs(&[]);
-        let scalars = epochs.scalars(milestone)?;
-        let vars = named(map);
-        let [model, state, place] = [MODEL, OPTIMIZER, SCHEDULER].map(|part| epochs.find(milestone, part));
-        let (model, state, place) = (model?, state?, place?);
+        self.load_opened(self.epochs(&[]).open(milestone)?, map, optimizer, schedule)
+    }
 
-        let weights = Checkpoint::open(&model)
-            .and_then(|ckpt| weights_for(&vars, &ckpt, &self.layout))
-            .map_err(|error| error.in_file(&model))?;
-        let moments = Checkpoint::open(&state)
-            .and_then(|ckpt| record::read(&ckpt, optimizer, &vars, &self.layout))
-            .map_err(|error| error.in_file(&state))?;
-        let place_kept = Checkpoint::open(&place)
-            .and_then(|ckpt| record::read_schedule(&ckpt))
-            .map_err(|error| error.in_file(&place))?;
+    fn load_opened<O: Stateful>(
+        &self,
+        opened: Opened,
+        map: &VarMap,
+        optimizer: &mut O,
+        schedule: &mut impl Schedule,
+    ) -> Result<Resumed> {
+        let vars = named(map);
+        let weights = opened.read(MODEL, |ckpt| weights_for(&vars, ckpt, &self.layout))?;
+        let moments = opened.read(OPTIMIZER, |ckpt| record::read(ckpt, optimizer, &vars, &self.layout))?;
+        let place = opened.read(SCHEDULER, record::read_schedule)?;
 
         // From here on what may fail changes nothing then, and what was changed is changed back.
         let before = schedule.state();
-        schedule.load_state(&place_kept).map_err(|error| error.in_file(&place))?;
+        schedule.load_state(&place).map_err(|error| error.in_file(&opened.file(SCHEDULER)))?;
         let pairs = vars.iter().map(|(_, var)| var.as_tensor()).zip(&weights);
         if let Err((number, error)) = exchange_all(pairs) {
             schedule.load_state(&before)?;
             let name = vars.get(number).map_or("", |(name, _)| name);
-            return Err(refused(&error).in_tensor(name).in_file(&model));
+            return Err(refused(&error).in_tensor(name).in_file(&opened.file(MODEL)));
         }
         for (slot, moments) in optimizer.slots_mut().iter_mut().zip(moments) {
             slot.moments = moments;
         }
-        Ok(Resumed { milestone, scalars })
+        let (milestone, scalars) = (opened.milestone(), opened.scalars().clone());
+        Ok(Resumed { milestone, scalars, opened, layout: self.layout.clone() })
     }
 
     /// Loads the average of a checkpoint that was saved with [one](CheckpointSaver::ema).
@@ -287,9 +304,7 @@ impl Checkpoints {
     /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint or it has none, and as
     /// [`load`](Self::load); the average is as it was then.
     pub fn load_ema(&self, milestone: Milestone, ema: &mut Ema) -> Result<()> {
-        let file = self.epochs(&[]).find(milestone, EMA)?;
-        let load = |ckpt: Checkpoint| ema.load_laid_out(&ckpt, &self.layout);
-        Checkpoint::open(&file).and_then(load).map_err(|error| error.in_file(&file))
+        self.epochs(&[]).open(milestone)?.read(EMA, |ckpt| ema.load_laid_out(ckpt, &self.layout))
     }
 
     fn epochs(&self, more: &[&str]) -> Epochs {

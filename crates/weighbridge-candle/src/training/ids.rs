@@ -43,9 +43,8 @@ impl Ids {
 
 /// The ids in the newest checkpoint, if it has any.
 fn known(epochs: &Epochs) -> Option<BTreeMap<String, u64>> {
-    let newest = epochs.latest().ok()??;
-    let ckpt = Checkpoint::open(epochs.find(newest, "model").ok()?).ok()?;
-    let ids = object(&ckpt, IDS).ok()?.into_iter();
+    let newest = epochs.open_latest().ok()??;
+    let ids = object(newest.part("model").ok()?, IDS).ok()?.into_iter();
     ids.map(|(name, id)| Some((name, id.as_str()?.parse().ok()?))).collect()
 }
 

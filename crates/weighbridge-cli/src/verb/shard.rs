@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use weighbridge::parallel::{RANK_KEY, Ranks};
+use weighbridge::parallel::{MODEL_KEY, RANK_KEY, Ranks};
 use weighbridge::write::{Save, Split, parse_size};
 use weighbridge::{Checkpoint, Plan};
 
@@ -83,8 +83,12 @@ impl Shard {
         // Whatever is wrong with a rank is found before anything is written.
         let destinations =
             chosen.iter().map(|&rank| self.prepare(&ranks, rank)).collect::<Result<Vec<_>>>()?;
+        let model = fingerprint(&checkpoint)?;
         for (rank, directory, own) in &destinations {
-            self.write(&ranks, *rank, directory, own, &checkpoint, term)?;
+            let save =
+                metadata::with(Save::new(), metadata::without_codes(metadata::union(&[own], term), &[own]));
+            let save = save.metadata(RANK_KEY, ranks.record(*rank)).metadata(MODEL_KEY, &model);
+            self.write(save, directory, own, &checkpoint, term)?;
         }
         term.note(format_args!(
             "{}: {}, {} together",
@@ -104,8 +108,7 @@ impl Shard {
 
     fn write(
         &self,
-        ranks: &Ranks,
-        rank: usize,
+        save: Save,
         directory: &Path,
         own: &Checkpoint,
         stored: &Checkpoint,
@@ -115,8 +118,6 @@ impl Shard {
         let destination = Destination::new(directory, self.force)
             .in_shards_of(self.max_shard_size.unwrap_or(Split::DEFAULT_SIZE));
         let copies = Beside::of(&self.input, stored)?.into(&destination, None)?;
-        let metadata = metadata::without_codes(metadata::union(&[own], term), &[own]);
-        let save = metadata::with(Save::new(), metadata).metadata(RANK_KEY, ranks.record(rank));
         let plan = Plan::of(own).build()?;
         dense::save(&plan, save, &destination, term)?;
         if let Some(copies) = copies {
@@ -124,4 +125,27 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// What tells a model from another one: a hash (FNV-1a) of the names, dtypes and shapes of its tensors, and of some bytes
+/// from the middle of each.
+fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
+    const SOME: u64 = 64;
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+    };
+    for tensor in checkpoint.tensors() {
+        add(format!("{} {} {:?}", tensor.name(), tensor.dtype(), tensor.shape()).as_bytes());
+        let range = tensor.info().file_range();
+        let start = range.start + (range.end - range.start).saturating_sub(SOME) / 2;
+        let mut bytes = [0; SOME as usize];
+        let bytes = &mut bytes[..(range.end - start).min(SOME) as usize];
+        let read = tensor.shard().source().read_at(start, bytes);
+        read.with_context(|| format!("{}: {:?}", tensor.shard().name(), tensor.name()))?;
+        add(bytes);
+    }
+    Ok(format!("{hash:016x}"))
 }

@@ -1,7 +1,8 @@
 //! The manifest: which checkpoints count.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind as Io, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -27,16 +28,72 @@ pub(super) struct Committed {
 
 /// What the manifest names; nothing if there is none.
 pub(super) fn committed(directory: &Path) -> Result<Vec<Committed>> {
-    let file = directory.join(MANIFEST);
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("it cannot be read", error).in_file(&file)),
-    };
-    parse(&text).ok_or_else(|| {
-        let message = "it is not a manifest of checkpoints that this version can read";
-        Error::new(ErrorKind::Value, message).in_file(&file)
-    })
+    Ok(Manifest::read(directory)?.committed)
+}
+
+/// A manifest that was read.
+pub(super) struct Manifest<'d> {
+    directory: &'d Path,
+    pub(super) committed: Vec<Committed>,
+    /// Open, so that no other file has its number.
+    file: Option<File>,
+}
+
+impl<'d> Manifest<'d> {
+    /// An empty one if there is none.
+    pub(super) fn read(directory: &'d Path) -> Result<Self> {
+        let path = directory.join(MANIFEST);
+        let unreadable = |error| Error::io("it cannot be read", error).in_file(&path);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == Io::NotFound => {
+                return Ok(Self { directory, committed: Vec::new(), file: None });
+            }
+            Err(error) => return Err(unreadable(error)),
+        };
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(unreadable)?;
+        let committed = parse(&text).ok_or_else(|| {
+            let message = "it is not a manifest of checkpoints that this version can read";
+            Error::new(ErrorKind::Value, message).in_file(&path)
+        })?;
+        Ok(Self { directory, committed, file: Some(file) })
+    }
+
+    /// What it has of a checkpoint.
+    pub(super) fn find(&self, milestone: Milestone) -> Result<&Committed> {
+        self.committed.iter().find(|committed| committed.milestone == milestone).ok_or_else(|| {
+            let known: Vec<_> = self.committed.iter().map(|other| other.milestone.to_string()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join("; ") };
+            let message = format!("there is no checkpoint of {milestone}; there are: {known}");
+            Error::new(ErrorKind::NotFound, message).in_file(self.directory)
+        })
+    }
+
+    /// Whether no other one was put in its place since it was read.
+    pub(super) fn is_current(&self) -> Result<bool> {
+        let path = self.directory.join(MANIFEST);
+        let unreadable = |error| Error::io("it cannot be read", error).in_file(&path);
+        let now = match fs::metadata(&path) {
+            Ok(now) => now,
+            Err(error) if error.kind() == Io::NotFound => return Ok(self.file.is_none()),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let Some(file) = &self.file else { return Ok(false) };
+        Ok(is_same(&file.metadata().map_err(unreadable)?, &now))
+    }
+}
+
+#[cfg(unix)]
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    let key = |metadata: &fs::Metadata| (metadata.len(), metadata.modified().ok());
+    key(one) == key(other)
 }
 
 /// The text of a manifest: of version 1 where that has everything, so that an older version reads it.

@@ -168,7 +168,16 @@ impl Pending {
     }
 }
 
-pub(super) fn length(file: &Path) -> Result<u64> {
+/// Fails unless a file has the length that was committed.
+pub(super) fn check_length(file: &Path, committed: u64) -> Result<()> {
+    if length(file)? == committed {
+        return Ok(());
+    }
+    let message = "it does not have the length that was committed";
+    Err(Error::new(ErrorKind::DataLength, message).in_file(file))
+}
+
+fn length(file: &Path) -> Result<u64> {
     let metadata = fs::metadata(file);
     Ok(metadata.map_err(|error| Error::io("it cannot be read", error).in_file(file))?.len())
 }

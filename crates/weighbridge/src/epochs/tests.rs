@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::manifest::MANIFEST;
 use super::*;
+use crate::write::{Save, Values};
 
 const PARTS: [&str; 3] = ["model", "optimizer", "scheduler"];
 
@@ -259,4 +260,84 @@ fn steps_and_numbers_are_kept() {
     Epochs::new(directory.path(), ["model"]).save(Milestone::at_step(400), write).unwrap();
     let error = epochs.begin(Milestone::at_step(500), "optimizer").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Value);
+}
+
+/// Saves a checkpoint whose parts and numbers all say `version`.
+fn save_version(epochs: &Epochs, milestone: Milestone, version: u64) -> Result<()> {
+    let scalars = Scalars::from([("version".to_owned(), version.into())]);
+    epochs.save_with(milestone, &scalars, |_, file| {
+        let values = [version];
+        Save::new().file(file, [("version", &Values::new(&[1], &values)?)])
+    })
+}
+
+/// The version that all of it says.
+fn version(opened: &Opened) -> u64 {
+    let scalar = opened.scalars()["version"].as_u64().unwrap();
+    for part in PARTS {
+        let ckpt = opened.part(part).unwrap();
+        let tensor = ckpt.tensor("version").unwrap();
+        let mut bytes = [0; 8];
+        tensor.shard().source().read_at(tensor.info().file_range().start, &mut bytes).unwrap();
+        assert_eq!(bytes, scalar.to_le_bytes(), "{part} of {scalar}");
+    }
+    scalar
+}
+
+#[test]
+fn what_is_opened_is_of_one_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let milestone = Milestone::epoch(1);
+    let other = Milestone::epoch(2);
+    save_version(&epochs_in(directory.path()).keep_last(1), milestone, 0).unwrap();
+    let written = std::sync::atomic::AtomicU64::new(0);
+    let mut opened = 0;
+    let mut seen = BTreeSet::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let epochs = epochs_in(directory.path()).keep_last(1);
+            for number in 1..=120 {
+                // Every third time it goes away for a while, and its directory gets its first name again.
+                if number % 3 == 0 {
+                    save_version(&epochs, other, number).unwrap();
+                }
+                save_version(&epochs, milestone, number).unwrap();
+                written.store(number, std::sync::atomic::Ordering::Release);
+            }
+        });
+        let epochs = epochs_in(directory.path());
+        while written.load(std::sync::atomic::Ordering::Acquire) < 120 {
+            seen.insert(version(&epochs.open_latest().unwrap().unwrap()));
+            match epochs.open(milestone) {
+                Ok(found) => {
+                    version(&found);
+                    opened += 1;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            }
+        }
+    });
+    assert!(opened > 20 && seen.len() > 20, "{opened} were opened, {} of them different", seen.len());
+}
+
+#[test]
+fn what_is_open_stays_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let epochs = epochs_in(directory.path()).keep_last(1);
+    assert!(epochs.open_latest().unwrap().is_none());
+    let milestone = Milestone::at_step(7);
+    assert_eq!(epochs.open(milestone).unwrap_err().kind(), ErrorKind::NotFound);
+    save_version(&epochs, milestone, 1).unwrap();
+    let opened = epochs.open(milestone).unwrap();
+    for number in 2..4 {
+        save_version(&epochs, milestone, number).unwrap();
+    }
+    assert_eq!((version(&opened), version(&epochs.open(milestone).unwrap())), (1, 3));
+    assert_eq!(opened.part("ema").unwrap_err().kind(), ErrorKind::NotFound);
+    // A part that is damaged is in nobody's way who does not ask for it.
+    fs::write(epochs.find(milestone, "optimizer").unwrap(), "short").unwrap();
+    let opened = epochs.open_latest().unwrap().unwrap();
+    assert!(opened.part("model").is_ok() && opened.has("optimizer"));
+    let error = opened.read("optimizer", |_| Ok(())).unwrap_err();
+    assert_eq!((error.kind(), error.file()), (ErrorKind::DataLength, Some(&*opened.file("optimizer"))));
 }

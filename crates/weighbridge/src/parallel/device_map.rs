@@ -70,6 +70,11 @@ impl<D> DeviceMap<D> {
         self
     }
 
+    /// The devices, in their order.
+    pub fn devices(&self) -> impl Iterator<Item = &D> {
+        self.devices.iter().map(|(device, _)| device)
+    }
+
     /// The same with something else in the place of each device, made of its place in the order and itself.
     #[must_use]
     pub fn map_devices<E>(&self, mut change: impl FnMut(usize, &D) -> E) -> DeviceMap<E> {

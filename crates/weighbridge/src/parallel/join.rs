@@ -22,6 +22,9 @@ use crate::text::brief;
 /// The key of a file's metadata under which `weighbridge shard` writes which rank it is of, and what it has of each tensor.
 pub const RANK_KEY: &str = "weighbridge.rank";
 
+/// The key under which files of ranks may say which model they are of, in any text: those of two models are not joined.
+pub const MODEL_KEY: &str = "weighbridge.rank.model";
+
 /// Whether a checkpoint says which rank it is of, as those do that `weighbridge shard` writes.
 pub fn has_record(checkpoint: &Checkpoint) -> bool {
     checkpoint.shards().iter().any(|shard| shard.header().metadata_value(RANK_KEY).is_some())
@@ -29,6 +32,11 @@ pub fn has_record(checkpoint: &Checkpoint) -> bool {
 
 /// Bytes that are compared at a time.
 const STEP: usize = 1 << 20;
+
+/// What the metadata of a checkpoint has under a key.
+fn said<'c>(checkpoint: &'c Checkpoint, key: &str) -> Option<&'c str> {
+    checkpoint.shards().first()?.header().metadata_value(key)
+}
 
 /// What a rank has of a tensor.
 struct Piece<'c> {
@@ -60,12 +68,12 @@ impl Ranks {
 ///
 /// # Errors
 ///
-/// Fails with [`ErrorKind::Malformed`] where a checkpoint does not say so, or where two ranks have other values for the same
-/// place, and with [`ErrorKind::MissingTensor`] where a rank or a part is missing.
+/// Fails with [`ErrorKind::Malformed`] where a checkpoint does not say so, where two are of [other models](MODEL_KEY) or
+/// have other values for the same place, and with [`ErrorKind::MissingTensor`] where a rank or a part is missing.
 pub fn join(ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
     let mut pieces = Pieces::default();
     let mut missing: Option<BTreeSet<usize>> = None;
-    let mut cut = None;
+    let (mut cut, mut model) = (None, None);
     for checkpoint in ranks {
         let record = Record::of(checkpoint)?;
         let (count, tensor) = *cut.get_or_insert((record.ranks, record.tensor));
@@ -74,6 +82,12 @@ pub fn join(ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
                 "it is of a model cut for {} ranks, {} of them for a layer; another one for {count}, {tensor} for a layer",
                 record.ranks, record.tensor
             );
+            return Err(blame(checkpoint, Error::new(ErrorKind::Malformed, message)));
+        }
+        let own = said(checkpoint, MODEL_KEY);
+        if *model.get_or_insert(own) != own {
+            let message = "it is of another model than other ranks: a `shard` that was to replace them did not get to its end; \
+                           run it again";
             return Err(blame(checkpoint, Error::new(ErrorKind::Malformed, message)));
         }
         if !missing.get_or_insert_with(|| (0..count).collect()).remove(&record.rank) {

@@ -105,8 +105,8 @@ impl Extract {
         if adapter.is_empty() {
             bail!("{}: {}", self.tuned.display(), nothing(&lost));
         }
-        let model = self.base.display().to_string();
-        self.output.write(&adapter, AdapterFormat::Peft, Some(&model), term)?;
+        let model = named(&self.base, &base);
+        self.output.write(&adapter, AdapterFormat::Peft, model.as_deref(), term)?;
         self.ranks.report(&rows, saved, term)?;
         for (name, norm) in &lost {
             let size = norm.map_or(String::new(), |norm| format!(", by {norm:.4} (norm)"));
@@ -158,6 +158,15 @@ impl Extract {
     }
 }
 
+/// What the adapter says of its base. The name of a share is gone with it; the model's own directory is not.
+fn named(location: &Path, base: &Checkpoint) -> Option<String> {
+    let shown = location.display().to_string();
+    match shown.starts_with("share:") {
+        true => base.directory().map(|directory| directory.display().to_string()),
+        false => Some(shown),
+    }
+}
+
 fn nothing(lost: &[(&str, Option<f64>)]) -> String {
     match lost {
         [] => "nothing that is chosen of it differs from the base".to_owned(),
@@ -189,6 +198,7 @@ fn bytes(tensor: &TensorRef<'_>) -> Result<Vec<u8>> {
 }
 
 /// Adds what is saved whole: biases of modules that have a product by themselves, and of other modules all that they have.
+/// PEFT takes the name of a module for the end of a name: with `norm` it replaces `layers.0.norm`, too, so that is saved as well.
 fn save_whole<'c>(
     adapter: &mut NewAdapter<'c>,
     tuned: &'c Checkpoint,
@@ -206,8 +216,11 @@ fn save_whole<'c>(
             modules.push(module);
         }
     }
+    let is_whole = |module: &str| {
+        modules.iter().any(|end| module.ends_with(end)) && rows.iter().all(|row| row.module != module)
+    };
     for tensor in load::by_name(tuned) {
-        if tensor.name().rsplit_once('.').is_some_and(|(module, _)| modules.contains(&module)) {
+        if tensor.name().rsplit_once('.').is_some_and(|(module, _)| is_whole(module)) {
             adapter.whole(tensor.name(), tensor);
             count += 1;
         }

@@ -1,11 +1,13 @@
 //! One tensor out of the same tensor of several models.
 
+mod block;
 mod loops;
 mod mask;
 mod measure;
 mod method;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod tiles;
 
 use super::{Bound, Operation};
@@ -27,7 +29,7 @@ use tiles::BlendTiles;
 ///
 /// What a method has to know of whole tensors (the angle of [`Slerp`](BlendMethod::Slerp), the thresholds of
 /// [`Ties`](BlendMethod::Ties)) is measured when the first tile is made, in constant memory: the inputs are
-/// read once more for the angle, and twice for thresholds.
+/// read once more for the angle, and for thresholds, which a sample of them brackets; twice where that does not help.
 ///
 /// NaN in an input is NaN in the output, whatever the weights. Slerp refuses what is not finite, because one
 /// value would spoil the whole tensor.

@@ -47,26 +47,16 @@ pub(super) struct Divide<'b> {
 impl Work for Divide<'_> {
     type Output = ();
 
+    /// What is divided by a power of two may be multiplied by its reciprocal, which is exact and faster.
     #[inline(always)]
     fn run(self) {
-        self.values.iter_mut().for_each(|value| *value /= self.divisor);
-    }
-}
-
-/// Turns values into their differences from those of the base.
-pub(super) struct Subtract<'b> {
-    pub(super) base: &'b [f32],
-    pub(super) values: &'b mut [f32],
-}
-
-impl Work for Subtract<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (value, base) in self.values.iter_mut().zip(self.base) {
-            *value -= base;
+        let Self { values, divisor } = self;
+        let reciprocal = divisor.recip();
+        let is_power = |number: f32| number.is_normal() && number.to_bits() << 9 == 0;
+        if is_power(divisor) && is_power(reciprocal) {
+            return Scale { values, factor: reciprocal }.run();
         }
+        values.iter_mut().for_each(|value| *value /= divisor);
     }
 }
 
@@ -93,41 +83,67 @@ pub(super) fn magnitude(value: f32) -> u32 {
     value.to_bits() & !(1 << 31)
 }
 
-/// Keeps magnitudes from a least one on.
-pub(super) struct Trim<'b> {
-    pub(super) values: &'b mut [f32],
-    /// The bits of the least magnitude.
-    pub(super) least: u32,
+/// What is kept of a difference.
+pub(super) trait Filter {
+    /// The difference that is the `number`-th of its block, or what is left of it.
+    fn kept(&self, difference: f32, number: u32) -> f32;
 }
 
-impl Work for Trim<'_> {
-    type Output = ();
+/// All of it.
+pub(super) struct All;
 
+impl Filter for All {
     #[inline(always)]
-    fn run(self) {
-        // Comparisons of signed integers are what vectors have.
-        let least = self.least.cast_signed();
-        for value in self.values {
-            *value *= if magnitude(*value).cast_signed() >= least { 1.0 } else { 0.0 };
-        }
+    fn kept(&self, difference: f32, _: u32) -> f32 {
+        difference
     }
 }
 
-/// Keeps values at random, and multiplies them.
-pub(super) struct Drop<'b> {
-    pub(super) values: &'b mut [f32],
+/// Magnitudes from a least one on, which is given by its bits.
+pub(super) struct From(pub(super) u32);
+
+impl Filter for From {
+    #[inline(always)]
+    fn kept(&self, difference: f32, _: u32) -> f32 {
+        // Comparisons of signed integers are what vectors have.
+        let is_kept = magnitude(difference).cast_signed() >= self.0.cast_signed();
+        difference * if is_kept { 1.0 } else { 0.0 }
+    }
+}
+
+/// Those that are chosen at random, multiplied by a factor.
+pub(super) struct Chosen {
     pub(super) choice: Choice,
     pub(super) factor: f32,
 }
 
-impl Work for Drop<'_> {
+impl Filter for Chosen {
+    #[inline(always)]
+    fn kept(&self, difference: f32, number: u32) -> f32 {
+        difference * if self.choice.keeps(number) { self.factor } else { 0.0 }
+    }
+}
+
+/// Makes what is kept of the differences from the base, times a weight, and adds it to sums.
+pub(super) struct TakeDifferences<'b, F> {
+    pub(super) base: &'b [f32],
+    pub(super) values: &'b [f32],
+    pub(super) filter: F,
+    pub(super) weight: f32,
+    pub(super) sums: &'b mut [f32],
+    pub(super) differences: &'b mut [f32],
+}
+
+impl<F: Filter> Work for TakeDifferences<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
         let mut number = 0_u32;
-        for value in self.values {
-            *value *= if self.choice.keeps(number) { self.factor } else { 0.0 };
+        let made = self.sums.iter_mut().zip(self.differences);
+        for (((sum, made), value), base) in made.zip(self.values).zip(self.base) {
+            *made = self.filter.kept(value - base, number) * self.weight;
+            *sum += *made;
             number = number.wrapping_add(1);
         }
     }
@@ -176,20 +192,23 @@ impl Work for Average<'_> {
     }
 }
 
-/// The sums of squares and products of two blocks: of the first, of the second, and of both.
+/// Of how many sums a sum is made: of every eighth element each.
+pub(super) const LANES: usize = 8;
+
+/// Adds the squares and products of two blocks to sums: of the first, of the second, and of both. A block that is not
+/// the last one has a multiple of so many elements.
 pub(super) struct Products<'b> {
     pub(super) first: &'b [f32],
     pub(super) second: &'b [f32],
+    pub(super) sums: &'b mut [[f64; LANES]; 3],
 }
 
 impl Work for Products<'_> {
-    type Output = [f64; 3];
+    type Output = ();
 
-    /// In eight sums each, of every eighth element, which are added up in the end, in order.
     #[inline(always)]
-    fn run(self) -> [f64; 3] {
-        const LANES: usize = 8;
-        let mut lanes = [[0.0_f64; LANES]; 3];
+    fn run(self) {
+        let mut lanes = *self.sums;
         let (first, first_rest) = self.first.as_chunks::<LANES>();
         let (second, second_rest) = self.second.as_chunks::<LANES>();
         for (first, second) in first.iter().zip(second) {
@@ -206,6 +225,55 @@ impl Work for Products<'_> {
             lanes[1][lane] += b * b;
             lanes[2][lane] += a * b;
         }
-        lanes.map(|lanes| lanes.iter().sum())
+        *self.sums = lanes;
+    }
+}
+
+/// Counts the magnitudes of differences: how many are above a range of bits, which is the result, and how many have each
+/// of the bits in it.
+pub(super) struct Count<'b> {
+    pub(super) base: &'b [f32],
+    pub(super) values: &'b [f32],
+    /// The first bits that are counted.
+    pub(super) first: u32,
+    /// A counter for these, and for those that follow.
+    pub(super) counters: &'b mut [u32],
+    /// Memory for as many numbers as there are values.
+    pub(super) places: &'b mut [u32],
+}
+
+impl Work for Count<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let Self { base, values, first, counters, places } = self;
+        let last = first + (counters.len() as u32 - 1);
+        let mut above = 0_u32;
+        for ((place, value), base) in places.iter_mut().zip(values).zip(base) {
+            let bits = magnitude(value - base);
+            above += u32::from(bits.cast_signed() > last.cast_signed());
+            *place = bits.wrapping_sub(first);
+        }
+        // Few are counted: eight are looked at together.
+        let width = counters.len() as u32 - 1;
+        let places = &places[..values.len().min(base.len()).min(places.len())];
+        let (eights, rest) = places.as_chunks::<8>();
+        for eight in eights {
+            let any = eight.iter().fold(false, |any, &place| any | (place <= width));
+            if any {
+                for &place in eight {
+                    if let Some(counter) = counters.get_mut(place as usize) {
+                        *counter += 1;
+                    }
+                }
+            }
+        }
+        for &place in rest {
+            if let Some(counter) = counters.get_mut(place as usize) {
+                *counter += 1;
+            }
+        }
+        u64::from(above)
     }
 }

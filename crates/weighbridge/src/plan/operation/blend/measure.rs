@@ -1,20 +1,22 @@
 //! What has to be known of whole tensors before the first tile is made: read in passes, in constant memory.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::BlendMethod;
-use super::loops::{Products, magnitude};
+use super::block::{BLOCK, Block};
+use super::loops::{LANES, Products};
 use super::mask::Mask;
 use super::tiles::Blending;
-use crate::cast::{Instructions, swap_bytes};
+use crate::cast::{Instructions, Kernel, swap_bytes};
 use crate::dtype::Dtype;
 use crate::engine::Streamed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::operation::Read;
-use crate::plan::{Entry, Input, Plan};
+use crate::plan::{Entry, Input, Overflow, Plan};
 use crate::write::Ranges;
 
 /// All that makes tiles.
@@ -116,54 +118,61 @@ pub(super) fn along_the_arc([first, second, both]: [f64; 3], share: f64) -> Resu
     Ok(line.map(|share| (share * angle).sin() / angle.sin()))
 }
 
-/// The inputs as `F32`, to be read piece by piece.
+/// The inputs, to be read piece by piece.
 pub(super) struct Passes {
-    inputs: Vec<Streamed>,
-    elements: u64,
-    instructions: Instructions,
+    inputs: Vec<Values>,
+    pub(super) elements: u64,
+    pub(super) instructions: Instructions,
     threads: usize,
 }
 
-/// Elements of a piece.
-const PIECE: u64 = 64 << 10;
+/// The values of an input: as they are stored or, if they are derived, as `F32`.
+struct Values {
+    from: From,
+    kernel: Kernel,
+    /// Of an element.
+    size: u64,
+}
 
-/// Counters of what magnitudes begin with, and of what they end with.
-const UPPER: usize = 1 << 16;
-const LOWER: usize = 1 << 15;
+enum From {
+    Stored(Input),
+    Derived(Streamed),
+}
+
+/// Elements of a piece: whole blocks.
+const PIECE: u64 = 64 * BLOCK as u64;
 
 impl Passes {
     pub(super) fn new(inputs: &[Input], instructions: Instructions, threads: usize) -> Result<Self> {
-        let entry = |(number, input): (usize, &Input)| {
-            Entry::new(&number.to_string(), vec![input.clone()], Arc::new(Read))?.recast(Dtype::F32)
-        };
-        let entries: Vec<_> = inputs.iter().enumerate().map(entry).collect::<Result<_>>()?;
-        let elements = entries.first().map_or(0, |entry| entry.byte_len() / 4);
-        let inputs = Plan::new(entries).tensors().map(|(_, streamed)| streamed).collect();
+        let elements =
+            inputs.first().map_or(0, |input| input.shape().iter().map(|&dim| dim as u64).product());
+        let inputs = inputs.iter().map(Values::of).collect::<Result<_>>()?;
         Ok(Self { inputs, elements, instructions, threads: threads.max(1) })
     }
 
-    /// Does something with each piece, on any thread: with its number, and the values of all inputs.
-    fn each<S: Send>(
+    /// Does something with each block, on any thread: with the number of the piece that it is in, the number of an
+    /// input behind the first, the values of the first input, and of that one.
+    pub(super) fn each<S: Send>(
         &self,
         state: impl Fn() -> S + Sync,
-        work: impl Fn(&mut S, usize, &[Vec<f32>]) + Sync,
+        work: impl Fn(&mut S, u64, usize, &[f32], &[f32]) + Sync,
     ) -> Result<Vec<S>> {
         let pieces = self.elements.div_ceil(PIECE);
         let next = AtomicU64::new(0);
         let run = || {
             let mut state = state();
-            let mut values = vec![Vec::new(); self.inputs.len()];
+            let mut memory = self.memory();
             loop {
                 let piece = next.fetch_add(1, Ordering::Relaxed);
                 if piece >= pieces {
                     return Ok(state);
                 }
-                let start = piece * PIECE;
-                for (values, input) in values.iter_mut().zip(&self.inputs) {
-                    read_values(input, start, (self.elements - start).min(PIECE), values)
-                        .inspect_err(|_| next.store(pieces, Ordering::Relaxed))?;
-                }
-                work(&mut state, piece as usize, &values);
+                let elements = piece * PIECE..self.elements.min((piece + 1) * PIECE);
+                let mut work = |input: usize, base: &[f32], values: &[f32]| {
+                    work(&mut state, piece, input, base, values);
+                };
+                self.read(elements, &mut memory, &mut work)
+                    .inspect_err(|_| next.store(pieces, Ordering::Relaxed))?;
             }
         };
         let threads = self.threads.min(usize::try_from(pieces).unwrap_or(usize::MAX));
@@ -181,86 +190,122 @@ impl Passes {
         })
     }
 
+    /// Memory to [read](Self::read) into.
+    pub(super) fn memory(&self) -> Memory {
+        Memory::new(self.inputs.len())
+    }
+
+    /// Does something with the blocks of some elements.
+    pub(super) fn read(
+        &self,
+        elements: Range<u64>,
+        memory: &mut Memory,
+        work: &mut impl FnMut(usize, &[f32], &[f32]),
+    ) -> Result<()> {
+        for (input, stored) in self.inputs.iter().zip(&mut memory.stored) {
+            input.read(elements.clone(), stored)?;
+        }
+        let unlike = || Error::new(ErrorKind::Internal, "tensors to be blended differ in length");
+        let all = usize::try_from(elements.end - elements.start).map_err(|_| unlike())?;
+        for start in (0..all).step_by(BLOCK) {
+            let count = (all - start).min(BLOCK);
+            let mut inputs = self.inputs.iter().zip(&memory.stored);
+            let Some((first, bytes)) = inputs.next() else { return Ok(()) };
+            let bytes = part(bytes, start, count, first.size).ok_or_else(unlike)?;
+            let base = memory.base.cast(&first.kernel, bytes, count)?;
+            for (number, (input, bytes)) in inputs.enumerate() {
+                let bytes = part(bytes, start, count, input.size).ok_or_else(unlike)?;
+                work(number, base, memory.values.cast(&input.kernel, bytes, count)?);
+            }
+        }
+        Ok(())
+    }
+
     /// The sums of squares of the first and the second input, and of their products. Pieces are added up in
     /// order, whatever thread they were on.
     pub(super) fn products(&self) -> Result<[f64; 3]> {
+        let zeros = [[0.0; LANES]; 3];
         let mut all = self
-            .each(Vec::new, |sums: &mut Vec<(usize, [f64; 3])>, piece, values| {
-                if let [first, second, ..] = values {
-                    sums.push((piece, self.instructions.run(Products { first, second })));
+            .each(Vec::new, |pieces: &mut Vec<(u64, [[f64; LANES]; 3])>, piece, input, first, second| {
+                if input != 0 {
+                    return;
+                }
+                if pieces.last().is_none_or(|(last, _)| *last != piece) {
+                    pieces.push((piece, zeros));
+                }
+                if let Some((_, sums)) = pieces.last_mut() {
+                    self.instructions.run(Products { first, second, sums });
                 }
             })?
             .concat();
         all.sort_unstable_by_key(|(piece, _)| *piece);
-        let add = |sums: [f64; 3], (_, piece): (usize, [f64; 3])| {
+        Ok(all.into_iter().fold([0.0; 3], |sums, (_, lanes)| {
+            let piece = lanes.map(|lanes| lanes.iter().sum::<f64>());
             [sums[0] + piece[0], sums[1] + piece[1], sums[2] + piece[2]]
-        };
-        Ok(all.into_iter().fold([0.0; 3], add))
-    }
-
-    /// Of each input behind the first, the bits of the smallest magnitude among its largest differences from
-    /// the first: as many as its density says, and at least one.
-    pub(super) fn least(&self, densities: &[f64]) -> Result<Vec<u32>> {
-        let models = densities.len();
-        let upper = self.count(models, UPPER, |_, bits| Some((bits >> 15) as usize))?;
-        let found: Vec<_> = upper
-            .iter()
-            .zip(densities)
-            .map(|(counts, density)| {
-                let kept = ((density * self.elements as f64) as u64).max(1);
-                from_the_top(counts, kept)
-            })
-            .collect();
-        let lower = self.count(models, LOWER, |model, bits| {
-            let is_in = found.get(model).is_some_and(|(upper, _)| (bits >> 15) as usize == *upper);
-            is_in.then_some((bits & 0x7FFF) as usize)
-        })?;
-        let least = found.iter().zip(&lower).map(|(&(upper, missing), counts)| {
-            let (lower, _) = from_the_top(counts, missing);
-            (upper as u32) << 15 | lower as u32
-        });
-        Ok(least.collect())
-    }
-
-    /// How often each counter is named by the bits of a magnitude, for each model.
-    fn count(
-        &self,
-        models: usize,
-        counters: usize,
-        counter: impl Fn(usize, u32) -> Option<usize> + Sync,
-    ) -> Result<Vec<Vec<u64>>> {
-        let zeros = || vec![vec![0_u64; counters]; models];
-        let counted = self.each(zeros, |counts, _, values| {
-            let Some((base, values)) = values.split_first() else { return };
-            for (model, (values, counts)) in values.iter().zip(counts).enumerate() {
-                for (value, base) in values.iter().zip(base) {
-                    let counter = counter(model, magnitude(value - base));
-                    if let Some(count) = counter.and_then(|counter| counts.get_mut(counter)) {
-                        *count += 1;
-                    }
-                }
-            }
-        })?;
-        Ok(counted.into_iter().fold(zeros(), |mut sums, counts| {
-            for (sum, count) in sums.iter_mut().flatten().zip(counts.iter().flatten()) {
-                *sum += count;
-            }
-            sums
         }))
     }
 }
 
-/// The counter that the element with this rank is in, counted from the largest as the first, and its rank
-/// there.
-fn from_the_top(counts: &[u64], rank: u64) -> (usize, u64) {
-    let mut rank = rank;
-    for (counter, &count) in counts.iter().enumerate().rev() {
-        if rank <= count {
-            return (counter, rank);
-        }
-        rank -= count;
+/// Some elements of those that were read.
+fn part(stored: &[u8], start: usize, count: usize, size: u64) -> Option<&[u8]> {
+    let size = size as usize;
+    stored.get(start * size..(start + count) * size)
+}
+
+/// What a thread reads into.
+pub(super) struct Memory {
+    stored: Vec<Vec<u8>>,
+    base: Block,
+    values: Block,
+}
+
+impl Memory {
+    fn new(inputs: usize) -> Self {
+        Self { stored: vec![Vec::new(); inputs], base: Block::new(), values: Block::new() }
     }
-    (0, 1)
+}
+
+impl Values {
+    fn of(input: &Input) -> Result<Self> {
+        let (from, dtype) = match input.derived() {
+            None => (From::Stored(input.clone()), input.dtype()),
+            Some(_) => {
+                let entry = Entry::new("input", vec![input.clone()], Arc::new(Read))?.recast(Dtype::F32)?;
+                let streamed = Plan::new([entry]).tensors().map(|(_, streamed)| streamed).next();
+                let none = || Error::new(ErrorKind::Internal, "a plan of one tensor has none");
+                (From::Derived(streamed.ok_or_else(none)?), Dtype::F32)
+            }
+        };
+        let kernel = Kernel::of(dtype, Dtype::F32, Overflow::Infinity);
+        let kernel =
+            kernel.ok_or_else(|| Error::new(ErrorKind::Dtype, format!("{dtype} cannot be blended")))?;
+        Ok(Self { from, kernel, size: u64::from(dtype.bits() / 8) })
+    }
+
+    /// Reads some elements.
+    fn read(&self, elements: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
+        let range = elements.start * self.size..elements.end * self.size;
+        bytes.resize((range.end - range.start) as usize, 0);
+        match &self.from {
+            From::Stored(input) => {
+                let short = || Error::new(ErrorKind::Internal, "a tensor is shorter than its shape");
+                let place = input.bytes(&range).ok_or_else(short)?;
+                let read = input.shard().source().read_at(place.start, bytes);
+                read.map_err(|error| {
+                    let message = format!("its data cannot be read: {error}");
+                    input.shard().blame(Error::new(ErrorKind::Io, message).with_source(error))
+                })
+            }
+            From::Derived(streamed) => write_into(streamed, range, bytes),
+        }
+    }
+}
+
+fn write_into(input: &Streamed, range: Range<u64>, bytes: &mut [u8]) -> Result<()> {
+    input.write_range(range, &mut &mut *bytes).map_err(|error| {
+        let own = error.get_ref().and_then(|error| error.downcast_ref::<Error>()).cloned();
+        own.unwrap_or_else(|| Error::new(ErrorKind::Io, format!("it cannot be measured: {error}")))
+    })
 }
 
 /// Some elements of a tensor of `F32`.
@@ -273,10 +318,7 @@ pub(in crate::plan::operation) fn read_values(
     values.clear();
     values.resize(count as usize, 0.0);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
-    input.write_range(start * 4..(start + count) * 4, &mut &mut *bytes).map_err(|error| {
-        let own = error.get_ref().and_then(|error| error.downcast_ref::<Error>()).cloned();
-        own.unwrap_or_else(|| Error::new(ErrorKind::Io, format!("it cannot be measured: {error}")))
-    })?;
+    write_into(input, start * 4..(start + count) * 4, bytes)?;
     if cfg!(target_endian = "big") {
         swap_bytes(Dtype::F32, bytes);
     }

@@ -253,6 +253,52 @@ fn what_is_measured_does_not_depend_on_threads_or_instructions() {
     }
 }
 
+/// The bits of the smallest difference that is kept, of a model that is given with its base.
+fn least(base: &[f32], values: &[f32], density: f64) -> u32 {
+    let models = [base, values].map(|values| checkpoint(0, values));
+    let inputs: Vec<_> = models.iter().map(input).collect();
+    Passes::new(&inputs, Instructions::detect(), 2).unwrap().least(&[density]).unwrap()[0]
+}
+
+#[test]
+fn a_threshold_is_exact_whatever_a_sample_says() {
+    let count = 700_001;
+    let base = vec![0.0; count];
+    let expected = |values: &[f32], density: f64| {
+        let mut sorted: Vec<_> = values.iter().map(|value| value.abs().to_bits()).collect();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        sorted[((density * count as f64) as usize).max(1) - 1]
+    };
+    let random = values(5, count);
+    // What is between the runs of a sample is larger than all that is in them; most are the same; nothing but zeros;
+    // exponents far apart; some that are no numbers.
+    let hidden: Vec<_> =
+        (0..count).map(|i| if i % 1024 < 300 { random[i] } else { 100.0 + random[i] }).collect();
+    let same: Vec<_> = random.iter().map(|&value| if value < 0.2 { 0.5 } else { value }).collect();
+    let wide: Vec<_> =
+        random.iter().zip((-100..100).cycle()).map(|(value, power)| value * 2_f32.powi(power)).collect();
+    let bad: Vec<_> =
+        random.iter().enumerate().map(|(i, &value)| if i % 1000 == 7 { f32::NAN } else { value }).collect();
+    for values in [&random, &hidden, &same, &vec![0.0; count], &wide, &bad] {
+        for density in [1e-9, 0.001, 0.2, 0.5, 0.9, 0.999_999] {
+            assert_eq!(least(&base, values, density), expected(values, density), "{density}");
+        }
+        assert!(least(&base, values, 1.0) <= expected(values, 1.0));
+    }
+}
+
+#[test]
+fn powers_of_two_divide_as_any_number_does() {
+    let all: Vec<_> =
+        values(3, 4000).into_iter().chain([0.0, -0.0, f32::MIN_POSITIVE, 1e-44, f32::MAX]).collect();
+    for divisor in [1.0, 2.0, 0.25, -8.0, 3.0, 2_f32.powi(126), 2_f32.powi(-126), 2_f32.powi(127), 1e-40] {
+        let mut made = all.clone();
+        Instructions::detect().run(super::loops::Divide { values: &mut made, divisor });
+        let same = made.iter().zip(&all).all(|(made, value)| made.to_bits() == (value / divisor).to_bits());
+        assert!(same, "{divisor}");
+    }
+}
+
 /// All that are as large as the smallest that is kept are kept, too.
 #[test]
 fn ties_at_the_threshold_are_kept() {
