@@ -261,7 +261,7 @@ fn errors_say_what_to_do_and_no_secret() {
         ("hf://org/name@absent", "revision"),
         ("hf://org/name/confg.json", "nearest: config.json"),
         ("https://user:pass@example.org/model.safetensors", "password"),
-        ("hf://", "address"),
+        ("hf://", "owner/name"),
     ] {
         let ran = world.run_with(&["inspect", address], &secret);
         assert_eq!(ran.status, 2, "{ran:?}");
