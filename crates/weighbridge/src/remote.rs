@@ -21,7 +21,7 @@
 //! | `https://host/path/model.safetensors`, `…index.json` | a file, or an index and its shards beside it |
 //! | `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` | a prefix, or one object |
 //!
-//! A load is many requests of up to 8 MiB, up to 32 at a time to a server. What breaks is gone on with from where it stands;
+//! A load is many requests of up to 8 MiB, up to 16 at a time. What breaks is gone on with from where it stands;
 //! what was changed meanwhile is an error. What is loaded from the hub goes into its cache, as its Python client lays it out,
 //! and is not asked for again. Errors are of the kinds [`NotFound`](crate::ErrorKind::NotFound),
 //! [`Denied`](crate::ErrorKind::Denied), [`Offline`](crate::ErrorKind::Offline), [`Changed`](crate::ErrorKind::Changed),

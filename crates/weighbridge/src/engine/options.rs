@@ -105,7 +105,7 @@ impl LoadOptions {
     /// most a few megabytes to convert in.
     ///
     /// Otherwise it is 64 MiB in memory of the host, more where [sources](crate::Hints) are far away, so that as many
-    /// requests are in flight as they like (256 MiB for those on a network), and there is no limit where tensors go to a device:
+    /// requests are in flight as they like (128 MiB for those on a network, more for what becomes wider), and there is no limit where tensors go to a device:
     /// what is read ahead is in its place already. If memory of the device runs out when a tensor is asked for,
     /// those that were read ahead and that nobody has asked for are given up.
     pub fn read_ahead(mut self, bytes: u64) -> Self {
