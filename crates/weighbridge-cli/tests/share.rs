@@ -160,14 +160,25 @@ fn adapters_are_merged_and_bad_names_refused() {
     }
 }
 
+/// What mappings of shares are called.
+const MAPPED: &str = "memfd:weighbridge";
+
+/// The file that a process has mapped under this name.
+fn inode_of(process: u32, name: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let line = text.lines().find(|line| line.contains(name)).unwrap();
+    line.split_whitespace().nth(4).unwrap().to_owned()
+}
+
 /// The proportional share of memory that a process has of mappings called so, in kB.
-fn share_of_memory(process: u32, name: &str) -> u64 {
+fn share_of_memory(process: u32, name: &str, inode: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
     let mut is_own = false;
     let mut sum = 0;
     for line in text.lines() {
         if line.split(' ').next().is_some_and(|word| word.contains('-') && !word.ends_with(':')) {
-            is_own = line.contains(name);
+            // Other tests of this process have shares of the same name, which are other files.
+            is_own = line.contains(name) && line.split_whitespace().nth(4) == Some(inode);
         } else if let Some(pss) = line.strip_prefix("Pss:").filter(|_| is_own) {
             sum += pss.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
         }
@@ -201,8 +212,9 @@ fn memory_is_counted_once() {
     let sum: f64 =
         shared.tensor("a.weight").unwrap().view().unwrap().bytes().iter().map(|byte| f64::from(*byte)).sum();
     assert!(sum > 0.0);
-    let all: u64 = readers.iter().map(|reader| share_of_memory(reader.id(), "memfd:weighbridge")).sum();
-    let own = share_of_memory(std::process::id(), "memfd:weighbridge");
+    let inode = inode_of(readers[0].id(), MAPPED);
+    let all: u64 = readers.iter().map(|reader| share_of_memory(reader.id(), MAPPED, &inode)).sum();
+    let own = share_of_memory(std::process::id(), MAPPED, &inode);
     let whole = shared.byte_len() / 1024;
     assert!(all > whole / 2 && all + own <= whole + whole / 8 + 64, "{all} and {own} of {whole}");
     drop(sharing);
