@@ -28,23 +28,28 @@ impl Select {
     pub(crate) fn names(&self) -> Result<Names> {
         let globs = self.only.iter().map(|glob| Names::glob(glob));
         let regexes = self.regex.iter().map(|regex| Names::regex(regex));
-        let mut chosen: Option<Names> = None;
-        for names in globs.chain(regexes) {
-            let names = names?;
-            chosen = Some(match chosen {
-                Some(others) => others.or(names),
-                None => names,
-            });
-        }
-        let mut chosen = chosen.unwrap_or_else(Names::all);
-        for glob in &self.except {
-            chosen = chosen.except(Names::glob(glob)?);
-        }
-        Ok(chosen)
+        chosen(globs.chain(regexes), &self.except)
     }
 
     /// Whether nothing is chosen, which is everything.
     pub(crate) fn is_all(&self) -> bool {
         self.only.is_empty() && self.regex.is_empty() && self.except.is_empty()
     }
+}
+
+/// What one of the patterns matches, or all if there is none, without what one of the globs does.
+pub(crate) fn chosen(
+    patterns: impl Iterator<Item = weighbridge::Result<Names>>,
+    except: &[String],
+) -> Result<Names> {
+    let mut chosen: Option<Names> = None;
+    for names in patterns {
+        let names = names?;
+        chosen = Some(match chosen {
+            Some(others) => others.or(names),
+            None => names,
+        });
+    }
+    let all = chosen.unwrap_or_else(Names::all);
+    except.iter().try_fold(all, |names, glob| Ok(names.except(Names::glob(glob)?)))
 }

@@ -191,6 +191,19 @@ impl HubPlace {
         Ok(self.entries.get().and_then(Option::as_deref))
     }
 
+    /// The files of the folder, by name; `flat`: those directly in it. `None`: the server has no listing.
+    fn names(&self, flat: bool) -> Result<Option<Vec<Named>>> {
+        let inside = if self.folder.is_empty() { String::new() } else { format!("{}/", self.folder) };
+        let named = |entry: &Entry| {
+            let name = entry.path.strip_prefix(&inside).filter(|name| !flat || !name.contains('/'))?;
+            Some(Named { name: name.to_owned(), size: entry.size })
+        };
+        let Some(entries) = self.entries()? else { return Ok(None) };
+        let mut names: Vec<_> = entries.iter().filter_map(named).collect();
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Some(names))
+    }
+
     /// Goes to a path: a folder, or the folder of a file, whose name is returned.
     fn enter(&mut self, path: &str) -> Result<Option<String>> {
         if path.is_empty() {
@@ -278,47 +291,22 @@ impl Place {
 
     /// The files directly in the place, by name; `None`: the server has no listing.
     pub fn names(&self) -> Result<Option<Vec<Named>>> {
-        let place = match &self.what {
-            What::Hub(place) => place,
-            What::Web(_) => return Ok(None),
-            #[cfg(feature = "stores")]
-            What::Objects(place) => {
-                return place.names(true).map(Some).map_err(|error| error.at(&self.address()));
-            }
-        };
-        let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
-        let named = |entry: &Entry| {
-            let name = entry.path.strip_prefix(&inside).filter(|name| !name.contains('/'))?;
-            Some(Named { name: name.to_owned(), size: entry.size })
-        };
-        let mut names: Option<Vec<_>> =
-            place.entries()?.map(|entries| entries.iter().filter_map(named).collect());
-        if let Some(names) = &mut names {
-            names.sort_by(|a, b| a.name.cmp(&b.name));
-        }
-        Ok(names)
+        self.listed(true)
     }
 
     /// All files in the place and in its folders, by their paths from here; `None`: the server has no listing.
     pub fn all_names(&self) -> Result<Option<Vec<Named>>> {
-        let place = match &self.what {
-            What::Hub(place) => place,
-            What::Web(_) => return Ok(None),
+        self.listed(false)
+    }
+
+    /// `flat`: only those directly in the place.
+    fn listed(&self, flat: bool) -> Result<Option<Vec<Named>>> {
+        match &self.what {
+            What::Hub(place) => place.names(flat),
+            What::Web(_) => Ok(None),
             #[cfg(feature = "stores")]
-            What::Objects(place) => {
-                return place.names(false).map(Some).map_err(|error| error.at(&self.address()));
-            }
-        };
-        let inside = if place.folder.is_empty() { String::new() } else { format!("{}/", place.folder) };
-        let named = |entry: &Entry| {
-            Some(Named { name: entry.path.strip_prefix(&inside)?.to_owned(), size: entry.size })
-        };
-        let names = place.entries()?.map(|entries| {
-            let mut names: Vec<_> = entries.iter().filter_map(named).collect();
-            names.sort_by(|a, b| a.name.cmp(&b.name));
-            names
-        });
-        Ok(names)
+            What::Objects(place) => place.names(flat).map(Some).map_err(|error| error.at(&self.address())),
+        }
     }
 
     /// What asks for a file.

@@ -64,6 +64,13 @@ pub(crate) fn stem(file: &str) -> Option<String> {
     })
 }
 
+/// The stem of a set whose shards in an object store have this stem: `model` of `model-0a1b2c3d`.
+pub(crate) fn stem_of_fresh(shards: &str) -> Option<&str> {
+    let (stem, digits) = shards.rsplit_once('-')?;
+    let is_fresh = digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_fresh.then_some(stem)
+}
+
 /// Whether a name is that of a file in the directory at hand, on Unix and on Windows.
 pub(crate) fn is_plain(file: &str) -> bool {
     !matches!(file, "" | "." | "..") && !file.contains(['/', '\\', ':', '\0'])

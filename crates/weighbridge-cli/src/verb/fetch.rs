@@ -11,6 +11,7 @@ use weighbridge_remote::{Address, CacheMode, Remote};
 
 use crate::outcome::Outcome;
 use crate::remote::{Files, address};
+use crate::select::chosen;
 use crate::show::{bytes, plural, safe};
 use crate::term::Term;
 
@@ -64,7 +65,7 @@ impl Fetch {
         let Some(address) = address(&self.address)? else {
             bail!("{}: it is no address, such as hf://org/name", self.address.display());
         };
-        let names = self.names()?;
+        let names = chosen(self.only.iter().map(|glob| Names::glob(glob)), &self.except)?;
         let remote = match &self.to {
             Some(directory) => {
                 Remote::of_environment()?.cache(CacheMode::At(directory.join(UNFINISHED))).build()?
@@ -94,19 +95,6 @@ impl Fetch {
         let fetched = plural(files.files.len(), "file");
         term.note(format_args!("{}: {fetched}, {}", files.address(), bytes(files.bytes())));
         Ok(Outcome::Clean)
-    }
-
-    fn names(&self) -> Result<Names> {
-        let mut only: Option<Names> = None;
-        for glob in &self.only {
-            let names = Names::glob(glob)?;
-            only = Some(match only {
-                Some(others) => others.or(names),
-                None => names,
-            });
-        }
-        let all = only.unwrap_or_else(Names::all);
-        self.except.iter().try_fold(all, |names, glob| Ok(names.except(Names::glob(glob)?)))
     }
 }
 

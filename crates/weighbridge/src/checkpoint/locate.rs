@@ -196,11 +196,10 @@ fn candidates(names: &[String]) -> BTreeMap<String, Candidate> {
     }
     // Shards that an index has in a store are called after it, and are no checkpoint of their own.
     let of_an_index = |key: &str| {
-        let (stem, digits) = key.rsplit_once('-')?;
-        let is_fresh = digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        (is_fresh && candidates.get(stem)?.index.is_some()).then_some(())
+        let stem = file_names::stem_of_fresh(key);
+        stem.is_some_and(|stem| candidates.get(stem).is_some_and(|candidate| candidate.index.is_some()))
     };
-    let own: Vec<_> = candidates.keys().filter(|key| of_an_index(key).is_some()).cloned().collect();
+    let own: Vec<_> = candidates.keys().filter(|key| of_an_index(key)).cloned().collect();
     candidates
         .retain(|key, candidate| !own.contains(key) || candidate.file.is_some() || candidate.index.is_some());
     candidates

@@ -112,11 +112,9 @@ impl TileMaker {
                     false => tiles.compute(part, known, rest)?,
                 }
             } else if is_direct {
-                {
-                    let (made, from_source) = self.read_pieces(entry, rest)?;
-                    read += from_source;
-                    made
-                }
+                let (made, from_source) = self.read_pieces(entry, rest)?;
+                read += from_source;
+                made
             } else {
                 read += self.gather(entry, len as usize)?;
                 tiles.compute(part, &self.gathered[..len as usize], rest)?

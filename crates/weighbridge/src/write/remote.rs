@@ -173,11 +173,8 @@ impl Old {
 
 /// Whether a name is one that shards of this set get here: `model-0a1b2c3d-00001-of-00002.safetensors`.
 fn is_fresh_shard(name: &str, stem: &str) -> bool {
-    let Some((key, ..)) = name.strip_suffix(".safetensors").and_then(file_names::shard_number) else {
-        return false;
-    };
-    let digits = key.strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'));
-    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    let shard = name.strip_suffix(".safetensors").and_then(file_names::shard_number);
+    shard.and_then(|(key, ..)| file_names::stem_of_fresh(key)) == Some(stem)
 }
 
 /// A larger index is none.
