@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype as St;
-use weighbridge::plan::{Input, Join, Part};
+use weighbridge::plan::{Bound, Input, Join, Operation, Part, Piece, Tiles};
+use weighbridge::source::MemorySource;
 use weighbridge::write::Save;
 use weighbridge::{Checkpoint, Dtype, Entry, ErrorKind, Hints, HostBuffer, LoadOptions, Plan, Slice, Source};
 use weighbridge_tests::{Stored, file};
@@ -51,12 +53,15 @@ impl Far {
         self.sent.store(0, Ordering::SeqCst);
     }
 
-    fn send(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    /// Fills the buffer packet by packet, and tells how much of it is filled.
+    fn send(&self, offset: u64, buf: &mut [u8], arrived: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         const PACKET: usize = 64 << 10;
         let interrupts = self.interrupts.load(Ordering::SeqCst);
         thread::sleep(self.latency);
         let mut at = offset as usize;
-        for packet in buf.chunks_mut(PACKET) {
+        for start in (0..buf.len()).step_by(PACKET) {
+            let end = buf.len().min(start + PACKET);
+            let packet = &mut buf[start..end];
             while self.stalls.load(Ordering::SeqCst) {
                 if self.interrupts.load(Ordering::SeqCst) != interrupts {
                     return Err(io::ErrorKind::Interrupted.into());
@@ -72,6 +77,7 @@ impl Far {
             thread::sleep(sent.saturating_duration_since(Instant::now()));
             packet.copy_from_slice(&self.bytes[at..at + packet.len()]);
             at += packet.len();
+            arrived(&buf[..end]);
         }
         Ok(())
     }
@@ -83,11 +89,20 @@ impl Source for Far {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read_as_it_comes(offset, buf, &mut |_| {})
+    }
+
+    fn read_as_it_comes(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
         self.requests.fetch_add(1, Ordering::SeqCst);
         self.sent.fetch_add(buf.len() as u64, Ordering::SeqCst);
         let in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_in_flight.fetch_max(in_flight, Ordering::SeqCst);
-        let sent = self.send(offset, buf);
+        let sent = self.send(offset, buf, arrived);
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         sent
     }
@@ -176,6 +191,100 @@ fn a_cast_is_no_more_requests_than_a_load() {
     let requests = far.requests.load(Ordering::SeqCst);
     assert!(requests <= bytes.div_ceil(8 << 20) as usize + 6 + 6, "{requests}");
     assert_eq!(far.sent.load(Ordering::SeqCst), bytes);
+}
+
+/// Counts what is computed of a tensor of `U8`, which it leaves as it is.
+#[derive(Clone, Debug, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Operation for Counted {
+    fn bind(&self, inputs: &[Input]) -> weighbridge::Result<Bound> {
+        Ok(Bound::new(Dtype::U8, inputs[0].shape(), self.clone()))
+    }
+}
+
+impl Tiles for Counted {
+    fn gather(&self, tile: Range<u64>, pieces: &mut Vec<Piece>) {
+        pieces.push(Piece { input: 0, bytes: tile });
+    }
+
+    fn compute<'t>(
+        &self,
+        _: Range<u64>,
+        gathered: &[u8],
+        out: &'t mut [MaybeUninit<u8>],
+    ) -> weighbridge::Result<&'t mut [u8]> {
+        self.0.fetch_add(gathered.len(), Ordering::SeqCst);
+        Ok(out.write_copy_of_slice(gathered))
+    }
+}
+
+/// Looks, when a read is over but has not returned, how much was computed of it.
+struct Watched {
+    bytes: MemorySource<Vec<u8>>,
+    computed: Arc<AtomicUsize>,
+    at_the_end: AtomicUsize,
+    /// How often a read is to be interrupted half way.
+    interruptions: AtomicUsize,
+}
+
+impl Source for Watched {
+    fn size(&self) -> u64 {
+        self.bytes.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.bytes.read_at(offset, buf)
+    }
+
+    fn read_as_it_comes(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        self.bytes.read_at(offset, buf)?;
+        let is_interrupted = self
+            .interruptions
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok();
+        let all = if is_interrupted { buf.len() / 2 } else { buf.len() };
+        for end in (0..=all).step_by(77_777) {
+            arrived(&buf[..end]);
+        }
+        if is_interrupted {
+            // Nobody may rely on what was not said to have arrived.
+            buf.fill(0xEE);
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.at_the_end.store(self.computed.load(Ordering::SeqCst), Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn hints(&self) -> Hints {
+        Hints::default().chunk(8 << 20).least(4 << 20).read_through(1 << 20)
+    }
+}
+
+#[test]
+fn what_has_arrived_is_computed_while_the_rest_is_on_its_way() {
+    let values = values(8 * MIB);
+    let counted = Counted::default();
+    let source = Arc::new(Watched {
+        bytes: MemorySource(file(&[("codes", Stored::new(St::U8, &[8 * MIB], values.clone()))])),
+        computed: Arc::clone(&counted.0),
+        at_the_end: AtomicUsize::new(0),
+        interruptions: AtomicUsize::new(2),
+    });
+    let ckpt = Checkpoint::from_source(Arc::clone(&source)).unwrap();
+    let input = Input::of(&ckpt.tensor("codes").unwrap());
+    let plan = Plan::new([Entry::new("counted", vec![input], Arc::new(counted.clone())).unwrap()]);
+    let session = plan.session().options(LoadOptions::default().threads(1)).start().unwrap();
+    assert_eq!(session.take("counted", None).unwrap().1.as_bytes(), values);
+    // Each once, whoever interrupted; and of the last request all but what a step wants more of.
+    assert_eq!(counted.0.load(Ordering::SeqCst), 8 * MIB);
+    let at_the_end = source.at_the_end.load(Ordering::SeqCst);
+    assert!(at_the_end >= 8 * MIB - 3 * MIB / 2, "{at_the_end}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod pages;
 mod transpose;
 
 pub(crate) use allocation::{Allocation, Chunk, Filling, huge_pages};
-pub(crate) use fill::{Fault, fill, zeroed};
+pub(crate) use fill::{Fault, Filler, fill, zeroed};
 pub use host::HostBuffer;
 pub(crate) use pages::HugePage;
 pub(crate) use transpose::transpose;

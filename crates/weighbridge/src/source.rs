@@ -103,6 +103,25 @@ pub trait Source: Send + Sync {
     /// Interruptions are the implementer's to retry.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
+    /// The same; `arrived` is called with as much of the buffer as is filled, whenever there is more of it. What is to
+    /// be computed of bytes that come slowly is computed while others are on their way.
+    ///
+    /// The default calls it once, with all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](Source::read_at).
+    fn read_as_it_comes(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        self.read_at(offset, buf)?;
+        arrived(buf);
+        Ok(())
+    }
+
     /// Fills uninitialised memory, and returns the same memory as initialised bytes.
     ///
     /// The default zeroes it first and calls [`read_at`](Source::read_at). Override it if the bytes can be
@@ -269,6 +288,15 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         (**self).read_at(offset, buf)
+    }
+
+    fn read_as_it_comes(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        (**self).read_as_it_comes(offset, buf, arrived)
     }
 
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {

@@ -52,8 +52,18 @@ impl RemoteFile {
     /// Fills the buffer with the bytes from `offset` on. Bytes that are neither in the cache nor among the
     /// file's first are asked for by one request, which is sent again for what is missing if it breaks.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let Some(kept) = &self.kept else { return self.reader.read_at(offset, buf) };
-        let bytes = kept.read_at(&self.reader, offset, buf)?;
+        self.read_as_it_comes(offset, buf, &mut |_| {})
+    }
+
+    /// The same; `arrived` is called with as much of the buffer as is filled, again and again while bytes come.
+    pub fn read_as_it_comes(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let Some(kept) = &self.kept else { return self.reader.read_telling(offset, buf, arrived) };
+        let bytes = kept.read_at(&self.reader, offset, buf, arrived)?;
         self.cached.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -131,10 +131,20 @@ impl KeptFile {
         }
     }
 
-    /// Fills the buffer, with what is kept and else from the network. Returns how many bytes were kept.
-    pub(super) fn read_at(&self, reader: &Reader, offset: u64, buf: &mut [u8]) -> Result<u64> {
-        let Some(partial) = self.partial(reader) else { return reader.read_at(offset, buf).map(|()| 0) };
+    /// Fills the buffer, with what is kept and else from the network, and tells while it is filled. Returns how many bytes
+    /// were kept.
+    pub(super) fn read_at(
+        &self,
+        reader: &Reader,
+        offset: u64,
+        buf: &mut [u8],
+        told: &mut dyn FnMut(&[u8]),
+    ) -> Result<u64> {
+        let Some(partial) = self.partial(reader) else {
+            return reader.read_telling(offset, buf, told).map(|()| 0);
+        };
         if partial.read_at(offset, buf) {
+            told(buf);
             return Ok(buf.len() as u64);
         }
         let end = offset + buf.len() as u64;
@@ -147,14 +157,18 @@ impl KeptFile {
                 kept += into.len() as u64;
                 return Ok(());
             }
-            if self.is_given_up.load(Ordering::Relaxed) {
-                return reader.read_at(range.start, into);
-            }
-            let mut keep = Keep::new(partial, range.start);
+            let is_given_up = self.is_given_up.load(Ordering::Relaxed);
+            let mut keep = (!is_given_up).then(|| Keep::new(partial, range.start));
             reader.read_telling(range.start, into, &mut |filled| {
-                keep.told(filled);
+                if let Some(keep) = &mut keep {
+                    keep.told(filled);
+                }
+                // What is told is the beginning of the buffer.
+                if range.start == offset {
+                    told(filled);
+                }
             })?;
-            if keep.all(into).is_err() {
+            if keep.is_some_and(|keep| keep.all(into).is_err()) {
                 self.is_given_up.store(true, Ordering::Relaxed);
             }
             Ok(())
@@ -165,6 +179,7 @@ impl KeptFile {
             part(missing, true)?;
         }
         part(at..end, false)?;
+        told(buf);
         if partial.is_complete() {
             self.finish(partial);
         }

@@ -28,6 +28,65 @@ pub(crate) fn zeroed(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
     unsafe { buf.assume_init_mut() }
 }
 
+/// A slice that is initialised step by step, from its start to its end.
+pub(crate) struct Filler<'m> {
+    memory: &'m mut [MaybeUninit<u8>],
+    filled: usize,
+}
+
+impl<'m> Filler<'m> {
+    /// Nothing of it is initialised yet.
+    pub(crate) fn of(memory: &'m mut [MaybeUninit<u8>]) -> Self {
+        Self { memory, filled: 0 }
+    }
+
+    /// How many bytes are initialised.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Whether all are.
+    pub(crate) fn is_full(&self) -> bool {
+        self.filled == self.memory.len()
+    }
+
+    /// Hands out the rest of the slice, a part at whose start `step` initialises and returns. `None` means that it was
+    /// interrupted.
+    ///
+    /// # Errors
+    ///
+    /// Passes on the error of `step`, and fails with `UnexpectedEof` when a step returns an empty part.
+    pub(crate) fn step<E: From<std::io::Error>>(
+        &mut self,
+        step: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> Result<Option<&'a [u8]>, E>,
+    ) -> Result<(), E> {
+        let rest = &mut self.memory[self.filled..];
+        let (address, most) = (rest.as_ptr().cast::<u8>(), rest.len());
+        let Some(part) = step(rest)? else {
+            return Ok(());
+        };
+        if part.is_empty() {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        if !std::ptr::eq(part.as_ptr(), address) || part.len() > most {
+            return Err(std::io::Error::other("a reader returned memory that it was not given").into());
+        }
+        self.filled += part.len();
+        Ok(())
+    }
+
+    /// The slice, if all of it is initialised.
+    pub(crate) fn done(self) -> Option<&'m mut [u8]> {
+        if !self.is_full() {
+            return None;
+        }
+        // SAFETY: each step returned an initialised slice that starts where the last one ended (the argument of
+        // module `buffer`; a shared slice of that address is as good a proof as an exclusive one, since the
+        // step's exclusive borrow left no other path to the memory), and together they cover `memory`.
+        Some(unsafe { self.memory.assume_init_mut() })
+    }
+}
+
 /// Initialises `buf` step by step. `step` is handed the number of bytes done and the rest of the slice; it
 /// initialises a part at the start of the rest and returns that part. An empty part means that there is no
 /// more to read, `None` that it was interrupted and wants to be called again.
@@ -39,25 +98,12 @@ pub(crate) fn fill<E: From<std::io::Error>>(
     buf: &mut [MaybeUninit<u8>],
     mut step: impl for<'a> FnMut(usize, &'a mut [MaybeUninit<u8>]) -> Result<Option<&'a [u8]>, E>,
 ) -> Result<&mut [u8], E> {
-    let mut filled = 0;
-    while filled < buf.len() {
-        let rest = &mut buf[filled..];
-        let (address, most) = (rest.as_ptr().cast::<u8>(), rest.len());
-        let Some(part) = step(filled, rest)? else {
-            continue;
-        };
-        if part.is_empty() {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-        if !std::ptr::eq(part.as_ptr(), address) || part.len() > most {
-            return Err(std::io::Error::other("a reader returned memory that it was not given").into());
-        }
-        filled += part.len();
+    let mut filler = Filler::of(buf);
+    while !filler.is_full() {
+        let filled = filler.filled();
+        filler.step(|rest| step(filled, rest))?;
     }
-    // SAFETY: each step returned an initialised slice that starts where the last one ended (the argument of
-    // module `buffer`; a shared slice of that address is as good a proof as an exclusive one, since the
-    // step's exclusive borrow left no other path to the memory), and together they cover `buf`.
-    Ok(unsafe { buf.assume_init_mut() })
+    filler.done().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
 }
 
 #[cfg(test)]

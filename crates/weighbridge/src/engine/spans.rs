@@ -63,18 +63,14 @@ impl Spans {
         self.end
     }
 
-    /// The bytes of a shard, if they are in a span.
-    pub(super) fn get(&self, shard: u64, bytes: &Range<u64>) -> Option<&[u8]> {
-        let behind =
-            self.spans.partition_point(|span| (span.shard, span.bytes.start) <= (shard, bytes.start));
-        let span = self.spans[..behind].last().filter(|span| span.shard == shard)?;
-        let within = |byte: u64| usize::try_from(byte.checked_sub(span.bytes.start)?).ok();
-        let (start, end) = (within(bytes.start)?, within(bytes.end)?);
-        (bytes.end <= span.bytes.end).then(|| self.bytes.get(span.at + start..span.at + end))?
+    /// What was read.
+    pub(super) fn arrived(&self) -> Arrived<'_> {
+        Arrived { spans: &self.spans, before: &self.bytes, last: &[] }
     }
 
     /// Reads what the next steps of a tile need, `step` bytes of the output each: as many as have no more than a chunk
-    /// together. What would be one request anyway is left to the step. Returns the number of bytes that were read.
+    /// together. What would be one request anyway is left to the step. While it reads, `tell` is told what has arrived.
+    /// Returns the number of bytes that were read.
     pub(super) fn read(
         &mut self,
         entry: &Entry,
@@ -82,6 +78,7 @@ impl Spans {
         step: u64,
         hints: &Hints,
         reads: &Reads,
+        mut tell: impl FnMut(Arrived<'_>, u64),
     ) -> Result<u64> {
         self.clear();
         // Tiles may be larger than a chunk by a page or two, and a small rest is not worth a request.
@@ -130,19 +127,56 @@ impl Spans {
             self.spans.clear();
             return Ok(0);
         }
-        let len: u64 = self.spans.iter().map(Span::len).sum();
-        self.bytes.resize(len as usize, 0);
-        let mut rest = &mut *self.bytes;
-        let mut at = 0;
+        let mut len = 0;
         for span in &mut self.spans {
-            let into;
-            (into, rest) = rest.split_at_mut(span.len() as usize);
-            let (shard, offset) = (entry.inputs()[span.input].shard(), span.bytes.start);
-            reads.read(shard, offset, into)?;
-            span.at = at;
-            at += into.len();
+            span.at = len;
+            len += span.len() as usize;
         }
-        Ok(len)
+        self.bytes.resize(len, 0);
+        for span in &self.spans {
+            let (before, rest) = self.bytes.split_at_mut(span.at);
+            let (shard, into) = (entry.inputs()[span.input].shard(), &mut rest[..span.len() as usize]);
+            let (spans, before) = (&self.spans, &*before);
+            let mut tell = |last: &[u8]| tell(Arrived { spans, before, last }, self.end);
+            reads.read_as_it_comes(shard, span.bytes.start, into, &mut tell)?;
+        }
+        Ok(len as u64)
+    }
+}
+
+/// What has been read of spans so far.
+#[derive(Clone, Copy)]
+pub(super) struct Arrived<'a> {
+    spans: &'a [Span],
+    /// Those that were read.
+    before: &'a [u8],
+    /// The beginning of the one behind them.
+    last: &'a [u8],
+}
+
+impl<'a> Arrived<'a> {
+    /// How many bytes that is.
+    pub(super) fn len(&self) -> usize {
+        self.before.len() + self.last.len()
+    }
+
+    /// Where the bytes of a shard are, or will be, if they are in a span.
+    pub(super) fn find(&self, shard: u64, bytes: &Range<u64>) -> Option<Range<usize>> {
+        let behind =
+            self.spans.partition_point(|span| (span.shard, span.bytes.start) <= (shard, bytes.start));
+        let span = self.spans[..behind].last().filter(|span| span.shard == shard)?;
+        let within = |byte: u64| usize::try_from(byte.checked_sub(span.bytes.start)?).ok();
+        let (start, end) = (within(bytes.start)?, within(bytes.end)?);
+        (bytes.end <= span.bytes.end).then_some(span.at + start..span.at + end)
+    }
+
+    /// The bytes of a shard, if they are in a span and have arrived.
+    pub(super) fn get(&self, shard: u64, bytes: &Range<u64>) -> Option<&'a [u8]> {
+        let Range { start, end } = self.find(shard, bytes)?;
+        match start.checked_sub(self.before.len()) {
+            Some(start) => self.last.get(start..end - self.before.len()),
+            None => self.before.get(start..end),
+        }
     }
 }
 

@@ -7,20 +7,21 @@ use std::sync::Arc;
 use super::crew::WHOLE;
 use super::job::Run;
 use super::options::PageCache;
-use super::spans::Spans;
+use super::spans::{Arrived, Spans};
 use super::stopping::Stopping;
-use crate::buffer::{self, Fault};
+use crate::buffer::{self, Fault, Filler};
 use crate::cast::swap_bytes;
 use crate::checkpoint::Shard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
 use crate::plan::{Entry, Piece};
+use crate::source::Hints;
 
 /// Makes tiles; each thread has one, with memory that it uses again and again.
 pub(super) struct TileMaker {
     /// Bytes to read at a time; `None` leaves it to the sources.
     chunk: Option<usize>,
-    reads: Reads,
+    reads: Arc<Reads>,
     pieces: Vec<Piece>,
     gathered: Vec<u8>,
     /// Where that is from: the numbers of the shards, and bytes of them.
@@ -44,7 +45,7 @@ impl TileMaker {
     pub(super) fn new(chunk: Option<usize>, page_cache: PageCache, stopping: Arc<Stopping>) -> Self {
         Self {
             chunk,
-            reads: Reads { page_cache, stopping },
+            reads: Arc::new(Reads { page_cache, stopping }),
             pieces: Vec::new(),
             gathered: Vec::new(),
             gathered_from: Vec::new(),
@@ -80,59 +81,141 @@ impl TileMaker {
         tile: Range<u64>,
         memory: &'m mut [MaybeUninit<u8>],
     ) -> Result<(&'m mut [u8], u64)> {
-        let mut read = 0;
-        let tiles = entry.tiles();
-        let is_direct = tiles.is_direct();
+        let (mut filler, mut read) = (Filler::of(memory), 0);
+        let mut spans = std::mem::take(&mut self.spans);
+        let made = self.steps(entry, tile, &mut spans, &mut filler, &mut read);
+        self.spans = spans;
+        let memory = made.and_then(|()| filler.done().ok_or_else(|| internal("a tile was not filled")));
+        memory.map(|memory| (memory, read)).map_err(|error| error.in_tensor(entry.name()))
+    }
+
+    /// Makes a tile step by step.
+    fn steps(
+        &mut self,
+        entry: &Entry,
+        tile: Range<u64>,
+        spans: &mut Spans,
+        filler: &mut Filler<'_>,
+        read: &mut u64,
+    ) -> Result<()> {
+        let is_direct = entry.tiles().is_direct();
         let far = Spans::hints(entry);
         // What is one request anyway is read straight to where it belongs.
-        let spans = far.filter(|_| self.from.is_none() && !(is_direct && entry.run_of(&tile).is_some()));
-        self.spans.clear();
+        let together = far.filter(|_| self.from.is_none() && !(is_direct && entry.run_of(&tile).is_some()));
+        spans.clear();
         // What is read into its destination is read in the chunks that the source prefers, and, where a request costs more than
         // its bytes, as it was cut.
         let most = if is_direct && far.is_none() { read_size(entry, self.chunk) } else { u64::MAX };
-        let step = tiles.step().min(most).max(1);
-        let memory = buffer::fill::<Fault>(memory, |done, rest| {
-            let start = tile.start + done as u64;
+        let step = entry.tiles().step().min(most).max(1);
+        while !filler.is_full() {
+            let start = tile.start + filler.filled() as u64;
             let mut end = tile.end.min(start.saturating_add(step));
-            if let Some(hints) = spans {
-                if !self.spans.are_for(start) {
-                    read += self.spans.read(entry, start..tile.end, step, &hints, &self.reads)?;
+            if let Some(hints) = together {
+                if !spans.are_for(start) {
+                    *read += self.read_spans(entry, start..tile.end, step, &hints, spans, filler)?;
+                    // Some steps may have been made meanwhile.
+                    if start < tile.start + filler.filled() as u64 {
+                        continue;
+                    }
                 }
-                end = end.min(self.spans.end());
+                end = end.min(spans.end());
             }
-            let part = start..end;
             self.pieces.clear();
-            tiles.gather(part.clone(), &mut self.pieces);
+            entry.tiles().gather(start..end, &mut self.pieces);
+            *read += self.step(entry, start..end, spans.arrived(), filler)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the next steps of a tile need, and makes those of which everything is there while the rest is on its
+    /// way. Returns how many bytes were read.
+    fn read_spans(
+        &mut self,
+        entry: &Entry,
+        tile: Range<u64>,
+        step: u64,
+        hints: &Hints,
+        spans: &mut Spans,
+        filler: &mut Filler<'_>,
+    ) -> Result<u64> {
+        let reads = Arc::clone(&self.reads);
+        let (first, mut failed) = (filler.filled(), None);
+        // The next step, and how much has to be there for it.
+        let (mut next, mut needed) = (0..0, 0);
+        let mut make = |arrived: Arrived<'_>, spans_end: u64| -> Result<()> {
+            loop {
+                let start = tile.start + (filler.filled() - first) as u64;
+                if start >= spans_end {
+                    return Ok(());
+                }
+                if next.is_empty() || next.start != start {
+                    next = start..spans_end.min(start.saturating_add(step));
+                    self.pieces.clear();
+                    entry.tiles().gather(next.clone(), &mut self.pieces);
+                    needed = 0;
+                    for piece in &self.pieces {
+                        let (shard, offset) = find(entry, piece.input, &piece.bytes)?;
+                        let bytes = offset..offset + (piece.bytes.end - piece.bytes.start);
+                        needed =
+                            needed.max(arrived.find(shard.number(), &bytes).map_or(usize::MAX, |at| at.end));
+                    }
+                }
+                if arrived.len() < needed {
+                    return Ok(());
+                }
+                self.step(entry, next.clone(), arrived, filler)?;
+            }
+        };
+        let is_direct = entry.tiles().is_direct();
+        let read = spans.read(entry, tile.clone(), step, hints, &reads, |arrived, end| {
+            if !is_direct && failed.is_none() {
+                failed = make(arrived, end).err();
+            }
+        })?;
+        failed.map_or(Ok(read), Err)
+    }
+
+    /// Makes the step whose [pieces](Self::pieces) were gathered. Returns how many bytes were read.
+    fn step(
+        &mut self,
+        entry: &Entry,
+        part: Range<u64>,
+        arrived: Arrived<'_>,
+        filler: &mut Filler<'_>,
+    ) -> Result<u64> {
+        let tiles = entry.tiles();
+        let mut read = 0;
+        let made = filler.step(|rest| {
             let rest = &mut rest[..(part.end - part.start) as usize];
             let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
-            let made = if let Some(known) = self.known(entry, len as usize) {
-                match is_direct {
+            let made = if let Some(known) = self.known(entry, len as usize, arrived) {
+                match tiles.is_direct() {
                     true if known.len() == rest.len() => rest.write_copy_of_slice(known),
                     true => return Err(internal("an operation asked for too many bytes").into()),
                     false => tiles.compute(part, known, rest)?,
                 }
-            } else if is_direct {
-                let (made, from_source) = self.read_pieces(entry, rest)?;
+            } else if tiles.is_direct() {
+                let (made, from_source) = self.read_pieces(entry, arrived, rest)?;
                 read += from_source;
                 made
             } else {
-                read += self.gather(entry, len as usize)?;
+                read += self.gather(entry, arrived, len as usize)?;
                 tiles.compute(part, &self.gathered[..len as usize], rest)?
             };
             if cfg!(target_endian = "big") && !tiles.is_native() {
                 swap_bytes(entry.dtype(), made);
             }
-            Ok(Some(made))
+            Ok(Some(&*made))
         });
-        memory.map(|memory| (memory, read)).map_err(|Fault(error)| error.in_tensor(entry.name()))
+        made.map(|()| read).map_err(|Fault(error)| error)
     }
 
     /// The only piece, if it was read together with others.
-    fn known(&self, entry: &Entry, len: usize) -> Option<&[u8]> {
+    fn known<'a>(&'a self, entry: &Entry, len: usize, arrived: Arrived<'a>) -> Option<&'a [u8]> {
         let ([piece], [input]) = (&*self.pieces, entry.inputs()) else { return None };
         let (number, bytes) = (input.shard().number(), input.bytes(&piece.bytes)?);
         let Some((_, start)) = self.from.filter(|&(from, _)| from == number) else {
-            return self.spans.get(number, &bytes);
+            return arrived.get(number, &bytes);
         };
         let at = usize::try_from(bytes.start.checked_sub(start)?).ok()?;
         self.together.get(at..at.checked_add(len)?)
@@ -142,6 +225,7 @@ impl TileMaker {
     fn read_pieces<'m>(
         &self,
         entry: &Entry,
+        arrived: Arrived<'_>,
         memory: &'m mut [MaybeUninit<u8>],
     ) -> Result<(&'m mut [u8], u64)> {
         let (mut pieces, mut read) = (self.pieces.iter(), 0);
@@ -156,7 +240,7 @@ impl TileMaker {
             let (shard, offset) = find(entry, piece.input, &piece.bytes)?;
             let into =
                 rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
-            if let Some(known) = self.spans.get(shard.number(), &(offset..offset + len as u64)) {
+            if let Some(known) = arrived.get(shard.number(), &(offset..offset + len as u64)) {
                 return Ok(Some(into.write_copy_of_slice(known)));
             }
             read += len as u64;
@@ -167,7 +251,7 @@ impl TileMaker {
 
     /// Reads what a tile needs, but not what was gathered for the tile before in the same place. Returns how many bytes
     /// were read.
-    fn gather(&mut self, entry: &Entry, len: usize) -> Result<u64> {
+    fn gather(&mut self, entry: &Entry, arrived: Arrived<'_>, len: usize) -> Result<u64> {
         if self.gathered.len() < len {
             self.gathered.resize(len, 0);
         }
@@ -189,7 +273,7 @@ impl TileMaker {
                 // What is behind it is not where it was.
                 _ => self.gathered_from.truncate(number),
             }
-            if let Some(known) = self.spans.get(from.0, &from.1) {
+            if let Some(known) = arrived.get(from.0, &from.1) {
                 into.copy_from_slice(known);
             } else {
                 self.reads.read(shard, offset, into)?;
@@ -225,6 +309,20 @@ impl Reads {
             true => self.stopping.read(|| source.read_at(offset, into)),
             false => source.read_at(offset, into),
         };
+        read.map_err(|error| shard.blame(unreadable(error)))
+    }
+
+    /// The same of a far source; `arrived` is called with as much as is filled, which is less again after a read that
+    /// was interrupted.
+    pub(super) fn read_as_it_comes(
+        &self,
+        shard: &Shard,
+        offset: u64,
+        into: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let source = shard.source_for(self.page_cache);
+        let read = self.stopping.read(|| source.read_as_it_comes(offset, into, arrived));
         read.map_err(|error| shard.blame(unreadable(error)))
     }
 

@@ -84,6 +84,15 @@ impl<S: Source> Source for Window<S> {
         self.source.read_at(self.offset_of(offset, buf.len())?, buf)
     }
 
+    fn read_as_it_comes(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        arrived: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        self.source.read_as_it_comes(self.offset_of(offset, buf.len())?, buf, arrived)
+    }
+
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
         self.source.read_uninit_at(self.offset_of(offset, buf.len())?, buf)
     }
