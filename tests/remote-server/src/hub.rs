@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fault::Faults;
@@ -92,11 +92,26 @@ struct Shared {
     repos: RwLock<BTreeMap<String, RepoSpec>>,
     /// Contents of the CDN, by sha256.
     blobs: RwLock<BTreeMap<String, Tagged>>,
+    /// sha256 of contents, by where they are: of a large one it takes longer than a client waits.
+    digests: Mutex<Digests>,
     /// URLs signed before this count are no longer good.
     epoch: AtomicU64,
     /// Where the CDN is, as clients see it.
     cdn: RwLock<String>,
     faults: Faults,
+}
+
+/// By address; what is here stays where it is.
+type Digests = BTreeMap<usize, (Arc<Vec<u8>>, String)>;
+
+impl Shared {
+    fn sha256(&self, content: &Arc<Vec<u8>>) -> String {
+        let mut digests = self.digests.lock().expect("nobody panics with it");
+        let kept = digests
+            .entry(Arc::as_ptr(content).addr())
+            .or_insert_with(|| (Arc::clone(content), sha256(content)));
+        kept.1.clone()
+    }
 }
 
 impl Hub {
@@ -107,6 +122,7 @@ impl Hub {
             options,
             repos: RwLock::default(),
             blobs: RwLock::default(),
+            digests: Mutex::default(),
             epoch: AtomicU64::new(0),
             cdn: RwLock::default(),
             faults: faults.clone(),
@@ -130,7 +146,7 @@ impl Hub {
     pub fn put_kind(&self, kind: &str, id: &str, repo: RepoSpec) -> String {
         let mut blobs = self.shared.blobs.write().expect("nobody panics with it");
         for (content, _) in repo.files.values().filter(|(_, lfs)| *lfs) {
-            let name = sha256(content);
+            let name = self.shared.sha256(content);
             blobs.insert(name.clone(), (content.clone(), format!("\"{}\"", &name[..32])));
         }
         drop(blobs);
@@ -263,7 +279,7 @@ impl Shared {
             return refused(404, "EntryNotFound", "Entry not found").with("X-Repo-Commit", commit);
         };
         if *lfs {
-            let blob = sha256(content);
+            let blob = self.sha256(content);
             let expires = now() + self.options.life;
             let signature = self.signature(&blob, expires);
             let cdn = self.cdn.read().expect("nobody panics with it").clone();
@@ -308,7 +324,8 @@ impl Shared {
             return Reply::text(200, json).with("Content-Type", "application/json");
         }
         let start: usize = request.query("cursor").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let entries: Vec<_> = repo.files.iter().skip(start).take(self.options.page).map(entry).collect();
+        let page = repo.files.iter().skip(start).take(self.options.page);
+        let entries: Vec<_> = page.map(|(path, (content, lfs))| entry(self, path, content, *lfs)).collect();
         let reply =
             Reply::text(200, format!("[{}]", entries.join(","))).with("Content-Type", "application/json");
         let next = start + self.options.page;
@@ -325,7 +342,7 @@ impl Shared {
 }
 
 /// A file as a listing has it.
-fn entry((path, (content, lfs)): (&String, &(Arc<Vec<u8>>, bool))) -> String {
+fn entry(hub: &Shared, path: &str, content: &Arc<Vec<u8>>, lfs: bool) -> String {
     let size = content.len();
     match lfs {
         false => {
@@ -333,7 +350,7 @@ fn entry((path, (content, lfs)): (&String, &(Arc<Vec<u8>>, bool))) -> String {
             format!("{{\"type\":\"file\",\"oid\":\"{oid}\",\"size\":{size},\"path\":\"{path}\"}}")
         }
         true => {
-            let sha256 = sha256(content);
+            let sha256 = hub.sha256(content);
             let oid = git_sha1(
                 format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n")
                     .as_bytes(),

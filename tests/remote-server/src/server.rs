@@ -209,7 +209,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
     let (Some(method), Some(target)) = (words.next(), words.next()) else { return Ok(None) };
     let mut request = Request {
         method: method.to_owned(),
-        target: target.to_owned(),
+        target: origin_form(target).to_owned(),
         headers: Vec::new(),
         body: Vec::new(),
     };
@@ -322,4 +322,10 @@ fn write_reply(mut stream: &TcpStream, request: &Request, reply: &Reply) -> std:
     }
     stream.write_all(body)?;
     Ok((body.len() as u64, !old))
+}
+
+/// The path and query of a target. Servers have to take whole URLs, too, and some clients send them (RFC 9112, 3.2.2).
+fn origin_form(target: &str) -> &str {
+    let Some(rest) = target.strip_prefix("http://") else { return target };
+    rest.find('/').map_or("/", |path| &rest[path..])
 }

@@ -3,6 +3,8 @@
 //!
 //! ```text
 //! cargo run --release -p weighbridge-tests --bin remote-load [MiB]
+//! remote-load serve MiB         the servers and links alone, a line of JSON each, until standard input ends
+//! remote-load load ADDRESS      one load, a line of JSON
 //! ```
 //!
 //! The servers are processes of their own, so that what is counted as processor time is the client's.
@@ -12,8 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use remote_server::{Link, Web};
+use remote_server::{Hub, HubOptions, Link, ObjectStore, RepoSpec, StoreOptions, Web};
 use safetensors::Dtype as St;
+use serde_json::{Value, json};
 use weighbridge::plan::Part;
 use weighbridge::remote::Remote;
 use weighbridge::{Checkpoint, Dtype, LoadOptions, Plan, TensorRef};
@@ -25,6 +28,7 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match &*arguments {
         [serve, mib] if serve == "serve" => serve_model(mib.parse()?),
+        [load, address] if load == "load" => load_one(address),
         rest => measure(rest.first().map_or(Ok(512), |mib| mib.parse())?),
     }
 }
@@ -42,15 +46,34 @@ fn model(mib: usize) -> Vec<u8> {
     file(&tensors)
 }
 
-/// Serves it plainly and over links of 20 ms a request and 100 and 400 MB/s, until standard input ends.
+/// Serves it plainly and over links of 20 ms a request and 100 and 400 MB/s, until standard input ends: as a file of a web
+/// server, a model of a hub, and an object of a store.
 fn serve_model(mib: usize) -> Result<(), Failure> {
-    let web = Web::start();
-    let path = web.put("/model.safetensors", Arc::new(model(mib)));
-    let links: Vec<_> =
-        CAPS.iter().map(|cap| Link::start(web.server().address(), LATENCY, Some(*cap))).collect();
-    println!("{path}");
-    for link in &links {
-        println!("{}/model.safetensors", link.url());
+    let model = Arc::new(model(mib));
+    let (web, store) = (Web::start(), ObjectStore::start(StoreOptions::default()));
+    web.put("/model.safetensors", Arc::clone(&model));
+    store.put("model/model.safetensors", Arc::clone(&model));
+    let (mut links, mut hubs) = (Vec::new(), Vec::new());
+    for cap in [None, Some(CAPS[0]), Some(CAPS[1])] {
+        let hub = Hub::start(HubOptions::default());
+        hub.put("org/model", RepoSpec::default().large("model.safetensors", Arc::clone(&model)));
+        let mut url = |server: &remote_server::Server| match cap {
+            None => server.url(),
+            Some(_) => {
+                links.push(Link::start(server.address(), LATENCY, cap));
+                links[links.len() - 1].url()
+            }
+        };
+        hub.send_to(&url(hub.cdn()));
+        let line = json!({
+            "cap": cap,
+            "bytes": model.len(),
+            "web": format!("{}/model.safetensors", url(web.server())),
+            "hub": url(hub.server()),
+            "s3": url(store.server()),
+        });
+        println!("{line}");
+        hubs.push(hub);
     }
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
@@ -74,12 +97,14 @@ fn measure(mib: usize) -> Result<(), Failure> {
     command.args(["serve", &mib.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = Server(command.spawn()?);
     let out = server.0.stdout.take().ok_or("the server has no output")?;
-    let urls = BufReader::new(out).lines().take(1 + CAPS.len()).collect::<Result<Vec<_>, _>>()?;
+    let mut lines = BufReader::new(out).lines();
     println!(
         "{:<34} {:>8} {:>7} {:>9} {:>9} {:>8} {:>8}",
         "load", "MB/s", "of cap", "requests", "received", "CPU s/GB", "first ms"
     );
-    for (url, cap) in urls.iter().zip([None, Some(CAPS[0]), Some(CAPS[1])]) {
+    for cap in [None, Some(CAPS[0]), Some(CAPS[1])] {
+        let served: Value = serde_json::from_str(&lines.next().ok_or("the server ended")??)?;
+        let url = served["web"].as_str().ok_or("the server says no address")?;
         let name =
             cap.map_or_else(|| "loopback".to_owned(), |cap| format!("20 ms, {} MB/s", cap / 1_000_000));
         load(url, cap, &format!("{name}: all"), |_| None, None)?;
@@ -87,6 +112,25 @@ fn measure(mib: usize) -> Result<(), Failure> {
         load(url, cap, &format!("{name}: rank 1 of 4, rows"), |tensor| part(tensor, 0), None)?;
         load(url, cap, &format!("{name}: rank 1 of 4, columns"), |tensor| part(tensor, 1), None)?;
     }
+    Ok(())
+}
+
+/// Opens a checkpoint by its address and loads all of it, as a program does.
+fn load_one(address: &str) -> Result<(), Failure> {
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(address)?;
+    let session = Plan::of(&checkpoint).build()?.session().start()?;
+    let names: Vec<_> = session.names().map(str::to_owned).collect();
+    let mut loaded = Vec::new();
+    let mut first = None;
+    for name in &names {
+        loaded.push(session.take(name, None)?.1);
+        if name.ends_with("q.weight") {
+            first.get_or_insert_with(|| started.elapsed().as_secs_f64());
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{}", json!({ "seconds": seconds, "first": first, "requests": requests(&checkpoint) }));
     Ok(())
 }
 
