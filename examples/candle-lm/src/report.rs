@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Cli;
 use crate::generate::Answer;
-use crate::model::{Loaded, Model};
+use crate::model::Loaded;
 
 /// What was loaded, from where to where.
 pub(crate) struct Summary<'a> {
@@ -19,12 +19,12 @@ pub(crate) struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    pub(crate) fn new(cli: &Cli, model: &'a Model) -> Self {
+    pub(crate) fn new(cli: &Cli, loaded: &'a Loaded) -> Self {
         Self {
             model: cli.checkpoint().display().to_string(),
             device: cli.device.to_string(),
-            dtype: model.dtype.as_str(),
-            loaded: &model.loaded,
+            dtype: loaded.dtype.as_str(),
+            loaded,
         }
     }
 
@@ -92,7 +92,8 @@ struct Json<'a> {
     dtype: &'a str,
 }
 
-pub(crate) fn speed(tokens: usize, seconds: f64) -> String {
+pub(crate) fn speed(answer: &Answer) -> String {
+    let (tokens, seconds) = (answer.tokens.len(), answer.seconds);
     let count = plural(tokens, "token");
     format!("{count} in {seconds:.3} s, {:.1} tokens/s", per_second(tokens, seconds))
 }
@@ -134,6 +135,7 @@ mod tests {
         assert_eq!(bytes(1_500), "1.50 kB");
         assert_eq!(bytes(2_200_000_000), "2.20 GB");
         assert_eq!(rate(500_000_000, 0.25), "2.00 GB/s");
-        assert_eq!(speed(1, 0.5), "1 token in 0.500 s, 2.0 tokens/s");
+        let answer = Answer { tokens: vec![7], seconds: 0.5, ..Answer::default() };
+        assert_eq!(speed(&answer), "1 token in 0.500 s, 2.0 tokens/s");
     }
 }
