@@ -180,7 +180,10 @@ fn parse_weight(text: &str) -> Result<f32, String> {
 }
 
 fn parse_number(text: &str, is_good: fn(f64) -> bool, expected: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|&number: &f64| number.is_finite() && is_good(number)).ok_or_else(|| expected.into())
+    text.parse()
+        .ok()
+        .filter(|&number: &f64| number.is_finite() && is_good(number))
+        .ok_or_else(|| expected.into())
 }
 
 /// The types that models compute in.

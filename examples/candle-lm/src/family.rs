@@ -27,8 +27,10 @@ use examples_support::Fields;
 use crate::weights::{Recipe, as_stored};
 pub(crate) use decoder::Decoder;
 
+type Read = fn(Fields<'_>) -> Result<Blueprint>;
+
 /// The `model_type` of config.json, and what reads the rest of it.
-const FAMILIES: &[(&str, fn(Fields<'_>) -> Result<Blueprint>)] = &[
+const FAMILIES: &[(&str, Read)] = &[
     ("falcon", phi::falcon),
     ("gemma", gemma::gemma),
     ("gemma2", gemma::gemma2),

@@ -166,7 +166,8 @@ pub(crate) fn survey(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Result<V
     inventory.check(hint)?;
     built.context("config.json")?;
 
-    let mut unread: Vec<String> = names(checkpoint).into_iter().filter(|name| !asked.contains(name)).collect();
+    let mut unread: Vec<String> =
+        names(checkpoint).into_iter().filter(|name| !asked.contains(name)).collect();
     // Older files have the frequencies of rotary embeddings, which follow from config.json.
     unread.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
     unread.sort();

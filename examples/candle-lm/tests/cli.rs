@@ -210,7 +210,7 @@ fn what_the_model_cannot_compute_is_named() {
     for (key, value, expected) in [
         ("attention_bias", json!(true), "attention_bias"),
         ("mlp_bias", json!(true), "mlp_bias"),
-        ("model_type", json!("mistral"), "\"mistral\""),
+        ("model_type", json!("t5"), "\"t5\""),
         ("rope_parameters", rope, "\"yarn\""),
         ("num_attention_heads", json!(32), "head_dim"),
     ] {

@@ -58,10 +58,7 @@ impl Decoder {
                 hidden / heads
             }
         };
-        ensure!(
-            head_dim.is_multiple_of(2),
-            "head_dim is {head_dim}, rotary embeddings need an even number"
-        );
+        ensure!(head_dim.is_multiple_of(2), "head_dim is {head_dim}, rotary embeddings need an even number");
         let (key, eps) = defaults.eps;
         Ok(Self {
             who,

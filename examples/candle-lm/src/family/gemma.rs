@@ -77,7 +77,11 @@ pub(super) fn gemma2(fields: Fields<'_>) -> Result<Blueprint> {
     .window(window(fields, who, false)?, who);
     if scale != 1.0 {
         blueprint.recipe = Arc::new(move |name| {
-            if name.contains(".q_proj.") { Origin::scaled(name, scale) } else { Origin::Stored(name.to_owned()) }
+            if name.contains(".q_proj.") {
+                Origin::scaled(name, scale)
+            } else {
+                Origin::Stored(name.to_owned())
+            }
         });
     }
     Ok(blueprint)
@@ -120,8 +124,9 @@ pub(super) fn gemma3(fields: Fields<'_>) -> Result<Blueprint> {
         cached!(weights, gemma3_model::Model::new(false, &config, weights))
     })
     .always_ties();
-    // A longer batch would be masked with a window that is larger by one.
-    blueprint.longest_batch = window.unwrap_or(usize::MAX);
+    // A longer batch would be masked with a window that is larger by one; and Candle's cache does not take several
+    // tokens of several heads.
+    blueprint.longest_batch = if decoder.key_value_heads > 1 { 1 } else { window.unwrap_or(usize::MAX) };
     if scale != 1.0 {
         // The queries are normed after their projection, by weights to which 1 is added.
         blueprint.recipe = Arc::new(move |name| {

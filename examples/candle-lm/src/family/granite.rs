@@ -125,8 +125,7 @@ pub(super) fn granitemoehybrid(fields: Fields<'_>) -> Result<Blueprint> {
     };
     Ok(Blueprint::new(&decoder, move |weights, positions| {
         let (dtype, device) = (weights.dtype(), weights.device().clone());
-        let table =
-            GraniteMoeHybridInternalConfig { max_position_embeddings: positions, ..config.clone() };
+        let table = GraniteMoeHybridInternalConfig { max_position_embeddings: positions, ..config.clone() };
         let cache = GraniteMoeHybridCache::new(true, dtype, &table, &device)?;
         let layer_types = vec![GraniteMoeHybridLayerType::Attention; config.num_hidden_layers];
         let config = GraniteMoeHybridInternalConfig { layer_types, ..config.clone() };

@@ -148,10 +148,6 @@ pub(super) fn qwen3_moe(fields: Fields<'_>) -> Result<Blueprint> {
 fn every_layer_has_experts(fields: Fields<'_>, who: &str) -> Result<()> {
     let exceptions = fields.get("mlp_only_layers");
     let none = exceptions.is_none_or(|value| value.as_array().is_some_and(Vec::is_empty));
-    ensure!(
-        none,
-        "mlp_only_layers is {}, {who} has no such exceptions",
-        exceptions.unwrap_or(&Value::Null)
-    );
+    ensure!(none, "mlp_only_layers is {}, {who} has no such exceptions", exceptions.unwrap_or(&Value::Null));
     Ok(())
 }

@@ -123,7 +123,10 @@ impl Rope {
 }
 
 /// A dictionary that says something.
-fn dictionary<'a>(fields: Fields<'a>, key: &'static str) -> Result<Option<(&'static str, &'a Map<String, Value>)>> {
+fn dictionary<'a>(
+    fields: Fields<'a>,
+    key: &'static str,
+) -> Result<Option<(&'static str, &'a Map<String, Value>)>> {
     match fields.get(key) {
         None => Ok(None),
         Some(Value::Object(map)) => Ok(Some((key, map)).filter(|(_, map)| !map.is_empty())),

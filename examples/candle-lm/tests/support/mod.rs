@@ -74,7 +74,7 @@ impl Tiny {
 
 /// Runs the program.
 pub(crate) fn run(args: &[&str]) -> Output {
-    testing::run(env!("CARGO_BIN_EXE_candle-llama"), args)
+    testing::run(env!("CARGO_BIN_EXE_candle-lm"), args)
 }
 
 /// The sample checkpoint of this repository.
