@@ -13,7 +13,8 @@ the reported number of tensors and bytes with what the files hold.  A second
 set of checkpoints asks for something BIN does not support; BIN must say so in
 one line and fail.
 
-Some of the checkpoints are run with adapters (LoRA, as PEFT saves them), too.
+Some of the checkpoints are run with adapters (LoRA, as PEFT saves them), and
+some as GGUF files of the same weights.
 
 Prints a line for each case and exits with 0 only if all of them passed.  With
 --table, what was found out is written into the table of README.
@@ -31,6 +32,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import lm_gguf
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -120,6 +122,8 @@ class Case:
     # The modules that an adapter is for, and what it counts.
     adapter: tuple[str, ...] = ()
     adapter_weight: float = 1.0
+    # Run a GGUF file of the same weights, in this dtype, in the place of safetensors.
+    gguf: str | None = None
     # More tokens in the model than in the tokenizer, as padded models have.
     padded_vocabulary: int = 0
 
@@ -259,7 +263,16 @@ def family_cases(family: str) -> list[Case]:
                 adapter_weight=weight,
             )
         )
-    return cases
+    return cases + gguf_cases(family, about.configs[0])
+
+
+def gguf_cases(family: str, config: dict) -> list[Case]:
+    if family not in lm_gguf.ARCHITECTURES:
+        return []
+    return [
+        Case(f"{family}: GGUF, {kind}", config, char_tokenizer(bos=True), family=family, dtype=dtype, gguf=kind)
+        for kind, dtype in [("float32", torch.float32), ("float16", torch.float16)]
+    ]
 
 
 def edit_json(path: Path, edit) -> None:
@@ -430,6 +443,15 @@ def check(case: Case, binary: str, directory: Path) -> str:
     """Empty if BIN agrees with transformers, else what is wrong."""
     expected = make(case, directory)
     tensors, size = stored(directory)
+    if case.gguf:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        file = directory / "model.gguf"
+        lm_gguf.write(model, case.family, file, case.gguf)
+        return check_answers(case, binary, file, expected, None, file.stat().st_size)
+    return check_answers(case, binary, directory, expected, tensors, size)
+
+
+def check_answers(case: Case, binary: str, directory: Path, expected, tensors, size) -> str:
     for prompt, tokens in zip(case.prompts, expected):
         more = ["--adapter", str(directory / "adapter"), "--adapter-weight", str(case.adapter_weight)]
         done = run(binary, directory, prompt, *(more if case.adapter else []))
@@ -447,7 +469,7 @@ def check(case: Case, binary: str, directory: Path) -> str:
             return f"{prompt!r}: text is {answer.get('text')!r}"
         if not is_number(answer.get("load_seconds")) or answer["load_seconds"] < 0:
             return f"{prompt!r}: load_seconds is {answer.get('load_seconds')!r}"
-        if answer.get("tensors") != tensors:
+        if tensors is not None and answer.get("tensors") != tensors:
             return f"{prompt!r}: {answer.get('tensors')} tensors, expected {tensors}"
         if answer.get("bytes") != size:
             return f"{prompt!r}: {answer.get('bytes')} bytes, expected {size}"
@@ -478,7 +500,7 @@ def check_refused(family: str, changes: dict, word: str, binary: str, directory:
     directory.mkdir(parents=True, exist_ok=True)
     shape = FAMILIES[family].configs[0] if family in FAMILIES else size(64, 2, 4, 2, 96) | rope(10000.0)
     if "head_dim" in changes:  # the tensors agree with it
-        shape |= changes
+        shape = shape | changes
     write_checkpoint(Case("", shape, char_tokenizer(bos=True), family=family), directory, 0, None)
 
     def edit(config: dict) -> None:
@@ -539,7 +561,8 @@ def main() -> int:
     parser.add_argument("--table", type=Path, metavar="README", help="write the results into this file's table")
     args = parser.parse_args()
 
-    cases = LLAMAS + [case for family in FAMILIES for case in family_cases(family)]
+    cases = LLAMAS + gguf_cases("llama", size(64, 2, 4, 2, 96) | rope(10000.0))
+    cases += [case for family in FAMILIES for case in family_cases(family)]
     refused = [("llama", *rest) for rest in REFUSED_LLAMAS]
     refused += [
         (family, word, changes, word) for family, about in FAMILIES.items() for changes, word in about.refused

@@ -170,11 +170,13 @@ FAMILIES = {
         [
             size(64, 6, 4, 2, 96, head_dim=16, query_pre_attn_scalar=16, sliding_window=24),
             size(48, 4, 4, 1, 100, head_dim=24, query_pre_attn_scalar=12, sliding_window=8) | sliding(1, 3, layers=4),
-            size(64, 2, 4, 4, 96, head_dim=16, final_logit_softcapping=5.0, attn_logit_softcapping=3.0),
+            size(48, 5, 4, 4, 100, head_dim=24, query_pre_attn_scalar=8, final_logit_softcapping=20.0)
+            | sliding(2, layers=5),
         ],
         [
             ({"use_bidirectional_attention": True}, "bidirectional"),
             (sliding(0, 3, 4, layers=6), "layer_types"),
+            ({"attn_logit_softcapping": 10.0}, "attn_logit_softcapping"),
             (
                 {
                     "rope_parameters": {

@@ -33,8 +33,8 @@ const NAME: &str = "chat template";
 impl Template {
     /// Reads `chat_template.jinja`, or what `tokenizer_config.json` has of it.
     pub(crate) fn open(found: &Found) -> Result<Self> {
-        let config = read_object(&found.checkpoint, "tokenizer_config.json")?.unwrap_or_default();
-        let source = match found.checkpoint.beside("chat_template.jinja")? {
+        let config = read_object(&found.beside, "tokenizer_config.json")?.unwrap_or_default();
+        let source = match found.beside.find("chat_template.jinja")? {
             Some(path) => {
                 std::fs::read_to_string(&path).with_context(|| path.display().to_string())?
             }

@@ -14,6 +14,7 @@ use weighbridge_candle::Loader;
 
 use crate::config;
 use crate::family::{Blueprint, LanguageModel};
+use crate::gguf::{self, Gguf};
 use crate::weights::{self, LM_HEAD};
 
 /// Below this a load is over before a progress bar can be read.
@@ -23,14 +24,33 @@ const LARGE: u64 = 1 << 30;
 pub(crate) struct Found {
     /// As it was asked for.
     pub(crate) place: PathBuf,
-    pub(crate) checkpoint: Checkpoint,
-    adapters: Vec<(Checkpoint, f32)>,
-    blueprint: Blueprint,
+    /// The files beside the weights.
+    pub(crate) beside: Beside,
+    weights: Weights,
     /// The tokens after which a text ends.
     eos: Vec<u32>,
-    unread: Vec<String>,
     /// When it was opened.
     start: Instant,
+}
+
+/// The files that lie beside weights.
+pub(crate) enum Beside {
+    /// Wherever a checkpoint is.
+    Checkpoint(Checkpoint),
+    Directory(PathBuf),
+}
+
+enum Weights {
+    Safetensors(Box<Safetensors>),
+    /// Has its own configuration.
+    Gguf(Gguf),
+}
+
+struct Safetensors {
+    checkpoint: Checkpoint,
+    adapters: Vec<(Checkpoint, f32)>,
+    blueprint: Blueprint,
+    unread: Vec<String>,
 }
 
 /// A model on its device.
@@ -68,6 +88,15 @@ impl Found {
     /// Whatever is wrong with the checkpoint, its `config.json`, or the two together.
     pub(crate) fn open(place: &Path, adapters: &[(PathBuf, f32)]) -> Result<Self> {
         let start = Instant::now();
+        let found = |beside, weights, eos| Self { place: place.to_owned(), beside, weights, eos, start };
+        if gguf::is_gguf(place) {
+            ensure!(adapters.is_empty(), "{}: adapters are merged into safetensors only", place.display());
+            let directory = place.parent().unwrap_or(Path::new(""));
+            let beside = Beside::Directory(directory.to_owned());
+            let gguf = Gguf::open(place).with_context(|| place.display().to_string())?;
+            let eos = config::eos(&beside)?.unwrap_or_else(|| gguf.eos.clone());
+            return Ok(found(beside, Weights::Gguf(gguf), eos));
+        }
         let checkpoint = Checkpoint::open(place)?.dequantized()?;
         if let Some(codes) = checkpoint.quantized().next() {
             return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
@@ -77,7 +106,8 @@ impl Found {
             .map(|(adapter, weight)| Ok((Checkpoint::open(adapter)?, *weight)))
             .collect::<Result<_>>()?;
 
-        let (mut blueprint, eos) = config::read(&checkpoint, place)?;
+        let beside = Beside::Checkpoint(checkpoint.clone());
+        let (mut blueprint, eos) = config::read(&beside, place)?;
         let at = || place.display().to_string();
         let has_head = checkpoint.tensor(LM_HEAD).is_some();
         if blueprint.always_ties {
@@ -93,17 +123,28 @@ impl Found {
             blueprint.tied_to = None;
         }
         let unread = weights::survey(&checkpoint, &blueprint).with_context(at)?;
-        Ok(Self { place: place.to_owned(), checkpoint, adapters, blueprint, eos, unread, start })
+        let weights = Safetensors { checkpoint, adapters, blueprint, unread };
+        Ok(found(beside, Weights::Safetensors(Box::new(weights)), eos))
     }
 
     /// The number of tokens that the model knows.
     pub(crate) fn vocabulary(&self) -> usize {
-        self.blueprint.vocabulary
+        match &self.weights {
+            Weights::Safetensors(weights) => weights.blueprint.vocabulary,
+            Weights::Gguf(gguf) => gguf.vocabulary,
+        }
     }
 
     /// The number of positions beyond which the model here is not the one that the checkpoint is for.
     pub(crate) fn limit(&self) -> usize {
-        self.blueprint.limit.as_ref().map_or(usize::MAX, |(positions, _)| *positions)
+        self.limited().map_or(usize::MAX, |(positions, _)| *positions)
+    }
+
+    fn limited(&self) -> Option<&(usize, String)> {
+        match &self.weights {
+            Weights::Safetensors(weights) => weights.blueprint.limit.as_ref(),
+            Weights::Gguf(gguf) => gguf.limit.as_ref(),
+        }
     }
 
     /// Loads the model for texts of so many tokens. `dtype` is what it computes in; without one, f32 on the CPU, where
@@ -118,14 +159,71 @@ impl Found {
         dtype: Option<DType>,
         device: &Device,
     ) -> Result<(Model, Loaded)> {
-        let blueprint = &self.blueprint;
-        if let Some((limit, why)) = &blueprint.limit
+        if let Some((limit, why)) = self.limited()
             && positions > *limit
         {
             bail!(
                 "prompt and answer take up to {positions} positions: {why}; --max-new-tokens says how many"
             );
         }
+        let eos = self.eos.clone();
+        let at = || self.place.display().to_string();
+        match &self.weights {
+            Weights::Safetensors(weights) => {
+                let (language, dtype) = weights.load(positions, dtype, device).with_context(at)?;
+                let blueprint = &weights.blueprint;
+                let embedding_scale =
+                    if blueprint.tied_to.is_some() { blueprint.embedding_scale } else { 1.0 };
+                let model = Model {
+                    language,
+                    eos,
+                    positions,
+                    longest_batch: blueprint.longest_batch,
+                    logit_scale: blueprint.logit_scale / embedding_scale,
+                };
+                Ok((model, weights.loaded(dtype, self.start)))
+            }
+            Weights::Gguf(gguf) => {
+                let dtype = dtype.unwrap_or(DType::F32);
+                ensure!(dtype == DType::F32, "--dtype: Candle computes a GGUF model in f32");
+                let language = gguf.load(positions, device).with_context(at)?;
+                let model = Model { language, eos, positions, longest_batch: usize::MAX, logit_scale: 1.0 };
+                let loaded = Loaded {
+                    tensors: gguf.tensors,
+                    shards: 1,
+                    dtypes: gguf.dtypes.clone(),
+                    bytes: gguf.bytes,
+                    dtype,
+                    seconds: self.start.elapsed().as_secs_f64(),
+                    warnings: Vec::new(),
+                };
+                Ok((model, loaded))
+            }
+        }
+    }
+}
+
+impl Beside {
+    /// Where a file is, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// One that is on a network may not be had.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(checkpoint.beside(name)?),
+            Self::Directory(directory) => Ok(Some(directory.join(name)).filter(|path| path.exists())),
+        }
+    }
+}
+
+impl Safetensors {
+    fn load(
+        &self,
+        positions: usize,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<(Box<dyn LanguageModel>, DType)> {
         let mut loader = Loader::new(&self.checkpoint).device(device);
         for (adapter, weight) in &self.adapters {
             loader = loader.adapter(adapter, *weight);
@@ -139,36 +237,27 @@ impl Found {
         }
         let store = loader.var_builder()?;
         let dtype = store.dtype();
-        let built = caught(|| blueprint.build(weights::adapt(store, blueprint), positions));
+        let built = caught(|| self.blueprint.build(weights::adapt(store, &self.blueprint), positions));
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
-        let language = built.with_context(|| self.place.display().to_string())?;
+        let language = built?;
         device.synchronize()?;
-
-        let mut logit_scale = blueprint.logit_scale;
-        if blueprint.tied_to.is_some() {
-            logit_scale /= blueprint.embedding_scale;
-        }
-        let model = Model {
-            language,
-            eos: self.eos.clone(),
-            positions,
-            longest_batch: blueprint.longest_batch,
-            logit_scale,
-        };
-        Ok((model, self.loaded(dtype)))
+        Ok((language, dtype))
     }
 
-    fn loaded(&self, dtype: DType) -> Loaded {
+    fn loaded(&self, dtype: DType, start: Instant) -> Loaded {
         let mut dtypes = BTreeMap::new();
         for tensor in self.checkpoint.tensors() {
             *dtypes.entry(tensor.dtype().to_string()).or_default() += 1;
         }
         let mut warnings = self.checkpoint.warnings().to_vec();
-        if let [first, ..] = &self.unread[..] {
+        if !self.unread.is_empty() {
+            let shown: Vec<_> = self.unread.iter().take(3).map(|name| format!("\"{name}\"")).collect();
+            let more = if self.unread.len() > shown.len() { ", ..." } else { "" };
             let count = self.unread.len();
-            warnings.push(format!("{count} of the tensors are not part of the model: \"{first}\" and so on"));
+            warnings
+                .push(format!("the model does not read {count} of the tensors: {}{more}", shown.join(", ")));
         }
         Loaded {
             tensors: self.checkpoint.len(),
@@ -176,7 +265,7 @@ impl Found {
             dtypes,
             bytes: self.checkpoint.byte_len(),
             dtype,
-            seconds: self.start.elapsed().as_secs_f64(),
+            seconds: start.elapsed().as_secs_f64(),
             warnings,
         }
     }

@@ -17,7 +17,7 @@ pub(crate) struct Text {
 impl Text {
     pub(crate) fn open(found: &Found) -> Result<Self> {
         let name = "tokenizer.json";
-        let Some(path) = found.checkpoint.beside(name)? else {
+        let Some(path) = found.beside.find(name)? else {
             bail!("{}: there is no such file beside the weights", found.place.join(name).display());
         };
         let at = || path.display().to_string();

@@ -92,6 +92,9 @@ pub(super) fn gemma3(fields: Fields<'_>) -> Result<Blueprint> {
     refuse(fields, who, &["use_bidirectional_attention"])?;
     let decoder = Decoder::read(fields, who, &DEFAULTS)?;
     let scale = query_scale(fields, &decoder)?;
+    if let Some(cap) = cap(fields, "attn_logit_softcapping", None)? {
+        bail!("attn_logit_softcapping is {cap}: of Gemma 3, transformers' own kernels disagree about it");
+    }
     let [global, local] = Rope::read_two(fields, 1_000_000.0, 10_000.0)?;
     let window = window(fields, who, false)?;
     let config = gemma3_model::Config {
@@ -108,7 +111,7 @@ pub(super) fn gemma3(fields: Fields<'_>) -> Result<Blueprint> {
         rope_local_base_freq: local.theta_only(who)?,
         vocab_size: decoder.vocabulary,
         final_logit_softcapping: cap(fields, "final_logit_softcapping", None)?,
-        attn_logit_softcapping: cap(fields, "attn_logit_softcapping", None)?,
+        attn_logit_softcapping: None,
         query_pre_attn_scalar: 0,
         sliding_window: 0,
         sliding_window_pattern: pattern(fields, decoder.layers)?,
