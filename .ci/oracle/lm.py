@@ -34,6 +34,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import lm_gguf
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
@@ -122,6 +123,8 @@ class Case:
     # The modules that an adapter is for, and what it counts.
     adapter: tuple[str, ...] = ()
     adapter_weight: float = 1.0
+    # Store the weights of layers in FP8 with a scale for each tensor.
+    fp8: bool = False
     # Run a GGUF file of the same weights, in this dtype, in the place of safetensors.
     gguf: str | None = None
     # More tokens in the model than in the tokenizer, as padded models have.
@@ -263,6 +266,9 @@ def family_cases(family: str) -> list[Case]:
                 adapter_weight=weight,
             )
         )
+    cases.append(
+        Case(f"{family}: FP8", about.configs[0], char_tokenizer(bos=True), family=family, fp8=True)
+    )
     return cases + gguf_cases(family, about.configs[0])
 
 
@@ -326,6 +332,8 @@ def write_checkpoint(case: Case, directory: Path, seed: int, eos) -> None:
     case.tokenizer.save(str(directory / "tokenizer.json"))
     if case.adapter:
         write_adapter(case, directory)
+    if case.fp8:
+        write_fp8(directory)
 
     config_file = directory / "config.json"
     if case.transformers4:
@@ -341,6 +349,23 @@ def write_checkpoint(case: Case, directory: Path, seed: int, eos) -> None:
         )
     if not case.generation_config:
         (directory / "generation_config.json").unlink()
+
+
+def write_fp8(directory: Path) -> None:
+    """Rounds the weights of layers to FP8, and writes the codes into another directory."""
+    (directory / "fp8").mkdir(exist_ok=True)
+    rounded, codes = {}, {}
+    for name, weight in load_file(directory / "model.safetensors").items():
+        rounded[name] = codes[name] = weight
+        if weight.ndim == 2 and ("layers." in name or ".h." in name) and "A_log" not in name:
+            scale = torch.tensor(2.0**-8)
+            codes[name] = (weight / scale).to(torch.float8_e4m3fn)
+            codes[f"{name}_scale"] = scale
+            rounded[name] = codes[name].float() * scale
+    save_file(rounded, directory / "model.safetensors", {"format": "pt"})
+    save_file(codes, directory / "fp8" / "model.safetensors", {"format": "pt"})
+    for file in directory.glob("*.json"):
+        (directory / "fp8" / file.name).write_bytes(file.read_bytes())
 
 
 def write_adapter(case: Case, directory: Path) -> None:
@@ -448,6 +473,8 @@ def check(case: Case, binary: str, directory: Path) -> str:
         file = directory / "model.gguf"
         lm_gguf.write(model, case.family, file, case.gguf)
         return check_answers(case, binary, file, expected, None, file.stat().st_size)
+    if case.fp8:
+        return check_answers(case, binary, directory / "fp8", expected, None, None)
     return check_answers(case, binary, directory, expected, tensors, size)
 
 
@@ -471,7 +498,7 @@ def check_answers(case: Case, binary: str, directory: Path, expected, tensors, s
             return f"{prompt!r}: load_seconds is {answer.get('load_seconds')!r}"
         if tensors is not None and answer.get("tensors") != tensors:
             return f"{prompt!r}: {answer.get('tensors')} tensors, expected {tensors}"
-        if answer.get("bytes") != size:
+        if size is not None and answer.get("bytes") != size:
             return f"{prompt!r}: {answer.get('bytes')} bytes, expected {size}"
     return ""
 

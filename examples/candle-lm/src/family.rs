@@ -19,10 +19,11 @@ mod qwen;
 mod rope;
 mod starcoder;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use examples_support::Fields;
+use serde_json::Value;
 
 use crate::weights::{Recipe, as_stored};
 pub(crate) use decoder::Decoder;
@@ -67,6 +68,14 @@ pub(crate) fn read(config: Fields<'_>) -> Result<Blueprint> {
     let Some(model_type) = config.text("model_type")? else {
         bail!("there is no model_type; this program runs {}", known());
     };
+    if let Some(listed @ Value::Array(classes)) = config.get("architectures") {
+        // Of models that classify, say, only the last layer is another one.
+        let causal = |class: &Value| class.as_str().is_some_and(|name| name.ends_with("ForCausalLM"));
+        ensure!(
+            classes.is_empty() || classes.iter().any(causal),
+            "architectures is {listed}, this program runs causal language models (...ForCausalLM)"
+        );
+    }
     match FAMILIES.iter().find(|(name, _)| *name == model_type) {
         Some((_, read)) => read(config),
         None => bail!("model_type is \"{model_type}\", this program runs {}", known()),

@@ -356,6 +356,7 @@ fn what_the_model_cannot_compute_is_named() {
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
         ("sliding_window", json!(8), "sliding_window"),
         ("hidden_act", json!("gelu"), "hidden_act"),
+        ("architectures", json!(["LlamaForSequenceClassification"]), "ForSequenceClassification"),
         ("num_attention_heads", json!(32), "head_dim"),
     ] {
         let tiny = Tiny::new(&version_5(), 1);
