@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::cli::Cli;
-use crate::model::Model;
+use crate::model::{Model, caught};
 use crate::sampling::Sampler;
 use crate::text::Text;
 
@@ -76,11 +76,11 @@ impl<'a> Generator<'a> {
         if most == 0 {
             return Ok(tokens);
         }
-        language.reset()?;
+        caught(|| language.reset())?;
         let mut position = 0;
         let mut logits = None;
         for batch in batches(prompt, *longest_batch) {
-            logits = Some(language.forward(batch, position)?);
+            logits = Some(caught(|| language.forward(batch, position))?);
             position += batch.len();
         }
         while let Some(vector) = logits.take() {
@@ -90,7 +90,7 @@ impl<'a> Generator<'a> {
             if eos.contains(&token) || tokens.len() == most {
                 break;
             }
-            logits = Some(language.forward(&[token], position)?);
+            logits = Some(caught(|| language.forward(&[token], position))?);
             position += 1;
         }
         Ok(tokens)

@@ -26,9 +26,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use examples_support::chat::{Message, Template};
 use examples_support::{note, one_line};
 
-use crate::chat::{Message, Template};
 use crate::cli::Cli;
 use crate::generate::{Answer, Generator};
 use crate::model::{Found, Loaded, Model};
@@ -63,7 +63,7 @@ fn run(cli: &Cli) -> Result<()> {
     // gigabytes are read.
     let text = Text::open(&found)?;
     if cli.is_conversation() {
-        let template = Template::open(&found)?;
+        let template = chat::template(&found)?;
         let (mut model, loaded) = load(cli.context.min(found.limit()))?;
         summary(cli, &loaded).print_text(&mut io::stderr())?;
         return converse(cli, &text, &template, &mut model);
@@ -108,7 +108,7 @@ struct Prompt {
 }
 
 fn prompts(cli: &Cli, found: &Found, text: &Text) -> Result<Vec<Prompt>> {
-    let template = cli.chat.then(|| Template::open(found)).transpose()?;
+    let template = cli.chat.then(|| chat::template(found)).transpose()?;
     let encode = |asked: String| {
         let tokens = match &template {
             Some(template) => text.encode_chat(&template.render(&opening(cli, &asked))?)?,

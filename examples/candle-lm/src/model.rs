@@ -271,8 +271,8 @@ impl Safetensors {
     }
 }
 
-/// Builds a model. Some of Candle's unwrap what their layers return: a read that fails there comes as a panic, and goes
-/// on as the error that it was.
+/// Calls a model of Candle's. Some unwrap what their layers return: a read that fails there comes as a panic, and goes on
+/// as the error that it was.
 pub(crate) fn caught<T>(build: impl FnOnce() -> candle_core::Result<T>) -> Result<T> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));

@@ -151,7 +151,7 @@ pub(crate) fn survey(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Result<V
     );
     let requests = Arc::new(Mutex::new(Requests { allowed: 10 * (tensors + 100), made: Vec::new() }));
     let store = VarBuilder::from_backend(
-        Box::new(Surveyor { requests: requests.clone(), stored: names(checkpoint) }),
+        Box::new(Surveyor { requests: requests.clone(), stored: shapes(checkpoint) }),
         DType::F32,
         Device::Cpu,
     );
@@ -167,15 +167,15 @@ pub(crate) fn survey(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Result<V
     built.context("config.json")?;
 
     let mut unread: Vec<String> =
-        names(checkpoint).into_iter().filter(|name| !asked.contains(name)).collect();
+        shapes(checkpoint).into_keys().filter(|name| !asked.contains(name)).collect();
     // Older files have the frequencies of rotary embeddings, which follow from config.json.
     unread.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
     unread.sort();
     Ok(unread)
 }
 
-fn names(checkpoint: &Checkpoint) -> HashSet<String> {
-    checkpoint.tensors().map(|tensor| tensor.name().to_owned()).collect()
+fn shapes(checkpoint: &Checkpoint) -> HashMap<String, Vec<usize>> {
+    checkpoint.tensors().map(|tensor| (tensor.name().to_owned(), tensor.shape().to_vec())).collect()
 }
 
 /// What was asked for; a configuration with a nonsensical number of experts, say, may not ask for ever.
@@ -187,7 +187,7 @@ struct Requests {
 /// Notes what it is asked for, and gives tensors without data.
 struct Surveyor {
     requests: Arc<Mutex<Requests>>,
-    stored: HashSet<String>,
+    stored: HashMap<String, Vec<usize>>,
 }
 
 impl SimpleBackend for Surveyor {
@@ -204,6 +204,10 @@ impl SimpleBackend for Surveyor {
             candle_core::bail!("the model has more than {} tensors", requests.allowed);
         }
         requests.made.push((name.to_owned(), shape.dims().to_vec()));
+        // These are the embeddings. With other sizes, what models allocate by themselves could be any size, too.
+        if requests.made.len() == 1 && self.stored.get(name).map(Vec::as_slice) != Some(shape.dims()) {
+            candle_core::bail!("{name}: not as the model needs it");
+        }
         let mut empty = shape.into_dims();
         if let Some(first) = empty.first_mut() {
             *first = 0;
@@ -216,6 +220,6 @@ impl SimpleBackend for Surveyor {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.stored.contains(name)
+        self.stored.contains_key(name)
     }
 }

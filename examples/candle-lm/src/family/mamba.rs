@@ -72,8 +72,9 @@ pub(super) fn mamba(fields: Fields<'_>) -> Result<Blueprint> {
     };
     let mut blueprint = Blueprint::new(&decoder, move |weights, _| {
         let (dtype, device) = (weights.dtype(), weights.device().clone());
+        let model = Model::new(&config, weights)?;
         let state = State::new(1, &config, dtype, &device)?;
-        Ok(Mamba { model: Model::new(&config, weights)?, config: config.clone(), state, dtype, device })
+        Ok(Mamba { model, config: config.clone(), state, dtype, device })
     })
     .always_ties();
     blueprint.recipe = Arc::new(|name| match name {

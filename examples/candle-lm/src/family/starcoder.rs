@@ -99,7 +99,7 @@ pub(super) fn gpt_bigcode(fields: Fields<'_>) -> Result<Blueprint> {
         eps: fields.number("layer_norm_epsilon")?.unwrap_or(1e-5),
     };
     // It makes a mask of all positions at once.
-    ensure!(sizes.positions <= 1 << 16, "n_positions is {}, {who} has a mask of its square", sizes.positions);
+    ensure!(sizes.positions <= 1 << 14, "n_positions is {}, {who} has a mask of its square", sizes.positions);
     let decoder = Decoder {
         who,
         hidden,
