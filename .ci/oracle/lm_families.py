@@ -23,6 +23,17 @@ def other_rope(name: str, **more) -> dict:
     return {"rope_parameters": {"rope_type": name, "rope_theta": 10000.0, "factor": 2.0} | more}
 
 
+def longrope(factors: list[float]) -> dict:
+    return {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": factors,
+            "long_factor": [2.0] * len(factors),
+        }
+    }
+
+
 YARN = (other_rope("yarn", original_max_position_embeddings=64), "yarn")
 LINEAR = (other_rope("linear"), "linear")
 LLAMA3 = (
@@ -204,20 +215,12 @@ FAMILIES = {
             size(64, 2, 4, 4, 96, pad_token_id=None) | rope(10000.0),
             size(96, 3, 4, 2, 100, pad_token_id=None) | rope(10000.0, partial_rotary_factor=0.5),
             size(64, 2, 4, 1, 96, pad_token_id=None, tie_word_embeddings=True, sliding_window=128) | rope(5000.0),
+            size(64, 2, 4, 2, 96, pad_token_id=None, original_max_position_embeddings=64)
+            | longrope([1.0 + wave / 4 for wave in range(8)]),
         ],
         [
             ({"sliding_window": 20}, "sliding_window"),
-            (
-                {
-                    "rope_parameters": {
-                        "rope_type": "longrope",
-                        "rope_theta": 10000.0,
-                        "short_factor": [1.0] * 8,
-                        "long_factor": [2.0] * 8,
-                    }
-                },
-                "longrope",
-            ),
+            (longrope([1.0] * 8) | {"original_max_position_embeddings": 20}, "longrope"),
         ],
         adapted=("qkv_proj", "down_proj"),
     ),

@@ -65,8 +65,9 @@ fn run(cli: &Cli) -> Result<()> {
     if cli.is_conversation() {
         let template = chat::template(&found)?;
         let (mut model, loaded) = load(cli.context.min(found.limit()))?;
-        summary(cli, &loaded).print_text(&mut io::stderr())?;
-        return converse(cli, &text, &template, &mut model);
+        let summary = summary(cli, &loaded);
+        summary.print_text(&mut io::stderr())?;
+        return converse(cli, &text, &template, &mut model, &summary);
     }
     let prompts = prompts(cli, &found, &text)?;
     let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
@@ -126,7 +127,13 @@ fn opening(cli: &Cli, question: &str) -> Vec<Message> {
 }
 
 /// Answers the lines of standard input, each with all that was said before.
-fn converse(cli: &Cli, text: &Text, template: &Template, model: &mut Model) -> Result<()> {
+fn converse(
+    cli: &Cli,
+    text: &Text,
+    template: &Template,
+    model: &mut Model,
+    summary: &Summary<'_>,
+) -> Result<()> {
     let mut generator = Generator::new(model, text, cli);
     let mut said: Vec<Message> = cli.system.iter().map(|text| Message::new("system", text)).collect();
     note("Ask a question; an empty line ends the conversation.");
@@ -137,9 +144,13 @@ fn converse(cli: &Cli, text: &Text, template: &Template, model: &mut Model) -> R
         }
         said.push(Message::new("user", &line));
         let tokens = text.encode_chat(&template.render(&said)?)?;
-        let answer = generator.answer(&tokens, show)?;
-        show("\n")?;
-        note(&report::speed(&answer));
+        let answer = generator.answer(&tokens, |piece| if cli.json { Ok(()) } else { show(piece) })?;
+        if cli.json {
+            summary.print_json(Some((&line, &answer)))?;
+        } else {
+            show("\n")?;
+            note(&report::speed(&answer));
+        }
         said.push(Message::new("assistant", &answer.text));
     }
     Ok(())

@@ -30,6 +30,8 @@ pub(crate) enum Origin {
     Stored(String),
     /// The same times a number, plus a number.
     Scaled { name: String, factor: f64, plus: f64 },
+    /// The same, its first `rows` times a number.
+    ScaledRows { name: String, rows: usize, factor: f64 },
     /// Rows of it, from `start` on; it has `rows` in all.
     Rows { name: String, start: usize, rows: usize },
     /// Zeros: a bias that the checkpoint does not have.
@@ -81,6 +83,15 @@ impl Adapted {
         match (self.recipe)(name) {
             Origin::Stored(name) => stored(&name, shape),
             Origin::Scaled { name, factor, plus } => stored(&name, shape)?.affine(factor, plus),
+            Origin::ScaledRows { name, rows, factor } => {
+                let whole = stored(&name, shape)?;
+                // In a survey tensors have no data.
+                if whole.elem_count() == 0 {
+                    return Ok(whole);
+                }
+                let scaled = whole.narrow(0, 0, rows)?.affine(factor, 0.0)?;
+                Tensor::cat(&[&scaled, &whole.narrow(0, rows, whole.dim(0)? - rows)?], 0)
+            }
             Origin::Zeros => Tensor::zeros(shape, dtype, self.store.device()),
             Origin::Rows { name, start, rows } => {
                 let mut whole = shape.dims().to_vec();

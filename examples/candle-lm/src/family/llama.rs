@@ -45,6 +45,9 @@ pub(super) fn llama_config(decoder: &Decoder, rope: &Rope) -> Result<Config> {
             original_max_position_embeddings: scaling.original_max_position_embeddings,
             rope_type: Llama3RopeType::Llama3,
         }),
+        Scaling::LongRope(_) => {
+            bail!("the rope type is \"longrope\", {who} computes \"default\" and \"llama3\"")
+        }
         Scaling::Other(kind) => {
             bail!("the rope type is \"{kind}\", {who} computes \"default\" and \"llama3\"")
         }

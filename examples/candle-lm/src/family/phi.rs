@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::decoder::{Decoder, Defaults, flag_or, full_attention, refuse, window};
 use super::mistral::from_json;
-use super::rope::Rope;
+use super::rope::{LongRope, Rope, Scaling};
 use super::{Blueprint, Cached, cached};
 use crate::weights::Origin;
 
@@ -60,12 +60,21 @@ fn like_phi(decoder: &Decoder, partial: f64, theta: f64) -> Blueprint {
     })
 }
 
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) fn phi3(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's Phi3";
     refuse(fields, who, &["attention_bias"])?;
     let defaults = Defaults { eps: ("rms_norm_eps", 1e-5), ..Defaults::default() };
     let decoder = Decoder::read(fields, who, &defaults)?.usual_heads()?;
-    let (partial, rope_theta) = Rope::read(fields, 10_000.0)?.part(decoder.head_dim, 1.0, who)?;
+    let mut rope = Rope::read(fields, 10_000.0)?;
+    let long = match std::mem::replace(&mut rope.scaling, Scaling::None) {
+        Scaling::LongRope(long) => Some(long),
+        other => {
+            rope.scaling = other;
+            None
+        }
+    };
+    let (partial, rope_theta) = rope.part(decoder.head_dim, 1.0, who)?;
     let config = phi3_model::Config {
         vocab_size: decoder.vocabulary,
         hidden_act: decoder.activation,
@@ -78,17 +87,51 @@ pub(super) fn phi3(fields: Fields<'_>) -> Result<Blueprint> {
         rope_theta,
         bos_token_id: None,
         eos_token_id: None,
-        rope_scaling: None,
+        rope_scaling: long.as_ref().map(rope_scaling),
         max_position_embeddings: 0,
         original_max_position_embeddings: None,
         partial_rotary_factor: (partial != 1.0).then_some(partial),
         tie_word_embeddings: false,
     };
-    Ok(Blueprint::new(&decoder, move |weights, positions| {
+    let mut blueprint = Blueprint::new(&decoder, move |weights, positions| {
         let config = phi3_model::Config { max_position_embeddings: positions, ..config.clone() };
         cached!(weights, phi3_model::Model::new(&config, weights))
     })
-    .window(window(fields, who, false)?, who))
+    .window(window(fields, who, false)?, who);
+    if let Some(long) = long {
+        let waves = (partial * decoder.head_dim as f64) as usize / 2;
+        let factors = long.short_factor.len();
+        ensure!(factors == waves, "short_factor has {factors} numbers, {waves} waves turn a head");
+        ensure!(
+            partial == 1.0 || long.magnitude == 1.0,
+            "partial_rotary_factor is {partial} with rope type \"longrope\", {who} has no magnitude for a part of a head"
+        );
+        // Queries and keys are multiplied with the magnitude: here the queries are with its square.
+        let (rows, factor) = (decoder.heads * decoder.head_dim, long.magnitude * long.magnitude);
+        blueprint.recipe = Arc::new(move |name| match name.ends_with(".qkv_proj.weight") {
+            true => Origin::ScaledRows { name: name.to_owned(), rows, factor },
+            false => Origin::Stored(name.to_owned()),
+        });
+        let most = long.original_max_position_embeddings;
+        if blueprint.limit.as_ref().is_none_or(|(limit, _)| *limit > most) {
+            let why = format!(
+                "beyond original_max_position_embeddings ({most}) the rope type \"longrope\" has other waves"
+            );
+            blueprint.limit = Some((most, why));
+        }
+    }
+    Ok(blueprint)
+}
+
+/// Candle multiplies frequencies with the factors that they are to be divided by.
+#[expect(clippy::cast_possible_truncation, reason = "Candle's configuration holds f32")]
+fn rope_scaling(long: &LongRope) -> phi3_model::RopeScaling {
+    let inverse: Vec<f32> = long.short_factor.iter().map(|factor| (1.0 / factor) as f32).collect();
+    phi3_model::RopeScaling {
+        long_factor: inverse.clone(),
+        short_factor: inverse,
+        type_: phi3_model::RopeScalingType::LongRope,
+    }
 }
 
 struct StableLm {

@@ -18,6 +18,7 @@ pub(crate) struct Rope {
 pub(crate) enum Scaling {
     None,
     Llama3(Llama3),
+    LongRope(LongRope),
     /// Known by name only.
     Other(String),
 }
@@ -28,6 +29,16 @@ pub(crate) struct Llama3 {
     pub(crate) factor: f64,
     pub(crate) low_freq_factor: f64,
     pub(crate) high_freq_factor: f64,
+    pub(crate) original_max_position_embeddings: usize,
+}
+
+/// Phi 3's, for texts that are not longer than what the model was first trained for.
+#[derive(Clone, Debug)]
+pub(crate) struct LongRope {
+    /// What each wave is longer by.
+    pub(crate) short_factor: Vec<f64>,
+    /// What sines and cosines are multiplied with.
+    pub(crate) magnitude: f64,
     pub(crate) original_max_position_embeddings: usize,
 }
 
@@ -69,6 +80,9 @@ impl Rope {
         let scaling = match kind {
             None | Some("default") => Scaling::None,
             Some("llama3") => Scaling::Llama3(llama3(fields, parameters).context(name.to_owned())?),
+            Some("longrope" | "su") => {
+                Scaling::LongRope(longrope(fields, parameters).context(name.to_owned())?)
+            }
             Some(other) => Scaling::Other(other.to_owned()),
         };
         Ok(Self { theta, scaling, partial })
@@ -95,6 +109,7 @@ impl Rope {
         match &self.scaling {
             Scaling::None => {}
             Scaling::Llama3(_) => bail!("the rope type is \"llama3\", {who} computes \"default\""),
+            Scaling::LongRope(_) => bail!("the rope type is \"longrope\", {who} computes \"default\""),
             Scaling::Other(kind) => bail!("the rope type is \"{kind}\", {who} computes \"default\""),
         }
         self.whole_heads(who)?;
@@ -150,4 +165,26 @@ fn llama3(fields: Fields<'_>, parameters: Fields<'_>) -> Result<Llama3> {
         high_freq_factor: high,
         original_max_position_embeddings: original,
     })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "numbers of positions")]
+fn longrope(fields: Fields<'_>, parameters: Fields<'_>) -> Result<LongRope> {
+    let original = "original_max_position_embeddings";
+    let original = match (fields.size(original)?, parameters.size(original)?) {
+        (Some(length), _) | (None, Some(length)) => length,
+        (None, None) => bail!("rope type \"longrope\" without {original}"),
+    };
+    let factor = match parameters.positive("factor")? {
+        Some(factor) => factor,
+        None => fields.required_size("max_position_embeddings")? as f64 / original as f64,
+    };
+    let magnitude = match parameters.positive("attention_factor")? {
+        Some(magnitude) => magnitude,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+    };
+    let factors = parameters.get("short_factor").and_then(Value::as_array);
+    let factors = factors.and_then(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
+    let short_factor = factors.ok_or_else(|| anyhow!("short_factor: expected a list of numbers"))?;
+    Ok(LongRope { short_factor, magnitude, original_max_position_embeddings: original })
 }
