@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 
+use examples_support::testing;
 use serde_json::{Value, json};
 use support::{Tiny, error_of, json_of, run, sample};
 
@@ -211,11 +212,27 @@ fn a_question_is_asked_with_the_template() {
 }
 
 #[test]
-fn a_conversation_ends_with_its_input() {
+fn a_conversation_knows_what_was_said() {
     let tiny = Tiny::new(&version_4(), 1);
-    tiny.write("chat_template.jinja", "w5 {{ messages[-1].content }}");
-    let output = tiny.run(&["--chat", "--context", "20"]);
-    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    tiny.write("chat_template.jinja", "w5{% for said in messages %} {{ said.content }}{% endfor %} w7");
+    let converse = |more: &[&str], input: &str| {
+        let args = ["--chat", "--max-new-tokens", "3", "--json"];
+        testing::run_with(env!("CARGO_BIN_EXE_candle-lm"), &[&tiny.args()[..], &args, more].concat(), input)
+    };
+    let output = converse(&[], "w9 w31\nw2\n\nw3\n");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 2, "an empty line ends it");
+    assert_eq!(answers[0]["tokens"], json!(TOKENS_4[..3]));
+    // The second question comes after the first and its answer.
+    let whole = format!("w5 w9 w31 {} w2 w7", answers[0]["text"].as_str().unwrap());
+    let again = json_of(&tiny.run(&["--prompt", &whole, "--max-new-tokens", "3", "--json"]));
+    assert_eq!(answers[1]["tokens"], again["tokens"]);
+
+    let output = converse(&["--context", "4"], "w9 w31 w1\n");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("--context"), "{error}");
 }
 
 #[test]

@@ -169,10 +169,9 @@ fn llama3(fields: Fields<'_>, parameters: Fields<'_>) -> Result<Llama3> {
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of positions")]
 fn longrope(fields: Fields<'_>, parameters: Fields<'_>) -> Result<LongRope> {
-    let original = "original_max_position_embeddings";
-    let original = match (fields.size(original)?, parameters.size(original)?) {
-        (Some(length), _) | (None, Some(length)) => length,
-        (None, None) => bail!("rope type \"longrope\" without {original}"),
+    let key = "original_max_position_embeddings";
+    let Some(original) = fields.size(key)?.or(parameters.size(key)?) else {
+        bail!("rope type \"longrope\" without {key}");
     };
     let factor = match parameters.positive("factor")? {
         Some(factor) => factor,

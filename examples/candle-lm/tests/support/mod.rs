@@ -37,9 +37,14 @@ impl Tiny {
         self.directory.remove(name);
     }
 
+    /// What names this checkpoint on the command line.
+    pub(crate) fn args(&self) -> [&str; 2] {
+        ["--model", self.path().to_str().unwrap()]
+    }
+
     /// Runs the program on this checkpoint.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        run(&[&["--model", self.path().to_str().unwrap()], args].concat())
+        run(&[&self.args(), args].concat())
     }
 
     fn write_weights(&self, config: &Value, shards: usize) {
