@@ -6,7 +6,7 @@ default:
 
 # Load the sample with Candle and let it answer.
 demo *arguments:
-    cargo run --release -p candle-llama -- {{arguments}}
+    cargo run --release -p candle-lm -- {{arguments}}
 
 # What CI runs.
 ci:

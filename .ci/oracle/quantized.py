@@ -4,7 +4,7 @@
     quantized.py --out DIR                 writes DIR/vectors and DIR/refused, as tests/quantized has them
     quantized.py --check WEIGHBRIDGE       makes others (other numbers, odd shapes, whole tiny models), lets
                                            WEIGHBRIDGE dequantise each, and compares every tensor bit for bit
-    quantized.py --check ... --candle BIN  lets BIN (candle-llama) continue prompts from each whole Llama, too: as it is
+    quantized.py --check ... --candle BIN  lets BIN (candle-lm) continue prompts from each whole Llama, too: as it is
                                            stored, dequantised by the library, and dequantised by WEIGHBRIDGE
 
 Each family of libraries has a virtual environment of its own, which is made with pip where it is missing (below
@@ -378,7 +378,7 @@ def main():
     todo = parser.add_mutually_exclusive_group(required=True)
     todo.add_argument("--out", type=Path, help="write the committed checkpoints into this directory")
     todo.add_argument("--check", type=Path, metavar="WEIGHBRIDGE", help="hold this command against the libraries")
-    parser.add_argument("--candle", type=Path, metavar="BIN", help="of --check: candle-llama, to run whole Llamas with")
+    parser.add_argument("--candle", type=Path, metavar="BIN", help="of --check: candle-lm, to run whole Llamas with")
     parser.add_argument("--environments", type=Path, default=ROOT / "target" / "quantisers")
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="these families alone")
     parser.add_argument("--seed", type=int, help="of --check; drawn where there is none")

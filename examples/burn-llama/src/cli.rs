@@ -13,7 +13,7 @@ Examples:
   burn-llama --from samples/adder --epochs 0          ask a checkpoint, without training
   burn-llama --from samples/adder --epochs 0 --export adder-f32
                                                       only convert it
-  candle-llama --model my-adder --prompt 17+25=       run what was exported in Candle
+  candle-lm --model my-adder --prompt 17+25=       run what was exported in Candle
 
 Ctrl-C stops a run at any time: the last whole epoch is there, and --resume goes on from it as if
 nothing had happened. N epochs in one run and in several give the same bytes.";

@@ -27,7 +27,7 @@ use examples_support::{note, one_line};
     version,
     after_help = "\
 Examples:
-  candle-train run --export adder          a new model; candle-llama --model adder --prompt 17+25=
+  candle-train run --export adder          a new model; candle-lm --model adder --prompt 17+25=
   candle-train run --resume                goes on where the run was stopped
   candle-train run --from samples/adder    goes on with the weights of a checkpoint"
 )]

@@ -1,7 +1,10 @@
 //! What the example programs share.
 
+#[cfg(feature = "chat")]
+pub mod chat;
 mod config;
 mod inventory;
+pub mod numbers;
 mod report;
 pub mod sums;
 #[cfg(feature = "testing")]

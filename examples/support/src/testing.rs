@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -40,6 +41,17 @@ impl Directory {
 /// Runs a program, with backtraces asked for, which must not get into its messages.
 pub fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).env("RUST_BACKTRACE", "1").output().unwrap()
+}
+
+/// The same, with this on standard input.
+pub fn run_with(program: &str, args: &[&str], input: &str) -> Output {
+    let mut command = Command::new(program);
+    command.args(args).env("RUST_BACKTRACE", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 /// Standard output of a run that succeeded, as JSON.

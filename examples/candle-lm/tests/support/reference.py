@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The expected tokens in ../cli.rs: the same tiny Llamas, run by transformers.
+"""The expected tokens in ../cli.rs: the same tiny models, run by transformers.
 
     pip install torch transformers
     python reference.py
 """
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 COMMON = dict(
     vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -14,6 +14,7 @@ COMMON = dict(
 )
 MODELS = {
     "version_4": dict(
+        model_type="llama",
         num_key_value_heads=2,
         rope_parameters={
             "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -21,9 +22,16 @@ MODELS = {
         },
     ),
     "version_5": dict(
+        model_type="llama",
         num_key_value_heads=1, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 250.0},
     ),
+    "qwen2": dict(model_type="qwen2", num_key_value_heads=2, tie_word_embeddings=True),
+    "granite": dict(
+        model_type="granite", num_key_value_heads=2, embedding_multiplier=3.0, attention_multiplier=0.5,
+        residual_multiplier=0.25, logits_scaling=4.0,
+    ),
+    "falcon": dict(model_type="falcon", ffn_hidden_size=48, layer_norm_epsilon=1e-5),
 }
 PROMPT = [5, 9, 31, 7]
 
@@ -40,7 +48,7 @@ def weights(name: str, shape) -> torch.Tensor:
 
 
 for label, options in MODELS.items():
-    model = LlamaForCausalLM(LlamaConfig(**COMMON, **options)).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**COMMON, **options)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights(name, parameter.shape))

@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 
+use examples_support::testing;
 use serde_json::{Value, json};
 use support::{Tiny, error_of, json_of, run, sample};
 
@@ -38,6 +39,39 @@ fn version_5() -> Value {
 const TOKENS_4: [u32; 24] = [1, 2, 28, 12, 7, 7, 7, 7, 7, 7, 31, 39, 28, 37, 7, 31, 39, 28, 7, 7, 7, 7, 7, 7];
 const TOKENS_5: [u32; 24] =
     [33, 5, 21, 5, 21, 21, 21, 21, 21, 21, 21, 21, 5, 21, 5, 21, 5, 21, 5, 21, 21, 21, 21, 21];
+
+const TOKENS_QWEN2: [u32; 24] = [9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 9, 17, 9, 17, 9, 17, 9, 17, 9];
+const TOKENS_GRANITE: [u32; 24] =
+    [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 9, 23, 11, 31, 14, 23, 11, 31, 14, 23, 7];
+const TOKENS_FALCON: [u32; 24] =
+    [20, 32, 7, 20, 32, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20];
+
+/// Another family, of the same sizes.
+fn of_family(model_type: &str, more: &Value) -> Value {
+    let mut config = json!({
+        "model_type": model_type, "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
+fn qwen2() -> Value {
+    of_family("qwen2", &json!({"tie_word_embeddings": true}))
+}
+
+fn granite() -> Value {
+    let multipliers = json!({
+        "embedding_multiplier": 3.0, "attention_multiplier": 0.5, "residual_multiplier": 0.25,
+        "logits_scaling": 4.0
+    });
+    of_family("granite", &multipliers)
+}
+
+fn falcon() -> Value {
+    of_family("falcon", &json!({"ffn_hidden_size": 48, "layer_norm_epsilon": 1e-5}))
+}
 
 /// What `reference.py` asked.
 const ASK: [&str; 5] = ["--prompt", "w5 w9 w31 w7", "--max-new-tokens", "24", "--json"];
@@ -86,6 +120,9 @@ fn tokens_are_those_of_transformers() {
         (version_4(), 3, TOKENS_4),
         (version_5(), 1, TOKENS_5),
         (version_5(), 4, TOKENS_5),
+        (qwen2(), 2, TOKENS_QWEN2),
+        (granite(), 1, TOKENS_GRANITE),
+        (falcon(), 3, TOKENS_FALCON),
     ] {
         let tiny = Tiny::new(&config, shards);
         let json = json_of(&tiny.run(&ASK));
@@ -119,6 +156,127 @@ fn a_seed_decides_what_a_temperature_leaves_open() {
     };
     assert_eq!(tokens("1"), tokens("1"));
     assert_ne!(tokens("1"), tokens("2"));
+}
+
+#[test]
+fn what_keeps_one_token_is_greedy() {
+    let tiny = Tiny::new(&version_4(), 1);
+    for few in [["--top-k", "1"], ["--top-p", "0.000001"], ["--min-p", "1"]] {
+        let args = [&ASK[..], &["--temperature", "2", "--seed", "3"], &few].concat();
+        assert_eq!(json_of(&tiny.run(&args))["tokens"], json!(TOKENS_4), "{few:?}");
+    }
+    let args = [&ASK[..], &["--repetition-penalty", "1000"]].concat();
+    let tokens = json_of(&tiny.run(&args))["tokens"].clone();
+    let mut all: Vec<_> = tokens.as_array().unwrap().iter().map(|token| token.as_u64().unwrap()).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 24, "none comes twice: {tokens}");
+}
+
+#[test]
+fn prompts_do_not_see_each_other() {
+    for config in [version_4(), falcon()] {
+        let tiny = Tiny::new(&config, 1);
+        let answers = |args: &[&str]| {
+            let output = tiny.run(&[args, &["--json", "--max-new-tokens", "9"]].concat());
+            assert!(output.status.success(), "{output:?}");
+            let lines = String::from_utf8(output.stdout).unwrap();
+            let tokens = |line| serde_json::from_str::<Value>(line).unwrap()["tokens"].clone();
+            lines.lines().map(tokens).collect::<Vec<_>>()
+        };
+        let (first, second) = (["--prompt", "w5 w9 w31 w7"], ["--prompt", "w1 w2"]);
+        let both = answers(&[&second[..], &first, &second].concat());
+        assert_eq!(both, [answers(&second), answers(&first), answers(&second)].concat());
+    }
+}
+
+#[test]
+fn a_question_is_asked_with_the_template() {
+    let tiny = Tiny::new(&version_4(), 1);
+    let chat = ["--chat", "--system", "w31", "--prompt", "w9", "--max-new-tokens", "5", "--json"];
+    let error = error_of(&tiny.run(&chat));
+    assert!(error.contains("chat_template.jinja"), "{error}");
+
+    // w5 system; w7 to answer: together what `reference.py` asked, with the system's words behind.
+    let template = "{{ bos_token }}{% for message in messages | reverse %} {{ message['content'] }}{% endfor %}\
+                    {% if add_generation_prompt %} w7{% endif %}";
+    let config = json!({"bos_token": {"content": "w5"}, "chat_template": template});
+    tiny.write("tokenizer_config.json", config.to_string());
+    let json = json_of(&tiny.run(&chat));
+    assert_eq!(json["tokens"], json!(TOKENS_4[..5]));
+    assert_eq!(json["prompt"], "w9");
+
+    tiny.write("chat_template.jinja", "{{ raise_exception('no such role') }}");
+    let error = error_of(&tiny.run(&chat));
+    assert!(error.contains("no such role"), "{error}");
+}
+
+#[test]
+fn a_conversation_knows_what_was_said() {
+    let tiny = Tiny::new(&version_4(), 1);
+    tiny.write("chat_template.jinja", "w5{% for said in messages %} {{ said.content }}{% endfor %} w7");
+    let converse = |more: &[&str], input: &str| {
+        let args = ["--chat", "--max-new-tokens", "3", "--json"];
+        testing::run_with(env!("CARGO_BIN_EXE_candle-lm"), &[&tiny.args()[..], &args, more].concat(), input)
+    };
+    let output = converse(&[], "w9 w31\nw2\n\nw3\n");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 2, "an empty line ends it");
+    assert_eq!(answers[0]["tokens"], json!(TOKENS_4[..3]));
+    // The second question comes after the first and its answer.
+    let whole = format!("w5 w9 w31 {} w2 w7", answers[0]["text"].as_str().unwrap());
+    let again = json_of(&tiny.run(&["--prompt", &whole, "--max-new-tokens", "3", "--json"]));
+    assert_eq!(answers[1]["tokens"], again["tokens"]);
+
+    let output = converse(&["--context", "4"], "w9 w31 w1\n");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("--context"), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_read_are_named() {
+    let tiny = Tiny::new(&qwen2(), 1);
+    let mut config = qwen2();
+    config["model_type"] = json!("llama");
+    tiny.write("config.json", config.to_string());
+    let output = tiny.run(&["--load-only"]);
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && warning.contains("k_proj.bias"), "{warning}");
+    assert!(warning.starts_with("warning: the model does not read 6 of the tensors: "), "{warning}");
+}
+
+#[test]
+fn a_window_that_is_too_short_is_named() {
+    let mut config = of_family("mistral", &json!({"sliding_window": 20}));
+    let tiny = Tiny::new(&config, 1);
+    let ask = ["--prompt", "w5 w9 w31 w7", "--json", "--max-new-tokens"];
+    assert!(tiny.run(&[&ask[..], &["16"]].concat()).status.success());
+    let error = error_of(&tiny.run(&[&ask[..], &["17"]].concat()));
+    assert!(error.contains("sliding_window of 20") && error.contains("--max-new-tokens"), "{error}");
+
+    config["sliding_window"] = Value::Null;
+    tiny.write("config.json", config.to_string());
+    assert!(tiny.run(&[&ask[..], &["17"]].concat()).status.success());
+}
+
+#[test]
+fn a_gguf_file_says_what_it_is() {
+    let tiny = Tiny::new(&version_4(), 1);
+    let key = |name: &str, value: &str| {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        [text(name), 8u32.to_le_bytes().to_vec(), text(value)].concat()
+    };
+    for (architecture, expected) in [("rwkv", "\"rwkv\""), ("gemma3", "SiLU"), ("llama", "token_embd.weight")]
+    {
+        let counts = [0u64.to_le_bytes(), 1u64.to_le_bytes()].concat();
+        let header = [&b"GGUF"[..], &3u32.to_le_bytes(), &counts, &key("general.architecture", architecture)];
+        tiny.write("model.gguf", header.concat());
+        let path = tiny.path().join("model.gguf");
+        let error = error_of(&run(&["--model", path.to_str().unwrap(), "--load-only"]));
+        assert!(error.contains("model.gguf") && error.contains(expected), "{error}");
+    }
 }
 
 #[test]
@@ -210,8 +368,12 @@ fn what_the_model_cannot_compute_is_named() {
     for (key, value, expected) in [
         ("attention_bias", json!(true), "attention_bias"),
         ("mlp_bias", json!(true), "mlp_bias"),
-        ("model_type", json!("mistral"), "\"mistral\""),
+        ("model_type", json!("t5"), "\"t5\""),
         ("rope_parameters", rope, "\"yarn\""),
+        ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("sliding_window", json!(8), "sliding_window"),
+        ("hidden_act", json!("gelu"), "hidden_act"),
+        ("architectures", json!(["LlamaForSequenceClassification"]), "ForSequenceClassification"),
         ("num_attention_heads", json!(32), "head_dim"),
     ] {
         let tiny = Tiny::new(&version_5(), 1);

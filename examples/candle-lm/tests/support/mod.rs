@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 
-/// A Llama of two layers over a vocabulary of 40 words, `w0` to `w39`.
+/// A model of two layers over a vocabulary of 40 words, `w0` to `w39`.
 pub(crate) struct Tiny {
     directory: Directory,
 }
@@ -37,9 +37,14 @@ impl Tiny {
         self.directory.remove(name);
     }
 
+    /// What names this checkpoint on the command line.
+    pub(crate) fn args(&self) -> [&str; 2] {
+        ["--model", self.path().to_str().unwrap()]
+    }
+
     /// Runs the program on this checkpoint.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        run(&[&["--model", self.path().to_str().unwrap()], args].concat())
+        run(&[&self.args(), args].concat())
     }
 
     fn write_weights(&self, config: &Value, shards: usize) {
@@ -74,7 +79,7 @@ impl Tiny {
 
 /// Runs the program.
 pub(crate) fn run(args: &[&str]) -> Output {
-    testing::run(env!("CARGO_BIN_EXE_candle-llama"), args)
+    testing::run(env!("CARGO_BIN_EXE_candle-lm"), args)
 }
 
 /// The sample checkpoint of this repository.
@@ -92,6 +97,9 @@ fn tokenizer() -> Value {
 }
 
 fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
+    if config["model_type"] == "falcon" {
+        return falcon(config);
+    }
     let size = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
     let (hidden, inner, vocabulary) = (size("hidden_size"), size("intermediate_size"), size("vocab_size"));
     let key_value = hidden / size("num_attention_heads") * size("num_key_value_heads");
@@ -114,8 +122,37 @@ fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
             ("mlp.up_proj", vec![inner, hidden]),
             ("mlp.down_proj", vec![hidden, inner]),
         ] {
+            let has_bias = ["q_proj", "k_proj", "v_proj"].iter().any(|end| part.ends_with(end));
+            if config["model_type"] == "qwen2" && has_bias {
+                tensors.push((format!("model.layers.{layer}.{part}.bias"), shape[..1].to_vec()));
+            }
             tensors.push((format!("model.layers.{layer}.{part}.weight"), shape));
         }
     }
     tensors
+}
+
+/// With tied embeddings, without biases of projections.
+fn falcon(config: &Value) -> Vec<(String, Vec<usize>)> {
+    let size = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
+    let (hidden, inner) = (size("hidden_size"), size("ffn_hidden_size"));
+    let head = hidden / size("num_attention_heads");
+    let mut tensors = vec![
+        ("word_embeddings.weight".to_owned(), vec![size("vocab_size"), hidden]),
+        ("ln_f.weight".to_owned(), vec![hidden]),
+        ("ln_f.bias".to_owned(), vec![hidden]),
+    ];
+    for layer in 0..size("num_hidden_layers") {
+        for (part, shape) in [
+            ("input_layernorm.weight", vec![hidden]),
+            ("input_layernorm.bias", vec![hidden]),
+            ("self_attention.query_key_value.weight", vec![hidden + 2 * head, hidden]),
+            ("self_attention.dense.weight", vec![hidden, hidden]),
+            ("mlp.dense_h_to_4h.weight", vec![inner, hidden]),
+            ("mlp.dense_4h_to_h.weight", vec![hidden, inner]),
+        ] {
+            tensors.push((format!("h.{layer}.{part}"), shape));
+        }
+    }
+    tensors.into_iter().map(|(name, shape)| (format!("transformer.{name}"), shape)).collect()
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use anyhow::Result;
+use examples_support::numbers::{bytes, per_second, plural, rate};
 use serde::Serialize;
 
 use crate::cli::Cli;
 use crate::generate::Answer;
-use crate::model::{Loaded, Model};
+use crate::model::Loaded;
 
 /// What was loaded, from where to where.
 pub(crate) struct Summary<'a> {
@@ -19,12 +20,12 @@ pub(crate) struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    pub(crate) fn new(cli: &Cli, model: &'a Model) -> Self {
+    pub(crate) fn new(cli: &Cli, loaded: &'a Loaded) -> Self {
         Self {
             model: cli.checkpoint().display().to_string(),
             device: cli.device.to_string(),
-            dtype: model.dtype.as_str(),
-            loaded: &model.loaded,
+            dtype: loaded.dtype.as_str(),
+            loaded,
         }
     }
 
@@ -92,48 +93,8 @@ struct Json<'a> {
     dtype: &'a str,
 }
 
-pub(crate) fn speed(tokens: usize, seconds: f64) -> String {
+pub(crate) fn speed(answer: &Answer) -> String {
+    let (tokens, seconds) = (answer.tokens.len(), answer.seconds);
     let count = plural(tokens, "token");
     format!("{count} in {seconds:.3} s, {:.1} tokens/s", per_second(tokens, seconds))
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    let ending = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{ending}")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["bytes", "kB", "MB"] {
-        if value < 1000.0 {
-            return if unit == "bytes" { format!("{count} bytes") } else { format!("{value:.2} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.2} GB")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-fn rate(bytes: u64, seconds: f64) -> String {
-    format!("{:.2} GB/s", bytes as f64 / 1e9 / seconds.max(1e-9))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-fn per_second(count: usize, seconds: f64) -> f64 {
-    count as f64 / seconds.max(1e-9)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(bytes(999), "999 bytes");
-        assert_eq!(bytes(1_500), "1.50 kB");
-        assert_eq!(bytes(2_200_000_000), "2.20 GB");
-        assert_eq!(rate(500_000_000, 0.25), "2.00 GB/s");
-        assert_eq!(speed(1, 0.5), "1 token in 0.500 s, 2.0 tokens/s");
-    }
 }

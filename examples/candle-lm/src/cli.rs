@@ -1,0 +1,323 @@
+//! The command line.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+use clap::{ArgGroup, Parser, ValueEnum};
+
+use crate::sampling::Sampling;
+
+/// The sample checkpoint of this repository: a tiny Llama that adds two numbers.
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
+
+/// What the sample is asked when nothing else is.
+const QUESTIONS: [&str; 5] = ["123+456=", "7+8=", "999+1=", "250+250=", "64+936="];
+
+const EXAMPLES: &str = "\
+Examples:
+  candle-lm                                                  the sample of this repository, a few sums
+  candle-lm --prompt 17+25=                                  the sample, one sum
+  candle-lm --model ~/models/Qwen3-0.6B --prompt 'Once upon a time'
+  candle-lm --model HuggingFaceTB/SmolLM-135M --prompt 'The sea is' --temperature 0.8 --top-p 0.9 --seed 7
+  candle-lm --model ~/models/gemma-2-2b-it --chat --prompt 'Why is the sky blue?' --max-new-tokens 200
+  candle-lm --model ~/models/Qwen3-0.6B --chat               a conversation
+  candle-lm --model ~/models/Mistral-7B --adapter my-lora --adapter-weight 0.7 --prompt 'Dear Sir'
+  candle-lm --model ~/models/Llama-3.2-1B --device cuda:0 --dtype bf16 --load-only --json";
+
+/// Loads a Hugging Face checkpoint of a causal language model (safetensors, one file or many) into Candle and
+/// continues a prompt. Without arguments it loads the sample checkpoint of this repository and does a few sums.
+#[derive(Debug, Parser)]
+#[command(name = "candle-lm", version, after_help = EXAMPLES)]
+#[command(group(ArgGroup::new("task").multiple(true)))]
+pub(crate) struct Cli {
+    /// A directory, a safetensors or index file, or the id (`org/name[@revision]`) of a repository
+    /// in the local Hugging Face cache [default: the sample of this repository]
+    #[arg(long, value_name = "DIR|ID", requires = "task")]
+    model: Option<PathBuf>,
+
+    /// The text to continue, or with --chat the question to answer; several are answered one after the other
+    #[arg(long, value_name = "TEXT", group = "task", allow_hyphen_values = true)]
+    prompt: Vec<String>,
+
+    /// Write the conversation with the model's own chat template; without --prompt, ask for questions
+    #[arg(long, group = "task")]
+    pub(crate) chat: bool,
+
+    /// What the model is told before a conversation
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+
+    /// The number of tokens that a conversation without --prompt may have
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = parse_token_count)]
+    pub(crate) context: usize,
+
+    /// Stop after so many tokens, if the model does not stop before
+    #[arg(long, value_name = "N", default_value = "64", value_parser = parse_token_count)]
+    pub(crate) max_new_tokens: usize,
+
+    /// How freely to choose the next token: 0 always takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_not_negative)]
+    temperature: f64,
+
+    /// Choose among the K likeliest tokens
+    #[arg(long, value_name = "K", value_parser = parse_top_k)]
+    top_k: Option<usize>,
+
+    /// Choose among the likeliest tokens that together are as likely as P
+    #[arg(long, value_name = "P", value_parser = parse_part)]
+    top_p: Option<f64>,
+
+    /// Choose among tokens that are at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", value_parser = parse_part)]
+    min_p: Option<f64>,
+
+    /// Make tokens that are in the text already less likely: above 1
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_penalty)]
+    repetition_penalty: f64,
+
+    /// Where the random choices start; the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Merge an adapter (LoRA and its relatives, as PEFT saves them) into the weights; may be repeated
+    #[arg(long, value_name = "DIR|ID", requires = "model")]
+    adapter: Vec<PathBuf>,
+
+    /// How much the adapter at the same place counts [default: 1]
+    #[arg(long, value_name = "W", requires = "adapter", allow_hyphen_values = true, value_parser = parse_weight)]
+    adapter_weight: Vec<f32>,
+
+    /// The type to compute in [default: f32 on the CPU, elsewhere the type that most of the
+    /// checkpoint is stored in]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DTypeChoice>,
+
+    /// Where to compute: cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu)]
+    pub(crate) device: DeviceChoice,
+
+    /// Stop once the model is built, and say what was loaded and how fast
+    #[arg(long, group = "task")]
+    pub(crate) load_only: bool,
+
+    /// Print one JSON object for each prompt: text, tokens, load_seconds, bytes, tensors and more
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Cli {
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        match &self.model {
+            Some(model) => model.clone(),
+            // Without the `..` it reads better; where it does not exist, the error should name it
+            // all the same.
+            None => std::fs::canonicalize(SAMPLE).unwrap_or_else(|_| PathBuf::from(SAMPLE)),
+        }
+    }
+
+    /// The adapters with what each counts.
+    pub(crate) fn adapters(&self) -> Result<Vec<(PathBuf, f32)>> {
+        let (adapters, weights) = (self.adapter.len(), self.adapter_weight.len());
+        if weights > adapters {
+            bail!("--adapter-weight is given {weights} times, --adapter {adapters} times");
+        }
+        let weights = self.adapter_weight.iter().copied().chain(std::iter::repeat(1.0));
+        Ok(self.adapter.iter().cloned().zip(weights).collect())
+    }
+
+    /// Whether questions come from standard input.
+    pub(crate) fn is_conversation(&self) -> bool {
+        self.chat && self.prompt.is_empty()
+    }
+
+    /// At least one.
+    pub(crate) fn prompts(&self) -> Vec<String> {
+        if self.prompt.is_empty() { QUESTIONS.map(str::to_owned).to_vec() } else { self.prompt.clone() }
+    }
+
+    pub(crate) fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        }
+    }
+}
+
+/// The bound keeps the table of rotary positions, which is as long as prompt and answer together,
+/// from being asked of the allocator in sizes that no machine has.
+fn parse_token_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count <= 1_000_000 => Ok(count),
+        _ => Err("expected a whole number from 0 to 1000000".into()),
+    }
+}
+
+fn parse_top_k(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&k| k > 0).ok_or_else(|| "expected a whole number above zero".into())
+}
+
+fn parse_not_negative(text: &str) -> Result<f64, String> {
+    parse_number(text, |number| number >= 0.0, "expected a number that is not negative")
+}
+
+fn parse_part(text: &str) -> Result<f64, String> {
+    parse_number(text, |number| number > 0.0 && number <= 1.0, "expected a number above 0, up to 1")
+}
+
+fn parse_penalty(text: &str) -> Result<f64, String> {
+    parse_number(text, |number| (1e-3..=1e3).contains(&number), "expected a number from 0.001 to 1000")
+}
+
+fn parse_weight(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|weight: &f32| weight.is_finite()).ok_or_else(|| "expected a number".into())
+}
+
+fn parse_number(text: &str, is_good: fn(f64) -> bool, expected: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|&number: &f64| number.is_finite() && is_good(number))
+        .ok_or_else(|| expected.into())
+}
+
+/// The types that models compute in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DTypeChoice {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<DTypeChoice> for DType {
+    fn from(choice: DTypeChoice) -> Self {
+        match choice {
+            DTypeChoice::F32 => Self::F32,
+            DTypeChoice::Bf16 => Self::BF16,
+            DTypeChoice::F16 => Self::F16,
+        }
+    }
+}
+
+/// A device by its name on the command line, not opened yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceChoice {
+    Cpu,
+    Cuda(usize),
+    Metal,
+}
+
+impl DeviceChoice {
+    pub(crate) fn open(self) -> Result<Device> {
+        let (feature, compiled) = match self {
+            Self::Cpu => return Ok(Device::Cpu),
+            Self::Cuda(_) => ("cuda", cfg!(feature = "cuda")),
+            Self::Metal => ("metal", cfg!(feature = "metal")),
+        };
+        if !compiled {
+            bail!(
+                "--device {self}: this program was built without the feature `{feature}`; \
+                 add `--features {feature}` to the cargo command"
+            );
+        }
+        match self {
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
+            _ => Device::new_metal(0),
+        }
+        .with_context(|| format!("--device {self}"))
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            "metal" => Ok(Self::Metal),
+            _ => name
+                .strip_prefix("cuda:")
+                .and_then(|ordinal| ordinal.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "expected cpu, cuda, cuda:N or metal".into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn devices_by_name() {
+        assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        assert_eq!("metal".parse(), Ok(DeviceChoice::Metal));
+        for name in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            assert!(name.parse::<DeviceChoice>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_needs_a_task() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["candle-lm"], args].concat());
+        assert!(parse(&[]).is_ok());
+        assert!(parse(&["--json"]).is_ok());
+        assert!(parse(&["--prompt", "1+1="]).is_ok());
+        assert!(parse(&["--model", "x"]).is_err());
+        assert!(parse(&["--model", "x", "--load-only"]).is_ok());
+        assert!(parse(&["--model", "x", "--load-only", "--prompt", "y"]).is_ok());
+        assert!(parse(&["--prompt", "-1+1="]).is_ok());
+        assert!(parse(&["--model", "x", "--chat"]).is_ok());
+        assert!(parse(&["--model", "x", "--prompt", "y", "--system", "z"]).is_err());
+        for bad in [
+            ["--temperature", "-1"],
+            ["--temperature", "nan"],
+            ["--max-new-tokens", "1000001"],
+            ["--top-k", "0"],
+            ["--top-p", "1.5"],
+            ["--min-p", "0"],
+            ["--repetition-penalty", "0"],
+            ["--adapter-weight", "1"],
+        ] {
+            assert!(parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn adapters_have_weights() {
+        let parse = |args: &[&str]| {
+            let base = ["candle-lm", "--model", "m", "--load-only"];
+            Cli::try_parse_from([&base, args].concat()).unwrap().adapters()
+        };
+        let two = ["--adapter", "a", "--adapter", "b"];
+        assert_eq!(parse(&two).unwrap(), [("a".into(), 1.0), ("b".into(), 1.0)]);
+        let weighted = [&two[..], &["--adapter-weight", "-0.5"]].concat();
+        assert_eq!(parse(&weighted).unwrap(), [("a".into(), -0.5), ("b".into(), 1.0)]);
+        let too_many = ["--adapter", "a", "--adapter-weight", "1", "--adapter-weight", "2"];
+        assert!(parse(&too_many).is_err());
+    }
+}

@@ -1,0 +1,319 @@
+//! From a checkpoint to a model: the part of this program that weighbridge is for.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device};
+use indicatif::{ProgressBar, ProgressStyle};
+use weighbridge::Checkpoint;
+use weighbridge_candle::Loader;
+
+use crate::config;
+use crate::family::{Blueprint, LanguageModel};
+use crate::gguf::{self, Gguf};
+use crate::weights::{self, LM_HEAD};
+
+/// Below this a load is over before a progress bar can be read.
+const LARGE: u64 = 1 << 30;
+
+/// A checkpoint whose headers and config.json were found to agree.
+pub(crate) struct Found {
+    /// As it was asked for.
+    pub(crate) place: PathBuf,
+    /// The files beside the weights.
+    pub(crate) beside: Beside,
+    weights: Weights,
+    /// The tokens after which a text ends.
+    eos: Vec<u32>,
+    /// When it was opened.
+    start: Instant,
+}
+
+/// The files that lie beside weights.
+pub(crate) enum Beside {
+    /// Wherever a checkpoint is.
+    Checkpoint(Checkpoint),
+    Directory(PathBuf),
+}
+
+enum Weights {
+    Safetensors(Box<Safetensors>),
+    /// Has its own configuration.
+    Gguf(Gguf),
+}
+
+struct Safetensors {
+    checkpoint: Checkpoint,
+    adapters: Vec<(Checkpoint, f32)>,
+    blueprint: Blueprint,
+    unread: Vec<String>,
+}
+
+/// A model on its device.
+pub(crate) struct Model {
+    pub(crate) language: Box<dyn LanguageModel>,
+    pub(crate) eos: Vec<u32>,
+    /// So many positions it was made for.
+    pub(crate) positions: usize,
+    /// So many tokens of a prompt at a time are right.
+    pub(crate) longest_batch: usize,
+    /// What logits are multiplied with.
+    pub(crate) logit_scale: f64,
+}
+
+/// What a load moved, and how long it took.
+pub(crate) struct Loaded {
+    pub(crate) tensors: usize,
+    pub(crate) shards: usize,
+    /// Number of tensors by stored dtype.
+    pub(crate) dtypes: BTreeMap<String, usize>,
+    pub(crate) bytes: u64,
+    /// What the model computes in.
+    pub(crate) dtype: DType,
+    /// From opening the checkpoint to the model built.
+    pub(crate) seconds: f64,
+    /// What is not as it should be in the files, but did not stand in the way.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Found {
+    /// Opens a checkpoint, and the adapters that are to be merged into it, each with its weight.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with the checkpoint, its `config.json`, or the two together.
+    pub(crate) fn open(place: &Path, adapters: &[(PathBuf, f32)]) -> Result<Self> {
+        let start = Instant::now();
+        let found = |beside, weights, eos| Self { place: place.to_owned(), beside, weights, eos, start };
+        if gguf::is_gguf(place) {
+            ensure!(adapters.is_empty(), "{}: adapters are merged into safetensors only", place.display());
+            let directory = place.parent().unwrap_or(Path::new(""));
+            let beside = Beside::Directory(directory.to_owned());
+            let gguf = Gguf::open(place).with_context(|| place.display().to_string())?;
+            let eos = config::eos(&beside)?.unwrap_or_else(|| gguf.eos.clone());
+            return Ok(found(beside, Weights::Gguf(gguf), eos));
+        }
+        let checkpoint = Checkpoint::open(place)?.dequantized()?;
+        if let Some(codes) = checkpoint.quantized().next() {
+            return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
+        }
+        let adapters = adapters
+            .iter()
+            .map(|(adapter, weight)| Ok((Checkpoint::open(adapter)?, *weight)))
+            .collect::<Result<_>>()?;
+
+        let beside = Beside::Checkpoint(checkpoint.clone());
+        let (mut blueprint, eos) = config::read(&beside, place)?;
+        let at = || place.display().to_string();
+        let has_head = checkpoint.tensor(LM_HEAD).is_some();
+        if blueprint.always_ties {
+            ensure!(
+                blueprint.tied_to.is_some() && !has_head,
+                "{}: the embeddings and the output projection are two tensors (tie_word_embeddings), this model of \
+                 Candle's has one for both",
+                at()
+            );
+        }
+        // As in transformers 5, an output projection that is in the checkpoint is used.
+        if has_head {
+            blueprint.tied_to = None;
+        }
+        let unread = weights::survey(&checkpoint, &blueprint).with_context(at)?;
+        let weights = Safetensors { checkpoint, adapters, blueprint, unread };
+        Ok(found(beside, Weights::Safetensors(Box::new(weights)), eos))
+    }
+
+    /// The number of tokens that the model knows.
+    pub(crate) fn vocabulary(&self) -> usize {
+        match &self.weights {
+            Weights::Safetensors(weights) => weights.blueprint.vocabulary,
+            Weights::Gguf(gguf) => gguf.vocabulary,
+        }
+    }
+
+    /// The number of positions beyond which the model here is not the one that the checkpoint is for.
+    pub(crate) fn limit(&self) -> usize {
+        self.limited().map_or(usize::MAX, |(positions, _)| *positions)
+    }
+
+    fn limited(&self) -> Option<&(usize, String)> {
+        match &self.weights {
+            Weights::Safetensors(weights) => weights.blueprint.limit.as_ref(),
+            Weights::Gguf(gguf) => gguf.limit.as_ref(),
+        }
+    }
+
+    /// Loads the model for texts of so many tokens. `dtype` is what it computes in; without one, f32 on the CPU, where
+    /// it is both exact and fastest, and elsewhere the type that most of the checkpoint is stored in.
+    ///
+    /// # Errors
+    ///
+    /// More positions than are right, and a failed read.
+    pub(crate) fn load(
+        &self,
+        positions: usize,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<(Model, Loaded)> {
+        if let Some((limit, why)) = self.limited()
+            && positions > *limit
+        {
+            bail!(
+                "prompt and answer take up to {positions} positions: {why}; --max-new-tokens says how many"
+            );
+        }
+        let eos = self.eos.clone();
+        let at = || self.place.display().to_string();
+        match &self.weights {
+            Weights::Safetensors(weights) => {
+                let (language, dtype) = weights.load(positions, dtype, device).with_context(at)?;
+                let blueprint = &weights.blueprint;
+                let embedding_scale =
+                    if blueprint.tied_to.is_some() { blueprint.embedding_scale } else { 1.0 };
+                let model = Model {
+                    language,
+                    eos,
+                    positions,
+                    longest_batch: blueprint.longest_batch,
+                    logit_scale: blueprint.logit_scale / embedding_scale,
+                };
+                Ok((model, weights.loaded(dtype, self.start)))
+            }
+            Weights::Gguf(gguf) => {
+                let dtype = dtype.unwrap_or(DType::F32);
+                ensure!(dtype == DType::F32, "--dtype: Candle computes a GGUF model in f32");
+                let language = gguf.load(positions, device).with_context(at)?;
+                let model = Model { language, eos, positions, longest_batch: usize::MAX, logit_scale: 1.0 };
+                let loaded = Loaded {
+                    tensors: gguf.tensors,
+                    shards: 1,
+                    dtypes: gguf.dtypes.clone(),
+                    bytes: gguf.bytes,
+                    dtype,
+                    seconds: self.start.elapsed().as_secs_f64(),
+                    warnings: Vec::new(),
+                };
+                Ok((model, loaded))
+            }
+        }
+    }
+}
+
+impl Beside {
+    /// Where a file is, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// One that is on a network may not be had.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(checkpoint.beside(name)?),
+            Self::Directory(directory) => Ok(Some(directory.join(name)).filter(|path| path.exists())),
+        }
+    }
+}
+
+impl Safetensors {
+    fn load(
+        &self,
+        positions: usize,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<(Box<dyn LanguageModel>, DType)> {
+        let mut loader = Loader::new(&self.checkpoint).device(device);
+        for (adapter, weight) in &self.adapters {
+            loader = loader.adapter(adapter, *weight);
+        }
+        if let Some(dtype) = dtype.or(device.is_cpu().then_some(DType::F32)) {
+            loader = loader.dtype(dtype);
+        }
+        let bar = progress_bar(self.checkpoint.byte_len());
+        if let Some(bar) = bar.clone() {
+            loader = loader.progress(move |progress| bar.set_position(progress.bytes_done));
+        }
+        let store = loader.var_builder()?;
+        let dtype = store.dtype();
+        let built = caught(|| self.blueprint.build(weights::adapt(store, &self.blueprint), positions));
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let language = built?;
+        device.synchronize()?;
+        Ok((language, dtype))
+    }
+
+    fn loaded(&self, dtype: DType, start: Instant) -> Loaded {
+        let mut dtypes = BTreeMap::new();
+        for tensor in self.checkpoint.tensors() {
+            *dtypes.entry(tensor.dtype().to_string()).or_default() += 1;
+        }
+        let mut warnings = self.checkpoint.warnings().to_vec();
+        if !self.unread.is_empty() {
+            let shown: Vec<_> = self.unread.iter().take(3).map(|name| format!("\"{name}\"")).collect();
+            let more = if self.unread.len() > shown.len() { ", ..." } else { "" };
+            let count = self.unread.len();
+            warnings
+                .push(format!("the model does not read {count} of the tensors: {}{more}", shown.join(", ")));
+        }
+        Loaded {
+            tensors: self.checkpoint.len(),
+            shards: self.checkpoint.shards().len(),
+            dtypes,
+            bytes: self.checkpoint.byte_len(),
+            dtype,
+            seconds: start.elapsed().as_secs_f64(),
+            warnings,
+        }
+    }
+}
+
+/// Calls a model of Candle's. Some unwrap what their layers return: a read that fails there comes as a panic, and goes on
+/// as the error that it was.
+pub(crate) fn caught<T>(build: impl FnOnce() -> candle_core::Result<T>) -> Result<T> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(build));
+    panic::set_hook(hook);
+
+    let payload = match outcome {
+        Ok(built) => return Ok(built?),
+        Err(payload) => payload,
+    };
+    let message = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("building the model failed");
+    // `Result::unwrap` puts this before the error.
+    let (_, cause) = message.split_once("` on an `Err` value: ").unwrap_or(("", message));
+    bail!("{cause}")
+}
+
+/// A bar on the terminal, for a load that takes a while.
+fn progress_bar(bytes: u64) -> Option<ProgressBar> {
+    if bytes < LARGE || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let style = "{bar:40} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    Some(ProgressBar::new(bytes).with_style(style))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_unwrapped_is_an_error() {
+        let read = |fails: bool| -> candle_core::Result<u8> {
+            if fails { candle_core::bail!("shard: input/output error") } else { Ok(1) }
+        };
+        assert_eq!(caught(|| Ok(read(false).unwrap())).unwrap(), 1);
+        let error = caught(|| Ok(read(true).unwrap())).unwrap_err();
+        assert!(error.to_string().starts_with("shard: input/output error"), "{error}");
+    }
+}
