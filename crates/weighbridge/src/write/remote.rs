@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use weighbridge_remote::{ErrorKind as RemoteErrorKind, Listed, Place, Tag, Upload, When};
+use weighbridge_remote::{Listed, Place, Tag, Upload, When};
 
 use super::data::TensorData;
 use super::layout::Layout;
@@ -22,7 +22,7 @@ use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::index::Index;
-use crate::remote::{label, told};
+use crate::remote::{label, random, switched, told};
 
 /// Parts that are sent at a time. With the one that is filled, and those that wait, memory is this many and two more.
 const AT_A_TIME: usize = 4;
@@ -55,7 +55,8 @@ pub(super) fn directory<T: TensorData>(
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let progress = options.progress.clone();
-    let fresh = fresh();
+    // Eight digits that no set before has had, as far as chance allows.
+    let fresh = format!("{:08x}", random());
     let set = prepare(&options, tensors, |split, stem| match split.shards().len() {
         1 => split.file_names(stem),
         _ => split.file_names(&format!("{stem}-{fresh}")),
@@ -87,12 +88,6 @@ pub(super) fn directory<T: TensorData>(
         index: index.map(|(file, _)| label(place, &file)),
         total_size: split.total_size(),
     })
-}
-
-/// Eight digits that no set before has had, as far as chance allows.
-fn fresh() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    format!("{:08x}", RandomState::new().build_hasher().finish() as u32)
 }
 
 /// Objects that are deleted again unless the set becomes the checkpoint.
@@ -179,17 +174,6 @@ fn is_fresh_shard(name: &str, stem: &str) -> bool {
 
 /// A larger index is none.
 const MOST_INDEX: u64 = 100_000_000;
-
-/// What it means that a precondition does not hold.
-fn switched(error: weighbridge_remote::Error) -> Error {
-    match error.kind() {
-        RemoteErrorKind::Changed => {
-            let message = "another program has written a checkpoint there meanwhile, which stays";
-            Error::new(ErrorKind::Busy, message).with_source(error)
-        }
-        _ => told(error),
-    }
-}
 
 /// Writes an object: this thread makes its bytes, others send them.
 fn upload<'t, T: TensorData + 't>(
