@@ -109,6 +109,14 @@ impl Epochs {
         self
     }
 
+    /// Whether parts are written to an address, where there are no files beside them.
+    pub fn is_remote(&self) -> bool {
+        #[cfg(feature = "remote")]
+        return crate::remote::address(&self.directory).is_some();
+        #[cfg(not(feature = "remote"))]
+        false
+    }
+
     fn place(&self) -> Result<Box<dyn Place + '_>> {
         #[cfg(feature = "remote")]
         if let Some(address) = crate::remote::address(&self.directory) {

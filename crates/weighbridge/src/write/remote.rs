@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use weighbridge_remote::{Listed, Place, Tag, Upload, When};
 
+use super::beside::SideFile;
 use super::data::TensorData;
 use super::layout::Layout;
 use super::set::{Prepared, Saved, SetOptions, prepare};
@@ -41,7 +42,7 @@ pub(super) fn file<T: TensorData>(
         let message = "it is a folder; add the name of a file, model.safetensors";
         return Err(Error::new(ErrorKind::Unsupported, message));
     };
-    upload(place, name, layout, |given| &tensors[given].1, watch, When::Always)
+    upload(place, name, layout, |given| &tensors[given].1, watch, When::Always, || Ok(()))
 }
 
 /// Writes a set of shards with its index, or a single object if it fits into one.
@@ -71,10 +72,12 @@ pub(super) fn directory<T: TensorData>(
         if index.is_some() {
             written.names.push(file.clone());
         }
-        upload(place, file, layout, |given| &tensors[shard[given]].1, &mut watch, when)
+        let ready = || if index.is_none() { put_beside(place, options.beside) } else { Ok(()) };
+        upload(place, file, layout, |given| &tensors[shard[given]].1, &mut watch, when, ready)
             .map_err(|error| error.in_file(&label(place, file)))?;
     }
     if let Some((file, index)) = &index {
+        put_beside(place, options.beside)?;
         let put = place.put(file, index.to_json().as_bytes(), old.when(file));
         put.map_err(switched).map_err(|error| error.in_file(&label(place, file)))?;
     }
@@ -87,6 +90,14 @@ pub(super) fn directory<T: TensorData>(
         shards: files.iter().map(|file| label(place, file)).collect(),
         index: index.map(|(file, _)| label(place, &file)),
         total_size: split.total_size(),
+    })
+}
+
+/// Writes what lies beside a set.
+fn put_beside(place: &Place, files: &[SideFile]) -> Result<()> {
+    files.iter().try_for_each(|SideFile { name, bytes }| {
+        let put = place.put(name, bytes, When::Always);
+        put.map(drop).map_err(|error| told(error).in_file(&label(place, name)))
     })
 }
 
@@ -129,7 +140,7 @@ impl Old {
             objects.iter().find(|object| file_names::index_stem(&object.name).as_deref() == Some(&*stem));
         let mut named = HashSet::new();
         if let Some(index) = index {
-            let bytes = place.read(&index.name, MOST_INDEX).map_err(told)?.unwrap_or_default();
+            let bytes = place.read(&index.name, Index::LIMIT).map_err(told)?.unwrap_or_default();
             // One that is broken names nothing, and is replaced.
             if let Ok(index) =
                 String::from_utf8(bytes).map_err(drop).and_then(|text| Index::parse(&text).map_err(drop))
@@ -172,10 +183,7 @@ fn is_fresh_shard(name: &str, stem: &str) -> bool {
     shard.and_then(|(key, ..)| file_names::stem_of_fresh(key)) == Some(stem)
 }
 
-/// A larger index is none.
-const MOST_INDEX: u64 = 100_000_000;
-
-/// Writes an object: this thread makes its bytes, others send them.
+/// Writes an object: this thread makes its bytes, others send them. `ready` is called before it is there.
 fn upload<'t, T: TensorData + 't>(
     place: &Place,
     name: &str,
@@ -183,6 +191,7 @@ fn upload<'t, T: TensorData + 't>(
     tensor: impl Fn(usize) -> &'t T,
     watch: &mut Watch,
     when: When,
+    ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let upload = place.upload(name, layout.size()).map_err(told)?;
     let failed = Mutex::new(None);
@@ -205,6 +214,7 @@ fn upload<'t, T: TensorData + 't>(
         return Err(told(error));
     }
     written?;
+    ready()?;
     upload.complete(when).map(drop).map_err(switched)
 }
 
