@@ -108,7 +108,7 @@ impl Quantize {
         if tensors.quantized == 0 {
             bail!("{}: it has no weight that {method} takes{}", self.input.display(), tensors.why());
         }
-        self.write(method, &checkpoint, tensors, beside, term)
+        self.write(method, &checkpoint, tensors, &beside, term)
     }
 
     fn method(&self) -> Result<QuantizeMethod> {
@@ -135,14 +135,15 @@ impl Quantize {
         method: QuantizeMethod,
         checkpoint: &Checkpoint,
         tensors: Tensors,
-        beside: Beside<'_>,
+        beside: &Beside<'_>,
         term: &Term,
     ) -> Result<Outcome> {
         let Tensors { all, quantized, kept, unfit, ignored, dtype } = tensors;
         let metadata = metadata::union(&[checkpoint], term);
         let save = metadata::with(Save::new(), metadata);
-        let destination = beside.into(&config::of(method, dtype, &ignored), term)?;
-        let outcome = destination.save(save, all, term).map_err(of_weight)?;
+        let quantization = config::of(method, dtype, &ignored);
+        let outcome = beside.destination(&quantization)?.save(save, all, term).map_err(of_weight)?;
+        beside.tell(&quantization, term);
         for (number, line) in unfit.iter().enumerate() {
             if number < SHOWN { term.note(line) } else { term.detail(line) }
         }

@@ -48,20 +48,9 @@ impl<'d> Beside<'d> {
     }
 
     /// The destination with config.json that has the `quantization_config`, and with what else the model needs.
-    pub(super) fn into(self, quantization: &Value, term: &Term) -> Result<Destination> {
+    pub(super) fn destination(&self, quantization: &Value) -> Result<Destination> {
         let destination = self.destination.clone();
-        let Some(folder) = &self.folder else {
-            if destination.file().is_some() {
-                term.note(
-                    "no config.json goes with a file; -o DIR writes one with the `quantization_config`",
-                );
-            }
-            return Ok(destination);
-        };
-        let Some(Value::Object(config)) = &self.config else {
-            term.warn(format_args!(
-                "there is no config.json; the model's needs this `quantization_config`: {quantization}"
-            ));
+        let (Some(folder), Some(Value::Object(config))) = (&self.folder, &self.config) else {
             return Ok(destination);
         };
         let mut config = config.clone();
@@ -70,6 +59,21 @@ impl<'d> Beside<'d> {
         let mut files = self.others(folder)?;
         files.push((CONFIG.to_owned(), text.into_bytes()));
         Ok(destination.with_beside(files))
+    }
+
+    /// Says what was not written.
+    pub(super) fn tell(&self, quantization: &Value, term: &Term) {
+        match (&self.folder, &self.config) {
+            (None, _) if self.destination.file().is_some() => {
+                term.note(
+                    "no config.json goes with a file; -o DIR writes one with the `quantization_config`",
+                );
+            }
+            (Some(_), None) => term.warn(format_args!(
+                "there is no config.json; the model's needs this `quantization_config`: {quantization}"
+            )),
+            _ => {}
+        }
     }
 
     /// What else the model needs.
