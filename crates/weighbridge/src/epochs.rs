@@ -90,8 +90,15 @@ impl Epochs {
     /// `s3://bucket/prefix`, `gs://...`, `az://...`. Each that is saved has these parts; the part `model` is the file
     /// `model.safetensors`.
     pub fn new(directory: impl AsRef<Path>, parts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let directory = directory.as_ref().to_owned();
+        // What signs a URL is not shown in errors.
+        #[cfg(feature = "remote")]
+        let directory = match crate::remote::address(&directory) {
+            Some(Ok(address)) => PathBuf::from(address.to_string()),
+            _ => directory,
+        };
         Self {
-            directory: directory.as_ref().to_owned(),
+            directory,
             parts: Parts::new(parts.into_iter().map(Into::into)),
             keep_last: None,
             state: Mutex::default(),
@@ -173,8 +180,9 @@ impl Epochs {
     ///
     /// # Errors
     ///
-    /// Fails when a part is not there, when the manifest cannot be written, and with [`ErrorKind::Value`] for a
-    /// checkpoint that was not [begun](Self::begin), or was given up since. What was committed before still counts then.
+    /// Fails when a part is not there, when the manifest cannot be written, with [`ErrorKind::Value`] for a
+    /// checkpoint that was not [begun](Self::begin), or was given up since, and in a store with [`ErrorKind::Busy`] when
+    /// another process has committed one since. What was committed before still counts then.
     pub fn done(&self, milestone: Milestone, part: &str) -> Result<()> {
         let mut state = self.lock();
         let State { saving, unwanted } = &mut *state;
