@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod page_cache;
+pub mod stores;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

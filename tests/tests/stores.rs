@@ -3,49 +3,12 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-use remote_server::{Fault, ObjectStore, Protocol, StoreOptions};
+use remote_server::{Fault, Protocol};
 use weighbridge::write::{Save, Values};
 use weighbridge::{Checkpoint, Dtype, ErrorKind, Plan, Progress};
-use weighbridge_remote::{Remote, RemoteBuilder};
-
-const PROTOCOLS: [Protocol; 3] = [Protocol::S3, Protocol::Google, Protocol::Azure];
-
-/// A store, who may read and write it, and the address of its bucket.
-fn store_of(protocol: Protocol) -> (ObjectStore, Remote, &'static str) {
-    let store = ObjectStore::start(StoreOptions { protocol, page: 2, ..StoreOptions::default() });
-    let remote = of_store(&store).build().unwrap();
-    let scheme = match protocol {
-        Protocol::S3 => "s3",
-        Protocol::Google => "gs",
-        Protocol::Azure => "az",
-    };
-    (store, remote, scheme)
-}
-
-/// Settings that do not wait long.
-fn builder() -> RemoteBuilder {
-    Remote::builder().stall(Duration::from_millis(400)).attempts(4).patience(Duration::from_secs(5))
-}
-
-fn of_store(store: &ObjectStore) -> RemoteBuilder {
-    let builder = builder().attempts(6);
-    let url = store.server().url();
-    match store.protocol() {
-        Protocol::S3 => builder
-            .store_option("AWS_ENDPOINT_URL", url)
-            .store_option("AWS_ACCESS_KEY_ID", "key")
-            .store_option("AWS_SECRET_ACCESS_KEY", "5ecr3t"),
-        Protocol::Google => {
-            builder.store_option("GOOGLE_BASE_URL", url).store_option("GOOGLE_BEARER_TOKEN", "token")
-        }
-        Protocol::Azure => builder
-            .store_option("AZURE_STORAGE_ENDPOINT", url)
-            .store_option("AZURE_STORAGE_ACCOUNT_NAME", "account")
-            .store_option("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
-    }
-}
+use weighbridge_remote::Remote;
+use weighbridge_tests::stores::{PROTOCOLS, store_of};
 
 struct Model {
     names: Vec<String>,

@@ -2,15 +2,15 @@
 
 mod config;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use weighbridge::write::OutputFile;
 use weighbridge::{Checkpoint, Dtype};
 
 use crate::destination::Destination;
+use crate::load::is_remote;
 pub(crate) use config::Config;
 
 /// A larger configuration is none.
@@ -63,13 +63,18 @@ impl Home {
         Ok(names)
     }
 
-    /// Whether it is this directory.
+    /// Whether it is this directory or address.
     pub(crate) fn is(&self, other: &Path) -> Result<bool> {
         Ok(match self {
             Self::Directory(directory) => {
-                other.try_exists()? && directory.canonicalize()? == other.canonicalize()?
+                !is_remote(other)
+                    && other.try_exists()?
+                    && directory.canonicalize()? == other.canonicalize()?
             }
-            Self::Remote(_) => false,
+            Self::Remote(checkpoint) => {
+                let shard = checkpoint.shards().first().and_then(|shard| shard.label());
+                is_remote(other) && shard.and_then(Path::parent) == Some(other)
+            }
         })
     }
 }
@@ -105,71 +110,39 @@ impl Beside {
         self.configs.iter().find_map(|(_, config)| config.dtype())
     }
 
-    /// What is to be written into a directory; fails where something stands in the way, before anything is written.
-    pub(crate) fn into(self, destination: &Destination, to: Option<Dtype>) -> Result<Option<Copies>> {
-        let (Some(from), Some(into)) = (self.from, destination.directory()) else { return Ok(None) };
-        if from.is(into)? {
-            bail!("{}: the checkpoint that is read is there; name another directory", into.display());
+    /// The destination with what is to be written into it beside the tensors; fails where something stands in the way.
+    pub(crate) fn into(self, destination: &Destination, to: Option<Dtype>) -> Result<Destination> {
+        let (Some(from), Some(folder)) = (self.from, destination.folder()?) else {
+            return Ok(destination.clone());
+        };
+        if from.is(folder.path)? {
+            bail!("{}: the checkpoint that is read is there; name another directory", folder.path.display());
         }
-        for name in OF_CODES {
-            let path = into.join(name);
-            if path.try_exists()? {
-                bail!("{}: it would speak of weights that are quantised no more; remove it", path.display());
-            }
+        if let Some(name) = OF_CODES.into_iter().find(|name| folder.has(name)) {
+            let path = folder.path_of(name);
+            bail!("{path}: it would speak of weights that are quantised no more; remove it");
         }
-        let configs = self.configs.iter().map(|(name, config)| (*name, config.dense(to)));
-        let configs: Vec<_> = configs.collect();
-        let mut files = Vec::new();
+        let mut files: Vec<(String, Vec<u8>)> = Vec::new();
         if self.is_directory {
             for name in from.names()? {
-                let is_config = configs.iter().any(|(config, _)| *config == name);
+                let is_config = self.configs.iter().any(|(config, _)| *config == name);
                 if !is_config
                     && belongs(Path::new(&name))
                     && let Some(path) = from.path(&name)?
                 {
-                    files.push((name, path));
+                    let content = fs::read(&path).with_context(|| path.display().to_string())?;
+                    files.push((name, content));
                 }
             }
         }
-        let names = configs
-            .iter()
-            .map(|(name, _)| Path::new(name))
-            .chain(files.iter().map(|(name, _)| Path::new(name)));
-        for path in names.map(|name| into.join(name)) {
-            if !destination.is_forced() && path.try_exists()? {
-                bail!("{}: it is there already; --force replaces it", path.display());
-            }
+        files.extend(
+            self.configs.iter().map(|(name, config)| ((*name).to_owned(), config.dense(to).into_bytes())),
+        );
+        let taken = files.iter().find(|(name, _)| !destination.is_forced() && folder.has(name));
+        if let Some((name, _)) = taken {
+            bail!("{}: it is there already; --force replaces it", folder.path_of(name));
         }
-        Ok(Some(Copies { into: into.to_owned(), configs, files }))
-    }
-}
-
-/// Files to be written.
-pub(crate) struct Copies {
-    into: PathBuf,
-    configs: Vec<(&'static str, String)>,
-    /// Their names, and where they are.
-    files: Vec<(String, PathBuf)>,
-}
-
-impl Copies {
-    /// Writes them; each appears when it is whole.
-    pub(crate) fn write(&self) -> Result<()> {
-        for (name, from) in &self.files {
-            let mut source = File::open(from).with_context(|| from.display().to_string())?;
-            self.file(Path::new(name), |out| io::copy(&mut source, out).map(drop))?;
-        }
-        for (name, text) in &self.configs {
-            self.file(Path::new(name), |out| out.write_all(text.as_bytes()))?;
-        }
-        Ok(())
-    }
-
-    fn file(&self, name: &Path, write: impl FnOnce(&mut OutputFile) -> io::Result<()>) -> Result<()> {
-        let path = self.into.join(name);
-        let mut file = OutputFile::atomic(&path)?;
-        write(&mut file).with_context(|| path.display().to_string())?;
-        Ok(file.commit()?)
+        Ok(destination.clone().with_beside(files))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where output goes: one file or the shards of a directory, never over something that is there unless told
 //! so.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -38,12 +39,43 @@ pub(crate) struct Destination {
     /// between
     #[arg(long)]
     dry_run: bool,
+
+    /// What is written beside the tensors.
+    #[arg(skip)]
+    beside: Vec<(String, Vec<u8>)>,
+}
+
+/// A directory or an address that a checkpoint of several files is written to.
+pub(crate) struct Folder<'d> {
+    pub(crate) path: &'d Path,
+    /// The files that are there.
+    names: HashSet<String>,
+}
+
+impl Folder<'_> {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// What people call a file of it.
+    pub(crate) fn path_of(&self, name: &str) -> String {
+        match is_remote(self.path) {
+            true => format!("{}/{name}", self.path.to_string_lossy().trim_end_matches('/')),
+            false => self.path.join(name).display().to_string(),
+        }
+    }
 }
 
 impl Destination {
     /// For verbs with options of their own.
     pub(crate) fn new(output: &Path, force: bool) -> Self {
-        Self { output: Some(output.to_owned()), force, max_shard_size: None, dry_run: false }
+        Self {
+            output: Some(output.to_owned()),
+            force,
+            max_shard_size: None,
+            dry_run: false,
+            beside: Vec::new(),
+        }
     }
 
     /// Makes a directory get one file, unless a size of shards was given.
@@ -63,10 +95,25 @@ impl Destination {
         self.output.as_deref().filter(is_file)
     }
 
-    /// The directory to write to, if it is to be one on the disk.
-    pub(crate) fn directory(&self) -> Option<&Path> {
-        let is_directory = |path: &&Path| !self.dry_run && self.file().is_none() && !is_remote(path);
-        self.output.as_deref().filter(is_directory)
+    /// The directory or the address to write to, if several files are to be written.
+    pub(crate) fn folder(&self) -> Result<Option<Folder<'_>>> {
+        let Some(path) = self.output.as_deref().filter(|_| !self.dry_run && self.file().is_none()) else {
+            return Ok(None);
+        };
+        let names = match is_remote(path) {
+            true => names_at(path)?,
+            false if path.is_dir() => {
+                path.read_dir()?.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+            }
+            false => HashSet::new(),
+        };
+        Ok(Some(Folder { path, names }))
+    }
+
+    /// Has these files written beside the tensors, by their names.
+    pub(crate) fn with_beside(mut self, files: Vec<(String, Vec<u8>)>) -> Self {
+        self.beside = files;
+        self
     }
 
     /// Whether nothing is written.
@@ -118,6 +165,8 @@ impl Destination {
                 if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
         });
+        let beside = |save: Save, (name, content): &(String, Vec<u8>)| save.beside(name, content.clone());
+        let save = self.beside.iter().fold(save, beside);
         let tensors_in = match self.file() {
             Some(file) => {
                 save.file(file, tensors)?;
@@ -136,11 +185,6 @@ impl Destination {
             show::plural(count, "tensor"),
             show::bytes(written)
         ));
-        if is_remote(output) && self.file().is_none() {
-            term.note(
-                "only tensors were written; config.json and what else belongs to the model is yours to copy",
-            );
-        }
         Ok(Outcome::Clean)
     }
 
@@ -166,6 +210,19 @@ impl Destination {
             _ => Ok(()),
         }
     }
+}
+
+/// The names of the objects at an address; none where nothing can be written, which says so itself.
+fn names_at(path: &Path) -> Result<HashSet<String>> {
+    #[cfg(feature = "remote")]
+    if is_store(path)
+        && let Some(address) = crate::remote::address(path)?
+    {
+        let names = weighbridge_remote::Remote::shared()?.locate(&address)?.names()?;
+        return Ok(names.unwrap_or_default().into_iter().map(|named| named.name).collect());
+    }
+    let _ = path;
+    Ok(HashSet::new())
 }
 
 /// Whether an address is one that can be written to.

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use remote_server::{Hub, HubOptions, Link, ObjectStore, Protocol, RepoSpec, StoreOptions, Web};
+use remote_server::{Fault, Hub, HubOptions, Link, ObjectStore, Protocol, RepoSpec, StoreOptions, Web};
 use support::{Ran, command};
 use weighbridge::Checkpoint;
 use weighbridge::write::{Save, Values};
@@ -275,17 +275,23 @@ fn errors_say_what_to_do_and_no_secret() {
     assert!(ran.status == 2 && ran.stderr.contains("no address"), "{ran:?}");
 }
 
+/// A store, and the environment of who may write to it.
+fn store() -> (ObjectStore, [(&'static str, String); 4]) {
+    let store = ObjectStore::start(StoreOptions { protocol: Protocol::S3, ..StoreOptions::default() });
+    let environment = [
+        ("AWS_ENDPOINT_URL", store.server().url()),
+        ("AWS_ACCESS_KEY_ID", "key".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "5ecr3t".to_owned()),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+    ];
+    (store, environment)
+}
+
 #[test]
 fn from_the_hub_to_a_store() {
     let world = World::new();
-    let store = ObjectStore::start(StoreOptions { protocol: Protocol::S3, ..StoreOptions::default() });
-    let url = store.server().url();
-    let environment = [
-        ("AWS_ENDPOINT_URL", url.as_str()),
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "5ecr3t"),
-        ("AWS_ALLOW_HTTP", "true"),
-    ];
+    let (store, environment) = store();
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
     let run = |arguments: &[&str]| world.run_with(arguments, &environment);
     let split =
         ["cast", "hf://org/name", "--to", "bf16", "--max-shard-size", "1MB", "-o", "s3://bucket/out/"];
@@ -309,4 +315,66 @@ fn from_the_hub_to_a_store() {
     let refused = run(&["cast", here, "--to", "f32", "-o", "hf://org/name"]);
     assert!(refused.status == 2 && refused.stderr.contains("hf upload"), "{refused:?}");
     assert!(!Path::new("s3:").exists() && !Path::new("hf:").exists());
+}
+
+#[test]
+fn what_belongs_to_a_model_goes_to_the_store_with_it() {
+    let world = World::new();
+    let here = world.path("linear");
+    let values: Vec<f32> = (0..1 << 18).map(|at| (at % 1009) as f32).collect();
+    let names = (0..3).map(|layer| format!("model.layers.{layer}.mlp.up_proj.weight"));
+    let tensors = names.map(|name| (name, Values::new(&[512, 512], &values).unwrap()));
+    Save::new().directory(&here, "model", tensors).unwrap();
+    fs::write(here.join("config.json"), "{\"model_type\": \"llama\"}").unwrap();
+    fs::write(here.join("tokenizer.json"), "{\"tokens\": 1}").unwrap();
+    fs::write(here.join("notes.md"), "mine").unwrap();
+    world.hub.put("org/linear", repo(&here));
+    let (store, environment) = store();
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let run = |arguments: &[&str]| world.run_with(arguments, &environment);
+    let text = |key: &str| String::from_utf8(store.content(key).unwrap().to_vec()).unwrap();
+
+    // From the hub, in one object, and back from the store to the disk.
+    let quantize = ["quantize", "hf://org/linear", "--method", "int8", "-o", "s3://bucket/q"];
+    let told = run(&quantize);
+    assert_eq!(told.status, 0, "{told:?}");
+    let keys = ["q/config.json", "q/model.safetensors", "q/tokenizer.json"];
+    assert_eq!(store.keys(), keys, "{told:?}");
+    assert!(text("q/config.json").contains("quantization_config"));
+    assert_eq!(text("q/tokenizer.json"), "{\"tokens\": 1}");
+    let order: Vec<_> = store.log().all().into_iter().map(|asked| asked.request).collect();
+    let puts: Vec<_> =
+        order.iter().filter(|request| request.method == "PUT").map(remote_server::Request::path).collect();
+    assert!(puts.last().unwrap().ends_with("model.safetensors"), "{puts:?}");
+    let again = run(&quantize);
+    assert!(again.status == 2 && again.stderr.contains("config.json: it is there already"), "{again:?}");
+    assert!(again.stderr.contains("--force"), "{again:?}");
+
+    // In shards, the index last, and what says how codes are read is left out.
+    let dense =
+        ["dequantize", "s3://bucket/q/", "--max-shard-size", "1MB", "--to", "f32", "-o", "s3://bucket/d/"];
+    run(&dense).clean();
+    assert!(!text("d/config.json").contains("quantization_config"));
+    assert_eq!(text("d/tokenizer.json"), "{\"tokens\": 1}");
+    let order: Vec<_> = store.log().all().into_iter().map(|asked| asked.request).collect();
+    let puts: Vec<_> =
+        order.iter().filter(|request| request.method == "PUT").map(remote_server::Request::path).collect();
+    assert!(puts.last().unwrap().ends_with("index.json"), "{puts:?}");
+    let over = run(&["dequantize", "s3://bucket/q", "--force", "-o", "s3://bucket/q/"]);
+    assert!(over.status == 2 && over.stderr.contains("name another directory"), "{over:?}");
+
+    // What is written anew has new files beside it; a save that is refused changes none.
+    store.put("q2/config.json", b"{}".to_vec());
+    let to = ["quantize", "hf://org/linear", "--method", "fp8", "-o", "s3://bucket/q2", "--force"];
+    let denied = Fault::Status(403, vec![], "<Error><Code>AccessDenied</Code></Error>");
+    store.refusals.always("config.json", denied);
+    assert_eq!(run(&to).status, 2);
+    store.refusals.clear();
+    assert_eq!(text("q2/config.json"), "{}");
+    assert!(store.content("q2/model.safetensors").is_none());
+    run(&to).clean();
+    assert!(text("q2/config.json").contains("quantization_config"));
+    run(&["shard", "hf://org/linear", "--tp", "2", "-o", "s3://bucket/ranks"]).clean();
+    assert!(store.content("ranks/rank-00001/config.json").is_some(), "{:?}", store.keys());
+    assert!(!Path::new("s3:").exists());
 }

@@ -149,7 +149,6 @@ fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "the download was cancelled; what is there of the file is kept")
 }
 
-/// What the threads of a download share.
 /// Writes what comes in to the cache, a record at a time.
 pub(crate) struct Keep<'p> {
     partial: &'p Partial,
@@ -194,6 +193,7 @@ impl<'p> Keep<'p> {
 /// The bytes of a record in the cache.
 const RECORD: u64 = 1 << 20;
 
+/// What the threads of a download share.
 struct Work {
     todo: VecDeque<Range<u64>>,
     reading: usize,

@@ -1,5 +1,6 @@
 //! A checkpoint: one file, or the shards of an index, with every header read and proven.
 
+mod assemble;
 mod catalog;
 mod derived;
 mod files;

@@ -16,6 +16,12 @@
 //! The directory is locked while a checkpoint is being written, so that no other process takes it for what a
 //! dead one left. Readers need no lock.
 //!
+//! With the feature `remote` the directory may be an address: `s3://bucket/run`, `gs://...`, `az://...`. There the manifest is
+//! written if it is still the one that was there when the save began, which fails with [`ErrorKind::Busy`] if
+//! another was committed meanwhile. Directories have names that none had before, `epoch-00004-1839204857`. What an old manifest
+//! named is deleted at once, and what no manifest names when it is a day old. Whoever reads a checkpoint that is deleted gets an
+//! error. On the hub and on web servers checkpoints are only read.
+//!
 //! The adapters write and read these directories; programs that keep parts of their own use [`Epochs`]
 //! itself:
 //!
@@ -39,6 +45,8 @@
 mod manifest;
 mod milestone;
 mod opened;
+mod parts;
+mod place;
 mod saving;
 mod scalar;
 #[cfg(test)]
@@ -53,9 +61,10 @@ pub use opened::Opened;
 pub use scalar::{Scalar, Scalars};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::write::Directory;
-use manifest::{Committed, Manifest, committed};
-use saving::{Parts, Saving, check_length};
+use manifest::{Committed, Manifest};
+use parts::Parts;
+use place::{InDirectory, Place};
+use saving::Saving;
 
 /// The checkpoints of a directory.
 #[derive(Debug)]
@@ -65,6 +74,8 @@ pub struct Epochs {
     /// How many are kept.
     keep_last: Option<usize>,
     state: Mutex<State>,
+    #[cfg(feature = "remote")]
+    remote: Option<weighbridge_remote::Remote>,
 }
 
 #[derive(Debug, Default)]
@@ -75,15 +86,50 @@ struct State {
 }
 
 impl Epochs {
-    /// Checkpoints in `directory`, which is made when the first one is saved. Each that is saved has these
-    /// parts; the part `model` is the file `model.safetensors`.
+    /// Checkpoints in `directory`, which is made when the first one is saved, or with the feature `remote` in an object store:
+    /// `s3://bucket/prefix`, `gs://...`, `az://...`. Each that is saved has these parts; the part `model` is the file
+    /// `model.safetensors`.
     pub fn new(directory: impl AsRef<Path>, parts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let directory = directory.as_ref().to_owned();
+        // What signs a URL is not shown in errors.
+        #[cfg(feature = "remote")]
+        let directory = match crate::remote::address(&directory) {
+            Some(Ok(address)) => PathBuf::from(address.to_string()),
+            _ => directory,
+        };
         Self {
-            directory: directory.as_ref().to_owned(),
+            directory,
             parts: Parts::new(parts.into_iter().map(Into::into)),
             keep_last: None,
             state: Mutex::default(),
+            #[cfg(feature = "remote")]
+            remote: None,
         }
+    }
+
+    /// Sets what a store is read and written with: credentials, limits. Otherwise it is what the environment says. What
+    /// writes the parts needs it, too: [`Save::remote`](crate::write::Save::remote).
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn remote(mut self, remote: weighbridge_remote::Remote) -> Self {
+        self.remote = Some(remote);
+        self
+    }
+
+    /// Whether parts are written to an address, where there are no files beside them.
+    pub fn is_remote(&self) -> bool {
+        #[cfg(feature = "remote")]
+        return crate::remote::address(&self.directory).is_some();
+        #[cfg(not(feature = "remote"))]
+        false
+    }
+
+    fn place(&self) -> Result<Box<dyn Place + '_>> {
+        #[cfg(feature = "remote")]
+        if let Some(address) = crate::remote::address(&self.directory) {
+            return Ok(Box::new(place::Far::at(&address?, self.remote.as_ref())?));
+        }
+        Ok(Box::new(InDirectory(&self.directory)))
     }
 
     /// Keeps the `count` checkpoints that were committed last, at least one.
@@ -112,10 +158,10 @@ impl Epochs {
         let mut state = self.lock();
         let saving = match &mut state.saving {
             Some(saving) => saving,
-            none => none.insert(Saving::new(Directory::create(&self.directory)?)),
+            none => none.insert(Saving::new(self.place()?.hold(true)?)),
         };
         let begun = saving.begin(milestone, &self.parts);
-        let begun = begun.map(|name| self.directory.join(name).join(file));
+        let begun = begun.and_then(|name| Ok(self.place()?.path(&format!("{name}/{file}"))));
         state.unlock_if_idle();
         begun
     }
@@ -134,8 +180,9 @@ impl Epochs {
     ///
     /// # Errors
     ///
-    /// Fails when a part is not there, when the manifest cannot be written, and with [`ErrorKind::Value`] for a
-    /// checkpoint that was not [begun](Self::begin), or was given up since. What was committed before still counts then.
+    /// Fails when a part is not there, when the manifest cannot be written, with [`ErrorKind::Value`] for a
+    /// checkpoint that was not [begun](Self::begin), or was given up since, and in a store with [`ErrorKind::Busy`] when
+    /// another process has committed one since. What was committed before still counts then.
     pub fn done(&self, milestone: Milestone, part: &str) -> Result<()> {
         let mut state = self.lock();
         let State { saving, unwanted } = &mut *state;
@@ -164,17 +211,14 @@ impl Epochs {
         milestone: Milestone,
         unwanted: &mut BTreeSet<Milestone>,
     ) -> Result<()> {
-        let Some(pending) = saving.pending.get(&milestone) else { return Ok(()) };
-        let new = pending.whole(saving.directory.path(), milestone, &self.parts)?;
-        let before = committed(saving.directory.path())?;
+        let Some(new) = saving.whole(milestone, &self.parts)? else { return Ok(()) };
+        let before = saving.hold.committed()?;
         let mut after = before.clone();
         after.retain(|old| old.milestone != milestone && !unwanted.contains(&old.milestone));
         after.push(new);
         if let Some(keep) = self.keep_last {
             after.drain(..after.len().saturating_sub(keep));
         }
-        // The name of the parts' directory is on the disk before the manifest that needs it.
-        saving.directory.sync()?;
         saving.write(&after)?;
         saving.pending.remove(&milestone);
         unwanted.clear();
@@ -242,8 +286,8 @@ impl Epochs {
         let mut idle = None;
         let saving = match saving {
             Some(saving) => saving,
-            None => match Directory::lock(&self.directory) {
-                Ok(directory) => idle.insert(Saving::new(directory)),
+            None => match self.place()?.hold(false) {
+                Ok(hold) => idle.insert(Saving::new(hold)),
                 Err(error) if error.kind() == ErrorKind::Busy => {
                     unwanted.insert(milestone);
                     return Ok(());
@@ -251,15 +295,20 @@ impl Epochs {
                 Err(error) => return Err(error),
             },
         };
-        let before = committed(&self.directory)?;
+        let before = saving.hold.committed()?;
         if before.last().is_some_and(|newest| newest.milestone == milestone) {
             unwanted.insert(milestone);
             return Ok(());
         }
         let mut after = before.clone();
         after.retain(|old| old.milestone != milestone);
-        saving.write(&after)?;
-        saving.clean(&before, &after, &self.parts)
+        match saving.write(&after) {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                unwanted.insert(milestone);
+                Ok(())
+            }
+            written => written.and_then(|()| saving.clean(&before, &after, &self.parts)),
+        }
     }
 
     /// The file of a part of a committed checkpoint. Another process may save the checkpoint anew at any moment;
@@ -270,15 +319,17 @@ impl Epochs {
     /// Fails with [`ErrorKind::NotFound`] when there is no such checkpoint or it has no such part, and with
     /// [`ErrorKind::DataLength`] when the file does not have the length that was committed.
     pub fn find(&self, milestone: Milestone, part: &str) -> Result<PathBuf> {
-        let found = self.committed(milestone)?;
+        let place = self.place()?;
+        let manifest = Manifest::read(&*place)?;
+        let found = manifest.find(milestone)?;
         let name = Parts::file_name(part);
         let Some(&bytes) = found.bytes.get(&name) else {
             let message = format!("the checkpoint of {milestone} has no part {part:?}");
             return Err(Error::new(ErrorKind::NotFound, message).in_file(&self.directory));
         };
-        let file = self.directory.join(&found.directory).join(name);
-        check_length(&file, bytes)?;
-        Ok(file)
+        let name = format!("{}/{name}", found.directory);
+        place::check_length(place.length(&name)?, bytes, &place.path(&name))?;
+        Ok(place.path(&name))
     }
 
     /// The numbers that were [kept](Self::note) with a committed checkpoint.
@@ -305,7 +356,8 @@ impl Epochs {
     ///
     /// Fails when the manifest cannot be read.
     pub fn milestones(&self) -> Result<Vec<Milestone>> {
-        Ok(committed(&self.directory)?.iter().map(|committed| committed.milestone).collect())
+        let place = self.place()?;
+        Ok(Manifest::read(&*place)?.committed.iter().map(|committed| committed.milestone).collect())
     }
 
     /// The one that was committed last.
@@ -318,7 +370,8 @@ impl Epochs {
     }
 
     fn committed(&self, milestone: Milestone) -> Result<Committed> {
-        Manifest::read(&self.directory)?.find(milestone).cloned()
+        let place = self.place()?;
+        Manifest::read(&*place)?.find(milestone).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -86,3 +86,20 @@ pub(crate) fn told(error: weighbridge_remote::Error) -> Error {
     };
     Error::new(kind, error.message()).with_source(error)
 }
+
+/// The same of a write whose precondition may not hold.
+pub(crate) fn switched(error: weighbridge_remote::Error) -> Error {
+    match error.kind() {
+        RemoteErrorKind::Changed => {
+            let message = "another program has written a checkpoint there meanwhile, which stays";
+            Error::new(ErrorKind::Busy, message).with_source(error)
+        }
+        _ => told(error),
+    }
+}
+
+/// A number for a name that nothing before has had, as far as chance allows.
+pub(crate) fn random() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() as u32
+}

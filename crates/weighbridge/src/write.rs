@@ -53,6 +53,7 @@
 //! may be left then, which the next save to the same destination removes.
 
 mod aliases;
+mod beside;
 mod copy;
 mod data;
 mod directory;
@@ -87,6 +88,7 @@ pub use writer::{TensorWriter, Writer};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::progress::{Handler, IntoFlow, Progress};
+use beside::SideFile;
 use layout::{Form, check_names};
 use set::SetOptions;
 use tensors::{described, named, watch, write_file, write_into};
@@ -110,6 +112,7 @@ pub struct Save {
     variant: Option<String>,
     unprotected: bool,
     progress: Option<Handler>,
+    beside: Vec<SideFile>,
     #[cfg(feature = "remote")]
     remote: Option<weighbridge_remote::Remote>,
 }
@@ -122,6 +125,7 @@ impl Default for Save {
             variant: None,
             unprotected: false,
             progress: None,
+            beside: Vec::new(),
             #[cfg(feature = "remote")]
             remote: None,
         }
@@ -178,6 +182,27 @@ impl Save {
     #[must_use]
     pub fn variant(mut self, variant: impl Into<String>) -> Self {
         self.variant = Some(variant.into());
+        self
+    }
+
+    /// Has [`directory`](Self::directory) write a small file beside the tensors, too: `config.json`, a tokenizer. One of that name
+    /// is replaced. It is written when all shards are, and before they become the checkpoint: where there was none, nobody sees
+    /// tensors without it.
+    ///
+    /// ```
+    /// use weighbridge::write::{Save, Values};
+    ///
+    /// # fn main() -> weighbridge::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let save = Save::new().beside("config.json", "{}");
+    /// save.directory(&dir, "model", [("w", Values::new(&[1], &[0.5_f32])?)])?;
+    /// assert!(dir.path().join("config.json").is_file());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn beside(mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
+        self.beside.push(SideFile::new(name.into(), content.into()));
         self
     }
 
@@ -286,8 +311,9 @@ impl Save {
     ///
     /// # Errors
     ///
-    /// As [`file`](Self::file), and with [`Busy`](crate::ErrorKind::Busy) while another process is saving
-    /// there. Until the switch the old set is as it was.
+    /// As [`file`](Self::file), with [`Busy`](crate::ErrorKind::Busy) while another process is saving
+    /// there, and with [`Value`](crate::ErrorKind::Value) when a file [beside](Self::beside) it has no plain name, or that of a
+    /// checkpoint's file. Until the switch the old set is as it was.
     pub fn directory<N: Into<String>, T: TensorData>(
         &self,
         directory: impl AsRef<Path>,
@@ -302,6 +328,7 @@ impl Save {
             max_shard_size: self.max_shard_size,
             unprotected: self.unprotected,
             progress: self.progress.clone(),
+            beside: &self.beside,
         };
         #[cfg(feature = "remote")]
         if let Some(address) = crate::remote::address(directory) {

@@ -2,11 +2,13 @@
 //! them.
 
 mod azure;
+mod date;
 mod multipart;
 mod sign;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
@@ -93,6 +95,7 @@ struct Object {
     tag: String,
     generation: u64,
     mark: Option<String>,
+    modified: SystemTime,
 }
 
 impl ObjectStore {
@@ -142,6 +145,11 @@ impl ObjectStore {
         self.inner.lock().objects.keys().cloned().collect()
     }
 
+    /// Makes all objects older by this time.
+    pub fn age(&self, by: Duration) {
+        self.inner.lock().objects.values_mut().for_each(|object| object.modified -= by);
+    }
+
     /// How many uploads were begun and neither completed nor aborted.
     pub fn uploads(&self) -> usize {
         self.inner.lock().uploads.len()
@@ -160,7 +168,8 @@ impl State {
     fn write(&mut self, key: &str, content: Arc<Vec<u8>>, mark: Option<String>) -> Object {
         self.count += 1;
         let tag = format!("\"{:x}-{}\"", Md5::digest(&content[..]), self.count);
-        let object = Object { content, tag, generation: 1_000 + self.count, mark };
+        let modified = SystemTime::now();
+        let object = Object { content, tag, generation: 1_000 + self.count, mark, modified };
         self.objects.insert(key.to_owned(), object.clone());
         object
     }
@@ -417,9 +426,10 @@ impl Inner {
             .iter()
             .map(|(key, object)| {
                 format!(
-                    "<Contents><Key>{}</Key><LastModified>2026-11-28T11:30:00.000Z</LastModified><ETag>{}</ETag>\
+                    "<Contents><Key>{}</Key><LastModified>{}</LastModified><ETag>{}</ETag>\
                      <Generation>{}</Generation><Size>{}</Size><StorageClass>STANDARD</StorageClass></Contents>",
                     escape(key),
+                    date::dashed(object.modified),
                     escape(&object.tag),
                     object.generation,
                     object.content.len()

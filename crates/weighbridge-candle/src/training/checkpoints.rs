@@ -65,6 +65,10 @@ pub fn load_training<O: Stateful>(
 /// counts. So after a crash [`latest`](Self::latest) is one whose parts belong together. One process at a
 /// time can save in a directory; another one gets an error.
 ///
+/// With the feature `remote` the directory may be in an object store: `s3://bucket/run`, `gs://...`, `az://...`. Nothing is
+/// written to the disk then, and what is loaded is read straight into tensors; see
+/// [`weighbridge::epochs`] for what is promised there.
+///
 /// ```
 /// use weighbridge_candle::weighbridge::epochs::Milestone;
 /// use weighbridge_candle::{AdamW, Checkpoints, Cosine, Ema, Schedule};
@@ -113,6 +117,8 @@ pub struct Checkpoints {
     every: Option<u64>,
     scalars: Scalars,
     layout: BurnLayout,
+    #[cfg(feature = "remote")]
+    remote: Option<weighbridge::remote::Remote>,
 }
 
 /// What was resumed.
@@ -168,7 +174,17 @@ impl Checkpoints {
             every: None,
             scalars: Scalars::new(),
             layout: BurnLayout::new(),
+            #[cfg(feature = "remote")]
+            remote: None,
         }
+    }
+
+    /// Sets what a store is read and written with: credentials, limits. Otherwise it is what the environment says.
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn remote(mut self, remote: weighbridge::remote::Remote) -> Self {
+        self.remote = Some(remote);
+        self
     }
 
     /// Keeps the `count` checkpoints that were saved last, at least one; otherwise all.
@@ -309,11 +325,25 @@ impl Checkpoints {
 
     fn epochs(&self, more: &[&str]) -> Epochs {
         let parts = [MODEL, OPTIMIZER, SCHEDULER];
-        let epochs = Epochs::new(&self.directory, parts.iter().chain(more).copied());
-        match self.keep_last {
-            Some(count) => epochs.keep_last(count),
-            None => epochs,
+        let mut epochs = Epochs::new(&self.directory, parts.iter().chain(more).copied());
+        if let Some(count) = self.keep_last {
+            epochs = epochs.keep_last(count);
         }
+        #[cfg(feature = "remote")]
+        if let Some(remote) = &self.remote {
+            epochs = epochs.remote(remote.clone());
+        }
+        epochs
+    }
+
+    /// How the files of parts are written.
+    fn writing(&self) -> Save {
+        let save = Save::new().metadata("format", "pt");
+        #[cfg(feature = "remote")]
+        if let Some(remote) = &self.remote {
+            return save.remote(remote.clone());
+        }
+        save
     }
 }
 
@@ -354,21 +384,19 @@ impl CheckpointSaver<'_> {
         let vars = named(map);
         let names: Vec<_> = vars.iter().map(|(name, _)| layout.name(name)).collect();
         let ids = Ids::new(names.iter().map(String::as_str), &epochs);
+        let writing = self.checkpoints.writing();
         let write_weights = |tensors: &mut dyn Iterator<Item = (&String, &Tensor)>, file: &Path| {
             let turned = tensors.map(|(name, tensor)| match layout.turned(name, tensor) {
                 Ok(turned) => Ok((layout.name(name), turned)),
                 Err(error) => Err(refused(&error).in_tensor(name)),
             });
-            let save = Save::new()
-                .metadata("format", "pt")
-                .metadata(RECORD, NAMED)
-                .metadata(IDS, ids.entry(|_| true));
+            let save = writing.clone().metadata(RECORD, NAMED).metadata(IDS, ids.entry(|_| true));
             Saver::new().with(save).file(file, turned.collect::<Result<Vec<_>>>()?)
         };
         epochs.save_with(self.milestone, &self.scalars, |part, file| match part {
             MODEL => write_weights(&mut vars.iter().map(|(name, var)| (name, var.as_tensor())), file),
-            OPTIMIZER => record::write(file, optimizer, &vars, layout, &ids),
-            SCHEDULER => record::write_schedule(file, &schedule.state()),
+            OPTIMIZER => record::write(&writing, file, optimizer, &vars, layout, &ids),
+            SCHEDULER => record::write_schedule(&writing, file, &schedule.state()),
             _ => {
                 let average = self.average.iter().flatten();
                 write_weights(&mut average.map(|(name, tensor)| (name, tensor)), file)

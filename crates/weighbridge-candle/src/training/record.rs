@@ -26,6 +26,7 @@ const RANK: &str = "__rank";
 
 /// Writes the state of an optimizer.
 pub(super) fn write<O: Stateful>(
+    save: &Save,
     file: &Path,
     optimizer: &O,
     vars: &[(String, Var)],
@@ -52,8 +53,8 @@ pub(super) fn write<O: Stateful>(
         scalars.insert(format!("{name}.{RANK}"), (slot.var.rank() as u64).into());
         with_state.push(name);
     }
-    let save = Save::new()
-        .metadata("format", "pt")
+    let save = save
+        .clone()
         .metadata(IDS, ids.entry(|name| with_state.iter().any(|other| other == name)))
         .metadata(RECORD, if with_state.is_empty() { NAMED } else { BY_ID });
     Saver::new().with(with_scalars(save, &scalars)).file(file, tensors)
@@ -128,13 +129,11 @@ pub(super) fn read<O: Stateful>(
 }
 
 /// Writes what a schedule keeps.
-pub(super) fn write_schedule(file: &Path, state: &Scalars) -> Result<()> {
+pub(super) fn write_schedule(save: &Save, file: &Path, state: &Scalars) -> Result<()> {
     // Of one group of parameters, Burn's group 0.
     let scalars: Scalars = state.iter().map(|(name, scalar)| (format!("0.{name}"), *scalar)).collect();
-    let save = Save::new()
-        .metadata("format", "pt")
-        .metadata(IDS, "{}")
-        .metadata(RECORD, if scalars.is_empty() { NAMED } else { BY_ID });
+    let save =
+        save.clone().metadata(IDS, "{}").metadata(RECORD, if scalars.is_empty() { NAMED } else { BY_ID });
     let none: [(String, candle_core::Tensor); 0] = [];
     Saver::new().with(with_scalars(save, &scalars)).file(file, none)
 }

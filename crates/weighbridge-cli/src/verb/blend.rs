@@ -146,14 +146,11 @@ impl Blend {
     fn write(&self, entries: Vec<Entry>, models: &Models, tally: &Tally, term: &Term) -> Result<Outcome> {
         let main = models.main();
         let dtype = most_bytes(&entries);
-        let copies = Beside::of(&main.path, &main.stored)?.into(&self.destination, dtype)?;
+        let destination = Beside::of(&main.path, &main.stored)?.into(&self.destination, dtype)?;
         let metadata = metadata::without_codes(metadata::union(&[&main.stored], term), &[&main.dense]);
         let save = metadata::with(Save::new(), metadata);
         let tensors: Vec<_> = Plan::new(entries).tensors().collect();
-        let outcome = self.destination.save(save, tensors, term).map_err(casts::in_options)?;
-        if let Some(copies) = copies {
-            copies.write()?;
-        }
+        let outcome = destination.save(save, tensors, term).map_err(casts::in_options)?;
         if !self.destination.is_dry_run() {
             term.note(tally.told());
         }

@@ -86,18 +86,15 @@ impl Consolidate {
     fn by_records(&self, inputs: &[PathBuf], term: &Term) -> Result<Outcome> {
         let ranks = inputs.iter().map(|input| open_rank(input)).collect::<Result<Vec<_>>>()?;
         // Each has the files of the model beside it.
-        let copies = Beside::of(&inputs[0], &ranks[0])?.into(&self.destination, None)?;
+        let destination = Beside::of(&inputs[0], &ranks[0])?.into(&self.destination, None)?;
         let joined = parallel::join(&ranks, &self.select.names()?);
-        let outcome = self.write_joined(joined, &inputs[0], ranks.len(), term)?;
-        if let Some(copies) = copies {
-            copies.write()?;
-        }
-        Ok(outcome)
+        self.write_joined(joined, &inputs[0], ranks.len(), &destination, term)
     }
 
     fn directory(&self, input: &Path, term: &Term) -> Result<Outcome> {
         let foreign = self.open(input)?;
-        let outcome = self.write(&self.plan(foreign.checkpoint(), input)?, term)?;
+        let plan = self.plan(foreign.checkpoint(), input)?;
+        let outcome = reshape::write(std::slice::from_ref(&plan), &self.destination, term)?;
         report(foreign.notes(), term);
         Ok(outcome)
     }
@@ -126,7 +123,8 @@ impl Consolidate {
             tell(input, &checkpoint, term);
             checkpoints.push(checkpoint);
         }
-        self.write_joined(plan.join(&checkpoints, &self.select.names()?), file, checkpoints.len(), term)
+        let joined = plan.join(&checkpoints, &self.select.names()?);
+        self.write_joined(joined, file, checkpoints.len(), &self.destination, term)
     }
 
     fn write_joined(
@@ -134,9 +132,11 @@ impl Consolidate {
         joined: weighbridge::Result<Checkpoint>,
         named: &Path,
         ranks: usize,
+        destination: &Destination,
         term: &Term,
     ) -> Result<Outcome> {
-        let outcome = self.write(&self.plan(&joined?, named)?, term)?;
+        let plan = self.plan(&joined?, named)?;
+        let outcome = reshape::write(std::slice::from_ref(&plan), destination, term)?;
         term.note(format_args!("from {}", plural(ranks, "rank")));
         Ok(outcome)
     }
@@ -148,10 +148,6 @@ impl Consolidate {
         let (names, renames) = (self.select.names()?, self.renaming.renames()?);
         let plan = Reshape { names, renames, casts: Casts::default() }.plan(checkpoint);
         Ok(plan.map_err(|error| error.in_file(named))?)
-    }
-
-    fn write(&self, plan: &Plan, term: &Term) -> Result<Outcome> {
-        reshape::write(std::slice::from_ref(plan), &self.destination, term)
     }
 }
 

@@ -93,11 +93,8 @@ impl Dequantize {
                 self.input.display()
             );
         }
-        let copies = beside.into(&self.destination, self.to)?;
-        let outcome = dense::write(&plan, &dense, &self.destination, term)?;
-        if let Some(copies) = copies {
-            copies.write()?;
-        }
+        let destination = beside.into(&self.destination, self.to)?;
+        let outcome = dense::write(&plan, &dense, &destination, term)?;
         let casts = match cast {
             0 => String::new(),
             cast => format!("{} cast to {small}, ", plural(cast, "tensor")),

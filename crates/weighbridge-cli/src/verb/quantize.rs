@@ -135,14 +135,15 @@ impl Quantize {
         method: QuantizeMethod,
         checkpoint: &Checkpoint,
         tensors: Tensors,
-        beside: &Beside,
+        beside: &Beside<'_>,
         term: &Term,
     ) -> Result<Outcome> {
         let Tensors { all, quantized, kept, unfit, ignored, dtype } = tensors;
         let metadata = metadata::union(&[checkpoint], term);
         let save = metadata::with(Save::new(), metadata);
-        let outcome = self.destination.save(save, all, term).map_err(of_weight)?;
-        beside.write(&config::of(method, dtype, &ignored), term)?;
+        let quantization = config::of(method, dtype, &ignored);
+        let outcome = beside.destination(&quantization)?.save(save, all, term).map_err(of_weight)?;
+        beside.tell(&quantization, term);
         for (number, line) in unfit.iter().enumerate() {
             if number < SHOWN { term.note(line) } else { term.detail(line) }
         }

@@ -1,6 +1,5 @@
 //! `weighbridge shard`: a checkpoint for each rank.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -114,16 +113,11 @@ impl Shard {
         stored: &Checkpoint,
         term: &Term,
     ) -> Result<()> {
-        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         let destination = Destination::new(directory, self.force)
             .in_shards_of(self.max_shard_size.unwrap_or(Split::DEFAULT_SIZE));
-        let copies = Beside::of(&self.input, stored)?.into(&destination, None)?;
+        let destination = Beside::of(&self.input, stored)?.into(&destination, None)?;
         let plan = Plan::of(own).build()?;
-        dense::save(&plan, save, &destination, term)?;
-        if let Some(copies) = copies {
-            copies.write()?;
-        }
-        Ok(())
+        dense::save(&plan, save, &destination, term).map(drop)
     }
 }
 

@@ -8,12 +8,11 @@ use std::time::Duration;
 use super::catalog::{Catalog, Duplicates};
 use super::home::Home;
 use super::hub;
-use super::listed;
-use super::locate::{self, Files, Listing, Located};
+use super::locate::{self, Files, Located};
 #[cfg(feature = "remote")]
 use super::remote;
 use super::snapshot::Snapshot;
-use super::{Checkpoint, Shard};
+use super::{Checkpoint, Shard, assemble};
 use crate::blocks::BlockType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Decode, Profile};
@@ -159,37 +158,17 @@ impl OpenOptions {
     }
 
     fn open_located(&self, Located { files, listing }: &Located) -> Result<Checkpoint> {
-        let shards = match files {
-            Files::Single(name) => vec![self.file(&listing.place(name))?],
-            Files::Set(names) => {
-                names.iter().map(|name| self.file(&listing.place(name))).collect::<Result<_>>()?
+        let home = Home::Directory(listing.directory.clone());
+        let shards = |names: &[String]| names.iter().map(|name| self.file(&listing.place(name))).collect();
+        match files {
+            Files::Single(name) => assemble::unlisted(vec![self.file(&listing.place(name))?], home),
+            Files::Set(names) => assemble::unlisted(shards(names)?, home),
+            Files::Index(name) => {
+                let index = Index::read(&listing.place(name))?;
+                let names: Vec<_> = index.shards().map(str::to_owned).collect();
+                assemble::listed(shards(&names), &index, &listing.directory.join(name), home)
             }
-            Files::Index(name) => return self.open_index(listing, name),
-        };
-        let remedy = "remove one of the files, or write an index that says which of them holds it";
-        let catalog = Catalog::of(shards, &Duplicates::Refuse(remedy))?;
-        let home = Home::Directory(listing.directory.clone());
-        Ok(Checkpoint::with_header_warnings(catalog, Some(home), Vec::new()))
-    }
-
-    fn open_index(&self, listing: &Listing, name: &str) -> Result<Checkpoint> {
-        let index = Index::read(&listing.place(name))?;
-        let path = listing.directory.join(name);
-        let shard = |name: &str| {
-            let file = listing.place(name);
-            self.file(&file).map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    let message = format!("the shard {:?} that it names is not there", file.display());
-                    Error::new(ErrorKind::MissingShard, message).with_source(error).in_file(&path)
-                }
-                _ => error,
-            })
-        };
-        let shards = index.shards().map(shard).collect::<Result<_>>()?;
-        let catalog = Catalog::of(shards, &Duplicates::AsListed(&index))?;
-        let warnings = listed::check(&catalog, &path, &index)?;
-        let home = Home::Directory(listing.directory.clone());
-        Ok(Checkpoint::with_header_warnings(catalog, Some(home), warnings))
+        }
     }
 
     fn open_list(&self, paths: &[PathBuf]) -> Result<Checkpoint> {

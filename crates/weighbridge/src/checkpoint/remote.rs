@@ -9,10 +9,9 @@ use std::thread;
 
 use weighbridge_remote::{Address, ErrorKind as RemoteErrorKind, Place, RemoteFile};
 
-use super::catalog::{Catalog, Duplicates};
 use super::home::{Home, RemoteHome};
 use super::locate::{self, Files};
-use super::{Checkpoint, OpenOptions, Shard, listed};
+use super::{Checkpoint, OpenOptions, Shard, assemble};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 use crate::remote::{self, told};
@@ -57,37 +56,22 @@ impl Located {
     }
 
     fn open(self: Arc<Self>, files: Files) -> Result<Checkpoint> {
-        let home = Some(Home::Remote(Arc::clone(&self) as Arc<dyn RemoteHome>));
-        let (names, index) = match files {
-            Files::Single(name) => (vec![name], None),
-            Files::Set(names) => (names, None),
+        let home = Home::Remote(Arc::clone(&self) as Arc<dyn RemoteHome>);
+        match files {
+            Files::Single(name) => assemble::unlisted(vec![self.shard(&name)?], home),
+            Files::Set(names) => assemble::unlisted(self.shards(&names)?, home),
             Files::Index(name) => {
                 let index = self.index(&name)?;
-                (index.shards().map(str::to_owned).collect(), Some((self.label(&name), index)))
+                let names: Vec<_> = index.shards().map(str::to_owned).collect();
+                assemble::listed(self.shards(&names), &index, &self.label(&name), home)
             }
-        };
-        let shards = self.shards(&names);
-        let Some((path, index)) = index else {
-            let remedy = "remove one of the files, or write an index that says which of them holds it";
-            let catalog = Catalog::of(shards?, &Duplicates::Refuse(remedy))?;
-            return Ok(Checkpoint::with_header_warnings(catalog, home, Vec::new()));
-        };
-        let shards = shards.map_err(|error| match (error.kind(), error.file()) {
-            (ErrorKind::NotFound, Some(shard)) => {
-                let message = format!("the shard {:?} that it names is not there", shard.display());
-                Error::new(ErrorKind::MissingShard, message).with_source(error).in_file(&path)
-            }
-            _ => error,
-        })?;
-        let catalog = Catalog::of(shards, &Duplicates::AsListed(&index))?;
-        let warnings = listed::check(&catalog, &path, &index)?;
-        Ok(Checkpoint::with_header_warnings(catalog, home, warnings))
+        }
     }
 
     fn index(&self, name: &str) -> Result<Index> {
         let label = self.label(name);
         let read = || {
-            let bytes = self.place.read(name, MOST_INDEX).map_err(told)?;
+            let bytes = self.place.read(name, Index::LIMIT).map_err(told)?;
             let bytes = bytes.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such file"))?;
             let text = String::from_utf8(bytes);
             Index::parse(&text.map_err(|_| Error::new(ErrorKind::Index, "it is not UTF-8"))?)
@@ -140,9 +124,6 @@ impl Located {
 
 /// Headers that are asked for at a time.
 const AT_A_TIME: usize = 16;
-
-/// A larger index is none.
-const MOST_INDEX: u64 = 100_000_000;
 
 impl RemoteHome for Located {
     fn address(&self) -> PathBuf {

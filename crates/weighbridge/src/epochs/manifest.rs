@@ -1,13 +1,12 @@
 //! The manifest: which checkpoints count.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind as Io, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::milestone::Milestone;
+use super::place::{Place, Read};
 use super::scalar::Scalars;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -26,38 +25,18 @@ pub(super) struct Committed {
     pub(super) scalars: Scalars,
 }
 
-/// What the manifest names; nothing if there is none.
-pub(super) fn committed(directory: &Path) -> Result<Vec<Committed>> {
-    Ok(Manifest::read(directory)?.committed)
-}
-
 /// A manifest that was read.
-pub(super) struct Manifest<'d> {
-    directory: &'d Path,
+pub(super) struct Manifest<'p> {
+    place: &'p dyn Place,
     pub(super) committed: Vec<Committed>,
-    /// Open, so that no other file has its number.
-    file: Option<File>,
+    is_current: Box<dyn Fn() -> Result<bool> + 'p>,
 }
 
-impl<'d> Manifest<'d> {
+impl<'p> Manifest<'p> {
     /// An empty one if there is none.
-    pub(super) fn read(directory: &'d Path) -> Result<Self> {
-        let path = directory.join(MANIFEST);
-        let unreadable = |error| Error::io("it cannot be read", error).in_file(&path);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == Io::NotFound => {
-                return Ok(Self { directory, committed: Vec::new(), file: None });
-            }
-            Err(error) => return Err(unreadable(error)),
-        };
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(unreadable)?;
-        let committed = parse(&text).ok_or_else(|| {
-            let message = "it is not a manifest of checkpoints that this version can read";
-            Error::new(ErrorKind::Value, message).in_file(&path)
-        })?;
-        Ok(Self { directory, committed, file: Some(file) })
+    pub(super) fn read(place: &'p dyn Place) -> Result<Self> {
+        let Read { text, is_current } = place.manifest()?;
+        Ok(Self { place, committed: parse(text.as_deref(), &place.path(MANIFEST))?, is_current })
     }
 
     /// What it has of a checkpoint.
@@ -66,34 +45,14 @@ impl<'d> Manifest<'d> {
             let known: Vec<_> = self.committed.iter().map(|other| other.milestone.to_string()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join("; ") };
             let message = format!("there is no checkpoint of {milestone}; there are: {known}");
-            Error::new(ErrorKind::NotFound, message).in_file(self.directory)
+            Error::new(ErrorKind::NotFound, message).in_file(&self.place.root())
         })
     }
 
     /// Whether no other one was put in its place since it was read.
     pub(super) fn is_current(&self) -> Result<bool> {
-        let path = self.directory.join(MANIFEST);
-        let unreadable = |error| Error::io("it cannot be read", error).in_file(&path);
-        let now = match fs::metadata(&path) {
-            Ok(now) => now,
-            Err(error) if error.kind() == Io::NotFound => return Ok(self.file.is_none()),
-            Err(error) => return Err(unreadable(error)),
-        };
-        let Some(file) = &self.file else { return Ok(false) };
-        Ok(is_same(&file.metadata().map_err(unreadable)?, &now))
+        (self.is_current)()
     }
-}
-
-#[cfg(unix)]
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-#[cfg(not(unix))]
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    let key = |metadata: &fs::Metadata| (metadata.len(), metadata.modified().ok());
-    key(one) == key(other)
 }
 
 /// The text of a manifest: of version 1 where that has everything, so that an older version reads it.
@@ -103,7 +62,15 @@ pub(super) fn text(committed: &[Committed]) -> String {
     format!("{:#}\n", json!({ "version": version, "checkpoints": entries }))
 }
 
-fn parse(text: &str) -> Option<Vec<Committed>> {
+/// What a manifest names; nothing if there is none.
+pub(super) fn parse(text: Option<&str>, path: &Path) -> Result<Vec<Committed>> {
+    text.map_or(Some(Vec::new()), parsed).ok_or_else(|| {
+        let message = "it is not a manifest of checkpoints that this version can read";
+        Error::new(ErrorKind::Value, message).in_file(path)
+    })
+}
+
+fn parsed(text: &str) -> Option<Vec<Committed>> {
     let manifest: Value = serde_json::from_str(text).ok()?;
     if !matches!(manifest.get("version")?.as_u64()?, 1 | 2) {
         return None;

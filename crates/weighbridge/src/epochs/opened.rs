@@ -1,12 +1,13 @@
 //! A checkpoint whose parts are all of one commit.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Epochs;
 use super::manifest::{Committed, Manifest};
 use super::milestone::Milestone;
-use super::saving::{Parts, check_length};
+use super::parts::Parts;
+use super::place::Place;
 use super::scalar::Scalars;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 const ATTEMPTS: usize = 100;
 
 /// A checkpoint with all its parts open, as they were at one moment. What is read from them belongs together, and
-/// can be read until this is dropped, whatever is saved or removed in the meantime.
+/// can be read until this is dropped, whatever is saved or removed in the meantime. What was removed from a store
+/// is an error when it is read.
 #[derive(Clone, Debug)]
 pub struct Opened {
     milestone: Milestone,
@@ -72,14 +74,13 @@ impl Opened {
         read(self.part(part)?).map_err(|error| error.in_file(&self.file(part)))
     }
 
-    fn of(directory: &Path, committed: &Committed) -> Self {
-        let directory = directory.join(&committed.directory);
-        let open = |(file, &bytes): (&String, &u64)| {
-            let path = directory.join(file);
-            (file.clone(), check_length(&path, bytes).and_then(|()| Checkpoint::open(&path)))
-        };
+    fn of(place: &dyn Place, committed: &Committed) -> Self {
+        let folder = &committed.directory;
+        let open =
+            |(file, &bytes): (&String, &u64)| (file.clone(), place.open(&format!("{folder}/{file}"), bytes));
         let parts = committed.bytes.iter().map(open).collect();
-        Self { milestone: committed.milestone, scalars: committed.scalars.clone(), directory, parts }
+        let (milestone, scalars) = (committed.milestone, committed.scalars.clone());
+        Self { milestone, scalars, directory: place.path(folder), parts }
     }
 }
 
@@ -111,9 +112,10 @@ impl Epochs {
         choose: impl for<'m> Fn(&'m Manifest<'_>) -> Result<Option<&'m Committed>>,
     ) -> Result<Option<Opened>> {
         for _ in 0..ATTEMPTS {
-            let manifest = Manifest::read(&self.directory)?;
+            let place = self.place()?;
+            let manifest = Manifest::read(&*place)?;
             let Some(chosen) = choose(&manifest)? else { return Ok(None) };
-            let opened = Opened::of(&self.directory, chosen);
+            let opened = Opened::of(&*place, chosen);
             // What a manifest names is neither changed nor removed before another one is in its place.
             if manifest.is_current()? {
                 return Ok(Some(opened));

@@ -83,8 +83,8 @@ fn a_commit_that_fails_mixes_nothing() {
     save_epoch(&epochs, 1);
     // A commit may fail when its manifest is there already: what that names stays.
     let mut state = epochs.lock();
-    let mut saving = Saving::new(Directory::create(directory.path()).unwrap());
-    let committed = committed(directory.path()).unwrap();
+    let mut saving = Saving::new(epochs.place().unwrap().hold(true).unwrap());
+    let committed = saving.hold.committed().unwrap();
     saving.begin(again, &epochs.parts).unwrap();
     saving.pending.get_mut(&again).unwrap().directory = committed[0].directory.clone();
     saving.abandon(again, &epochs.parts);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 
+use super::beside::SideFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::journal::{STAGING, TEMPORARY, prefix};
@@ -124,14 +125,7 @@ impl Directory {
     /// the last sync that fails, the old file is unchanged then.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        let refuse =
-            |why: &str| Err(Error::new(ErrorKind::Value, format!("{name:?} {why}")).in_file(&self.path));
-        if !file_names::is_plain(name) {
-            return refuse("is not a plain file name");
-        }
-        if file_names::stem(name).is_some() {
-            return refuse("is the name of a checkpoint file; write it with `Save`");
-        }
+        SideFile::check(name).map_err(|error| error.in_file(&self.path))?;
         let write = || {
             let temporary = Temporary::beside(follow_links(&path)?)?;
             temporary.as_file().write_all(bytes)?;

@@ -12,8 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use weighbridge_remote::{ErrorKind as RemoteErrorKind, Listed, Place, Tag, Upload, When};
+use weighbridge_remote::{Listed, Place, Tag, Upload, When};
 
+use super::beside::SideFile;
 use super::data::TensorData;
 use super::layout::Layout;
 use super::set::{Prepared, Saved, SetOptions, prepare};
@@ -22,7 +23,7 @@ use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::index::Index;
-use crate::remote::{label, told};
+use crate::remote::{label, random, switched, told};
 
 /// Parts that are sent at a time. With the one that is filled, and those that wait, memory is this many and two more.
 const AT_A_TIME: usize = 4;
@@ -41,7 +42,7 @@ pub(super) fn file<T: TensorData>(
         let message = "it is a folder; add the name of a file, model.safetensors";
         return Err(Error::new(ErrorKind::Unsupported, message));
     };
-    upload(place, name, layout, |given| &tensors[given].1, watch, When::Always)
+    upload(place, name, layout, |given| &tensors[given].1, watch, When::Always, || Ok(()))
 }
 
 /// Writes a set of shards with its index, or a single object if it fits into one.
@@ -55,7 +56,8 @@ pub(super) fn directory<T: TensorData>(
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let progress = options.progress.clone();
-    let fresh = fresh();
+    // Eight digits that no set before has had, as far as chance allows.
+    let fresh = format!("{:08x}", random());
     let set = prepare(&options, tensors, |split, stem| match split.shards().len() {
         1 => split.file_names(stem),
         _ => split.file_names(&format!("{stem}-{fresh}")),
@@ -70,10 +72,12 @@ pub(super) fn directory<T: TensorData>(
         if index.is_some() {
             written.names.push(file.clone());
         }
-        upload(place, file, layout, |given| &tensors[shard[given]].1, &mut watch, when)
+        let ready = || if index.is_none() { put_beside(place, options.beside) } else { Ok(()) };
+        upload(place, file, layout, |given| &tensors[shard[given]].1, &mut watch, when, ready)
             .map_err(|error| error.in_file(&label(place, file)))?;
     }
     if let Some((file, index)) = &index {
+        put_beside(place, options.beside)?;
         let put = place.put(file, index.to_json().as_bytes(), old.when(file));
         put.map_err(switched).map_err(|error| error.in_file(&label(place, file)))?;
     }
@@ -89,10 +93,12 @@ pub(super) fn directory<T: TensorData>(
     })
 }
 
-/// Eight digits that no set before has had, as far as chance allows.
-fn fresh() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    format!("{:08x}", RandomState::new().build_hasher().finish() as u32)
+/// Writes what lies beside a set.
+fn put_beside(place: &Place, files: &[SideFile]) -> Result<()> {
+    files.iter().try_for_each(|SideFile { name, bytes }| {
+        let put = place.put(name, bytes, When::Always);
+        put.map(drop).map_err(|error| told(error).in_file(&label(place, name)))
+    })
 }
 
 /// Objects that are deleted again unless the set becomes the checkpoint.
@@ -134,7 +140,7 @@ impl Old {
             objects.iter().find(|object| file_names::index_stem(&object.name).as_deref() == Some(&*stem));
         let mut named = HashSet::new();
         if let Some(index) = index {
-            let bytes = place.read(&index.name, MOST_INDEX).map_err(told)?.unwrap_or_default();
+            let bytes = place.read(&index.name, Index::LIMIT).map_err(told)?.unwrap_or_default();
             // One that is broken names nothing, and is replaced.
             if let Ok(index) =
                 String::from_utf8(bytes).map_err(drop).and_then(|text| Index::parse(&text).map_err(drop))
@@ -177,21 +183,7 @@ fn is_fresh_shard(name: &str, stem: &str) -> bool {
     shard.and_then(|(key, ..)| file_names::stem_of_fresh(key)) == Some(stem)
 }
 
-/// A larger index is none.
-const MOST_INDEX: u64 = 100_000_000;
-
-/// What it means that a precondition does not hold.
-fn switched(error: weighbridge_remote::Error) -> Error {
-    match error.kind() {
-        RemoteErrorKind::Changed => {
-            let message = "another program has written a checkpoint there meanwhile, which stays";
-            Error::new(ErrorKind::Busy, message).with_source(error)
-        }
-        _ => told(error),
-    }
-}
-
-/// Writes an object: this thread makes its bytes, others send them.
+/// Writes an object: this thread makes its bytes, others send them. `ready` is called before it is there.
 fn upload<'t, T: TensorData + 't>(
     place: &Place,
     name: &str,
@@ -199,6 +191,7 @@ fn upload<'t, T: TensorData + 't>(
     tensor: impl Fn(usize) -> &'t T,
     watch: &mut Watch,
     when: When,
+    ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let upload = place.upload(name, layout.size()).map_err(told)?;
     let failed = Mutex::new(None);
@@ -221,6 +214,7 @@ fn upload<'t, T: TensorData + 't>(
         return Err(told(error));
     }
     written?;
+    ready()?;
     upload.complete(when).map(drop).map_err(switched)
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::beside::SideFile;
 use super::data::TensorData;
 use super::directory::{Directory, Staging, cannot_write, sync_directory};
 use super::layout::{Form, Layout, check_names};
@@ -39,6 +40,7 @@ pub(super) struct SetOptions<'s> {
     pub(super) max_shard_size: u64,
     pub(super) unprotected: bool,
     pub(super) progress: Option<Handler>,
+    pub(super) beside: &'s [SideFile],
 }
 
 /// A set that is laid out.
@@ -59,6 +61,7 @@ pub(super) fn prepare<T: TensorData>(
     names: impl Fn(&Split, &str) -> Vec<String>,
 ) -> Result<Prepared> {
     check_names(tensors.iter().map(|tensor| &*tensor.0))?;
+    options.beside.iter().try_for_each(|file| SideFile::check(&file.name))?;
     let (stem, index) = file_names(options.name, options.variant)?;
     let split = split(tensors, options.max_shard_size)?;
     let files = names(&split, &stem);
@@ -95,6 +98,9 @@ pub(super) fn save<T: TensorData>(
     }
     if let Some((file, index)) = &index {
         set.create(file)?.write_and_commit(index.to_json().as_bytes())?;
+    }
+    for file in options.beside {
+        set.directory.write(&file.name, &file.bytes)?;
     }
     set.commit()?;
     Ok(Saved {

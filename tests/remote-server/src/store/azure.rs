@@ -61,9 +61,10 @@ impl Inner {
             .iter()
             .map(|(key, object)| {
                 format!(
-                    "<Blob><Name>{}</Name><Properties><Last-Modified>Sat, 28 Nov 2026 11:30:00 GMT</Last-Modified>\
+                    "<Blob><Name>{}</Name><Properties><Last-Modified>{}</Last-Modified>\
                      <Etag>{}</Etag><Content-Length>{}</Content-Length></Properties></Blob>",
                     escape(key),
+                    super::date::of_headers(object.modified),
                     object.tag.trim_matches('"'),
                     object.content.len()
                 )

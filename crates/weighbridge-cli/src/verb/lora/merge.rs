@@ -80,11 +80,8 @@ impl Merge {
             .dtype(|tensor| self.to.filter(|_| tensor.dtype().is_float()))
             .overflow(self.overflow.into())
             .build()?;
-        let copies = Beside::of(&self.base, &stored)?.into(&self.destination, self.to)?;
-        let outcome = dense::write(&plan, &merged, &self.destination, term)?;
-        if let Some(copies) = copies {
-            copies.write()?;
-        }
+        let destination = Beside::of(&self.base, &stored)?.into(&self.destination, self.to)?;
+        let outcome = dense::write(&plan, &merged, &destination, term)?;
         let modules: usize =
             adapters.iter().map(|adapter| adapter.modules().count() + adapter.whole().count()).sum();
         let of = plural(adapters.len(), "adapter");

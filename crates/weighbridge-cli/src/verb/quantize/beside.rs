@@ -1,38 +1,33 @@
 //! What belongs to a checkpoint beside its tensors: config.json, tokenizer, templates.
 
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use weighbridge::Checkpoint;
-use weighbridge::write::OutputFile;
 
 use crate::beside::{Home, is_of_model};
-use crate::destination::Destination;
+use crate::destination::{Destination, Folder};
 use crate::term::Term;
 
 const CONFIG: &str = "config.json";
 
-/// The directories that files are taken from and go to.
-pub(super) struct Beside {
+/// Where files are taken from and go to.
+pub(super) struct Beside<'d> {
     from: Option<Home>,
+    destination: &'d Destination,
     /// `None` where a file is written, or nothing at all.
-    to: Option<PathBuf>,
-    to_file: bool,
+    folder: Option<Folder<'d>>,
     config: Option<Value>,
-    forced: bool,
 }
 
-impl Beside {
-    pub(super) fn of(checkpoint: &Checkpoint, destination: &Destination) -> Result<Self> {
+impl<'d> Beside<'d> {
+    pub(super) fn of(checkpoint: &Checkpoint, destination: &'d Destination) -> Result<Self> {
         let from = Home::of(checkpoint);
         let config = from.as_ref().map(|from| from.path(CONFIG)).transpose()?.flatten();
         let config = config.map(|path| read(&path)).transpose()?;
-        let to = destination.directory().map(Path::to_owned);
-        let to_file = destination.file().is_some();
-        Ok(Self { from, to, to_file, config, forced: destination.is_forced() })
+        Ok(Self { from, destination, folder: destination.folder()?, config })
     }
 
     /// Fails where a config.json would be replaced unasked, and for models that no library loads quantised.
@@ -44,57 +39,61 @@ impl Beside {
                  quantised"
             );
         }
-        let config = self.to.as_ref().filter(|_| self.config.is_some()).map(|to| to.join(CONFIG));
-        match config {
-            Some(config) if !self.forced && config.try_exists()? => {
-                bail!("{}: it is there already; --force replaces it", config.display())
+        match self.folder.as_ref().filter(|_| self.config.is_some()) {
+            Some(folder) if !self.destination.is_forced() && folder.has(CONFIG) => {
+                bail!("{}: it is there already; --force replaces it", folder.path_of(CONFIG))
             }
             _ => Ok(()),
         }
     }
 
-    /// Writes config.json with the `quantization_config`, and copies what else the model needs.
-    pub(super) fn write(&self, quantization: &Value, term: &Term) -> Result<()> {
-        let Some(to) = &self.to else {
-            if self.to_file {
+    /// The destination with config.json that has the `quantization_config`, and with what else the model needs.
+    pub(super) fn destination(&self, quantization: &Value) -> Result<Destination> {
+        let destination = self.destination.clone();
+        let (Some(folder), Some(Value::Object(config))) = (&self.folder, &self.config) else {
+            return Ok(destination);
+        };
+        let mut config = config.clone();
+        config.insert("quantization_config".to_owned(), quantization.clone());
+        let text = serde_json::to_string_pretty(&config)? + "\n";
+        let mut files = self.others(folder)?;
+        files.push((CONFIG.to_owned(), text.into_bytes()));
+        Ok(destination.with_beside(files))
+    }
+
+    /// Says what was not written.
+    pub(super) fn tell(&self, quantization: &Value, term: &Term) {
+        match (&self.folder, &self.config) {
+            (None, _) if self.destination.file().is_some() => {
                 term.note(
                     "no config.json goes with a file; -o DIR writes one with the `quantization_config`",
                 );
             }
-            return Ok(());
-        };
-        let Some(Value::Object(config)) = &self.config else {
-            term.warn(format_args!(
+            (Some(_), None) => term.warn(format_args!(
                 "there is no config.json; the model's needs this `quantization_config`: {quantization}"
-            ));
-            return Ok(());
-        };
-        let mut config = config.clone();
-        config.insert("quantization_config".to_owned(), quantization.clone());
-        let path = to.join(CONFIG);
-        let mut file = OutputFile::atomic(&path)?;
-        let text = serde_json::to_string_pretty(&config)? + "\n";
-        file.write_all(text.as_bytes()).with_context(|| path.display().to_string())?;
-        file.commit()?;
-        self.copy(to)
+            )),
+            _ => {}
+        }
     }
 
-    fn copy(&self, to: &Path) -> Result<()> {
-        let Some(from) = &self.from else { return Ok(()) };
-        if from.is(to)? {
-            return Ok(());
+    /// What else the model needs.
+    fn others(&self, folder: &Folder<'_>) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = Vec::new();
+        let Some(from) = &self.from else { return Ok(files) };
+        if from.is(folder.path)? {
+            return Ok(files);
         }
         for name in from.names()? {
-            let target = to.join(&name);
             let belongs = name != CONFIG && is_of_model(Path::new(&name));
             if belongs
-                && (self.forced || !target.try_exists()?)
+                && (self.destination.is_forced() || !folder.has(&name))
                 && let Some(source) = from.path(&name)?
             {
-                fs::copy(&source, &target).with_context(|| source.display().to_string())?;
+                let content = fs::read(&source).with_context(|| source.display().to_string())?;
+                files.push((name, content));
             }
         }
-        Ok(())
+        Ok(files)
     }
 }
 
