@@ -46,7 +46,7 @@ impl Run {
     /// What it is, with its average.
     fn bytes(&self) -> Vec<u8> {
         let average = self.ema.tensors().into_iter().map(|(name, tensor)| (format!("ema.{name}"), tensor));
-        let weights = vars(&self.map).into_iter().map(|(name, tensor)| (name, tensor));
+        let weights = vars(&self.map).into_iter();
         Saver::new().bytes(weights.chain(average)).unwrap()
     }
 }
