@@ -6,13 +6,14 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use weighbridge::epochs::{Epochs, Milestone, Opened, Scalar, Scalars};
+use weighbridge::write::Save;
 use weighbridge::{Error, ErrorKind, Result};
 
 use crate::ema::Ema;
 use crate::loader::load;
 use crate::report::LoadReport;
 use crate::saver::{Saver, save};
-use crate::training;
+use crate::training::{self, Writing};
 
 /// Training checkpoints in a directory, as safetensors that Python opens.
 ///
@@ -20,6 +21,10 @@ use crate::training;
 /// counts. So after a crash [`newest`](Self::newest) is one whose parts belong together. One process at a
 /// time can save in a directory: while a checkpoint is being written, the directory is locked, and another
 /// process that wants to save there gets an error.
+///
+/// With the feature `remote` the directory may be in an object store: `s3://bucket/run`, `gs://...`, `az://...`. Nothing is
+/// written to the disk then; Burn's container of the optimizer's state is in memory while it is sent. See
+/// [`weighbridge::epochs`] for what is promised there.
 ///
 /// A loop saves every so many steps, and when it is started again, goes on where it was:
 ///
@@ -74,6 +79,8 @@ pub struct Checkpoints {
     directory: PathBuf,
     keep_last: Option<usize>,
     scalars: Scalars,
+    #[cfg(feature = "remote")]
+    remote: Option<weighbridge::remote::Remote>,
 }
 
 /// What was resumed.
@@ -117,7 +124,21 @@ impl Resumed {
 impl Checkpoints {
     /// Checkpoints in `directory`, which is made when the first one is saved.
     pub fn new(directory: impl AsRef<Path>) -> Self {
-        Self { directory: directory.as_ref().to_owned(), keep_last: None, scalars: Scalars::new() }
+        Self {
+            directory: directory.as_ref().to_owned(),
+            keep_last: None,
+            scalars: Scalars::new(),
+            #[cfg(feature = "remote")]
+            remote: None,
+        }
+    }
+
+    /// Sets what a store is read and written with: credentials, limits. Otherwise it is what the environment says.
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn remote(mut self, remote: weighbridge::remote::Remote) -> Self {
+        self.remote = Some(remote);
+        self
     }
 
     /// Keeps the `count` checkpoints that were committed last, at least one, whatever Burn's own strategy
@@ -222,11 +243,25 @@ impl Checkpoints {
     pub(crate) fn state(&self, more: &[&str]) -> Epochs {
         let epochs = Epochs::new(&self.directory, training::PARTS.iter().chain(more).copied());
         // Burn's own container of a part is there while it is written.
-        let epochs = epochs.scratch(training::PACK);
-        match self.keep_last {
-            Some(count) => epochs.keep_last(count),
-            None => epochs,
+        let mut epochs = epochs.scratch(training::PACK);
+        if let Some(count) = self.keep_last {
+            epochs = epochs.keep_last(count);
         }
+        #[cfg(feature = "remote")]
+        if let Some(remote) = &self.remote {
+            epochs = epochs.remote(remote.clone());
+        }
+        epochs
+    }
+
+    pub(crate) fn writing(&self) -> Writing {
+        let save = Save::new();
+        #[cfg(feature = "remote")]
+        let save = match &self.remote {
+            Some(remote) => save.remote(remote.clone()),
+            None => save,
+        };
+        Writing { save, in_memory: self.state(&[]).is_remote() }
     }
 
     #[cfg(feature = "train")]
@@ -267,7 +302,7 @@ impl CheckpointSaver<'_> {
 
     /// Saves an average of the weights, too: `ema.safetensors` is a checkpoint of the model by itself.
     pub fn ema<M: Module>(mut self, ema: &Ema<M>) -> Self {
-        self.ema = Some(save(ema.model()).ids());
+        self.ema = Some(save(ema.model()).ids().with(self.checkpoints.writing().save));
         self
     }
 
@@ -285,10 +320,11 @@ impl CheckpointSaver<'_> {
         scheduler: &ModuleLrScheduler,
     ) -> Result<()> {
         let epochs = self.checkpoints.state(if self.ema.is_some() { &[EMA] } else { &[] });
+        let writing = self.checkpoints.writing();
         epochs.save_with(self.milestone, &self.scalars, |part, file| match part {
-            training::MODEL => training::write_model(model, file),
-            training::OPTIMIZER => training::write_optimizer(optimizer, file),
-            training::SCHEDULER => training::write_scheduler(scheduler, file),
+            training::MODEL => training::write_model(model, &writing, file),
+            training::OPTIMIZER => training::write_record(optimizer, &writing, file),
+            training::SCHEDULER => training::write_scheduler(scheduler, &writing, file),
             _ => match &self.ema {
                 Some(ema) => ema.file(file),
                 None => Err(Error::new(ErrorKind::Internal, format!("nothing writes {part:?}"))),

@@ -4,18 +4,20 @@ mod steps;
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
+use burn::tensor::Bytes;
 use burn::train::checkpoint::{Checkpoint as Record, Checkpointer, CheckpointerError};
 use weighbridge::epochs::{Epochs, Milestone, Opened, Scalars};
 use weighbridge::{Error, Result};
 
 use crate::checkpoints::Checkpoints;
 use crate::pack;
-use crate::training::{MODEL, OPTIMIZER, PARTS, SCHEDULER, write_record};
+use crate::training::{MODEL, OPTIMIZER, PARTS, Pack, SCHEDULER, Writing, write_record};
 
 impl Checkpoints {
     /// The checkpointers of model, optimizer and scheduler, which belong together, for the ends of epochs.
@@ -63,9 +65,13 @@ impl Checkpoints {
         PartCheckpointer<OptimizerRecord>,
         PartCheckpointer<LrSchedulerRecord>,
     ) {
-        let (epochs, scalars) = (self.state(&[]), self.numbers().clone());
-        let shared =
-            Arc::new(Shared { epochs, scalars, moment: Box::new(moment), restoring: Mutex::default() });
+        let shared = Arc::new(Shared {
+            epochs: self.state(&[]),
+            writing: self.writing(),
+            scalars: self.numbers().clone(),
+            moment: Box::new(moment),
+            restoring: Mutex::default(),
+        });
         (
             PartCheckpointer::new(&shared, MODEL),
             PartCheckpointer::new(&shared, OPTIMIZER),
@@ -83,6 +89,7 @@ pub struct PartCheckpointer<R> {
 
 struct Shared {
     epochs: Epochs,
+    writing: Writing,
     scalars: Scalars,
     /// The moment that a number of Burn's stands for.
     moment: Box<dyn Fn(usize) -> Milestone + Send + Sync>,
@@ -120,15 +127,27 @@ impl<R> PartCheckpointer<R> {
 impl<R: Record> PartCheckpointer<R> {
     fn write(&self, milestone: Milestone, record: R) -> Result<()> {
         *self.shared.restoring() = None;
-        let Shared { epochs, scalars, .. } = &*self.shared;
+        let Shared { epochs, writing, scalars, .. } = &*self.shared;
         let file = epochs.begin(milestone, self.part)?;
         epochs.note(milestone, scalars);
-        write_record(&file, |packed| record.save(packed.to_owned()).map_err(pack::refused))?;
+        write_record(Packed(record), writing, &file)?;
         epochs.done(milestone, self.part)
     }
 
     fn read(&self, milestone: Milestone) -> Result<R> {
         read(&self.shared.opened(milestone, self.part)?, self.part)
+    }
+}
+
+struct Packed<R>(R);
+
+impl<R: Record> Pack for Packed<R> {
+    fn into_file(self, packed: &Path) -> Result<()> {
+        self.0.save(packed.to_owned()).map_err(pack::refused)
+    }
+
+    fn into_memory(self) -> Result<Bytes> {
+        self.0.checkpoint_into_bytes().map_err(pack::refused)
     }
 }
 

@@ -50,7 +50,7 @@ const BY_ID: &str = "by id";
 pub fn to_safetensors(pack: impl AsRef<Path>, safetensors: impl AsRef<Path>) -> Result<()> {
     let pack = pack.as_ref();
     let reader = Reader::from_file_exact(pack).map_err(|error| refused(error).in_file(pack))?;
-    write(reader, safetensors.as_ref())
+    write(reader, Save::new(), safetensors.as_ref())
 }
 
 /// Converts what [`to_safetensors`] wrote back to a `.bpk` file.
@@ -117,13 +117,13 @@ fn in_file_of(ckpt: &Checkpoint, error: Error) -> Error {
 }
 
 /// Writes a container as safetensors.
-pub(crate) fn write(reader: Reader, path: &Path) -> Result<()> {
+pub(crate) fn write(reader: Reader, save: Save, path: &Path) -> Result<()> {
     let scalars = reader.scalars().clone();
     let metadata = reader.metadata().clone();
     let tensors = reader.into_tensors().map_err(|error| refused(error).in_file(path))?;
     let names = Names::of(&tensors, &scalars, &metadata);
 
-    let mut save = Save::new().metadata("format", "pt").metadata(RECORD, names.record());
+    let mut save = save.metadata("format", "pt").metadata(RECORD, names.record());
     let known = names.paths.iter().map(|(id, path)| (&**path, *id));
     save = save.metadata(IDS, ids(known));
     let scalars: BTreeMap<_, _> =

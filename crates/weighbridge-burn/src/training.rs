@@ -6,6 +6,7 @@ use burn::lr_scheduler::LrSchedulerRecord;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::tensor::Bytes;
 use burn_pack::Reader;
 use weighbridge::epochs::{Milestone, Opened};
 use weighbridge::write::Save;
@@ -88,31 +89,58 @@ pub(crate) const SCHEDULER: &str = "scheduler";
 /// The extension of Burn's own container of a part, which is there while the part is written.
 pub(crate) const PACK: &str = "bpk";
 
-pub(crate) fn write_model<M: Module>(model: &M, file: &Path) -> Result<()> {
-    save(model).ids().with(Save::new().metadata(pack::RECORD, pack::NAMED)).file(file)
+/// How the files of parts are written.
+#[derive(Clone, Debug)]
+pub(crate) struct Writing {
+    pub(crate) save: Save,
+    /// Burn's own container of a part is in memory while the part is written: an address has no place beside it.
+    pub(crate) in_memory: bool,
 }
 
-pub(crate) fn write_optimizer(optimizer: &ModuleOptimizer, file: &Path) -> Result<()> {
-    write_record(file, |packed| {
-        caught("the optimizer's state was read", || optimizer.save(packed).map_err(pack::refused))
-    })
+/// What Burn makes its own container of: a file, or bytes.
+pub(crate) trait Pack {
+    fn into_file(self, packed: &Path) -> Result<()>;
+    fn into_memory(self) -> Result<Bytes>;
 }
 
-pub(crate) fn write_scheduler(scheduler: &ModuleLrScheduler, file: &Path) -> Result<()> {
+impl Pack for &ModuleOptimizer {
+    fn into_file(self, packed: &Path) -> Result<()> {
+        caught("the optimizer's state was read", || self.save(packed).map_err(pack::refused))
+    }
+
+    fn into_memory(self) -> Result<Bytes> {
+        caught("the optimizer's state was read", || self.into_bytes().map_err(pack::refused))
+    }
+}
+
+pub(crate) fn write_model<M: Module>(model: &M, writing: &Writing, file: &Path) -> Result<()> {
+    save(model).ids().with(writing.save.clone().metadata(pack::RECORD, pack::NAMED)).file(file)
+}
+
+pub(crate) fn write_scheduler(scheduler: &ModuleLrScheduler, writing: &Writing, file: &Path) -> Result<()> {
     let written = || {
         let bytes = scheduler.to_record().into_bytes().map_err(pack::refused)?;
-        pack::write(Reader::from_bytes(bytes).map_err(pack::refused)?, file)
+        write_bytes(bytes, writing, file)
     };
     written().map_err(|error| error.in_file(file))
 }
 
-/// Writes a record to `file`; `save` saves it as Burn's own container. That is the only way out of a record;
-/// it is on the disk for a moment, not in memory.
-pub(crate) fn write_record(file: &Path, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Writes a record to `file`. There is no way out of a record but Burn's own container, which is on the disk for a moment, or
+/// for an address in memory.
+pub(crate) fn write_record(record: impl Pack, writing: &Writing, file: &Path) -> Result<()> {
+    if writing.in_memory {
+        let written = record.into_memory().and_then(|bytes| write_bytes(bytes, writing, file));
+        return written.map_err(|error| error.in_file(file));
+    }
     let packed = file.with_extension(PACK);
-    let written = save(&packed).and_then(|()| pack::write(open(&packed)?, file));
+    let written =
+        record.into_file(&packed).and_then(|()| pack::write(open(&packed)?, writing.save.clone(), file));
     let _ = std::fs::remove_file(&packed);
     written.map_err(|error| error.in_file(file))
+}
+
+fn write_bytes(container: Bytes, writing: &Writing, file: &Path) -> Result<()> {
+    pack::write(Reader::from_bytes(container).map_err(pack::refused)?, writing.save.clone(), file)
 }
 
 /// Loads a checkpoint; nothing is changed before all of it is read.
