@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Loads over a network, ours and those of others, from the same servers over the same links.
 
-    peers.py REMOTE_LOAD [MIB] [RUNS]     (REMOTE_LOAD: the program `remote-load` of weighbridge-tests)
+    peers.py REMOTE_LOAD REMOTE_PEERS [MIB] [RUNS]
+
+REMOTE_LOAD is the program `remote-load` of weighbridge-tests, REMOTE_PEERS that of `peers/` beside this file; both in release.
 
 A model is served by a hub with a CDN, a web server and an S3 store, over links of 20 ms a request and a cap that all
 connections share. Each load is a process of its own, in turns: seconds from the first look-up to the last tensor in memory
@@ -83,7 +85,8 @@ def run(command, environment):
 
 
 def main():
-    program, mib, runs = sys.argv[1], *map(int, (sys.argv[2:] + ["280", "5"][len(sys.argv) - 2 :])[:2])
+    program, peers = sys.argv[1:3]
+    mib, runs = map(int, (sys.argv[3:] + ["280", "5"][len(sys.argv) - 3 :])[:2])
     server = subprocess.Popen([program, "serve", str(mib)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     links = [json.loads(server.stdout.readline()) for _ in range(3)]
     python = [sys.executable, __file__, "--one"]
@@ -94,6 +97,8 @@ def main():
             "**weighbridge**, web server": ([program, "load", link["web"]], {}),
             "**weighbridge**, hub, into the cache": ([program, "load", "hf://org/model"], {"HF_ENDPOINT": link["hub"]}),
             "**weighbridge**, S3": ([program, "load", "s3://bucket/model"], s3),
+            "hf-hub and Candle": ([peers, "hub"], {"HF_ENDPOINT": link["hub"]}),
+            "object_store alone, S3": ([peers, "store"], s3),
             "huggingface_hub and safetensors": ([*python, "huggingface_hub", link["hub"]], {"HF_HUB_DISABLE_XET": "1"}),
             "Run:ai's streamer, S3": ([*python, "runai", link["s3"]], {}),
         }
@@ -113,9 +118,10 @@ def main():
                 continue
             median = {key: statistics.median(r[key] or 0 for r in results) for key in ["seconds", "first", "cpu", "peak"]}
             share = f"{link['bytes'] / median['seconds'] / cap:.1%}" if cap else "–"
+            first = f"{median['first'] * 1e3:.0f}" if median["first"] else "–"
             title = f"{cap // 10**6} MB/s" if cap else "no cap"
             print(
-                f"|{title}|{name}|{median['seconds']:.2f}|{share}|{median['first'] * 1e3:.0f}|{median['cpu']:.2f}|"
+                f"|{title}|{name}|{median['seconds']:.2f}|{share}|{first}|{median['cpu']:.2f}|"
                 f"{median['peak'] / 2**20:.0f}|",
                 flush=True,
             )
