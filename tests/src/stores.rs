@@ -16,11 +16,7 @@ pub const PROTOCOLS: [Protocol; 3] = [Protocol::S3, Protocol::Google, Protocol::
 pub fn store_of(protocol: Protocol) -> (ObjectStore, Remote, &'static str) {
     let store = ObjectStore::start(StoreOptions { protocol, page: 2, ..StoreOptions::default() });
     let remote = of_store(&store).build().expect("a remote without a cache can be made");
-    let scheme = match protocol {
-        Protocol::S3 => "s3",
-        Protocol::Google => "gs",
-        Protocol::Azure => "az",
-    };
+    let scheme = store.scheme();
     (store, remote, scheme)
 }
 
@@ -28,18 +24,5 @@ pub fn store_of(protocol: Protocol) -> (ObjectStore, Remote, &'static str) {
 fn of_store(store: &ObjectStore) -> RemoteBuilder {
     let builder =
         Remote::builder().stall(Duration::from_millis(400)).attempts(6).patience(Duration::from_secs(5));
-    let url = store.server().url();
-    match store.protocol() {
-        Protocol::S3 => builder
-            .store_option("AWS_ENDPOINT_URL", url)
-            .store_option("AWS_ACCESS_KEY_ID", "key")
-            .store_option("AWS_SECRET_ACCESS_KEY", "5ecr3t"),
-        Protocol::Google => {
-            builder.store_option("GOOGLE_BASE_URL", url).store_option("GOOGLE_BEARER_TOKEN", "token")
-        }
-        Protocol::Azure => builder
-            .store_option("AZURE_STORAGE_ENDPOINT", url)
-            .store_option("AZURE_STORAGE_ACCOUNT_NAME", "account")
-            .store_option("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
-    }
+    store.settings().into_iter().fold(builder, |builder, (name, value)| builder.store_option(name, value))
 }

@@ -276,14 +276,10 @@ fn errors_say_what_to_do_and_no_secret() {
 }
 
 /// A store, and the environment of who may write to it.
-fn store() -> (ObjectStore, [(&'static str, String); 4]) {
+fn store() -> (ObjectStore, Vec<(&'static str, String)>) {
     let store = ObjectStore::start(StoreOptions { protocol: Protocol::S3, ..StoreOptions::default() });
-    let environment = [
-        ("AWS_ENDPOINT_URL", store.server().url()),
-        ("AWS_ACCESS_KEY_ID", "key".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "5ecr3t".to_owned()),
-        ("AWS_ALLOW_HTTP", "true".to_owned()),
-    ];
+    let mut environment = store.settings();
+    environment.push(("AWS_ALLOW_HTTP", "true".to_owned()));
     (store, environment)
 }
 
@@ -291,7 +287,7 @@ fn store() -> (ObjectStore, [(&'static str, String); 4]) {
 fn from_the_hub_to_a_store() {
     let world = World::new();
     let (store, environment) = store();
-    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let run = |arguments: &[&str]| world.run_with(arguments, &environment);
     let split =
         ["cast", "hf://org/name", "--to", "bf16", "--max-shard-size", "1MB", "-o", "s3://bucket/out/"];
@@ -330,7 +326,7 @@ fn what_belongs_to_a_model_goes_to_the_store_with_it() {
     fs::write(here.join("notes.md"), "mine").unwrap();
     world.hub.put("org/linear", repo(&here));
     let (store, environment) = store();
-    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let run = |arguments: &[&str]| world.run_with(arguments, &environment);
     let text = |key: &str| String::from_utf8(store.content(key).unwrap().to_vec()).unwrap();
 

@@ -125,6 +125,31 @@ impl ObjectStore {
         self.inner.options.protocol
     }
 
+    /// The scheme of its addresses.
+    pub fn scheme(&self) -> &'static str {
+        match self.protocol() {
+            Protocol::S3 => "s3",
+            Protocol::Google => "gs",
+            Protocol::Azure => "az",
+        }
+    }
+
+    /// What a client is told, as options or in its environment, to reach it and to have its key.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let (address, secrets): (_, &[(&str, &str)]) = match self.protocol() {
+            Protocol::S3 => {
+                ("AWS_ENDPOINT_URL", &[("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "5ecr3t")])
+            }
+            Protocol::Google => ("GOOGLE_BASE_URL", &[("GOOGLE_BEARER_TOKEN", "token")]),
+            Protocol::Azure => (
+                "AZURE_STORAGE_ENDPOINT",
+                &[("AZURE_STORAGE_ACCOUNT_NAME", "account"), ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")],
+            ),
+        };
+        let secrets = secrets.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        [(address, self.server.url())].into_iter().chain(secrets).collect()
+    }
+
     /// What it was asked.
     pub fn log(&self) -> &Log {
         &self.server.log

@@ -47,30 +47,13 @@ pub fn read_all(file: &RemoteFile, piece: usize, threads: usize) -> Result<Vec<u
 pub fn of_store(store: &ObjectStore) -> RemoteBuilder {
     // Such a server works out what came, which takes its time.
     let builder = builder().attempts(6).stall(Duration::from_secs(3));
-    let url = store.server().url();
-    match store.protocol() {
-        Protocol::S3 => builder
-            .store_option("AWS_ENDPOINT_URL", url)
-            .store_option("AWS_ACCESS_KEY_ID", "key")
-            .store_option("AWS_SECRET_ACCESS_KEY", "5ecr3t"),
-        Protocol::Google => {
-            builder.store_option("GOOGLE_BASE_URL", url).store_option("GOOGLE_BEARER_TOKEN", "token")
-        }
-        Protocol::Azure => builder
-            .store_option("AZURE_STORAGE_ENDPOINT", url)
-            .store_option("AZURE_STORAGE_ACCOUNT_NAME", "account")
-            .store_option("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
-    }
+    store.settings().into_iter().fold(builder, |builder, (name, value)| builder.store_option(name, value))
 }
 
 pub fn store_of(protocol: Protocol) -> (ObjectStore, Remote, &'static str) {
     let store = ObjectStore::start(StoreOptions { protocol, page: 2, ..StoreOptions::default() });
     let remote = of_store(&store).build().expect("good settings");
-    let scheme = match protocol {
-        Protocol::S3 => "s3",
-        Protocol::Google => "gs",
-        Protocol::Azure => "az",
-    };
+    let scheme = store.scheme();
     (store, remote, scheme)
 }
 
