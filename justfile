@@ -27,3 +27,7 @@ peers *arguments:
 # Our own parts, to compare one change with the next.
 bench *arguments:
     cargo bench -p benches {{arguments}}
+
+# The book: target/book/index.html.
+book *arguments:
+    .ci/book {{arguments}}

@@ -11,7 +11,7 @@ An optimizer file of weighbridge's, for a parameter P by the name that it has in
     __metadata__ scalars: P.momentum.time       state[P]["step"]
     P.momentum.velocity                         state[P]["momentum_buffer"]  SGD
 
-docs/training.md has all of it.  A Linear's weight is [in, out] in Burn and [out, in] in PyTorch, so its moments are transposed;
+docs/book/src/training-layout.md has all of it.  A Linear's weight is [in, out] in Burn and [out, in] in PyTorch, so its moments are transposed;
 the weight and bias of a norm are gamma and beta in Burn, and the weight of a PReLU is alpha.  Parameters that were never trained
 have no state in either.  Rates, betas and decay are not in the file: give them to the optimizer as you gave them to Burn.
 """

@@ -34,7 +34,7 @@
 //! `Checkpoints` keeps the state of a run in a directory: model, optimizer, scheduler, and numbers of the caller's, at
 //! the end of an epoch or every so many steps. Whenever it is stopped, the newest checkpoint is a whole one, and the run
 //! goes on from there as if nothing had happened, also in the middle of an epoch. `Checkpoints::every` does so for
-//! the `Learner` of burn-train. `Ema` is an average of the weights, a checkpoint by itself. `docs/training.md` in the
+//! the `Learner` of burn-train. `Ema` is an average of the weights, a checkpoint by itself. `docs/book/src/training-layout.md` in the
 //! repository says what is in the files, which PyTorch and Candle go on with.
 //!
 //! # Features

@@ -130,9 +130,9 @@ fn without_a_shape() {
 #[test]
 fn the_guide_shows_this_file() {
     let adapter = include_str!("../src/lib.rs").split("#[cfg(test)]").next().unwrap().trim_end();
-    let guide = include_str!("../../../docs/your-fork.md");
+    let guide = include_str!("../../../docs/book/src/your-fork.md");
     assert!(
         guide.contains(adapter),
-        "copy examples/your-fork/src/lib.rs into docs/your-fork.md, without its tests"
+        "copy examples/your-fork/src/lib.rs into docs/book/src/your-fork.md, without its tests"
     );
 }
