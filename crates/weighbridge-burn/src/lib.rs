@@ -106,3 +106,8 @@ pub use saver::{Saver, save};
 pub use store::SafetensorsStore;
 #[cfg(feature = "training")]
 pub use training::{load_training, save_training};
+
+/// The example of the crate's README, compiled and not run.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -128,7 +128,8 @@ pub use training::{
 pub use var_map::Filled;
 pub use weighbridge::write::Aliases;
 
-/// The README's example, compiled and not run.
+/// The examples of this crate's README and of the project's, compiled and not run.
+#[doc = include_str!("../README.md")]
 #[doc = include_str!("../../../README.md")]
 #[cfg(doctest)]
 struct Readme;
