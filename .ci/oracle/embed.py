@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Compare a sentence ranker with transformers' BERT.
+"""Compare a program that embeds sentences with sentence-transformers.
 
-    python embed.py BIN MODEL_DIR
+    python embed.py BIN MODEL_DIR [--work DIR] [--family NAME] [--table README]
 
 MODEL_DIR holds all-MiniLM-L6-v2 or a model of the same kind.  For several sets
 of sentences this runs
@@ -17,6 +17,19 @@ cosine of the embeddings from transformers: BertModel, the mean over the
 attention mask, L2 normalisation, and sentences cut at the max_seq_length of
 sentence_bert_config.json.
 
+Then it makes tiny models with random weights of every family that BIN runs,
+with all kinds of pooling, dense layers, prompts and dtypes, and compares the
+vectors that
+
+    BIN --model DIR --embed TEXT ...
+
+prints, {"index": 0, "text": "...", "embedding": [...]} a line, with those of
+sentence-transformers (float32, on the CPU), whatever the size of the batch.
+Other checkpoints ask for something BIN does not compute; BIN must say so in
+one line and fail.
+
+With --table, what was found out is written into the table of README.
+
 Prints a line for each set and exits with 0 only if all of them passed.
 """
 
@@ -26,6 +39,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +48,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoTokenizer, BertModel
 from transformers.utils import logging
+
+import embed_checks
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -188,23 +204,34 @@ def check(case: Case, expected: list[float], binary: str, model: Path) -> str:
     return ""
 
 
+def check_true_model(binary: str, model: Path):
+    """Names of sets of sentences, each with what is wrong."""
+    reference = Reference(model)
+    for case in CASES:
+        yield case.name, check(case, reference.scores(case.query, case.sentences), binary, model)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary", metavar="BIN")
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="make the checkpoints here, and keep them")
+    parser.add_argument("--family", action="append", metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--table", type=Path, metavar="README", help="write the results into this file's table")
     args = parser.parse_args()
 
-    reference = Reference(args.model)
+    results = embed_checks.Results()
     passed = failed = 0
-    for case in CASES:
-        expected = reference.scores(case.query, case.sentences)
-        try:
-            trouble = check(case, expected, args.binary, args.model)
-        except subprocess.TimeoutExpired:
-            trouble = f"no answer within {TIMEOUT} s"
-        passed, failed = passed + (not trouble), failed + bool(trouble)
-        print(f"FAIL  {case.name}: {trouble}" if trouble else f"ok    {case.name}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="oracle-embed-") as temporary:
+        jobs = [embed_checks.run_all(args.binary, args.work or Path(temporary), args.family, results)]
+        if not args.family:
+            jobs.insert(0, check_true_model(args.binary, args.model))
+        for name, trouble in (line for job in jobs for line in job):
+            passed, failed = passed + (not trouble), failed + bool(trouble)
+            print(f"FAIL  {name}: {trouble}" if trouble else f"ok    {name}", flush=True)
     print(f"{passed} passed, {failed} failed")
+    if args.table and not args.family:
+        results.write(args.table)
     return 1 if failed else 0
 
 

@@ -1,170 +1,114 @@
-//! From a checkpoint to an embedder, and from sentences to scores.
+//! From tokens to vectors, in batches.
 
-use std::path::Path;
-use std::time::Instant;
+use std::cmp::Reverse;
+use std::io::IsTerminal;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use candle_core::{DType, Device, IndexOp, Tensor};
-use candle_transformers::models::bert::BertModel;
-use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
-use weighbridge::Checkpoint;
-use weighbridge_candle::Loader;
+use anyhow::{Result, ensure};
+use candle_core::{Device, Tensor};
+use examples_support::weights::caught;
+use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::config::{self, Pooling};
-use crate::inventory;
+use crate::family::{Batch, Encoder};
+use crate::head::Head;
 
-/// Turns sentences into vectors.
+/// Fewer texts are done before a progress bar can be read.
+const MANY: usize = 500;
+
+/// Turns texts into vectors.
 pub(crate) struct Embedder {
-    bert: BertModel,
-    tokenizer: Tokenizer,
-    pooling: Pooling,
-    vocabulary: usize,
-    pub(crate) loaded: Loaded,
+    pub(crate) encoder: Box<dyn Encoder>,
+    pub(crate) head: Head,
+    pub(crate) device: Device,
+    /// The token that fills up a batch.
+    pub(crate) padding: u32,
+    /// Texts of different lengths can be in one batch.
+    pub(crate) masks_padding: bool,
+    pub(crate) batch_size: usize,
 }
 
-/// What a load moved, and how long it took.
-pub(crate) struct Loaded {
-    pub(crate) tensors: usize,
-    pub(crate) shards: usize,
-    pub(crate) bytes: u64,
-    /// From opening the checkpoint to the model built.
-    pub(crate) seconds: f64,
-    /// What is not as it should be in the files, but did not stand in the way.
-    pub(crate) warnings: Vec<String>,
+/// Vectors of one length, one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Embeddings {
+    pub(crate) dimensions: usize,
+    pub(crate) values: Vec<f32>,
 }
 
-/// A sentence with its score.
-pub(crate) struct Ranked<'a> {
-    pub(crate) sentence: &'a str,
-    /// Cosine, from -1 to 1.
-    pub(crate) score: f32,
-    /// Position among the given sentences, from 0.
-    pub(crate) index: usize,
+impl Embeddings {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dimensions)
+    }
 }
 
 impl Embedder {
-    /// Loads a BERT and its tokenizer; on the CPU in f32, whatever type is stored.
+    /// A vector for each text, in their order. The first `skipped` tokens of each are not pooled.
+    ///
+    /// Texts of about the same length share a batch, the longest first: if there is not memory enough, that is known at
+    /// once.
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with the checkpoint, the JSON files beside it, or all of them together,
-    /// before data moves; a failed read after that.
-    pub(crate) fn load(path: &Path) -> Result<Self> {
-        let at = || path.display().to_string();
-        let start = Instant::now();
-        let checkpoint = Checkpoint::open(path)?.dequantized()?;
-        if let Some(codes) = checkpoint.quantized().next() {
-            return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
+    /// What the model cannot compute, and numbers that are not finite.
+    pub(crate) fn embed(&mut self, texts: &[Vec<u32>], skipped: usize) -> Result<Embeddings> {
+        let dimensions = self.head.dimensions;
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&index| Reverse(texts[index].len()));
+        let mut values = vec![0.0; texts.len() * dimensions];
+        let bar = progress_bar(texts.len());
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            let (batch, others) = rest.split_at(self.batch_len(rest, texts));
+            let vectors = self.forward(batch, texts, skipped)?;
+            for (&index, vector) in batch.iter().zip(vectors.chunks_exact(dimensions)) {
+                values[index * dimensions..][..dimensions].copy_from_slice(vector);
+            }
+            if let Some(bar) = &bar {
+                bar.inc(batch.len() as u64);
+            }
+            rest = others;
         }
-        let directory = checkpoint
-            .directory()
-            .ok_or_else(|| anyhow!("{}: there is no directory to look for config.json in", path.display()))?;
-        let settings = config::read(directory)?;
-        let prefix = inventory::check(&checkpoint, &settings.bert).with_context(at)?;
-
-        let mut weights = Loader::new(&checkpoint).dtype(DType::F32).device(&Device::Cpu).var_builder()?;
-        if !prefix.is_empty() {
-            weights = weights.pp(prefix);
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
         }
-        let bert = BertModel::load(weights, &settings.bert).with_context(at)?;
-        let seconds = start.elapsed().as_secs_f64();
-
-        Ok(Self {
-            bert,
-            tokenizer: read_tokenizer(directory, settings.max_tokens)?,
-            pooling: settings.pooling,
-            vocabulary: settings.bert.vocab_size,
-            loaded: Loaded {
-                tensors: checkpoint.len(),
-                shards: checkpoint.shards().len(),
-                bytes: checkpoint.byte_len(),
-                seconds,
-                warnings: checkpoint.warnings().to_vec(),
-            },
-        })
-    }
-
-    /// Scores every sentence against the query, the best first.
-    pub(crate) fn rank<'a>(&self, query: &str, sentences: &'a [String]) -> Result<Vec<Ranked<'a>>> {
-        let query = self.embed(query)?;
-        let mut ranking = Vec::with_capacity(sentences.len());
-        for (index, sentence) in sentences.iter().enumerate() {
-            let score = cosine(&query, &self.embed(sentence)?);
-            ranking.push(Ranked { sentence, score, index });
-        }
-        ranking.sort_by(|a, b| b.score.total_cmp(&a.score));
-        Ok(ranking)
-    }
-
-    /// The vector of one text. Each goes through the model alone, so there is no padding that would
-    /// have to be masked out again.
-    fn embed(&self, text: &str) -> Result<Vec<f32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, true)
-            .map_err(|e| anyhow!("the text cannot be tokenized: {e}"))?;
-        let tokens = encoding.get_ids();
-        ensure!(!tokens.is_empty(), "a text has no tokens");
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
-            bail!(
-                "tokenizer.json gives token {token}, but the vocab_size of config.json is {}",
-                self.vocabulary
-            );
-        }
-        let tokens = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
-        let states = self.bert.forward(&tokens, &tokens.zeros_like()?, None)?.squeeze(0)?;
-        let vector = match self.pooling {
-            Pooling::Mean => states.mean(0)?,
-            Pooling::Cls => states.i(0)?,
-        };
-        let vector: Vec<f32> = vector.to_vec1()?;
         ensure!(
-            vector.iter().all(|value| value.is_finite()),
+            values.iter().all(|value| value.is_finite()),
             "the model's output is not finite: the weights are damaged"
         );
-        Ok(vector)
+        Ok(Embeddings { dimensions, values })
+    }
+
+    /// How many of the next texts make a batch.
+    fn batch_len(&self, order: &[usize], texts: &[Vec<u32>]) -> usize {
+        let fits = |index: &&usize| self.masks_padding || texts[**index].len() == texts[order[0]].len();
+        order.iter().take(self.batch_size).take_while(fits).count()
+    }
+
+    fn forward(&mut self, batch: &[usize], texts: &[Vec<u32>], skipped: usize) -> Result<Vec<f32>> {
+        let lengths: Vec<usize> = batch.iter().map(|&index| texts[index].len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut tokens = Vec::with_capacity(batch.len() * longest);
+        let mut mask: Vec<u32> = Vec::with_capacity(batch.len() * longest);
+        for (row, &index) in batch.iter().enumerate() {
+            let end = (row + 1) * longest;
+            tokens.extend_from_slice(&texts[index]);
+            mask.resize(tokens.len(), 1);
+            tokens.resize(end, self.padding);
+            mask.resize(end, 0);
+        }
+        let shape = (batch.len(), longest);
+        let batch = Batch {
+            tokens: Tensor::from_vec(tokens, shape, &self.device)?,
+            mask: Tensor::from_vec(mask, shape, &self.device)?,
+        };
+        let states = caught(|| self.encoder.forward(&batch))?;
+        Ok(self.head.forward(&states, &lengths, skipped)?.flatten_all()?.to_vec1()?)
     }
 }
 
-/// Reads the tokenizer and replaces the padding and truncation that it was saved with: those of
-/// all-MiniLM-L6-v2 pad every text to 128 tokens, and cut it there, though the model reads 256.
-fn read_tokenizer(directory: &Path, max_tokens: usize) -> Result<Tokenizer> {
-    let path = directory.join("tokenizer.json");
-    let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    let at = |e| anyhow!("{}: {e}", path.display());
-    let mut tokenizer = Tokenizer::from_bytes(&json).map_err(at)?;
-    tokenizer.with_padding(None);
-
-    let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-    ensure!(
-        max_tokens > added,
-        "{}: texts are cut to {max_tokens} tokens, of which the tokenizer adds {added} itself",
-        path.display()
-    );
-    let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
-    tokenizer.with_truncation(Some(truncation)).map_err(at)?;
-    Ok(tokenizer)
-}
-
-/// The cosine of the angle between two vectors, summed in double precision. A vector of zeros is at
-/// right angles to everything.
-#[expect(clippy::cast_possible_truncation, reason = "a score has no more digits than the vectors")]
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot =
-        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum() };
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    (dot(a, b) / lengths.max(f64::MIN_POSITIVE)) as f32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cosines() {
-        assert_eq!(cosine(&[3.0, 4.0], &[6.0, 8.0]), 1.0);
-        assert_eq!(cosine(&[3.0, 4.0], &[-3.0, -4.0]), -1.0);
-        assert_eq!(cosine(&[1.0, 0.0], &[0.0, 5.0]), 0.0);
-        assert_eq!(cosine(&[0.0, 0.0], &[0.0, 5.0]), 0.0);
+fn progress_bar(texts: usize) -> Option<ProgressBar> {
+    if texts < MANY || !std::io::stderr().is_terminal() {
+        return None;
     }
+    let style = "{bar:40} {human_pos} of {human_len} texts, {per_sec}, {eta}";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    Some(ProgressBar::new(texts as u64).with_style(style))
 }

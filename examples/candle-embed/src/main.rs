@@ -1,56 +1,49 @@
-//! Ranks sentences by meaning with a BERT checkpoint, loaded through weighbridge into Candle.
+//! Embeds sentences with any sentence-transformers model that Candle computes, loaded through weighbridge: ranks sentences
+//! by meaning, finds the nearest lines of a file, or writes the vectors.
 //!
-//! A sentence becomes a vector: the model's last hidden states, pooled; the score of two sentences
-//! is the cosine of their vectors. [`config`] reads the handful of JSON files that say how,
-//! [`inventory`] compares them with the tensors, [`embed`] loads the model and computes.
+//! A sentence becomes tokens ([`text`]), these become vectors, the model's last hidden states ([`family`] has what each
+//! kind of model needs of its `config.json`, [`model`] the few lines that are about weights), and these become one vector
+//! ([`head`]), as the JSON files of sentence-transformers say ([`files`], [`sentence`]). [`embed`] does that for many
+//! texts at a time; [`search`] compares vectors, [`mod@index`] keeps them.
 //!
-//! Standard output carries the ranking, or with `--json` one object; everything else goes to
-//! standard error. A failure is one line there and exit code 1.
+//! Standard output carries the results, or with `--json` one object a query; everything else goes to standard error. A
+//! failure is one line there and exit code 1.
 
-mod config;
+mod cli;
 mod embed;
-mod inventory;
+mod family;
+mod files;
+mod head;
+mod index;
+mod model;
 mod report;
+mod search;
+mod sentence;
+mod text;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result, ensure};
+use candle_core::DType;
 use examples_support::{note, one_line};
 
+use crate::cli::Cli;
 use crate::embed::Embedder;
-
-const EXAMPLES: &str = "\
-Example:
-  candle-embed --model sentence-transformers/all-MiniLM-L6-v2 'How do I weigh a truck?' \\
-      'A weighbridge weighs whole vehicles.' 'The cat sleeps on the mat.'";
-
-/// Ranks sentences by how close they are to a query in meaning, with a BERT checkpoint
-/// (safetensors) made for sentence embeddings, such as all-MiniLM-L6-v2.
-#[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
-struct Cli {
-    /// A directory, a safetensors or index file, or the id (`org/name[@revision]`) of a repository
-    /// in the local Hugging Face cache
-    #[arg(long, value_name = "DIR|ID")]
-    model: PathBuf,
-
-    /// Print one JSON object: query, results, load_seconds, tensors, bytes
-    #[arg(long)]
-    json: bool,
-
-    /// The text to compare with
-    query: String,
-
-    /// The texts to rank
-    #[arg(value_name = "SENTENCE", required = true)]
-    sentences: Vec<String>,
-}
+use crate::head::Head;
+use crate::index::MadeOf;
+use crate::model::{Found, Loaded};
+use crate::sentence::Role;
+use crate::text::Text;
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let cli = match Cli::checked() {
+        Ok(cli) => cli,
+        Err(usage) => usage.exit(),
+    };
+    match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has had enough of it: `candle-embed ... | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -62,34 +55,150 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let embedder = Embedder::load(&cli.model)?;
-    for warning in &embedder.loaded.warnings {
-        writeln!(io::stderr(), "warning: {warning}")?;
+    let found = Found::open(&cli.model, &cli.adapters()?)?;
+    let text = Text::open(&found.files, &found.sentence, &found.blueprint, cli.max_length)?;
+    for line in &found.sentence.notes {
+        note(&format!("note: {line}"));
     }
-    let ranking = embedder.rank(&cli.query, &cli.sentences)?;
-    if cli.json {
-        report::print_json(&cli.query, &ranking, &embedder.loaded)
+    if cli.embed { embed(cli, &found, &text) } else { search(cli, &found, &text) }
+}
+
+/// Writes the vectors of texts.
+fn embed(cli: &Cli, found: &Found, text: &Text) -> Result<()> {
+    let texts = match &cli.file {
+        Some(path) => lines(path)?,
+        None => cli.texts.clone(),
+    };
+    let tokens = Tokens::of(Role::Text, &texts, cli, found, text)?;
+    let (mut embedder, loaded) = load(cli, found, &[&tokens])?;
+    let embeddings = embedder.embed(&tokens.texts, tokens.skipped)?;
+    report::print_loaded(&cli.model, &loaded);
+    match &cli.output {
+        Some(path) => {
+            index::save(path, &embeddings, &made_of(cli, found, text, &loaded, Role::Text, &texts)?)
+        }
+        None => report::print_embeddings(&texts, &embeddings),
+    }
+}
+
+/// Ranks texts by how near they are to queries.
+fn search(cli: &Cli, found: &Found, text: &Text) -> Result<()> {
+    let (queries, texts) = match &cli.file {
+        Some(path) => (&cli.texts[..], lines(path)?),
+        None => (&cli.texts[..1], cli.texts[1..].to_vec()),
+    };
+    let asked = Tokens::of(Role::Query, queries, cli, found, text)?;
+    let has_index = cli.index.as_ref().is_some_and(|path| path.exists());
+    // With an index, the first text is enough, to see whether the model is still the same.
+    let needed = if has_index { &texts[..1] } else { &texts[..] };
+    let tokens = Tokens::of(Role::Document, needed, cli, found, text)?;
+    let (mut embedder, loaded) = load(cli, found, &[&asked, &tokens])?;
+
+    let queries_embedded = embedder.embed(&asked.texts, asked.skipped)?;
+    let embeddings = match &cli.index {
+        None => embedder.embed(&tokens.texts, tokens.skipped)?,
+        Some(path) => {
+            let made_of = made_of(cli, found, text, &loaded, Role::Document, &texts)?;
+            let kept = index::load(path, &made_of)?;
+            let embeddings = embedder.embed(&tokens.texts, tokens.skipped)?;
+            match kept {
+                Some(kept) => {
+                    index::check(path, &kept, &embeddings)?;
+                    kept
+                }
+                None => {
+                    index::save(path, &embeddings, &made_of)?;
+                    embeddings
+                }
+            }
+        }
+    };
+    if !cli.json {
+        report::print_loaded(&cli.model, &loaded);
+    }
+    let similarity = cli.similarity.unwrap_or(found.sentence.similarity);
+    for (query, vector) in queries.iter().zip(queries_embedded.rows()) {
+        let ranking = search::nearest(vector, &embeddings, similarity, cli.top());
+        if cli.json {
+            report::print_json(query, &texts, &ranking, &loaded)?;
+        } else {
+            report::print_text(query, &texts, &ranking)?;
+        }
+    }
+    Ok(())
+}
+
+/// Texts as the model sees them.
+struct Tokens {
+    texts: Vec<Vec<u32>>,
+    /// So many of the first tokens of each are not pooled.
+    skipped: usize,
+}
+
+impl Tokens {
+    fn of(role: Role, texts: &[String], cli: &Cli, found: &Found, text: &Text) -> Result<Self> {
+        let prompt = cli.prompt(role, &found.sentence)?;
+        let skipped = if found.sentence.pools_prompt { 0 } else { text.prompt_len(prompt)? };
+        Ok(Self { texts: text.encode(prompt, texts)?, skipped })
+    }
+}
+
+/// Loads the model for the longest of these texts. All that can be wrong with them is known before.
+fn load(cli: &Cli, found: &Found, texts: &[&Tokens]) -> Result<(Embedder, Loaded)> {
+    let lengths = texts.iter().flat_map(|tokens| tokens.texts.iter().map(Vec::len));
+    let device = cli.device.open()?;
+    let blueprint = &found.blueprint;
+    let head = Head::load(&found.files, &found.sentence, blueprint.hidden, cli.dimensions, &device)?;
+    let (encoder, loaded) = found.load(lengths.max().unwrap_or(1), cli.dtype.map(DType::from), &device)?;
+    for warning in &loaded.warnings {
+        note(&format!("warning: {warning}"));
+    }
+    let embedder = Embedder {
+        encoder,
+        head,
+        device,
+        padding: blueprint.padding,
+        masks_padding: blueprint.masks_padding,
+        batch_size: cli.batch_size,
+    };
+    Ok((embedder, loaded))
+}
+
+/// What the vectors of texts depend on.
+fn made_of(
+    cli: &Cli,
+    found: &Found,
+    text: &Text,
+    loaded: &Loaded,
+    role: Role,
+    texts: &[String],
+) -> Result<MadeOf> {
+    let settings = serde_json::json!({
+        "tensors": loaded.tensors,
+        "bytes": loaded.bytes,
+        "dtype": loaded.dtype.as_str(),
+        "prompt": cli.prompt(role, &found.sentence)?,
+        "max_length": text.max_tokens,
+        "dimensions": cli.dimensions,
+    });
+    Ok(MadeOf::new(settings.to_string(), texts))
+}
+
+/// The lines of a file, or of standard input.
+fn lines(path: &Path) -> Result<Vec<String>> {
+    let at = || path.display().to_string();
+    let all = if path == Path::new("-") {
+        let mut all = String::new();
+        io::stdin().lock().read_to_string(&mut all).context("standard input")?;
+        all
     } else {
-        report::print_loaded(&cli.model, &embedder.loaded)?;
-        report::print_text(&cli.query, &ranking)
-    }
+        fs::read_to_string(path).with_context(at)?
+    };
+    let lines: Vec<String> = all.lines().map(str::to_owned).collect();
+    ensure!(!lines.is_empty(), "{}: has no lines", at());
+    Ok(lines)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-        let parse = |args: &[&str]| Cli::try_parse_from([&["candle-embed"], args].concat());
-        assert!(parse(&["--model", "m", "query", "sentence", "--json"]).is_ok());
-        assert!(parse(&["--model", "m", "query"]).is_err());
-        assert!(parse(&["query", "sentence"]).is_err());
-    }
 }

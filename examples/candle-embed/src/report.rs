@@ -1,43 +1,41 @@
-//! What is printed: the ranking, as text or JSON, and errors.
+//! What is printed: rankings and vectors, as text or JSON.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Result;
+use examples_support::note;
+use examples_support::numbers::{bytes, plural, rate};
 use serde::Serialize;
 
-use crate::embed::{Loaded, Ranked};
+use crate::embed::Embeddings;
+use crate::model::Loaded;
+use crate::search::Ranked;
 
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-pub(crate) fn print_loaded(model: &Path, loaded: &Loaded) -> Result<()> {
-    let shards = if loaded.shards == 1 { "shard" } else { "shards" };
-    Ok(writeln!(
-        io::stderr(),
-        "{}: {} tensors in {} {shards}, {:.2} MB, loaded in {:.3} s, {:.2} GB/s",
+pub(crate) fn print_loaded(model: &Path, loaded: &Loaded) {
+    note(&format!(
+        "{}: {} in {}, {}, loaded in {:.3} s, {}",
         model.display(),
-        loaded.tensors,
-        loaded.shards,
-        loaded.bytes as f64 / 1e6,
+        plural(loaded.tensors, "tensor"),
+        plural(loaded.shards, "shard"),
+        bytes(loaded.bytes),
         loaded.seconds,
-        loaded.bytes as f64 / 1e9 / loaded.seconds.max(1e-9)
-    )?)
+        rate(loaded.bytes, loaded.seconds)
+    ));
 }
 
-pub(crate) fn print_text(query: &str, ranking: &[Ranked<'_>]) -> Result<()> {
+pub(crate) fn print_text(query: &str, texts: &[String], ranking: &[Ranked]) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{query}")?;
-    for ranked in ranking {
-        writeln!(out, "  {:>6.3}  {}", ranked.score, ranked.sentence)?;
+    for Ranked { index, score } in ranking {
+        writeln!(out, "  {score:>6.3}  {}", texts[*index])?;
     }
     Ok(())
 }
 
-pub(crate) fn print_json(query: &str, ranking: &[Ranked<'_>], loaded: &Loaded) -> Result<()> {
-    let results = ranking.iter().map(|ranked| JsonResult {
-        sentence: ranked.sentence,
-        score: ranked.score,
-        index: ranked.index,
-    });
+pub(crate) fn print_json(query: &str, texts: &[String], ranking: &[Ranked], loaded: &Loaded) -> Result<()> {
+    let results =
+        ranking.iter().map(|&Ranked { index, score }| JsonResult { sentence: &texts[index], score, index });
     let json = Json {
         query,
         results: results.collect(),
@@ -45,9 +43,21 @@ pub(crate) fn print_json(query: &str, ranking: &[Ranked<'_>], loaded: &Loaded) -
         tensors: loaded.tensors,
         bytes: loaded.bytes,
     };
-    let mut line = serde_json::to_string(&json)?;
+    print_line(&mut io::stdout().lock(), &json)
+}
+
+pub(crate) fn print_embeddings(texts: &[String], embeddings: &Embeddings) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    for (index, (text, embedding)) in texts.iter().zip(embeddings.rows()).enumerate() {
+        print_line(&mut out, &JsonEmbedding { index, text, embedding })?;
+    }
+    Ok(out.flush()?)
+}
+
+fn print_line(out: &mut dyn Write, json: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_string(json)?;
     line.push('\n');
-    Ok(io::stdout().write_all(line.as_bytes())?)
+    Ok(out.write_all(line.as_bytes())?)
 }
 
 #[derive(Serialize)]
@@ -64,4 +74,11 @@ struct JsonResult<'a> {
     sentence: &'a str,
     score: f32,
     index: usize,
+}
+
+#[derive(Serialize)]
+struct JsonEmbedding<'a> {
+    index: usize,
+    text: &'a str,
+    embedding: &'a [f32],
 }

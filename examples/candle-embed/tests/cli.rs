@@ -7,24 +7,12 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{Tiny, error_of, json_of, run};
-
-fn config() -> Value {
-    json!({
-        "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "vocab_size": 40,
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-        "max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12
-    })
-}
+use support::{Tiny, bert as config, error_of, json_of, run, same};
 
 fn with(key: &str, value: Value) -> Value {
     let mut config = config();
     config[key] = value;
     config
-}
-
-fn same(name: &str) -> String {
-    name.to_owned()
 }
 
 /// What `reference.py` asks.
@@ -144,7 +132,7 @@ fn what_is_no_checkpoint_is_named() {
 fn what_the_model_cannot_compute_is_named() {
     let tiny = Tiny::new(&config(), same);
     for (key, value, expected) in [
-        ("model_type", json!("roberta"), "\"roberta\""),
+        ("model_type", json!("mpnet"), "\"mpnet\""),
         ("hidden_act", json!("silu"), "\"silu\""),
         ("position_embedding_type", json!("relative_key"), "\"relative_key\""),
         ("num_hidden_layers", json!(3), "encoder.layer.2."),
@@ -156,9 +144,9 @@ fn what_the_model_cannot_compute_is_named() {
         assert!(error.contains(tiny.path().to_str().unwrap()) && error.contains(expected), "{error}");
     }
     tiny.write("config.json", config().to_string());
-    tiny.write("1_Pooling/config.json", r#"{"pooling_mode_max_tokens": true}"#);
+    tiny.write("1_Pooling/config.json", r#"{"pooling_mode": "attention"}"#);
     let error = error_of(&tiny.run(&["w1", "w2"]));
-    assert!(error.contains("1_Pooling/config.json: ") && error.contains("\"max_tokens\""), "{error}");
+    assert!(error.contains("1_Pooling/config.json: ") && error.contains("\"attention\""), "{error}");
 }
 
 #[test]

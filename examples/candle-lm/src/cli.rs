@@ -1,12 +1,10 @@
 //! The command line.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device};
-use clap::{ArgGroup, Parser, ValueEnum};
+use anyhow::{Result, bail};
+use clap::{ArgGroup, Parser};
+use examples_support::device::{DTypeChoice, DeviceChoice};
 
 use crate::sampling::Sampling;
 
@@ -186,80 +184,6 @@ fn parse_number(text: &str, is_good: fn(f64) -> bool, expected: &str) -> Result<
         .ok_or_else(|| expected.into())
 }
 
-/// The types that models compute in.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum DTypeChoice {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl From<DTypeChoice> for DType {
-    fn from(choice: DTypeChoice) -> Self {
-        match choice {
-            DTypeChoice::F32 => Self::F32,
-            DTypeChoice::Bf16 => Self::BF16,
-            DTypeChoice::F16 => Self::F16,
-        }
-    }
-}
-
-/// A device by its name on the command line, not opened yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeviceChoice {
-    Cpu,
-    Cuda(usize),
-    Metal,
-}
-
-impl DeviceChoice {
-    pub(crate) fn open(self) -> Result<Device> {
-        let (feature, compiled) = match self {
-            Self::Cpu => return Ok(Device::Cpu),
-            Self::Cuda(_) => ("cuda", cfg!(feature = "cuda")),
-            Self::Metal => ("metal", cfg!(feature = "metal")),
-        };
-        if !compiled {
-            bail!(
-                "--device {self}: this program was built without the feature `{feature}`; \
-                 add `--features {feature}` to the cargo command"
-            );
-        }
-        match self {
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
-            _ => Device::new_metal(0),
-        }
-        .with_context(|| format!("--device {self}"))
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            "metal" => Ok(Self::Metal),
-            _ => name
-                .strip_prefix("cuda:")
-                .and_then(|ordinal| ordinal.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "expected cpu, cuda, cuda:N or metal".into()),
-        }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-            Self::Metal => f.write_str("metal"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,17 +192,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn devices_by_name() {
-        assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        assert_eq!("metal".parse(), Ok(DeviceChoice::Metal));
-        for name in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
-            assert!(name.parse::<DeviceChoice>().is_err(), "{name:?}");
-        }
     }
 
     #[test]

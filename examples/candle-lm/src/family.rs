@@ -16,16 +16,16 @@ mod mistral;
 mod olmo;
 mod phi;
 mod qwen;
-mod rope;
 mod starcoder;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use examples_support::Fields;
+use examples_support::weights::{self, Names, Recipe, as_stored};
+use examples_support::{Fields, rope};
 use serde_json::Value;
+use weighbridge::Checkpoint;
 
-use crate::weights::{Recipe, as_stored};
 pub(crate) use decoder::Decoder;
 
 type Read = fn(Fields<'_>) -> Result<Blueprint>;
@@ -152,6 +152,16 @@ impl Blueprint {
             (window, format!("beyond the sliding_window of {window} {who} attends to other tokens"))
         });
         self
+    }
+
+    /// What its requests mean.
+    pub(crate) fn names(&self) -> Names {
+        Names { recipe: self.recipe.clone(), tied_to: self.tied_to, keeps_all: self.is_rebuilt }
+    }
+
+    /// Compares what it needs with the checkpoint, and returns the names of the tensors that it does not.
+    pub(crate) fn survey(&self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+        weights::survey(checkpoint, self.layers, &self.names(), |store| self.build(store, 1))
     }
 
     pub(crate) fn build(

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use examples_support::weights::caught;
 
 use crate::cli::Cli;
-use crate::model::{Model, caught};
+use crate::model::Model;
 use crate::sampling::Sampler;
 use crate::text::Text;
 

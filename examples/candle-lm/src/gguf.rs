@@ -11,10 +11,10 @@ use candle_core::{DType, Device};
 use candle_transformers::models::{
     quantized_llama, quantized_phi, quantized_phi3, quantized_qwen2, quantized_qwen3, quantized_qwen3_moe,
 };
+use examples_support::weights::caught;
 use weighbridge::source::{FileSource, SourceReader};
 
 use crate::family::{Cached, LanguageModel};
-use crate::model::caught;
 
 /// A file whose header is read.
 pub(crate) struct Gguf {

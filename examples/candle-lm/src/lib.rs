@@ -3,8 +3,7 @@
 //!
 //! A few lines of this program are about weights, in `model`; the rest is what every program around a language model
 //! needs: `cli` the options, `config` the files beside the weights, `family` what each kind of model needs of its
-//! `config.json`, `gguf` files that are their own configuration, `weights` the names that Candle and the file give to
-//! tensors, `text` and `chat` the way from text to tokens, `generate` and `sampling` the tokens that follow, `report` what
+//! `config.json`, `gguf` files that are their own configuration, `text` and `chat` the way from text to tokens, `generate` and `sampling` the tokens that follow, `report` what
 //! is printed.
 //!
 //! Standard output carries the answer, or with `--json` one object a prompt; everything else goes to standard error. A
@@ -20,7 +19,6 @@ mod model;
 mod report;
 mod sampling;
 mod text;
-mod weights;
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;

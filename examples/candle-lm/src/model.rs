@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
+use examples_support::weights::{self, LM_HEAD, caught};
 use indicatif::{ProgressBar, ProgressStyle};
 use weighbridge::Checkpoint;
 use weighbridge_candle::Loader;
@@ -15,7 +15,6 @@ use weighbridge_candle::Loader;
 use crate::config;
 use crate::family::{Blueprint, LanguageModel};
 use crate::gguf::{self, Gguf};
-use crate::weights::{self, LM_HEAD};
 
 /// Below this a load is over before a progress bar can be read.
 const LARGE: u64 = 1 << 30;
@@ -122,7 +121,7 @@ impl Found {
         if has_head {
             blueprint.tied_to = None;
         }
-        let unread = weights::survey(&checkpoint, &blueprint).with_context(at)?;
+        let unread = blueprint.survey(&checkpoint).with_context(at)?;
         let weights = Safetensors { checkpoint, adapters, blueprint, unread };
         Ok(found(beside, Weights::Safetensors(Box::new(weights)), eos))
     }
@@ -237,7 +236,8 @@ impl Safetensors {
         }
         let store = loader.var_builder()?;
         let dtype = store.dtype();
-        let built = caught(|| self.blueprint.build(weights::adapt(store, &self.blueprint), positions));
+        let built =
+            caught(|| self.blueprint.build(weights::adapt(store, &self.blueprint.names()), positions));
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
@@ -271,28 +271,6 @@ impl Safetensors {
     }
 }
 
-/// Calls a model of Candle's. Some unwrap what their layers return: a read that fails there comes as a panic, and goes on
-/// as the error that it was.
-pub(crate) fn caught<T>(build: impl FnOnce() -> candle_core::Result<T>) -> Result<T> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let outcome = panic::catch_unwind(AssertUnwindSafe(build));
-    panic::set_hook(hook);
-
-    let payload = match outcome {
-        Ok(built) => return Ok(built?),
-        Err(payload) => payload,
-    };
-    let message = payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("building the model failed");
-    // `Result::unwrap` puts this before the error.
-    let (_, cause) = message.split_once("` on an `Err` value: ").unwrap_or(("", message));
-    bail!("{cause}")
-}
-
 /// A bar on the terminal, for a load that takes a while.
 fn progress_bar(bytes: u64) -> Option<ProgressBar> {
     if bytes < LARGE || !std::io::stderr().is_terminal() {
@@ -301,19 +279,4 @@ fn progress_bar(bytes: u64) -> Option<ProgressBar> {
     let style = "{bar:40} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     Some(ProgressBar::new(bytes).with_style(style))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_unwrapped_is_an_error() {
-        let read = |fails: bool| -> candle_core::Result<u8> {
-            if fails { candle_core::bail!("shard: input/output error") } else { Ok(1) }
-        };
-        assert_eq!(caught(|| Ok(read(false).unwrap())).unwrap(), 1);
-        let error = caught(|| Ok(read(true).unwrap())).unwrap_err();
-        assert!(error.to_string().starts_with("shard: input/output error"), "{error}");
-    }
 }

@@ -18,6 +18,15 @@ pub(crate) struct Tiny {
 impl Tiny {
     /// Writes a checkpoint whose tensors are called what `rename` makes of their names.
     pub(crate) fn new(config: &Value, rename: impl Fn(&str) -> String) -> Self {
+        Self::with(config, rename, |_, data| data)
+    }
+
+    /// The same, with what `change` makes of the data of each.
+    pub(crate) fn with(
+        config: &Value,
+        rename: impl Fn(&str) -> String,
+        change: impl Fn(&str, Vec<u8>) -> Vec<u8>,
+    ) -> Self {
         let tiny = Self { directory: Directory::new() };
         tiny.write("config.json", config.to_string());
         tiny.write("tokenizer.json", tokenizer().to_string());
@@ -27,7 +36,7 @@ impl Tiny {
                 // Matrices have larger numbers.
                 let scale = if shape.len() == 2 { 4.0 } else { 1.0 };
                 let data = weights(&name, shape.iter().product(), scale);
-                (rename(&name), shape, data)
+                (rename(&name), shape, change(&name, data))
             })
             .collect();
         let views = tensors
@@ -53,6 +62,19 @@ impl Tiny {
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         run(&[&["--model", self.path().to_str().unwrap()], args].concat())
     }
+}
+
+/// Its configuration.
+pub(crate) fn bert() -> Value {
+    json!({
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "vocab_size": 40,
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12
+    })
+}
+
+pub(crate) fn same(name: &str) -> String {
+    name.to_owned()
 }
 
 /// Runs the program.

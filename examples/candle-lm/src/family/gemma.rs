@@ -3,13 +3,13 @@
 use anyhow::{Result, bail, ensure};
 use candle_transformers::models::{gemma as gemma_model, gemma2 as gemma2_model, gemma3 as gemma3_model};
 use examples_support::Fields;
+use examples_support::weights::Origin;
 use serde_json::Value;
 use std::sync::Arc;
 
 use super::decoder::{Decoder, Defaults, refuse, window};
 use super::rope::Rope;
 use super::{Blueprint, cached};
-use crate::weights::Origin;
 
 const DEFAULTS: Defaults = Defaults {
     eps: ("rms_norm_eps", 1e-6),

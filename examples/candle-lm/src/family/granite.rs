@@ -9,13 +9,13 @@ use candle_transformers::models::granitemoehybrid::{
     GraniteMoeHybrid, GraniteMoeHybridCache, GraniteMoeHybridInternalConfig, GraniteMoeHybridLayerType,
 };
 use examples_support::Fields;
+use examples_support::weights::Origin;
 use serde_json::Value;
 
 use super::decoder::{Decoder, Defaults, full_attention, refuse};
 use super::llama::{UNLIMITED, like_llama, llama_config};
 use super::rope::Rope;
 use super::{Blueprint, Cached};
-use crate::weights::Origin;
 
 /// The four multipliers.
 struct Multipliers {

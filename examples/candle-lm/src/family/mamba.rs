@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::mamba::{Config, Model, State};
 use examples_support::Fields;
+use examples_support::weights::Origin;
 
 use super::decoder::{Decoder, flag_or, refuse};
 use super::{Blueprint, LanguageModel};
-use crate::weights::Origin;
 
 /// Candle's model, which takes a token at a time.
 struct Mamba {

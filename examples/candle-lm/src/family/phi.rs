@@ -6,13 +6,13 @@ use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{phi as phi_model, phi3 as phi3_model, stable_lm as stablelm_model};
 use examples_support::Fields;
+use examples_support::weights::Origin;
 use serde_json::json;
 
 use super::decoder::{Decoder, Defaults, flag_or, full_attention, refuse, window};
 use super::mistral::from_json;
 use super::rope::{LongRope, Rope, Scaling};
 use super::{Blueprint, Cached, cached};
-use crate::weights::Origin;
 
 pub(super) fn phi(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's Phi";
