@@ -16,7 +16,6 @@ mod mistral;
 mod olmo;
 mod phi;
 mod qwen;
-mod rope;
 mod starcoder;
 
 use anyhow::{Result, bail, ensure};

@@ -1,11 +1,15 @@
 //! What the example programs share.
 
+pub mod attention;
 #[cfg(feature = "chat")]
 pub mod chat;
 mod config;
 mod inventory;
+#[cfg(feature = "lm")]
+pub mod lm;
 pub mod numbers;
 mod report;
+pub mod rope;
 pub mod sums;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -7,9 +7,9 @@ use serde_json::Value;
 use std::sync::Arc;
 
 use super::decoder::{Decoder, Defaults, refuse, window};
-use super::rope::Rope;
 use super::{Blueprint, cached};
 use crate::weights::Origin;
+use examples_support::rope::Rope;
 
 const DEFAULTS: Defaults = Defaults {
     eps: ("rms_norm_eps", 1e-6),

@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::decoder::{Decoder, Defaults, full_attention, refuse};
 use super::llama::{UNLIMITED, like_llama, llama_config};
-use super::rope::Rope;
 use super::{Blueprint, Cached};
 use crate::weights::Origin;
+use examples_support::rope::Rope;
 
 /// The four multipliers.
 struct Multipliers {

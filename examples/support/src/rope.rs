@@ -1,23 +1,29 @@
 //! Rotary position embeddings, as transformers 4 and 5 write them.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use examples_support::{Fields, mismatch};
 use serde_json::{Map, Value};
+
+use crate::{Fields, mismatch};
 
 /// How positions turn the heads.
 #[derive(Clone, Debug)]
-pub(crate) struct Rope {
-    pub(crate) theta: f64,
-    pub(crate) scaling: Scaling,
+pub struct Rope {
+    /// How fast the slowest elements turn: the larger, the slower.
+    pub theta: f64,
+    /// What becomes of the frequencies that theta gives.
+    pub scaling: Scaling,
     /// The part of each head that is turned.
-    pub(crate) partial: Option<f64>,
+    pub partial: Option<f64>,
 }
 
 /// What becomes of the frequencies that theta gives.
 #[derive(Clone, Debug)]
-pub(crate) enum Scaling {
+pub enum Scaling {
+    /// They stay.
     None,
+    /// Rope type `llama3`.
     Llama3(Llama3),
+    /// Rope type `longrope`.
     LongRope(LongRope),
     /// Known by name only.
     Other(String),
@@ -25,28 +31,37 @@ pub(crate) enum Scaling {
 
 /// Llama 3's: long waves become longer.
 #[derive(Clone, Debug)]
-pub(crate) struct Llama3 {
-    pub(crate) factor: f64,
-    pub(crate) low_freq_factor: f64,
-    pub(crate) high_freq_factor: f64,
-    pub(crate) original_max_position_embeddings: usize,
+pub struct Llama3 {
+    /// What slow turns are divided by.
+    pub factor: f64,
+    /// Turns are slow that are fewer than this in a text of the original length,
+    pub low_freq_factor: f64,
+    /// and fast if they are more than this.
+    pub high_freq_factor: f64,
+    /// The tokens of the longest text in the first training.
+    pub original_max_position_embeddings: usize,
 }
 
 /// Phi 3's, for texts that are not longer than what the model was first trained for.
 #[derive(Clone, Debug)]
-pub(crate) struct LongRope {
+pub struct LongRope {
     /// What each wave is longer by.
-    pub(crate) short_factor: Vec<f64>,
+    pub short_factor: Vec<f64>,
     /// What sines and cosines are multiplied with.
-    pub(crate) magnitude: f64,
-    pub(crate) original_max_position_embeddings: usize,
+    pub magnitude: f64,
+    /// The tokens of the longest text in the first training.
+    pub original_max_position_embeddings: usize,
 }
 
 impl Rope {
     /// Transformers 5 writes one dictionary, `rope_parameters`; transformers 4 writes `rope_theta` beside a
     /// `rope_scaling` that is null or a dictionary, whose `rope_type` was once called `type`. Who wins where several
     /// are there is as in transformers 5 (`convert_rope_params_to_dict`).
-    pub(crate) fn read(fields: Fields<'_>, default_theta: f64) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// What is said is wrong, or is not the same for all layers.
+    pub fn read(fields: Fields<'_>, default_theta: f64) -> Result<Self> {
         let nothing = Map::new();
         let (name, parameters) = match dictionary(fields, "rope_scaling")? {
             Some(found) => found,
@@ -89,7 +104,11 @@ impl Rope {
     }
 
     /// Gemma 3's two: of the layers that attend to everything, and of those that have a window.
-    pub(crate) fn read_two(fields: Fields<'_>, global: f64, local: f64) -> Result<[Self; 2]> {
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_two(fields: Fields<'_>, global: f64, local: f64) -> Result<[Self; 2]> {
         let Some((name, layers)) = dictionary(fields, "rope_parameters")? else {
             let local = fields.positive("rope_local_base_freq")?.unwrap_or(local);
             let local = Self { theta: local, scaling: Scaling::None, partial: None };
@@ -105,7 +124,11 @@ impl Rope {
     }
 
     /// Theta, for a model that knows nothing else.
-    pub(crate) fn theta_only(&self, who: &str) -> Result<f64> {
+    ///
+    /// # Errors
+    ///
+    /// Anything else is said, with the name of the model, `who`.
+    pub fn theta_only(&self, who: &str) -> Result<f64> {
         match &self.scaling {
             Scaling::None => {}
             Scaling::Llama3(_) => bail!("the rope type is \"llama3\", {who} computes \"default\""),
@@ -116,15 +139,23 @@ impl Rope {
         Ok(self.theta)
     }
 
-    /// Fails where a part of each head is not turned.
-    pub(crate) fn whole_heads(&self, who: &str) -> Result<()> {
+    /// For a model that turns whole heads.
+    ///
+    /// # Errors
+    ///
+    /// A part of each head is not turned.
+    pub fn whole_heads(&self, who: &str) -> Result<()> {
         let partial = self.partial.unwrap_or(1.0);
         ensure!(partial == 1.0, "partial_rotary_factor is {partial}, {who} rotates all of a head");
         Ok(())
     }
 
     /// The number of elements of a head that are turned, and theta, for a model that knows nothing else.
-    pub(crate) fn part(&self, head_dim: usize, default: f64, who: &str) -> Result<(f64, f64)> {
+    ///
+    /// # Errors
+    ///
+    /// Anything else is said, or an odd number of elements.
+    pub fn part(&self, head_dim: usize, default: f64, who: &str) -> Result<(f64, f64)> {
         let factor = self.partial.unwrap_or(default);
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let turned = (factor * head_dim as f64) as usize;
