@@ -8,71 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::Device;
+use burn_lm::learn::{Batch, Example};
 
 use crate::tokens::Tokens;
 use examples_support::one_line;
 use examples_support::sums::{self, LIMIT, Random};
 
-/// Some sums, and where in them the answers are.
-#[derive(Clone, Debug)]
-pub(crate) struct Batch {
-    /// Rows of equal length.
-    pub(crate) tokens: Tensor<2, Int>,
-    /// Each place, numbered throughout all rows, after which a token of an answer is expected.
-    pub(crate) places: Tensor<1, Int>,
-    /// That token.
-    pub(crate) targets: Tensor<1, Int>,
-}
-
-impl Batch {
-    fn new(tokens: &Tokens, sums: &[Sum], device: &Device) -> Result<Self> {
-        let (mut rows, mut asked) = (Vec::new(), Vec::new());
-        for sum in sums {
-            let mut row = tokens.prompt(&sum.prompt())?;
-            asked.push(row.len());
-            row.extend(tokens.answer(&sum.answer())?);
-            rows.push(row);
-        }
-        // Nothing follows the last token, so it is a target only.
-        let inputs: Vec<_> = rows.iter().map(|row| &row[..row.len().saturating_sub(1)]).collect();
-        let width = width(&inputs);
-        let (mut places, mut targets) = (Vec::new(), Vec::<u32>::new());
-        for (number, (row, asked)) in rows.iter().zip(asked).enumerate() {
-            for (at, &target) in row.iter().enumerate().skip(asked) {
-                places.push(number * width + at - 1);
-                targets.push(target);
-            }
-        }
-        let count = targets.len();
-        Ok(Self {
-            tokens: padded(&inputs, device),
-            places: indices(&places, device),
-            targets: Tensor::from_data(TensorData::new(targets, [count]), device),
-        })
-    }
-}
-
-/// Rows as a tensor, filled up on the right, where causal attention does not look.
-pub(crate) fn padded(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
-    let width = width(rows);
-    let mut tokens = Vec::with_capacity(rows.len() * width);
-    for row in rows {
-        tokens.extend_from_slice(row);
-        tokens.resize(tokens.len() + width - row.len(), 0);
-    }
-    Tensor::from_data(TensorData::new(tokens, [rows.len(), width]), device)
-}
-
-/// The length of the rows that [`padded`] gives.
-pub(crate) fn width(rows: &[&[u32]]) -> usize {
-    rows.iter().map(|row| row.len()).max().unwrap_or(0)
-}
-
-/// Places as a tensor.
-pub(crate) fn indices(places: &[usize], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<u64> = places.iter().map(|&place| place as u64).collect();
-    Tensor::from_data(TensorData::new(values, [places.len()]), device)
+/// Sums as the model learns them.
+fn batch(tokens: &Tokens, sums: &[Sum], device: &Device) -> Result<Batch> {
+    let example = |sum: &Sum| {
+        Ok(Example { prompt: tokens.prompt(&sum.prompt())?, answer: tokens.answer(&sum.answer())? })
+    };
+    let examples = sums.iter().map(example).collect::<Result<Vec<_>>>()?;
+    Ok(Batch::new(&examples, device))
 }
 
 /// Two numbers to add.
@@ -225,7 +174,7 @@ impl Iterator for Batches<'_> {
         }
         self.left -= count;
         let sums: Vec<_> = (0..count).map(|_| self.sums.source.draw(&mut self.random)).collect();
-        let batch = Batch::new(&self.sums.tokens, &sums, &self.sums.device);
+        let batch = batch(&self.sums.tokens, &sums, &self.sums.device);
         Some(batch.map_err(|error| DatasetError::new(io::Error::other(one_line(&error)))))
     }
 }
@@ -258,7 +207,7 @@ mod tests {
     #[test]
     fn a_batch_asks_for_the_answer_alone() {
         let sums = [Sum(1, 2), Sum(999, 1)];
-        let batch = Batch::new(&tokens(), &sums, &Device::flex()).unwrap();
+        let batch = batch(&tokens(), &sums, &Device::flex()).unwrap();
         // <bos> 1 + 2 = 3, and <bos> 9 9 9 + 1 = 1 0 0 0; <eos> is a target only.
         assert_eq!(batch.tokens.dims(), [2, 11]);
         let row: Vec<i64> = batch.tokens.try_into_vec_as().unwrap();

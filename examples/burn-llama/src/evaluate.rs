@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use burn::tensor::Device;
+use burn_lm::learn::{indices, padded, width};
+use burn_lm::model::{Llama, floats};
 
-use crate::data::{self, Sum, indices, padded, width};
-use crate::model::Llama;
+use crate::data::{self, Sum};
 use crate::tokens::Tokens;
 
 /// So many answers are shown.
@@ -86,9 +87,9 @@ fn answers(model: &Llama, tokens: &Tokens, sums: &[Sum], device: &Device) -> Res
 fn next(model: &Llama, rows: &[&[u32]], device: &Device) -> Result<Vec<Vec<f32>>> {
     let width = width(rows);
     let last: Vec<_> = rows.iter().enumerate().map(|(number, row)| number * width + row.len() - 1).collect();
-    let logits = model.logits_at(padded(rows, device), indices(&last, device));
+    let logits = model.logits_at(padded(rows, device), indices(&last, device), None);
     let [_, vocabulary] = logits.dims();
-    let values = logits.try_into_vec_as::<f32>().map_err(|error| anyhow!("the model's output: {error}"))?;
+    let values = floats(logits)?;
     ensure!(
         values.iter().all(|value| value.is_finite()),
         "the model's output is not finite: the weights are damaged, or training went astray"

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use burn_lm::model::Llama;
 use serde::Serialize;
 use serde_json::json;
 use weighbridge_burn::weighbridge::write::{OutputFile, Save};
 
-use crate::model::Llama;
 use crate::source::{CONFIG, Source};
 
 /// What was written.

@@ -14,20 +14,18 @@
 //! is one line there and exit code 1.
 
 mod cli;
-mod config;
 mod data;
 mod evaluate;
 mod export;
-mod model;
 mod progress;
 mod report;
-mod rotary;
 mod settings;
 mod source;
 mod tokens;
 mod train;
 
-use std::io;
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,11 +33,11 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::Device;
+use burn_lm::model::Llama;
 use clap::Parser;
-use examples_support::{note, one_line};
+use examples_support::note;
 
 use crate::cli::Cli;
-use crate::model::Llama;
 use crate::report::Summary;
 use crate::settings::Run;
 use crate::source::Source;
@@ -47,15 +45,14 @@ use crate::tokens::Tokens;
 use crate::train::{Outcome, Training};
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has had enough of it: `burn-llama | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            note(&format!("error: {}", one_line(&error)));
-            ExitCode::FAILURE
-        }
+    // To continue a text is burn-lm's.
+    let is_prompt = |argument: OsString| {
+        argument.to_str().is_some_and(|text| text == "--prompt" || text.starts_with("--prompt="))
+    };
+    if env::args_os().any(is_prompt) {
+        return burn_lm::main();
     }
+    burn_lm::exit_code(run(&Cli::parse()))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -104,8 +101,4 @@ fn initial(source: &Source, run: &Run, device: &Device) -> Result<Llama> {
         }
     }
     Ok(model)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,17 +1,16 @@
 //! Where the model comes from: a checkpoint, or, for a new one, the sample that is compiled in.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::DType;
+use burn_lm::config::LlamaConfig;
+use burn_lm::model::Llama;
+use burn_lm::weights::Found;
 use serde_json::{Map, Value};
 use weighbridge_burn::LoadReport;
 use weighbridge_burn::weighbridge::Checkpoint;
-
-use crate::config::LlamaConfig;
-use crate::model::Llama;
 
 /// What lies beside the weights and belongs into an export, besides `config.json`.
 const COMPANIONS: [&str; 8] = [
@@ -58,7 +57,9 @@ impl Source {
             ("tokenizer_config.json", sample!("tokenizer_config.json").to_vec()),
         ];
         let companions = Vec::from(companions.map(|(name, bytes)| (name.to_owned(), bytes)));
-        Self::new("samples/adder".to_owned(), sample!("config.json"), companions, None)
+        let raw_config = object(sample!("config.json"))?;
+        let config = LlamaConfig::parse(&raw_config, Some(&object(sample!("generation_config.json"))?))?;
+        Self::new("samples/adder".to_owned(), config, raw_config, companions, None)
     }
 
     /// The checkpoint at `path`, or of that id.
@@ -67,53 +68,29 @@ impl Source {
     ///
     /// Whatever is wrong with its files or what they say; none of its tensors is read.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?.dequantized()?;
-        if let Some(codes) = checkpoint.quantized().next() {
-            return Err(codes.refusal(&codes.weight(), "this program computes with weights").into());
-        }
-        let directory = checkpoint
-            .directory()
-            .ok_or_else(|| anyhow!("{}: there is no directory to look for {CONFIG} in", path.display()))?
-            .to_owned();
-        let read = |name: &str| {
-            let path = directory.join(name);
-            fs::read(&path).map_err(|error| (path.display().to_string(), error))
-        };
-        let config = read(CONFIG).map_err(|(at, error)| anyhow!(error).context(at))?;
+        let found = Found::open(path, &[])?;
         let mut companions = Vec::new();
         for name in COMPANIONS {
-            match read(name) {
-                Ok(bytes) => companions.push((name.to_owned(), bytes)),
-                Err((_, error)) if error.kind() == ErrorKind::NotFound => {}
-                Err((at, error)) => return Err(anyhow!(error).context(at)),
+            if let Some(file) = found.checkpoint.beside(name)? {
+                let bytes = fs::read(&file).with_context(|| file.display().to_string())?;
+                companions.push((name.to_owned(), bytes));
             }
         }
-        Self::new(directory.display().to_string(), &config, companions, Some(checkpoint))
+        let Found { place, checkpoint, config, raw_config, .. } = found;
+        Self::new(place.display().to_string(), config, raw_config, companions, Some(checkpoint))
     }
 
     fn new(
         name: String,
-        config: &[u8],
+        config: LlamaConfig,
+        raw_config: Map<String, Value>,
         companions: Vec<(String, Vec<u8>)>,
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self> {
-        let raw_config = object(config).with_context(|| format!("{name}: {CONFIG}"))?;
-        let generation = match companions.iter().find(|(file, _)| file == GENERATION_CONFIG) {
-            Some((file, bytes)) => Some(object(bytes).with_context(|| format!("{name}: {file}"))?),
-            None => None,
-        };
-        let config = LlamaConfig::parse(&raw_config, generation.as_ref());
-        let mut config = config.with_context(|| format!("{name}: {CONFIG}"))?;
-        if let Some(checkpoint) = &checkpoint {
-            // As in transformers 5, an output projection that is in the checkpoint is used.
-            config.tied &= checkpoint.tensor("lm_head.weight").is_none();
-            // A nonsensical number of layers must not become a nonsensical model.
-            let (layers, tensors) = (config.layers, checkpoint.len());
-            ensure!(
-                layers <= tensors,
-                "{name}: {CONFIG}: num_hidden_layers is {layers}, but the checkpoint has only {tensors} tensors"
-            );
-        }
+        ensure!(
+            !config.ends.is_empty(),
+            "{name}: {CONFIG}: there is no eos_token_id, so that no answer would end"
+        );
         Ok(Self { name, config, raw_config, companions, checkpoint })
     }
 

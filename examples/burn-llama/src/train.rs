@@ -12,11 +12,11 @@ use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::{AccuracyMetric, LossMetric};
 use burn::train::{Learner, SupervisedTraining};
+use burn_lm::model::Llama;
 use weighbridge_burn::{Checkpoints, load_training};
 
 use crate::cli::Cli;
 use crate::data::Sums;
-use crate::model::Llama;
 use crate::progress::{Losses, Progress};
 use crate::settings::{KEPT, Run};
 use crate::tokens::Tokens;

@@ -268,7 +268,7 @@ fn what_is_wrong_is_named() {
     assert!(error.ends_with("there is no checkpoint to resume from"), "{error}");
 
     for (key, value, message) in [
-        ("model_type", json!("mistral"), "model_type is \"mistral\""),
+        ("model_type", json!("gpt2"), "model_type is \"gpt2\""),
         ("intermediate_size", json!(353), "mlp."),
         ("num_hidden_layers", json!(5), "layers.4."),
         ("num_hidden_layers", json!(1_000_000), "the checkpoint has only 39 tensors"),

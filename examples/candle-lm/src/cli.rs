@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Parser};
 use examples_support::device::{DTypeChoice, DeviceChoice};
-
-use crate::sampling::Sampling;
+use examples_support::lm::Sampling;
 
 /// The sample checkpoint of this repository: a tiny Llama that adds two numbers.
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
@@ -56,29 +55,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse_token_count)]
     pub(crate) max_new_tokens: usize,
 
-    /// How freely to choose the next token: 0 always takes the likeliest
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_not_negative)]
-    temperature: f64,
-
-    /// Choose among the K likeliest tokens
-    #[arg(long, value_name = "K", value_parser = parse_top_k)]
-    top_k: Option<usize>,
-
-    /// Choose among the likeliest tokens that together are as likely as P
-    #[arg(long, value_name = "P", value_parser = parse_part)]
-    top_p: Option<f64>,
-
-    /// Choose among tokens that are at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", value_parser = parse_part)]
-    min_p: Option<f64>,
-
-    /// Make tokens that are in the text already less likely: above 1
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_penalty)]
-    repetition_penalty: f64,
-
-    /// Where the random choices start; the same seed gives the same text
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
 
     /// Merge an adapter (LoRA and its relatives, as PEFT saves them) into the weights; may be repeated
     #[arg(long, value_name = "DIR|ID", requires = "model")]
@@ -135,17 +113,6 @@ impl Cli {
     pub(crate) fn prompts(&self) -> Vec<String> {
         if self.prompt.is_empty() { QUESTIONS.map(str::to_owned).to_vec() } else { self.prompt.clone() }
     }
-
-    pub(crate) fn sampling(&self) -> Sampling {
-        Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-        }
-    }
 }
 
 /// The bound keeps the table of rotary positions, which is as long as prompt and answer together,
@@ -157,31 +124,8 @@ fn parse_token_count(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_top_k(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&k| k > 0).ok_or_else(|| "expected a whole number above zero".into())
-}
-
-fn parse_not_negative(text: &str) -> Result<f64, String> {
-    parse_number(text, |number| number >= 0.0, "expected a number that is not negative")
-}
-
-fn parse_part(text: &str) -> Result<f64, String> {
-    parse_number(text, |number| number > 0.0 && number <= 1.0, "expected a number above 0, up to 1")
-}
-
-fn parse_penalty(text: &str) -> Result<f64, String> {
-    parse_number(text, |number| (1e-3..=1e3).contains(&number), "expected a number from 0.001 to 1000")
-}
-
 fn parse_weight(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|weight: &f32| weight.is_finite()).ok_or_else(|| "expected a number".into())
-}
-
-fn parse_number(text: &str, is_good: fn(f64) -> bool, expected: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|&number: &f64| number.is_finite() && is_good(number))
-        .ok_or_else(|| expected.into())
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ mod starcoder;
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
+use examples_support::Fields;
 use examples_support::weights::{self, Names, Recipe, as_stored};
-use examples_support::{Fields, rope};
 use serde_json::Value;
 use weighbridge::Checkpoint;
 

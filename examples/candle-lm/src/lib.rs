@@ -3,8 +3,9 @@
 //!
 //! A few lines of this program are about weights, in `model`; the rest is what every program around a language model
 //! needs: `cli` the options, `config` the files beside the weights, `family` what each kind of model needs of its
-//! `config.json`, `gguf` files that are their own configuration, `text` and `chat` the way from text to tokens, `generate` and `sampling` the tokens that follow, `report` what
-//! is printed.
+//! `config.json`, `gguf` files that are their own configuration, `chat` the templates of conversations, `generate` the
+//! tokens that follow. What does not depend on the program is in `examples/support`: the names that Candle and files give to
+//! tensors, the tokenizer, the choice of a token, what is printed.
 //!
 //! Standard output carries the answer, or with `--json` one object a prompt; everything else goes to standard error. A
 //! failure is one line there and exit code 1.
@@ -16,9 +17,6 @@ mod family;
 mod generate;
 mod gguf;
 mod model;
-mod report;
-mod sampling;
-mod text;
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
@@ -26,13 +24,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use examples_support::chat::{Message, Template};
+use examples_support::lm::{Answer, Loaded, Summary, Text, show, speed};
 use examples_support::{note, one_line};
 
 use crate::cli::Cli;
-use crate::generate::{Answer, Generator};
-use crate::model::{Found, Loaded, Model};
-use crate::report::Summary;
-use crate::text::Text;
+use crate::generate::Generator;
+use crate::model::{Found, Model};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -60,7 +57,7 @@ fn run(cli: &Cli) -> Result<()> {
 
     // Text first: how long it is says how many positions the model needs, and what is wrong with it is known before
     // gigabytes are read.
-    let text = Text::open(&found)?;
+    let text = Text::open(found.beside.find("tokenizer.json")?, &found.place, found.vocabulary())?;
     if cli.is_conversation() {
         let template = chat::template(&found)?;
         let (mut model, loaded) = load(cli.context.min(found.limit()))?;
@@ -91,14 +88,14 @@ fn run(cli: &Cli) -> Result<()> {
         all.add(&generator.answer(&prompt.tokens, show)?);
         show("\n")?;
     }
-    writeln!(io::stderr(), "{}", report::speed(&all)).context("standard error")
+    writeln!(io::stderr(), "{}", speed(&all)).context("standard error")
 }
 
 fn summary<'a>(cli: &Cli, loaded: &'a Loaded) -> Summary<'a> {
     for warning in &loaded.warnings {
         note(&format!("warning: {warning}"));
     }
-    Summary::new(cli, loaded)
+    Summary { model: cli.checkpoint().display().to_string(), device: cli.device.to_string(), loaded }
 }
 
 /// A prompt as it was asked, and as the model sees it.
@@ -111,7 +108,7 @@ fn prompts(cli: &Cli, found: &Found, text: &Text) -> Result<Vec<Prompt>> {
     let template = cli.chat.then(|| chat::template(found)).transpose()?;
     let encode = |asked: String| {
         let tokens = match &template {
-            Some(template) => text.encode_chat(&template.render(&opening(cli, &asked))?)?,
+            Some(template) => text.encode_plain(&template.render(&opening(cli, &asked))?)?,
             None => text.encode(&asked)?,
         };
         Ok(Prompt { asked, tokens })
@@ -142,23 +139,17 @@ fn converse(
             break;
         }
         said.push(Message::new("user", &line));
-        let tokens = text.encode_chat(&template.render(&said)?)?;
+        let tokens = text.encode_plain(&template.render(&said)?)?;
         let answer = generator.answer(&tokens, |piece| if cli.json { Ok(()) } else { show(piece) })?;
         if cli.json {
             summary.print_json(Some((&line, &answer)))?;
         } else {
             show("\n")?;
-            note(&report::speed(&answer));
+            note(&speed(&answer));
         }
         said.push(Message::new("assistant", &answer.text));
     }
     Ok(())
-}
-
-fn show(piece: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(piece.as_bytes())?;
-    Ok(out.flush()?)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,23 +1,19 @@
 //! From a checkpoint to a model: the part of this program that weighbridge is for.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
+use examples_support::lm::{Loaded, Progress};
 use examples_support::weights::{self, LM_HEAD, caught};
-use indicatif::{ProgressBar, ProgressStyle};
 use weighbridge::Checkpoint;
 use weighbridge_candle::Loader;
 
 use crate::config;
 use crate::family::{Blueprint, LanguageModel};
 use crate::gguf::{self, Gguf};
-
-/// Below this a load is over before a progress bar can be read.
-const LARGE: u64 = 1 << 30;
 
 /// A checkpoint whose headers and config.json were found to agree.
 pub(crate) struct Found {
@@ -62,21 +58,6 @@ pub(crate) struct Model {
     pub(crate) longest_batch: usize,
     /// What logits are multiplied with.
     pub(crate) logit_scale: f64,
-}
-
-/// What a load moved, and how long it took.
-pub(crate) struct Loaded {
-    pub(crate) tensors: usize,
-    pub(crate) shards: usize,
-    /// Number of tensors by stored dtype.
-    pub(crate) dtypes: BTreeMap<String, usize>,
-    pub(crate) bytes: u64,
-    /// What the model computes in.
-    pub(crate) dtype: DType,
-    /// From opening the checkpoint to the model built.
-    pub(crate) seconds: f64,
-    /// What is not as it should be in the files, but did not stand in the way.
-    pub(crate) warnings: Vec<String>,
 }
 
 impl Found {
@@ -192,7 +173,7 @@ impl Found {
                     shards: 1,
                     dtypes: gguf.dtypes.clone(),
                     bytes: gguf.bytes,
-                    dtype,
+                    dtype: dtype.as_str(),
                     seconds: self.start.elapsed().as_secs_f64(),
                     warnings: Vec::new(),
                 };
@@ -230,17 +211,13 @@ impl Safetensors {
         if let Some(dtype) = dtype.or(device.is_cpu().then_some(DType::F32)) {
             loader = loader.dtype(dtype);
         }
-        let bar = progress_bar(self.checkpoint.byte_len());
-        if let Some(bar) = bar.clone() {
-            loader = loader.progress(move |progress| bar.set_position(progress.bytes_done));
+        if let Some(mut shown) = Progress::of(self.checkpoint.byte_len()) {
+            loader = loader.progress(move |progress| shown.show(progress.bytes_done));
         }
         let store = loader.var_builder()?;
         let dtype = store.dtype();
         let built =
             caught(|| self.blueprint.build(weights::adapt(store, &self.blueprint.names()), positions));
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
         let language = built?;
         device.synchronize()?;
         Ok((language, dtype))
@@ -252,31 +229,15 @@ impl Safetensors {
             *dtypes.entry(tensor.dtype().to_string()).or_default() += 1;
         }
         let mut warnings = self.checkpoint.warnings().to_vec();
-        if !self.unread.is_empty() {
-            let shown: Vec<_> = self.unread.iter().take(3).map(|name| format!("\"{name}\"")).collect();
-            let more = if self.unread.len() > shown.len() { ", ..." } else { "" };
-            let count = self.unread.len();
-            warnings
-                .push(format!("the model does not read {count} of the tensors: {}{more}", shown.join(", ")));
-        }
+        warnings.extend(Loaded::unread(&self.unread));
         Loaded {
             tensors: self.checkpoint.len(),
             shards: self.checkpoint.shards().len(),
             dtypes,
             bytes: self.checkpoint.byte_len(),
-            dtype,
+            dtype: dtype.as_str(),
             seconds: start.elapsed().as_secs_f64(),
             warnings,
         }
     }
-}
-
-/// A bar on the terminal, for a load that takes a while.
-fn progress_bar(bytes: u64) -> Option<ProgressBar> {
-    if bytes < LARGE || !std::io::stderr().is_terminal() {
-        return None;
-    }
-    let style = "{bar:40} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    Some(ProgressBar::new(bytes).with_style(style))
 }

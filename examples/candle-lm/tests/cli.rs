@@ -10,6 +10,8 @@ use examples_support::testing;
 use serde_json::{Value, json};
 use support::{Tiny, error_of, json_of, run, sample};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_candle-lm");
+
 /// As transformers 4 writes it. The tokens that `reference.py` expects are in the tests.
 fn version_4() -> Value {
     json!({

@@ -1,11 +1,14 @@
 //! What the example programs share.
 
+pub mod attention;
 #[cfg(feature = "chat")]
 pub mod chat;
 mod config;
 #[cfg(feature = "candle")]
 pub mod device;
 mod inventory;
+#[cfg(feature = "lm")]
+pub mod lm;
 pub mod numbers;
 mod report;
 pub mod rope;

@@ -8,9 +8,9 @@ use crate::{Fields, mismatch};
 /// How positions turn the heads.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    /// The base of the frequencies.
+    /// How fast the slowest elements turn: the larger, the slower.
     pub theta: f64,
-    /// What becomes of them.
+    /// What becomes of the frequencies that theta gives.
     pub scaling: Scaling,
     /// The part of each head that is turned.
     pub partial: Option<f64>,
@@ -19,11 +19,11 @@ pub struct Rope {
 /// What becomes of the frequencies that theta gives.
 #[derive(Clone, Debug)]
 pub enum Scaling {
-    /// Nothing: `default`.
+    /// They stay.
     None,
-    /// `llama3`
+    /// Rope type `llama3`.
     Llama3(Llama3),
-    /// `longrope`
+    /// Rope type `longrope`.
     LongRope(LongRope),
     /// Known by name only.
     Other(String),
@@ -32,13 +32,13 @@ pub enum Scaling {
 /// Llama 3's: long waves become longer.
 #[derive(Clone, Debug)]
 pub struct Llama3 {
-    /// What the longest waves are longer by.
+    /// What slow turns are divided by.
     pub factor: f64,
-    /// Where they begin.
+    /// Turns are slow that are fewer than this in a text of the original length,
     pub low_freq_factor: f64,
-    /// Where the short ones end, which stay as they are.
+    /// and fast if they are more than this.
     pub high_freq_factor: f64,
-    /// The number of positions that the model was first trained for.
+    /// The tokens of the longest text in the first training.
     pub original_max_position_embeddings: usize,
 }
 
@@ -49,7 +49,7 @@ pub struct LongRope {
     pub short_factor: Vec<f64>,
     /// What sines and cosines are multiplied with.
     pub magnitude: f64,
-    /// The number of positions that the model was first trained for.
+    /// The tokens of the longest text in the first training.
     pub original_max_position_embeddings: usize,
 }
 
@@ -60,7 +60,7 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// One line that names the key.
+    /// What is said is wrong, or is not the same for all layers.
     pub fn read(fields: Fields<'_>, default_theta: f64) -> Result<Self> {
         let nothing = Map::new();
         let (name, parameters) = match dictionary(fields, "rope_scaling")? {
@@ -107,7 +107,7 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// One line that names the key.
+    /// As [`read`](Self::read).
     pub fn read_two(fields: Fields<'_>, global: f64, local: f64) -> Result<[Self; 2]> {
         let Some((name, layers)) = dictionary(fields, "rope_parameters")? else {
             let local = fields.positive("rope_local_base_freq")?.unwrap_or(local);
@@ -127,7 +127,7 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// One line that names the key.
+    /// Anything else is said, with the name of the model, `who`.
     pub fn theta_only(&self, who: &str) -> Result<f64> {
         match &self.scaling {
             Scaling::None => {}
@@ -139,11 +139,11 @@ impl Rope {
         Ok(self.theta)
     }
 
-    /// Fails where a part of each head is not turned.
+    /// For a model that turns whole heads.
     ///
     /// # Errors
     ///
-    /// One line that names the key.
+    /// A part of each head is not turned.
     pub fn whole_heads(&self, who: &str) -> Result<()> {
         let partial = self.partial.unwrap_or(1.0);
         ensure!(partial == 1.0, "partial_rotary_factor is {partial}, {who} rotates all of a head");
@@ -154,7 +154,7 @@ impl Rope {
     ///
     /// # Errors
     ///
-    /// One line that names the key.
+    /// Anything else is said, or an odd number of elements.
     pub fn part(&self, head_dim: usize, default: f64, who: &str) -> Result<(f64, f64)> {
         let factor = self.partial.unwrap_or(default);
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]

@@ -3,9 +3,9 @@
 use anyhow::{Result, bail, ensure};
 use candle_nn::Activation;
 use examples_support::Fields;
-use serde_json::Value;
+pub(crate) use examples_support::attention::{flag_or, full_attention, window};
 
-use super::rope::Rope;
+use examples_support::rope::Rope;
 
 /// Sizes and numbers of a stack of transformer layers.
 #[derive(Clone, Debug)]
@@ -113,48 +113,10 @@ fn activation(fields: Fields<'_>, (key, default): (&str, &'static str)) -> Resul
     })
 }
 
-/// A flag whose absence may mean true.
-pub(crate) fn flag_or(fields: Fields<'_>, key: &str, default: bool) -> Result<bool> {
-    if fields.get(key).is_some() { fields.flag(key) } else { Ok(default) }
-}
-
 /// Refuses flags that are set.
 pub(crate) fn refuse(fields: Fields<'_>, who: &str, keys: &[&str]) -> Result<()> {
     for key in keys {
         ensure!(!fields.flag(key)?, "{key} is true, {who} computes without");
-    }
-    Ok(())
-}
-
-/// The window that some layers attend to; `None` where all attend to everything.
-///
-/// Of the families with a `use_sliding_window` it counts only where that is true.
-pub(crate) fn window(fields: Fields<'_>, who: &str, is_optional: bool) -> Result<Option<usize>> {
-    let mut some_slide = true;
-    if let Some(Value::Array(kinds)) = fields.get("layer_types") {
-        for kind in kinds {
-            ensure!(
-                kind == "full_attention" || kind == "sliding_attention",
-                "layer_types has {kind}, {who} has \"full_attention\" and \"sliding_attention\""
-            );
-        }
-        some_slide = kinds.iter().any(|kind| kind == "sliding_attention");
-    }
-    if !some_slide || (is_optional && !fields.flag("use_sliding_window")?) {
-        return Ok(None);
-    }
-    fields.size("sliding_window")
-}
-
-/// Refuses all layers that do not attend to everything.
-pub(crate) fn full_attention(fields: Fields<'_>, who: &str) -> Result<()> {
-    if fields.get("use_sliding_window") != Some(&Value::Bool(false)) {
-        ensure!(fields.get("sliding_window").is_none(), "sliding_window is set, {who} attends to everything");
-    }
-    if let Some(Value::Array(kinds)) = fields.get("layer_types") {
-        for kind in kinds {
-            ensure!(kind == "full_attention", "layer_types has {kind}, {who} has \"full_attention\" only");
-        }
     }
     Ok(())
 }

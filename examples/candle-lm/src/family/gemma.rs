@@ -8,8 +8,8 @@ use serde_json::Value;
 use std::sync::Arc;
 
 use super::decoder::{Decoder, Defaults, refuse, window};
-use super::rope::Rope;
 use super::{Blueprint, cached};
+use examples_support::rope::Rope;
 
 const DEFAULTS: Defaults = Defaults {
     eps: ("rms_norm_eps", 1e-6),

@@ -5,8 +5,8 @@ use candle_transformers::models::glm4_new as glm4_model;
 use examples_support::Fields;
 
 use super::decoder::{Decoder, Defaults, flag_or, full_attention};
-use super::rope::Rope;
 use super::{Blueprint, cached};
+use examples_support::rope::Rope;
 
 #[expect(clippy::cast_possible_truncation, reason = "Candle's configuration holds f32")]
 pub(super) fn glm4(fields: Fields<'_>) -> Result<Blueprint> {

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::decoder::{Decoder, Defaults, full_attention, refuse};
 use super::llama::{UNLIMITED, like_llama, llama_config};
-use super::rope::Rope;
 use super::{Blueprint, Cached};
+use examples_support::rope::Rope;
 
 /// The four multipliers.
 struct Multipliers {

@@ -8,8 +8,8 @@ use examples_support::Fields;
 use serde_json::Value;
 
 use super::decoder::{Decoder, Defaults, full_attention, refuse, window};
-use super::rope::{Rope, Scaling};
 use super::{Blueprint, Cached, cached};
+use examples_support::rope::{Rope, Scaling};
 
 /// The attention of candle 0.11.1 compares the number of key-value heads with this and narrows the wrong dimension
 /// when it is smaller; and transformers generates past the nominal limit. So there is none.

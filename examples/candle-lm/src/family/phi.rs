@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::decoder::{Decoder, Defaults, flag_or, full_attention, refuse, window};
 use super::mistral::from_json;
-use super::rope::{LongRope, Rope, Scaling};
 use super::{Blueprint, Cached, cached};
+use examples_support::rope::{LongRope, Rope, Scaling};
 
 pub(super) fn phi(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's Phi";

@@ -77,9 +77,9 @@ impl Tiny {
     }
 }
 
-/// Runs the program.
+/// Runs the program that the tests are of.
 pub(crate) fn run(args: &[&str]) -> Output {
-    testing::run(env!("CARGO_BIN_EXE_candle-lm"), args)
+    testing::run(crate::PROGRAM, args)
 }
 
 /// The sample checkpoint of this repository.

@@ -1,58 +1,89 @@
 //! How the next token is chosen.
 
 use anyhow::{Result, ensure};
-use candle_core::{DType, Device, Tensor};
-use candle_transformers::generation::LogitsProcessor;
+use clap::Args;
+
+use crate::sums::Random;
 
 /// What the command line says of it. As in transformers, first comes the penalty, then the temperature, and then what
 /// keeps only some of the tokens.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sampling {
-    /// 0 is greedy.
-    pub(crate) temperature: f64,
-    /// Keep so many of the likeliest tokens.
-    pub(crate) top_k: Option<usize>,
-    /// Keep the likeliest tokens that together are as likely as this.
-    pub(crate) top_p: Option<f64>,
-    /// Keep tokens that are at least this many times as likely as the likeliest.
-    pub(crate) min_p: Option<f64>,
-    /// Divide the logits of tokens that are in the text already, if they are above zero, else multiply them.
-    pub(crate) repetition_penalty: f64,
-    pub(crate) seed: u64,
+#[derive(Args, Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Sampling {
+    /// How freely to choose the next token: 0 always takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = parse_not_negative)]
+    pub temperature: f64,
+
+    /// Choose among the K likeliest tokens
+    #[arg(long, value_name = "K", value_parser = parse_top_k)]
+    pub top_k: Option<usize>,
+
+    /// Choose among the likeliest tokens that together are as likely as P
+    #[arg(long, value_name = "P", value_parser = parse_part)]
+    pub top_p: Option<f64>,
+
+    /// Choose among tokens that are at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", value_parser = parse_part)]
+    pub min_p: Option<f64>,
+
+    /// Make tokens that are in the text already less likely: above 1
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_penalty)]
+    pub repetition_penalty: f64,
+
+    /// Where the random choices start; the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// Chooses the tokens of one answer.
-pub(crate) struct Sampler {
+#[derive(Clone, Debug)]
+pub struct Sampler {
     sampling: Sampling,
-    random: LogitsProcessor,
+    random: Random,
     /// The tokens of the text so far.
     seen: Vec<u32>,
 }
 
 impl Sampler {
-    pub(crate) fn new(sampling: Sampling, prompt: &[u32]) -> Self {
-        // The temperature is ours already.
-        let random = LogitsProcessor::new(sampling.seed, Some(1.0), None);
-        Self { sampling, random, seen: prompt.to_vec() }
+    /// For the answer to a prompt.
+    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+        Self { sampling, random: Random::new(sampling.seed, 0), seen: prompt.to_vec() }
     }
 
-    /// Chooses a token from a vector of logits, which count `scale` times.
-    pub(crate) fn choose(&mut self, logits: &Tensor, scale: f64) -> Result<u32> {
-        let mut logits: Vec<f32> = logits.to_dtype(DType::F32)?.to_vec1()?;
+    /// Chooses a token from its logit for each, which count `scale` times.
+    ///
+    /// # Errors
+    ///
+    /// A logit is not finite.
+    pub fn choose(&mut self, mut logits: Vec<f32>, scale: f64) -> Result<u32> {
         ensure!(
             logits.iter().all(|logit| logit.is_finite()),
             "the model's output is not finite: the weights are damaged, or too large for the dtype"
         );
         self.penalize(&mut logits);
         let token = if self.sampling.temperature == 0.0 {
-            argmax(&logits)?
+            argmax(&logits)
         } else {
             self.keep_some(&mut logits, scale / self.sampling.temperature);
-            let count = logits.len();
-            self.random.sample(&Tensor::from_vec(logits, count, &Device::Cpu)?)?
+            self.draw(&logits)
         };
+        let token = u32::try_from(token)?;
         self.seen.push(token);
         Ok(token)
+    }
+
+    /// A token, as likely as its logit says.
+    fn draw(&mut self, logits: &[f32]) -> usize {
+        let likelihoods = || logits.iter().map(|&logit| f64::from(logit).exp());
+        let mut left = f64::from(self.random.unit()) * likelihoods().sum::<f64>();
+        for (token, likelihood) in likelihoods().enumerate() {
+            if left < likelihood {
+                return token;
+            }
+            left -= likelihood;
+        }
+        // Sums round; the likeliest is never wrong.
+        argmax(logits)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
@@ -106,14 +137,37 @@ impl Sampler {
 }
 
 /// The first of the largest, as in torch.
-fn argmax(values: &[f32]) -> Result<u32> {
+fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
         if *value > values[best] {
             best = index;
         }
     }
-    Ok(u32::try_from(best)?)
+    best
+}
+
+fn parse_top_k(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&k| k > 0).ok_or_else(|| "expected a whole number above zero".into())
+}
+
+fn parse_not_negative(text: &str) -> Result<f64, String> {
+    parse_number(text, |number| number >= 0.0, "expected a number that is not negative")
+}
+
+fn parse_part(text: &str) -> Result<f64, String> {
+    parse_number(text, |number| number > 0.0 && number <= 1.0, "expected a number above 0, up to 1")
+}
+
+fn parse_penalty(text: &str) -> Result<f64, String> {
+    parse_number(text, |number| (1e-3..=1e3).contains(&number), "expected a number from 0.001 to 1000")
+}
+
+fn parse_number(text: &str, is_good: fn(f64) -> bool, expected: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|&number: &f64| number.is_finite() && is_good(number))
+        .ok_or_else(|| expected.into())
 }
 
 #[cfg(test)]
@@ -130,9 +184,9 @@ mod tests {
     };
 
     fn choices(sampling: Sampling) -> Vec<u32> {
-        let logits = Tensor::new(&[0.5f32, 2.0, -1.0, 2.0, 1.9], &Device::Cpu).unwrap();
+        let logits = [0.5, 2.0, -1.0, 2.0, 1.9];
         let mut sampler = Sampler::new(sampling, &[]);
-        (0..64).map(|_| sampler.choose(&logits, 1.0).unwrap()).collect()
+        (0..64).map(|_| sampler.choose(logits.to_vec(), 1.0).unwrap()).collect()
     }
 
     #[test]
@@ -172,10 +226,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_is_an_error() {
-        let logits = Tensor::new(&[0.0f32, f32::NAN], &Device::Cpu).unwrap();
         for temperature in [0.0, 1.0] {
             let sampling = Sampling { temperature, ..GREEDY };
-            assert!(Sampler::new(sampling, &[]).choose(&logits, 1.0).is_err());
+            assert!(Sampler::new(sampling, &[]).choose(vec![0.0, f32::NAN], 1.0).is_err());
         }
     }
 }
