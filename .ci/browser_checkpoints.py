@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Checkpoints for .ci/browser.mjs, written with Python's standard library: a Llama, 20,000 tensors in 100 shards, and one
-with hostile names."""
+"""Checkpoints for .ci/browser.mjs, written with Python's standard library: a Llama, 20,000 tensors in 100 shards, 229,200 in
+163, and one with hostile names."""
 import json
 import random
 import struct
@@ -77,6 +77,23 @@ def experts():
         yield f"model.heads.{number}.weight", "BF16", [512, 256]
 
 
+def vast():
+    """The experts of a very large model, each tensor for itself."""
+    for layer in range(100):
+        for expert in range(760):
+            for part, shape in (("gate_proj", [2048, 7168]), ("up_proj", [2048, 7168]), ("down_proj", [7168, 2048])):
+                yield f"model.layers.{layer}.mlp.experts.{expert}.{part}.weight", "BF16", shape
+        yield f"model.layers.{layer}.mlp.gate.weight", "F32", [760, 7168]
+        yield f"model.layers.{layer}.mlp.gate.e_score_correction_bias", "F32", [760]
+        for part, shape in (("q_a_proj", [1536, 7168]), ("q_b_proj", [24576, 1536]), ("kv_a_proj_with_mqa", [576, 7168]),
+                            ("kv_b_proj", [32768, 512]), ("o_proj", [7168, 16384])):
+            yield f"model.layers.{layer}.self_attn.{part}.weight", "BF16", shape
+        for part, size in (("self_attn.q_a_layernorm", 1536), ("self_attn.kv_a_layernorm", 512), ("input_layernorm", 7168),
+                           ("post_attention_layernorm", 7168)):
+            yield f"model.layers.{layer}.{part}.weight", "F32", [size]
+        yield f"model.layers.{layer}.self_attn.rotary_emb.inv_freq", "F32", [32]
+
+
 def main():
     random.seed(7)
     out = Path(sys.argv[1])
@@ -86,6 +103,8 @@ def main():
              "training": json.dumps({"lr": 3e-4, "batch": 64, "steps": 20000})}, normal)
     assert len(list(experts())) == 20000
     sharded(out / "large", experts(), 100)
+    assert len(list(vast())) == 229_200
+    sharded(out / "vast", vast(), 163)
     hostile = [(HOSTILE, "F32", [4]), ("", "U8", [3]), ("a", "I64", [2]), ("a.b", "BOOL", [6]), ("__proto__.constructor", "F16", [8]),
                ("..", "U8", [0]), ("x\u202egnp.exe\u0007\n", "F32", []), ("." * 3000, "U8", [1]), ("n" * 60000, "U8", [1])]
     file_of(out / "hostile.safetensors", hostile, {HOSTILE: HOSTILE, "json": '{"</script>": "\u2028"}', "__proto__": "x"},

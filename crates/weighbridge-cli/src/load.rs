@@ -109,6 +109,13 @@ fn foreign(location: &Path) -> weighbridge::Result<Option<Format>> {
     if is_ours { Ok(None) } else { Format::of_file(location) }
 }
 
+/// What a location is called: its last part, or what that stands for where it is `.` or `..`.
+pub(crate) fn name_of(location: &Path) -> String {
+    let real = || location.canonicalize().ok()?.file_name().map(ToOwned::to_owned);
+    let name = location.file_name().map(ToOwned::to_owned).or_else(real);
+    name.unwrap_or_else(|| location.into()).to_string_lossy().into_owned()
+}
+
 /// Passes on the warnings of a checkpoint.
 pub(crate) fn tell(location: &Path, checkpoint: &Checkpoint, term: &Term) {
     for warning in checkpoint.warnings() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
-use support::{command, llama, raw_file, weighbridge};
+use support::{command, document, llama, raw_file, weighbridge};
 
 fn at(directory: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
     directory.path().join(name)
@@ -172,11 +172,12 @@ fn a_page_asks_for_nothing_and_replaces_nothing() {
     assert_eq!(write(&[]).clean(), "");
     let html = std::fs::read_to_string(&page).unwrap();
     assert_eq!(html.matches("</script>").count(), 2);
+    assert!(html.contains("<title>a.safetensors</title>"), "{html}");
     assert!(html.contains("default-src 'none'; script-src 'sha256-"));
     assert!(!html.contains("<img") && !html.contains("{{"));
-    let data = html.split_once(r#"id="data">"#).unwrap().1.split_once("</script>").unwrap().0;
-    let data: Value = serde_json::from_str(data).unwrap();
-    assert_eq!(data["checkpoints"][0]["tensors"][0]["name"], "</script><script>alert(1)");
+    let data = document(&html);
+    assert_eq!(data["columns"]["name"][0], "</script><script>alert(1)");
+    assert_eq!(data["metadata"]["</script>"][0], "<img src=x>");
 
     std::fs::write(&page, "mine").unwrap();
     let refused = write(&[]);
@@ -186,6 +187,56 @@ fn a_page_asks_for_nothing_and_replaces_nothing() {
     assert_eq!(std::fs::read_to_string(&page).unwrap(), html);
     let left: Vec<_> = directory.path().read_dir().unwrap().collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn a_page_has_a_tensor_in_each_column() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, page) = (at(&directory, "model"), at(&directory, "a.html"));
+    llama(&path, Some(9_000));
+    let path = path.to_str().unwrap();
+    weighbridge(["inspect", path, "--html", page.to_str().unwrap(), "--stats"]).clean();
+    let shown = document(&std::fs::read_to_string(&page).unwrap());
+    let document = json(&["inspect", path, "--format", "json", "--stats"]);
+    let tensors = document["checkpoints"][0]["tensors"].as_array().unwrap();
+    let (columns, forms) = (&shown["columns"], &shown["forms"]);
+    assert_eq!(forms.as_array().unwrap().len(), 5);
+    for column in ["name", "form", "shard", "offset", "figures"] {
+        assert_eq!(columns[column].as_array().unwrap().len(), tensors.len(), "{column}");
+    }
+    for (place, tensor) in tensors.iter().enumerate() {
+        let form = &forms[columns["form"][place].as_u64().unwrap() as usize];
+        for field in ["dtype", "shape", "elements", "bytes"] {
+            assert_eq!(form[field], tensor[field]);
+        }
+        for field in ["name", "shard", "offset", "figures"] {
+            assert_eq!(columns[field][place], tensor[field]);
+        }
+    }
+}
+
+#[test]
+fn a_directory_has_a_name_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, page) = (at(&directory, "my llama"), at(&directory, "a.html"));
+    llama(&path, Some(9_000));
+    std::fs::create_dir(path.join("inside")).unwrap();
+    let run = |from: &Path, arguments: &[&str]| {
+        let output = command().current_dir(from).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (from, given) in [(path.clone(), "."), (path.join("inside"), "..")] {
+        let text = run(&from, &["inspect", given]);
+        assert!(text.starts_with("my llama  63 tensors"), "{text}");
+        let document: Value =
+            serde_json::from_str(&run(&from, &["inspect", given, "--format", "json"])).unwrap();
+        assert_eq!(document["checkpoints"][0]["name"], "my llama");
+        assert_eq!(document["checkpoints"][0]["path"], given);
+        run(&from, &["inspect", given, "--html", page.to_str().unwrap(), "--force"]);
+        let html = std::fs::read_to_string(&page).unwrap();
+        assert!(html.contains("<title>my llama</title>"), "{html}");
+    }
 }
 
 #[test]

@@ -1,43 +1,9 @@
-//! What is known of a tensor when all its values have been read.
+//! Figures as they come out of what was counted.
 
-use serde::Serialize;
 use weighbridge::Dtype;
+pub(crate) use weighbridge_page::{Figures, Histogram, Number};
 
-/// The figures of one tensor. Extremes, mean, deviation and histogram are those of the finite values.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Figures {
-    /// So many numbers were looked at: a complex number is two.
-    pub(crate) values: u64,
-    pub(crate) min: Option<Number>,
-    pub(crate) max: Option<Number>,
-    pub(crate) mean: Option<f64>,
-    /// The standard deviation, of all values and not of a sample.
-    pub(crate) std: Option<f64>,
-    pub(crate) zeros: u64,
-    pub(crate) nans: u64,
-    #[serde(rename = "positive_infinities")]
-    pub(crate) infinities: u64,
-    pub(crate) negative_infinities: u64,
-    pub(crate) histogram: Option<Histogram>,
-}
-
-/// A value as its dtype has it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub(crate) enum Number {
-    Signed(i64),
-    Unsigned(u64),
-    Real(f64),
-}
-
-/// How many values are in each of [`BINS`] equal parts of the range from `low` to `high`, both included.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Histogram {
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-    pub(crate) counts: Vec<u64>,
-}
-
+/// Parts of a histogram.
 pub(crate) const BINS: usize = 64;
 
 /// A histogram of values, each with how often it occurs.

@@ -3,12 +3,8 @@
 mod json;
 pub(super) mod page;
 mod quantised;
-pub(super) mod survey;
 mod table;
-#[cfg(test)]
-mod tests;
 mod text;
-mod tree;
 mod values;
 
 use std::io::Write;
@@ -17,15 +13,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::Checkpoint;
+use weighbridge_page::Survey;
+use weighbridge_page::tree::{Sort, position};
 
 use crate::dense::Dense;
-use crate::load;
 use crate::outcome::Outcome;
 use crate::select::Select;
 use crate::show::safe;
 use crate::term::Term;
-use survey::Survey;
-use tree::Sort;
+use crate::{figures, load};
 
 /// Shows what is in a checkpoint: a tree of modules with dtypes, shapes and sizes, totals, metadata and
 /// shards
@@ -58,7 +54,7 @@ pub(crate) struct Inspect {
 
     /// The order of siblings in the tree, and of the list
     #[arg(long, value_enum, default_value = "name")]
-    sort: Sort,
+    sort: Order,
 
     /// Read the values, too: their extremes, mean, NaN, and histograms in the page
     #[arg(long)]
@@ -91,6 +87,27 @@ enum Format {
     Json,
 }
 
+/// The order of siblings, and of tensors in a list.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Order {
+    /// By name, numbers in it by value
+    Name,
+    /// The most bytes first
+    Size,
+    /// As the data lies in the files
+    Offset,
+}
+
+impl From<Order> for Sort {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Name => Self::Name,
+            Order::Size => Self::Size,
+            Order::Offset => Self::Offset,
+        }
+    }
+}
+
 impl Inspect {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
         let chosen = self.select.names()?;
@@ -101,39 +118,47 @@ impl Inspect {
             }
         }
         let seen: Vec<Seen> = self.paths.iter().map(|path| self.look(path, term)).collect::<Result<_>>()?;
-        let surveys = self.paths.iter().zip(&seen).map(|(path, seen)| {
-            let mut survey = Survey::new(path, seen.shown(self.dense.dense), &seen.stored, &chosen);
-            survey.quantised = quantised::modules(&seen.stored, seen.weights.as_ref(), &chosen);
-            if !self.select.is_all() && survey.tensors.is_empty() && !seen.stored.is_empty() {
+        let looked = self.paths.iter().zip(&seen).map(|(path, seen)| {
+            let (name, shown) = (load::name_of(path), seen.shown(self.dense.dense));
+            let survey = Survey::new(name, path.display().to_string(), shown, &seen.stored, &chosen);
+            if !self.select.is_all() && survey.tensors().is_empty() && !seen.stored.is_empty() {
                 term.warn(format_args!("{}: no tensor has such a name", path.display()));
             }
-            if self.stats { survey.read(term) } else { Ok(survey) }
+            let survey = if self.stats { read(survey, term)? } else { survey };
+            let quantised = quantised::modules(&seen.stored, seen.weights.as_ref(), &chosen);
+            Ok(Looked { survey, quantised })
         });
-        let surveys: Vec<Survey<'_>> = surveys.collect::<Result<_>>()?;
+        let looked: Vec<Looked<'_>> = looked.collect::<Result<_>>()?;
+        let sort = self.sort.into();
         match (&self.html, self.format) {
-            (Some(html), _) => surveys.iter().try_for_each(|survey| page::write(html, survey, term))?,
+            (Some(html), _) => looked.iter().try_for_each(|looked| {
+                page::write(html, term, |mut out| {
+                    Ok(weighbridge_page::inspect::write(&mut out, &looked.survey)?)
+                })
+            })?,
             (None, Format::Json) => {
                 let depth = self.depth.map_or(usize::MAX, usize::from);
-                let shape = json::Shape { tree: (!self.flat).then_some(depth), sort: self.sort };
+                let shape = json::Shape { tree: (!self.flat).then_some(depth), sort };
                 let mut out = term.raw();
-                json::Document::of(surveys.iter(), shape).write(&mut out)?;
+                json::Document::of(looked.iter(), shape).write(&mut out)?;
                 out.flush()?;
             }
             (None, Format::Text) => {
                 let depth = self.depth.map_or(usize::MAX, usize::from);
                 let view = if self.flat { text::View::Flat } else { text::View::Tree { depth } };
                 let mut out = term.text();
-                for (number, survey) in surveys.iter().enumerate() {
+                for (number, looked) in looked.iter().enumerate() {
                     if number > 0 {
                         writeln!(out)?;
                     }
-                    text::write(&mut out, survey, view, self.sort)?;
+                    text::write(&mut out, looked, view, sort)?;
                 }
                 out.flush()?;
             }
         }
         Ok(Outcome::Clean)
     }
+
     fn look(&self, path: &Path, term: &Term) -> Result<Seen> {
         let stored = load::look(path, term)?;
         let weights = match stored.dequantized() {
@@ -164,4 +189,23 @@ impl Seen {
     fn shown(&self, dense: bool) -> &Checkpoint {
         self.weights.as_ref().filter(|_| dense).unwrap_or(&self.stored)
     }
+}
+
+/// What is shown of a checkpoint.
+struct Looked<'c> {
+    survey: Survey<'c>,
+    quantised: Vec<quantised::Module<'c>>,
+}
+
+/// Reads all data, in the order in which it lies.
+fn read<'c>(survey: Survey<'c>, term: &Term) -> Result<Survey<'c>> {
+    let mut order: Vec<usize> = (0..survey.tensors().len()).collect();
+    order.sort_by_key(|&place| position(&survey.tensors()[place]));
+    let tensors: Vec<_> = order.iter().map(|&place| survey.tensors()[place]).collect();
+    let read = figures::of(&tensors, &term.bar("reading", survey.bytes()))?;
+    let mut figures = vec![None; read.len()];
+    for (place, read) in order.into_iter().zip(read) {
+        figures[place] = read;
+    }
+    Ok(survey.with_figures(figures))
 }

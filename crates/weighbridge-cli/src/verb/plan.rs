@@ -9,10 +9,10 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use weighbridge::parallel::{Held, Ranks};
 use weighbridge::{Checkpoint, Names};
+use weighbridge_page::Survey;
 
 use super::inspect::page;
-use super::inspect::survey::Survey;
-use crate::load::look;
+use crate::load::{look, name_of};
 use crate::outcome::Outcome;
 use crate::parallel::{Parallel, RULES};
 use crate::show::{bytes, plural, safe};
@@ -206,7 +206,8 @@ fn document(ranks: &Ranks, only: Option<usize>, term: &Term) -> Result<()> {
 fn map(html: &Path, input: &Path, ranks: &Ranks, term: &Term) -> Result<()> {
     let of_rank = |rank: usize| Ok((format!("rank {rank}."), ranks.checkpoint(rank)?));
     let all = Checkpoint::union((0..ranks.len()).map(of_rank).collect::<weighbridge::Result<Vec<_>>>()?)?;
-    let mut survey = Survey::new(input, &all, ranks.whole(), &Names::all());
-    survey.ranks = ranks.len();
-    page::write(html, &survey, term)
+    let path = input.display().to_string();
+    let survey =
+        Survey::new(name_of(input), path, &all, ranks.whole(), &Names::all()).with_ranks(ranks.len());
+    page::write(html, term, |mut out| Ok(weighbridge_page::inspect::write(&mut out, &survey)?))
 }

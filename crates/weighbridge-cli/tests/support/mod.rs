@@ -6,6 +6,9 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use flate2::read::GzDecoder;
 use weighbridge::write::{Save, Values};
 
 /// What the command did.
@@ -84,6 +87,13 @@ pub fn llama(path: &Path, max_shard_size: Option<u64>) {
         None => save.file(path, tensors).unwrap(),
         Some(bytes) => drop(save.max_shard_size(bytes).directory(path, "model", tensors).unwrap()),
     }
+}
+
+/// The document that a page carries.
+pub fn document(html: &str) -> serde_json::Value {
+    let coded = html.split_once(r#"id="data">"#).unwrap().1.split_once("</script>").unwrap().0;
+    let packed = BASE64_STANDARD.decode(coded).unwrap();
+    serde_json::from_reader(GzDecoder::new(&*packed)).unwrap()
 }
 
 /// A file with that header and data, valid or not.

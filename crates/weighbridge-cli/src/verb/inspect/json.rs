@@ -5,11 +5,12 @@ use std::io::Write;
 use anyhow::Result;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use weighbridge::{Dtype, TensorRef};
+use weighbridge::TensorRef;
+use weighbridge_page::tree::{Node, Sort, position};
+use weighbridge_page::{DtypeTotal, ShardTotal, Stack, Survey};
 
+use super::Looked;
 use super::quantised::Module;
-use super::survey::{DtypeTotal, ShardTotal, Stack, Survey, by_name};
-use super::tree::{Node, Sort, position};
 use crate::figures::Figures;
 
 pub(super) const SCHEMA: &str = "weighbridge.inspect/1";
@@ -23,7 +24,8 @@ pub(super) struct Document<'s, 'c> {
 
 #[derive(Serialize)]
 struct Checkpoint<'s, 'c> {
-    path: String,
+    name: &'s str,
+    path: &'s str,
     /// Of all tensors, chosen or not.
     tensors_in_all: usize,
     count: usize,
@@ -34,18 +36,10 @@ struct Checkpoint<'s, 'c> {
     shards: Vec<ShardTotal>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     quantised: &'s [Module<'c>],
-    /// In pages only: tensors are coloured by rank.
-    #[serde(skip_serializing_if = "is_none")]
-    ranks: usize,
     metadata: std::collections::BTreeMap<&'c str, Vec<&'c str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tree: Option<Children<'s, 'c>>,
     tensors: Tensors<'s, 'c>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn is_none(ranks: &usize) -> bool {
-    *ranks == 0
 }
 
 /// What goes into the document.
@@ -57,8 +51,8 @@ pub(super) struct Shape {
 }
 
 impl<'s, 'c> Document<'s, 'c> {
-    pub(super) fn of(surveys: impl Iterator<Item = &'s Survey<'c>>, shape: Shape) -> Self {
-        Self { schema: SCHEMA, checkpoints: surveys.map(|survey| Checkpoint::of(survey, shape)).collect() }
+    pub(super) fn of(looked: impl Iterator<Item = &'s Looked<'c>>, shape: Shape) -> Self {
+        Self { schema: SCHEMA, checkpoints: looked.map(|looked| Checkpoint::of(looked, shape)).collect() }
     }
 
     /// Writes it on one line.
@@ -71,19 +65,20 @@ impl<'s, 'c> Document<'s, 'c> {
 }
 
 impl<'s, 'c> Checkpoint<'s, 'c> {
-    fn of(survey: &'s Survey<'c>, shape: Shape) -> Self {
+    fn of(looked: &'s Looked<'c>, shape: Shape) -> Self {
+        let survey = &looked.survey;
         let root = survey.root();
         Self {
-            path: survey.location.display().to_string(),
-            tensors_in_all: survey.checkpoint.len(),
-            count: survey.tensors.len(),
+            name: survey.name(),
+            path: survey.path(),
+            tensors_in_all: survey.checkpoint().len(),
+            count: survey.tensors().len(),
             elements: survey.elements(),
             bytes: survey.bytes(),
             dtypes: survey.dtypes(),
             stacks: survey.stacks(),
             shards: survey.shards(),
-            quantised: &survey.quantised,
-            ranks: survey.ranks,
+            quantised: &looked.quantised,
             metadata: survey.metadata(),
             tree: shape.tree.map(|depth| Children { node: root, depth, sort: shape.sort }),
             tensors: Tensors { survey, sort: shape.sort },
@@ -149,8 +144,7 @@ struct Tensors<'s, 'c> {
 #[derive(Serialize)]
 struct Tensor<'s> {
     name: &'s str,
-    #[serde(serialize_with = "by_name")]
-    dtype: Dtype,
+    dtype: &'static str,
     shape: &'s [usize],
     elements: u64,
     bytes: u64,
@@ -163,13 +157,13 @@ struct Tensor<'s> {
 
 impl Serialize for Tensors<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let order = order(&self.survey.tensors, self.sort);
+        let order = order(self.survey.tensors(), self.sort);
         serializer.collect_seq(order.into_iter().map(|place| {
-            let tensor = self.survey.tensors[place];
-            let figures = self.survey.figures.as_ref();
+            let tensor = self.survey.tensors()[place];
+            let figures = self.survey.figures();
             Tensor {
                 name: tensor.name(),
-                dtype: tensor.dtype(),
+                dtype: tensor.dtype().name(),
                 shape: tensor.shape(),
                 elements: tensor.elements(),
                 bytes: tensor.byte_len(),

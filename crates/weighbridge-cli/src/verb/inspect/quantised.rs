@@ -7,7 +7,6 @@ use anyhow::Result;
 use serde::Serialize;
 use weighbridge::{Checkpoint, Dtype, Names, QuantizedModule};
 
-use super::survey::by_name;
 use super::table::{Align, DIM, PLAIN, Table, cell};
 use crate::show::{self, safe};
 
@@ -78,6 +77,11 @@ pub(super) fn modules<'c>(
     let others = weights.into_iter().flat_map(Checkpoint::quantized);
     let others = others.filter(|module| !own.contains(&module.weight()));
     stored.quantized().chain(others).filter(is_chosen).map(module).collect()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn by_name<S: serde::Serializer>(dtype: &Dtype, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(dtype.name())
 }
 
 fn reason(module: &QuantizedModule<'_>) -> Option<String> {

@@ -2,17 +2,18 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use weighbridge::{Dtype, TensorRef};
+use weighbridge_page::Survey;
+use weighbridge_page::tree::{Node, Sort};
 
 use super::json::order;
-use super::quantised;
-use super::survey::Survey;
 use super::table::{Align, BOLD, Cell, DIM, PLAIN, Table, cell};
-use super::tree::{Node, Sort};
 use super::values::Values;
+use super::{Looked, quantised};
 use crate::show::{self, safe};
 
 /// Which picture of the tensors.
@@ -28,19 +29,20 @@ const MOST_SHARDS: usize = 16;
 const MOST_OF_VALUE: usize = 200;
 const BAR: usize = 10;
 
-pub(super) fn write(out: &mut impl Write, survey: &Survey<'_>, view: View, sort: Sort) -> Result<()> {
+pub(super) fn write(out: &mut impl Write, looked: &Looked<'_>, view: View, sort: Sort) -> Result<()> {
+    let survey = &looked.survey;
     title(out, survey)?;
-    if !survey.tensors.is_empty() {
+    if !survey.tensors().is_empty() {
         writeln!(out)?;
         tensors(out, survey, view, sort)?;
     }
     totals(out, survey)?;
-    quantised::write(out, &survey.quantised)?;
+    quantised::write(out, &looked.quantised)?;
     metadata(out, survey)
 }
 
 fn title(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
-    let (all, chosen) = (survey.checkpoint.len(), survey.tensors.len());
+    let (all, chosen) = (survey.checkpoint().len(), survey.tensors().len());
     let tensors = match chosen == all {
         true => show::plural(all, "tensor"),
         false => format!("{} of {}", show::count(chosen as u64), show::plural(all, "tensor")),
@@ -49,14 +51,19 @@ fn title(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
         1 => String::new(),
         several => format!(" in {}", show::plural(several, "shard")),
     };
-    let location = survey.location.display().to_string();
+    // A path such as `..` does not say what it is.
+    let location = match Path::new(survey.path()).file_name() {
+        Some(_) => survey.path(),
+        None => survey.name(),
+    };
     let elements = show::plural(survey.elements() as usize, "parameter");
     let bytes = show::bytes(survey.bytes());
-    writeln!(out, "{BOLD}{}{BOLD:#}  {tensors}{shards}, {elements}, {bytes}", safe(&location))?;
+    writeln!(out, "{BOLD}{}{BOLD:#}  {tensors}{shards}, {elements}, {bytes}", safe(location))?;
     Ok(())
 }
 
-fn tensors(out: &mut impl Write, survey: &Survey<'_>, view: View, sort: Sort) -> Result<()> {
+fn tensors(out: &mut impl Write, looked: &Looked<'_>, view: View, sort: Sort) -> Result<()> {
+    let survey = &looked.survey;
     let rows = Rows { survey, sort, total: survey.bytes() };
     let mut titles: Vec<&str> = vec!["tensor", "dtype", "shape"];
     let mut aligns = vec![Align::Left, Align::Left, Align::Left];
@@ -67,7 +74,7 @@ fn tensors(out: &mut impl Write, survey: &Survey<'_>, view: View, sort: Sort) ->
     };
     titles.extend([title, "bytes", "share", ""]);
     aligns.extend([align, Align::Right, Align::Right, Align::Left]);
-    if survey.figures.is_some() {
+    if survey.figures().is_some() {
         titles.extend(["min", "mean", "max", "nan", "inf"]);
         aligns.extend([Align::Right; 5]);
     }
@@ -98,7 +105,7 @@ impl<'s, 'c> Rows<'s, 'c> {
         match view {
             View::Tree { depth } => self.under(&self.survey.root(), "", depth, emit),
             View::Flat => {
-                let mut places = order(&self.survey.tensors, self.sort).into_iter();
+                let mut places = order(self.survey.tensors(), self.sort).into_iter();
                 places.try_for_each(|place| emit(&self.listed(place)))
             }
         }
@@ -137,14 +144,14 @@ impl<'s, 'c> Rows<'s, 'c> {
         let count = cell(show::count(node.count()), DIM);
         let mut row = vec![Cell { text: safe(label).into_owned(), style, lead }, dtype, shape, count];
         row.extend(self.size(node.bytes(), style));
-        if let Some(figures) = &self.survey.figures {
+        if let Some(figures) = self.survey.figures() {
             row.extend(values(&Values::of(node.places().map(|place| figures[place].as_ref()))));
         }
         row
     }
 
     fn listed(&self, place: usize) -> Vec<Cell> {
-        let tensor = self.survey.tensors[place];
+        let tensor = self.survey.tensors()[place];
         let (dtype, shape) = kind(tensor);
         let shard = match self.survey.file_count() {
             1 => String::new(),
@@ -152,7 +159,7 @@ impl<'s, 'c> Rows<'s, 'c> {
         };
         let mut row = vec![cell(safe(tensor.name()), PLAIN), dtype, shape, cell(shard, DIM)];
         row.extend(self.size(tensor.byte_len(), PLAIN));
-        if let Some(figures) = &self.survey.figures {
+        if let Some(figures) = self.survey.figures() {
             row.extend(values(&Values::of([figures[place].as_ref()].into_iter())));
         }
         row

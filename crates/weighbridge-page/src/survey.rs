@@ -1,28 +1,23 @@
 //! What is known of a checkpoint: its tensors, its totals and, if they were asked for, figures of the values.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::Result;
 use serde::Serialize;
 use weighbridge::{Checkpoint, Dtype, Names, TensorRef};
 
-use super::quantised::Module;
-use super::tree::{Node, by_path, position};
-use crate::figures::{self, Figures};
-use crate::term::Term;
+use crate::figures::Figures;
+use crate::tree::{Node, by_path};
 
 /// A checkpoint, and those of its tensors that were chosen.
-pub(in crate::verb) struct Survey<'c> {
-    pub(super) location: &'c Path,
-    pub(super) checkpoint: &'c Checkpoint,
+#[derive(Debug)]
+pub struct Survey<'c> {
+    name: String,
+    path: String,
+    pub(crate) checkpoint: &'c Checkpoint,
     /// Sorted by path.
-    pub(super) tensors: Vec<TensorRef<'c>>,
-    /// One for each of the tensors, if the data was read; `None` where values cannot be.
-    pub(super) figures: Option<Vec<Option<Figures>>>,
-    pub(super) quantised: Vec<Module<'c>>,
-    /// The ranks, if names begin with them (`rank 0.`); 0 otherwise.
-    pub(in crate::verb) ranks: usize,
+    pub(crate) tensors: Vec<TensorRef<'c>>,
+    pub(crate) figures: Option<Vec<Option<Figures>>>,
+    pub(crate) ranks: usize,
     /// For each shard of the checkpoint the file that it is, or that its tensors are made of.
     files: Vec<usize>,
     /// How many files there are.
@@ -30,9 +25,10 @@ pub(in crate::verb) struct Survey<'c> {
 }
 
 impl<'c> Survey<'c> {
-    /// `stored` is the checkpoint as it is stored, `checkpoint` that or its weights.
-    pub(in crate::verb) fn new(
-        location: &'c Path,
+    /// `stored` is the checkpoint as it is stored, `checkpoint` that or its weights. `name` is its title, `path` where it is.
+    pub fn new(
+        name: impl Into<String>,
+        path: impl Into<String>,
         checkpoint: &'c Checkpoint,
         stored: &'c Checkpoint,
         chosen: &Names,
@@ -47,55 +43,80 @@ impl<'c> Survey<'c> {
             }
             labels().position(|label| label == shard.label()).unwrap_or(0)
         });
-        let files = files.collect();
-        let (figures, quantised, stored) = (None, Vec::new(), stored.shards().len());
-        Self { location, checkpoint, tensors, figures, quantised, ranks: 0, files, stored }
+        let (files, stored) = (files.collect(), stored.shards().len());
+        let (name, path) = (name.into(), path.into());
+        Self { name, path, checkpoint, tensors, figures: None, ranks: 0, files, stored }
+    }
+
+    /// With figures of the values: one for each of [`tensors`](Self::tensors), `None` where values cannot be read.
+    #[must_use]
+    pub fn with_figures(self, figures: Vec<Option<Figures>>) -> Self {
+        Self { figures: Some(figures), ..self }
+    }
+
+    /// With names that begin with ranks (`rank 0.`), so many of them.
+    #[must_use]
+    pub fn with_ranks(self, ranks: usize) -> Self {
+        Self { ranks, ..self }
+    }
+
+    /// Its title.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &'c Checkpoint {
+        self.checkpoint
+    }
+
+    /// The tensors that were chosen, sorted by path.
+    pub fn tensors(&self) -> &[TensorRef<'c>] {
+        &self.tensors
+    }
+
+    /// Figures of the values, if they were read; for each of [`tensors`](Self::tensors).
+    pub fn figures(&self) -> Option<&[Option<Figures>]> {
+        self.figures.as_deref()
     }
 
     /// How many files there are.
-    pub(super) fn file_count(&self) -> usize {
+    pub fn file_count(&self) -> usize {
         self.stored
     }
 
     /// The file in which a tensor is, or what it is made of.
-    pub(super) fn file_of(&self, tensor: &TensorRef<'_>) -> usize {
+    pub fn file_of(&self, tensor: &TensorRef<'_>) -> usize {
         self.files.get(tensor.shard_number()).copied().unwrap_or(0)
     }
 
     /// The byte of that file at which its data starts, if it is stored.
-    pub(super) fn offset_of(&self, tensor: &TensorRef<'_>) -> Option<u64> {
+    pub fn offset_of(&self, tensor: &TensorRef<'_>) -> Option<u64> {
         (tensor.shard_number() < self.stored).then(|| tensor.info().file_range().start)
     }
 
-    /// Reads all data, in the order in which it lies.
-    pub(super) fn read(mut self, term: &Term) -> Result<Self> {
-        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
-        order.sort_by_key(|&place| position(&self.tensors[place]));
-        let tensors: Vec<_> = order.iter().map(|&place| self.tensors[place]).collect();
-        let read = figures::of(&tensors, &term.bar("reading", self.bytes()))?;
-        let mut figures = vec![None; read.len()];
-        for (place, read) in order.into_iter().zip(read) {
-            figures[place] = read;
-        }
-        self.figures = Some(figures);
-        Ok(self)
-    }
-
-    pub(super) fn root(&self) -> Node<'_, 'c> {
+    /// The module of all tensors.
+    pub fn root(&self) -> Node<'_, 'c> {
         Node::root(&self.tensors)
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
         self.tensors.iter().map(TensorRef::byte_len).sum()
     }
 
     /// Elements of all tensors; hostile files have more than can be counted, of empty tensors none.
-    pub(super) fn elements(&self) -> u64 {
+    pub fn elements(&self) -> u64 {
         self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.elements()))
     }
 
     /// Totals of each dtype, the most bytes first.
-    pub(super) fn dtypes(&self) -> Vec<DtypeTotal> {
+    pub fn dtypes(&self) -> Vec<DtypeTotal> {
         let mut totals: Vec<DtypeTotal> = Vec::new();
         for tensor in &self.tensors {
             let dtype = tensor.dtype();
@@ -113,14 +134,14 @@ impl<'c> Survey<'c> {
     }
 
     /// The outermost modules with numbered ones in them, and totals of each of these.
-    pub(super) fn stacks(&self) -> Vec<Stack<'c>> {
+    pub fn stacks(&self) -> Vec<Stack<'c>> {
         let mut stacks = Vec::new();
         find_stacks(&self.root(), &mut stacks);
         stacks
     }
 
     /// What the files hold of the chosen tensors.
-    pub(super) fn shards(&self) -> Vec<ShardTotal> {
+    pub fn shards(&self) -> Vec<ShardTotal> {
         let shards = self.checkpoint.shards().iter().take(self.stored);
         let mut totals: Vec<_> = shards
             .map(|shard| ShardTotal { file: shard.name().into_owned(), tensors: 0, bytes: 0 })
@@ -134,7 +155,7 @@ impl<'c> Survey<'c> {
     }
 
     /// What the files say about themselves, each value once.
-    pub(super) fn metadata(&self) -> BTreeMap<&'c str, Vec<&'c str>> {
+    pub fn metadata(&self) -> BTreeMap<&'c str, Vec<&'c str>> {
         let mut entries: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for shard in self.checkpoint.shards() {
             for (key, value) in shard.header().metadata().into_iter().flatten() {
@@ -150,37 +171,51 @@ impl<'c> Survey<'c> {
 
 /// Totals of the tensors of a dtype.
 #[derive(Debug, Serialize)]
-pub(super) struct DtypeTotal {
+pub struct DtypeTotal {
+    /// Their dtype.
     #[serde(serialize_with = "by_name")]
-    pub(super) dtype: Dtype,
-    pub(super) tensors: u64,
-    pub(super) elements: u64,
-    pub(super) bytes: u64,
+    pub dtype: Dtype,
+    /// How many tensors.
+    pub tensors: u64,
+    /// Their elements.
+    pub elements: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A module of numbered modules: the layers of a transformer.
 #[derive(Debug, Serialize)]
-pub(super) struct Stack<'c> {
-    pub(super) module: &'c str,
-    pub(super) layers: Vec<Layer>,
+pub struct Stack<'c> {
+    /// The name of the module.
+    pub module: &'c str,
+    /// The modules in it, by number.
+    pub layers: Vec<Layer>,
 }
 
+/// A numbered module.
 #[derive(Debug, Serialize)]
-pub(super) struct Layer {
-    pub(super) number: u64,
-    pub(super) tensors: u64,
-    pub(super) bytes: u64,
+pub struct Layer {
+    /// Its number.
+    pub number: u64,
+    /// How many tensors.
+    pub tensors: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
+/// Totals of the tensors of a file.
 #[derive(Debug, Serialize)]
-pub(super) struct ShardTotal {
-    pub(super) file: String,
-    pub(super) tensors: u64,
-    pub(super) bytes: u64,
+pub struct ShardTotal {
+    /// The name of the file.
+    pub file: String,
+    /// How many tensors.
+    pub tensors: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
-pub(super) fn by_name<S: serde::Serializer>(dtype: &Dtype, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn by_name<S: serde::Serializer>(dtype: &Dtype, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtype.name())
 }
 

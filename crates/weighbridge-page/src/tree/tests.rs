@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use weighbridge::{Checkpoint, TensorRef};
 
-use super::tree::{Node, Sort, by_path, ranges};
+use super::{Node, Sort, by_path, ranges};
 
 /// A checkpoint of bytes, all tensors of that name and length.
 fn checkpoint(tensors: &[(String, usize)]) -> Checkpoint {

@@ -1,27 +1,40 @@
 // Puts the parts together: what is chosen in one of them shows in the others.
 
-readTheme();
-const model = readModel();
-showTotals(model);
-showMetadata(model);
-
-const map = new Treemap(byId("map"), model, {
+let model = null;
+const map = new Treemap(byId("map"), {
   onZoom: (node) => showCrumbs(node, model, (step) => map.zoom(step)),
   onSelect: select,
   onHover: showTip,
 });
-const table = new Table(model, {
+const table = new Table({
+  columnsOf,
   onSelect: select,
   onFound: (found, all) => {
     byId("found").textContent = all ? count(found.length) : `${count(found.length)} of ${count(model.count)}`;
     map.setMatches(all ? null : new Set(found.map((tensor) => tensor.place)));
   },
 });
-showCrumbs(model.root, model, (step) => map.zoom(step));
-showLegend(model, (kind) => table.only("kind", kind));
-showShards(model, (shard) => table.only("shard", shard));
-showLayers(model, (path) => search(path));
-select(null);
+followTheme(recolor);
+globalThis.weighbridge = { show, say };
+showCarried(show);
+
+// Shows a document, in the place of the one that is shown.
+function show(shown) {
+  say("");
+  model = modelOf(shown);
+  byId("shown").hidden = false;
+  byId("search").value = "";
+  byId("tip").hidden = true;
+  showTotals(model);
+  showMetadata(model);
+  map.show(model);
+  table.show(model);
+  showCrumbs(model.root, model, (step) => map.zoom(step));
+  showLegend(model, (kind) => table.only("kind", kind));
+  showShards(model, (shard) => table.only("shard", shard));
+  showLayers(model, (path) => search(path));
+  select(null);
+}
 
 let typing = 0;
 byId("search").addEventListener("input", (event) => {
@@ -29,7 +42,7 @@ byId("search").addEventListener("input", (event) => {
   typing = setTimeout(() => table.search(event.target.value), model.count > 5000 ? 80 : 0);
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.target instanceof HTMLInputElement) return;
+  if (event.key !== "/" || !model || event.target instanceof HTMLInputElement) return;
   byId("search").focus();
   event.preventDefault();
 });
@@ -58,17 +71,8 @@ function showTip(node, event) {
   tip.style.top = `${y + 18 + tip.offsetHeight > box.height ? y - tip.offsetHeight - 12 : y + 18}px`;
 }
 
-// Light or dark as the system is, until somebody chooses.
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-byId("theme").addEventListener("click", () => {
-  const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
-  recolor();
-});
-dark.addEventListener("change", recolor);
-
 function recolor() {
-  readTheme();
+  if (!model) return;
   map.repaint();
   table.repaint();
   showTensor(table.selected, model);

@@ -6,13 +6,9 @@ const SMALLEST = 3;
 const ZOOM_MS = 260;
 
 class Treemap {
-  constructor(canvas, model, { onZoom, onSelect, onHover }) {
-    Object.assign(this, { canvas, model, onZoom, onSelect, onHover });
-    this.root = model.root;
-    this.hover = null;
-    this.cursor = null;
-    this.selected = null;
-    this.matches = null;
+  constructor(canvas, { onZoom, onSelect, onHover }) {
+    Object.assign(this, { canvas, onZoom, onSelect, onHover });
+    this.tiles = [];
     canvas.addEventListener("pointermove", (event) => this.point(event));
     canvas.addEventListener("pointerleave", () => this.setHover(null));
     canvas.addEventListener("click", (event) => this.open(this.at(event)?.node));
@@ -21,10 +17,15 @@ class Treemap {
     new ResizeObserver(() => this.resize()).observe(canvas);
   }
 
+  show(model) {
+    Object.assign(this, { model, root: model.root, hover: null, cursor: null, selected: null, matches: null, moving: false });
+    this.resize();
+  }
+
   resize() {
     const { width, height } = this.canvas.getBoundingClientRect();
     const scale = window.devicePixelRatio || 1;
-    if (width === 0) return;
+    if (width === 0 || !this.model) return;
     this.canvas.width = Math.round(width * scale);
     this.canvas.height = Math.round(height * scale);
     Object.assign(this, { width, height, scale });
@@ -40,15 +41,12 @@ class Treemap {
 
   // Places the children of a node in a rectangle, and theirs in them as far as there is room.
   place(node, x, y, width, height, depth) {
-    const children = node.tensor ? [node] : node.children;
-    const whole = children.reduce((sum, child) => sum + child.bytes, 0);
-    if (!(whole > 0)) return;
-    for (const [child, left, top, w, h] of squarify(children, whole, x, y, width, height)) {
+    for (const [child, left, top, w, h] of arranged(node, x, y, width, height)) {
       if (w < 0.4 || h < 0.4) continue;
       const tile = { node: child, x: left, y: top, w, h, depth, head: 0, open: false };
       this.tiles.push(tile);
       if (child.tensor || w < 2 * SMALLEST || h < 2 * SMALLEST) continue;
-      const roomy = w > 48 && h > HEAD + 14;
+      const roomy = w > 48 && h > 3 * HEAD;
       const edge = roomy ? 3 : w > 14 && h > 14 ? 1 : 0;
       tile.head = roomy ? HEAD : 0;
       tile.open = true;
@@ -75,11 +73,14 @@ class Treemap {
     const dim = node.tensor && this.matches && !this.matches.has(node.tensor.place);
     g.globalAlpha = dim ? 0.16 : 1;
     g.fillStyle = node.tensor ? shadeOf(node.tensor) : open && node.children.length ? theme.module : colorOf(node.children[0]?.tensor?.kind);
-    g.beginPath();
     const round = Math.min(4, width / 4, height / 4);
-    if (round > 1) g.roundRect(left, top, width, height, round);
-    else g.rect(left, top, width, height);
-    g.fill();
+    if (round > 1) {
+      g.beginPath();
+      g.roundRect(left, top, width, height, round);
+      g.fill();
+    } else {
+      g.fillRect(left, top, width, height);
+    }
     if (head) {
       label(g, visible(node.name, 200), x + 7, y + 13, w - 14, `600 11px ${FONT}`, theme.ink, bytes(node.bytes), theme.soft);
     } else if (node.tensor && w > 38 && h > 16) {
@@ -274,6 +275,71 @@ function label(g, text, x, y, room, font, color, right = null, rightColor = null
     if (width + wide + 10 < room) g.fillText(right, x + room - wide, y);
   }
   g.globalAlpha = before;
+}
+
+// Places what is in a node. Layers, which have numbers for names, stand in reading order, the rest by size.
+function* arranged(node, x, y, width, height) {
+  if (!(node.bytes > 0)) return;
+  node.blocks ??= blocksOf(node);
+  for (const [block, left, top, w, h] of squarify(node.blocks, node.bytes, x, y, width, height)) {
+    if (block.layers) yield* inOrder(block.layers, block.bytes, left, top, w, h);
+    else yield [block, left, top, w, h];
+  }
+}
+
+// Its children, with layers of like sizes as one.
+function blocksOf(node) {
+  if (node.tensor) return [node];
+  const isLayer = (child) => /^\d+(\.|$)/.test(child.name) && child.bytes > 0;
+  const layers = node.children.filter(isLayer);
+  const bytes = layers.reduce((sum, layer) => sum + layer.bytes, 0);
+  if (layers.length < 2 || layers[0].bytes * layers.length > 4 * bytes) return node.children;
+  layers.sort((a, b) => parseInt(a.name, 10) - parseInt(b.name, 10));
+  const others = node.children.filter((child) => !isLayer(child));
+  return [...others, { layers, bytes }].sort((a, b) => b.bytes - a.bytes);
+}
+
+// Rows from left to right and from top to bottom, as many as make tiles the squarest.
+function* inOrder(nodes, whole, x, y, width, height) {
+  const ideal = Math.round(Math.sqrt((nodes.length * height) / width));
+  let [best, least] = [null, Infinity];
+  for (let count = Math.max(1, ideal - 2); count <= Math.min(nodes.length, ideal + 2) || !best; count += 1) {
+    const rows = rowsOf(nodes, whole, Math.min(count, nodes.length));
+    let worst = 0;
+    for (const row of rows) {
+      const tall = (height * row.bytes) / whole;
+      for (const node of row.nodes) worst += ratio((width * node.bytes) / row.bytes, tall) / nodes.length;
+    }
+    if (worst < least) [best, least] = [rows, worst];
+  }
+  let top = y;
+  for (const row of best) {
+    const tall = (height * row.bytes) / whole;
+    let left = x;
+    for (const node of row.nodes) {
+      const wide = (width * node.bytes) / row.bytes;
+      yield [node, left, top, wide, tall];
+      left += wide;
+    }
+    top += tall;
+  }
+}
+
+const ratio = (a, b) => Math.max(a / b, b / a);
+
+// So many rows of about as many bytes.
+function rowsOf(nodes, whole, count) {
+  const rows = [];
+  let before = 0;
+  for (const node of nodes) {
+    // Of the middle of each tile.
+    const number = Math.min(count - 1, Math.floor(((before + node.bytes / 2) / whole) * count));
+    rows[number] ??= { nodes: [], bytes: 0 };
+    rows[number].nodes.push(node);
+    rows[number].bytes += node.bytes;
+    before += node.bytes;
+  }
+  return rows.filter(Boolean);
 }
 
 // Rows along the shorter side, each taking tiles as long as that makes them squarer.

@@ -10,11 +10,10 @@ function showTotals(model) {
   const chosen = model.count === model.tensors_in_all ? count(model.count) : `${count(model.count)} of ${count(model.tensors_in_all)}`;
   const totals = [["Size", bytes(model.bytes)], ["Parameters", spoken(model.elements)], ["Tensors", chosen],
     ["Shards", count(model.shards.length)], ["Dtypes", model.dtypes.map((total) => total.dtype).slice(0, 4).join(", ") || "–"]];
-  for (const [name, value] of totals) byId("totals").append(make("div", "", make("dt", "", name), make("dd", "", value)));
-  const path = model.path.replace(/[\\/]+$/, "");
-  byId("title").textContent = visible(path.split(/[\\/]/).pop());
-  byId("path").textContent = visible(path);
-  byId("path").hidden = !/[\\/]/.test(path);
+  byId("totals").replaceChildren(...totals.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value))));
+  byId("title").textContent = document.title = visible(model.name);
+  byId("path").textContent = visible(model.path);
+  byId("path").hidden = !/[\\/]/.test(model.path);
 }
 
 function showTensor(tensor, model) {
@@ -29,7 +28,7 @@ function showTensor(tensor, model) {
   panel.append(facts([["Dtype", tensor.dtype], ["Shape", shapeOf(tensor)], ["Elements", count(tensor.elements)],
     ["Bytes", `${count(tensor.bytes)} (${percent(tensor.bytes, model.bytes)})`],
     ["Shard", visible(model.shards[tensor.shard].file)],
-    ...(model.ranks ? [] : [["At byte", tensor.offset === undefined ? "made of codes" : count(tensor.offset)]])]));
+    ...(model.ranks ? [] : [["At byte", tensor.offset === null ? "made of codes" : count(tensor.offset)]])]));
   if (!model.hasFigures) {
     const hint = make("p", "hint", "For a histogram of the values, make the page with ", make("code", "", "--stats"), ".");
     panel.append(hint);
@@ -93,7 +92,7 @@ function showLegend(model, onChoose) {
     chip.title = `${plural(total.tensors, "tensor")}, ${plural(total.elements, "parameter")}`;
     return [chip, total.kind];
   });
-  byId("legend").append(...choice(chips, onChoose));
+  byId("legend").replaceChildren(...choice(chips, onChoose));
 }
 
 function showShards(model, onChoose) {
@@ -115,13 +114,14 @@ function showShards(model, onChoose) {
     button.title = `${visible(shard.file)}: ${bytes(shard.bytes)}, ${plural(shard.tensors, "tensor")}`;
     return [button, number];
   });
-  byId("shards").append(...choice(bars, onChoose));
+  byId("shards").replaceChildren(...choice(bars, onChoose));
   byId("shards-sum").textContent = bars.length > 1 ? count(bars.length) : "";
 }
 
 // A column a layer. Of thousands, as of no model, the first ones.
 function showLayers(model, onChoose) {
   byId("layers-card").hidden = model.stacks.length === 0;
+  byId("layers").replaceChildren();
   for (const stack of model.stacks.slice(0, 12)) {
     const most = Math.max(...stack.layers.map((layer) => layer.bytes), 1);
     const sum = stack.layers.reduce((total, layer) => total + layer.bytes, 0);
@@ -145,6 +145,7 @@ function showLayers(model, onChoose) {
 function showMetadata(model) {
   const entries = Object.entries(model.metadata);
   byId("metadata-card").hidden = entries.length === 0;
+  byId("metadata").replaceChildren();
   for (const [key, values] of entries) {
     byId("metadata").append(make("dt", "", visible(key, 300)));
     for (const value of values) byId("metadata").append(make("dd", "", indented(value)));

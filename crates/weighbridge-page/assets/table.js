@@ -5,14 +5,25 @@ const ROW = 32;
 const TALLEST = 8_000_000;
 
 class Table {
-  constructor(model, { onSelect, onFound }) {
-    Object.assign(this, { model, onSelect, onFound });
+  constructor({ columnsOf, onSelect, onFound }) {
+    Object.assign(this, { columnsOf, onSelect, onFound });
     this.rows = byId("rows");
     this.space = byId("space");
-    this.columns = columnsOf(model);
-    this.sorted = { column: this.columns[0], descending: false };
+    this.found = [];
+    this.pool = [];
+    this.rows.addEventListener("scroll", () => this.later());
+    this.rows.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => this.resize()).observe(this.rows);
+  }
+
+  show(model) {
+    this.model = model;
+    this.columns = this.columnsOf(model);
+    const first = this.columns.find((column) => column.first) ?? this.columns[0];
+    this.sorted = { column: first, descending: Boolean(first.right) };
     this.filter = { words: [], kind: null, shard: null };
     this.selected = null;
+    for (const row of this.pool) row.element.remove();
     this.pool = [];
     const width = this.columns.reduce((sum, column) => sum + column.width + 12, 20);
     byId("table").style.setProperty("--least", `${width}px`);
@@ -20,10 +31,7 @@ class Table {
     byId("table").style.setProperty("--columns", widths.join(" "));
     byId("table").setAttribute("aria-colcount", this.columns.length);
     this.heads = this.columns.map((column) => this.head(column));
-    byId("heads").append(...this.heads);
-    this.rows.addEventListener("scroll", () => this.later());
-    this.rows.addEventListener("keydown", (event) => this.key(event));
-    new ResizeObserver(() => this.resize()).observe(this.rows);
+    byId("heads").replaceChildren(...this.heads);
     this.update();
   }
 
@@ -64,7 +72,7 @@ class Table {
   update() {
     const { words, kind, shard } = this.filter;
     const all = words.length === 0 && kind === null && shard === null;
-    this.found = this.model.tensors.filter((tensor) =>
+    this.found = all ? this.model.tensors.slice() : this.model.tensors.filter((tensor) =>
       (kind === null || tensor.kind === kind) && (shard === null || tensor.shard === shard)
       && words.every((word) => tensor.haystack.includes(word)));
     const { column, descending } = this.sorted;
@@ -85,6 +93,7 @@ class Table {
   }
 
   draw() {
+    if (!this.model) return;
     const room = this.rows.clientHeight;
     const height = this.found.length * ROW;
     const scrollable = Math.min(height, TALLEST) - room;
@@ -150,68 +159,29 @@ class Table {
   }
 }
 
-function columnsOf(model) {
-  const text = (key, title, width, value) => ({
-    key, title, width, compare: (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0),
-    show: (cell, tensor) => { cell.textContent = value(tensor); },
-  });
-  const number = (key, title, width, value, write) => ({
-    key, title, width, right: true,
-    // What has no number stands behind all that do.
-    compare: (a, b) => (value(a) ?? -Infinity) - (value(b) ?? -Infinity) || 0,
-    show: (cell, tensor) => { cell.textContent = write(value(tensor), tensor); },
-  });
-  const figure = (key, title) => number(key, title, 66, (tensor) => tensor.figures?.[key], real);
-  const name = {
-    ...text("name", "Name", 250, (tensor) => tensor.name),
-    show: (cell, tensor) => {
-      // The end of a long name is what differs.
-      cell.replaceChildren(make("bdi", "", visible(tensor.name)));
-      cell.title = visible(tensor.name);
-    },
-  };
-  const longest = Math.max(5, ...model.dtypes.map((total) => total.dtype.length));
-  const dtype = {
-    ...text("kind", "Dtype", 20 + 8 * longest, (tensor) => tensor.dtype),
-    show: (cell, tensor) => cell.replaceChildren(dot(tensor.kind), tensor.dtype),
-  };
-  const shape = {
-    ...text("shape", "Shape", 116, shapeOf),
-    compare: (a, b) => a.elements - b.elements,
-    show: (cell, tensor) => { cell.textContent = cell.title = shapeOf(tensor); },
-  };
-  const columns = [name, dtype, shape, number("bytes", "Bytes", 68, (tensor) => tensor.bytes, bytes)];
-  if (!model.hasFigures) columns.push(number("share", "Share", 56, (tensor) => tensor.bytes, (value) => percent(value, model.bytes)));
-  if (model.shards.length > 1) columns.push(number("shard", "Shard", 46, (tensor) => tensor.shard, (value) => value + 1));
-  if (model.hasFigures) {
-    const nans = (tensor) => tensor.figures && tensor.figures.nans;
-    columns.push({ ...number("std", "Values", 80, (tensor) => tensor.figures?.std, real), right: false, show: spark },
-      figure("min", "Min"), figure("mean", "Mean"), figure("max", "Max"), {
-        ...number("nans", "NaN", 40, nans, count),
-        show: (cell, tensor) => {
-          cell.textContent = tensor.figures ? count(nans(tensor)) : "–";
-          cell.classList.toggle("bad", nans(tensor) > 0);
-        },
-      });
-  }
-  return columns;
-}
+// A column of texts, and one of numbers.
+const textColumn = (key, title, width, value) => ({
+  key, title, width, compare: (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0),
+  show: (cell, tensor) => { cell.textContent = value(tensor); },
+});
+const numberColumn = (key, title, width, value, write) => ({
+  key, title, width, right: true,
+  // What has no number stands behind all that do.
+  compare: (a, b) => (value(a) ?? -Infinity) - (value(b) ?? -Infinity) || 0,
+  show: (cell, tensor) => { cell.textContent = write(value(tensor), tensor); },
+});
 
-function dot(dtype) {
+// The end of a long name is what differs.
+const nameColumn = (width) => ({
+  ...textColumn("name", "Name", width, (tensor) => tensor.name),
+  show: (cell, tensor) => {
+    cell.replaceChildren(make("bdi", "", visible(tensor.name)));
+    cell.title = visible(tensor.name);
+  },
+});
+
+function dot(kind) {
   const mark = make("span", "dot");
-  mark.style.background = colorOf(dtype);
+  mark.style.background = colorOf(kind);
   return mark;
-}
-
-// A histogram as small as a word.
-function spark(cell, tensor) {
-  const counts = tensor.figures?.histogram?.counts;
-  if (!counts) {
-    cell.textContent = "";
-    return;
-  }
-  const most = Math.max(...counts);
-  const points = counts.map((value, i) => `${(80 * (i + 0.5)) / counts.length},${20 - (18 * value) / most}`);
-  const area = svg("polygon", { points: `0,20 ${points.join(" ")} 80,20`, fill: colorOf(tensor.kind) });
-  cell.replaceChildren(svg("svg", { viewBox: "0 0 80 20", class: "spark", "aria-hidden": "true" }, area));
 }

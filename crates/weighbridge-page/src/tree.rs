@@ -8,15 +8,14 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use clap::ValueEnum;
 use weighbridge::{TensorRef, natural_order};
 
 /// Deeper than this, the rest of a name is one name: the tree is walked recursively, and no model is as deep.
 const DEEPEST: usize = 64;
 
 /// The order of siblings, and of tensors in a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Sort {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
     /// By name, numbers in it by value
     Name,
     /// The most bytes first
@@ -26,7 +25,7 @@ pub(super) enum Sort {
 }
 
 /// Compares names part by part, so that those that begin with the same parts stand together.
-pub(super) fn by_path(a: &str, b: &str) -> Ordering {
+pub fn by_path(a: &str, b: &str) -> Ordering {
     let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
     // The first parts that differ, or of which one ends sooner, begin behind the last dot that both have.
     let start = a.as_bytes()[..same].iter().rposition(|&byte| byte == b'.').map_or(0, |dot| dot + 1);
@@ -37,7 +36,7 @@ pub(super) fn by_path(a: &str, b: &str) -> Ordering {
 
 /// One line of the tree: a module or a tensor, or several siblings that are equal but for their number.
 #[derive(Clone, Debug)]
-pub(super) struct Node<'t, 'c> {
+pub struct Node<'t, 'c> {
     /// All tensors, sorted by path.
     tensors: &'t [TensorRef<'c>],
     /// Where the tensors of each of the modules that it stands for begin.
@@ -53,11 +52,12 @@ pub(super) struct Node<'t, 'c> {
 
 impl<'t, 'c> Node<'t, 'c> {
     /// The module of all tensors, which must be sorted [`by_path`].
-    pub(super) fn root(tensors: &'t [TensorRef<'c>]) -> Self {
+    pub fn root(tensors: &'t [TensorRef<'c>]) -> Self {
         Self { tensors, starts: vec![0], len: tensors.len(), part: 0..0, numbers: Vec::new(), depth: 0 }
     }
 
-    pub(super) fn is_root(&self) -> bool {
+    /// Whether it is the module of all tensors.
+    pub fn is_root(&self) -> bool {
         self.depth == 0
     }
 
@@ -66,7 +66,7 @@ impl<'t, 'c> Node<'t, 'c> {
     }
 
     /// The tensor, if it is one: the first of those that it stands for.
-    pub(super) fn tensor(&self) -> Option<TensorRef<'c>> {
+    pub fn tensor(&self) -> Option<TensorRef<'c>> {
         match self.first() {
             [tensor] if self.depth > 0 && self.part.end == tensor.name().len() => Some(*tensor),
             _ => None,
@@ -74,7 +74,7 @@ impl<'t, 'c> Node<'t, 'c> {
     }
 
     /// Its part of the name, numbers as ranges: `[0-3,7]`.
-    pub(super) fn label(&self) -> String {
+    pub fn label(&self) -> String {
         match (&*self.numbers, self.first()) {
             ([], [first, ..]) => first.name()[self.part.clone()].to_owned(),
             (numbers, _) => ranges(numbers),
@@ -82,41 +82,44 @@ impl<'t, 'c> Node<'t, 'c> {
     }
 
     /// The name of the module without the last dot, of the first of those that it stands for.
-    pub(super) fn path(&self) -> &'c str {
+    pub fn path(&self) -> &'c str {
         self.first().first().map_or("", |first| &first.name()[..self.part.end])
     }
 
     /// The numbers that are folded in it; none if nothing is.
-    pub(super) fn numbers(&self) -> &[u64] {
+    pub fn numbers(&self) -> &[u64] {
         &self.numbers
     }
 
     /// Its number, if its name is one.
-    pub(super) fn number(&self) -> Option<u64> {
+    pub fn number(&self) -> Option<u64> {
         let first = self.first().first()?;
         number(&first.name()[self.part.clone()])
     }
 
     /// Places of all tensors that it stands for.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+    pub fn places(&self) -> impl Iterator<Item = usize> {
         self.starts.iter().flat_map(|&start| start..start + self.len)
     }
 
-    pub(super) fn count(&self) -> u64 {
+    /// How many tensors it stands for.
+    pub fn count(&self) -> u64 {
         (self.starts.len() * self.len) as u64
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
         self.first().iter().map(TensorRef::byte_len).sum::<u64>() * self.starts.len() as u64
     }
 
-    pub(super) fn elements(&self) -> u64 {
+    /// Their elements.
+    pub fn elements(&self) -> u64 {
         let sum = self.first().iter().fold(0_u64, |sum, tensor| sum.saturating_add(tensor.elements()));
         sum.saturating_mul(self.starts.len() as u64)
     }
 
     /// The children, equal ones folded.
-    pub(super) fn children(&self, sort: Sort) -> Vec<Self> {
+    pub fn children(&self, sort: Sort) -> Vec<Self> {
         let mut children = fold(self.parts());
         match sort {
             Sort::Name => {}
@@ -131,7 +134,7 @@ impl<'t, 'c> Node<'t, 'c> {
     }
 
     /// The children, each for itself.
-    pub(super) fn parts(&self) -> Vec<Self> {
+    pub fn parts(&self) -> Vec<Self> {
         let first = self.first();
         let inside = if self.depth == 0 { 0 } else { self.part.end + 1 };
         let mut children: Vec<Self> = Vec::new();
@@ -172,7 +175,7 @@ impl<'t, 'c> Node<'t, 'c> {
 }
 
 /// Where the data of a tensor lies.
-pub(super) fn position(tensor: &TensorRef<'_>) -> (usize, u64) {
+pub fn position(tensor: &TensorRef<'_>) -> (usize, u64) {
     (tensor.shard_number(), tensor.info().data_offsets().start)
 }
 
@@ -217,7 +220,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Ascending numbers, short: `[0-3,5,7-9]`.
-pub(super) fn ranges(numbers: &[u64]) -> String {
+pub fn ranges(numbers: &[u64]) -> String {
     let runs = numbers.chunk_by(|a, b| a + 1 == *b);
     let runs: Vec<_> = runs
         .filter_map(|run| {
@@ -227,3 +230,6 @@ pub(super) fn ranges(numbers: &[u64]) -> String {
         .collect();
     format!("[{}]", runs.join(","))
 }
+
+#[cfg(test)]
+mod tests;
