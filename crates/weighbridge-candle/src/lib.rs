@@ -76,6 +76,7 @@
 //!
 //! # Features
 //!
+//! - `fs`, on by default: opening by path, saving into files, and checkpoints of training runs. In a browser it is switched off.
 //! - `convert`: [`open`] takes PyTorch pickles, GGUF, ONNX, NumPy, HDF5 and other formats, too.
 //! - `cuda`, `metal`: Candle's own backends for these devices.
 
@@ -92,6 +93,7 @@ mod load;
 mod loader;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(feature = "fs")]
 mod open;
 mod optim;
 mod qtensor;
@@ -115,6 +117,7 @@ pub use ema::{Applied, Ema};
 pub use live::{Live, Pass, Swapped};
 pub use load::{Conversion, Loaded, Skipped};
 pub use loader::Loader;
+#[cfg(feature = "fs")]
 pub use open::open;
 pub use optim::{AdamW, ParamsSgd, Sgd, Stateful};
 pub use quantized::{Dequantized, LoadedQuantized, Weight};
@@ -122,8 +125,10 @@ pub use quantized_var_builder::QuantizedVarBuilder;
 pub use save::{Saver, vars};
 pub use sharded::{ShardedBackend, ShardedVarBuilder};
 pub use staging::Staging;
+pub use training::BurnLayout;
+#[cfg(feature = "fs")]
 pub use training::{
-    BurnLayout, CheckpointSaver, Checkpoints, Cosine, Linear, Resumed, Schedule, load_training, save_training,
+    CheckpointSaver, Checkpoints, Cosine, Linear, Resumed, Schedule, load_training, save_training,
 };
 pub use var_map::Filled;
 pub use weighbridge::write::Aliases;

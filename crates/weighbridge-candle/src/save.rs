@@ -1,13 +1,15 @@
 //! Candle tensors into files.
 
+#[cfg(feature = "fs")]
+mod files;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::path::Path;
 
 use candle_core::cpu_backend::CpuStorage;
 use candle_core::{Device, Storage, StridedBlocks, Tensor};
 use candle_nn::VarMap;
-use weighbridge::write::{Aliases, Save, Saved, TensorData, Values};
+use weighbridge::write::{Aliases, Save, TensorData, Values};
 use weighbridge::{Dtype, Element, Error, ErrorKind, Result};
 
 #[cfg(feature = "cuda")]
@@ -68,35 +70,6 @@ impl Saver {
     pub fn staging(mut self, staging: &Staging) -> Self {
         self.staging = staging.clone();
         self
-    }
-
-    /// Writes one file; see [`Save::file`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Save::file`]; fails, too, for a dtype that the format does not have.
-    pub fn file<N: Into<String>, T: AsRef<Tensor>>(
-        &self,
-        path: impl AsRef<Path>,
-        tensors: impl IntoIterator<Item = (N, T)>,
-    ) -> Result<()> {
-        let (save, tensors) = self.prepare(tensors)?;
-        save.file(path, tensors)
-    }
-
-    /// Writes a checkpoint into a directory; see [`Save::directory`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Save::directory`]; fails, too, for a dtype that the format does not have.
-    pub fn directory<N: Into<String>, T: AsRef<Tensor>>(
-        &self,
-        directory: impl AsRef<Path>,
-        name: &str,
-        tensors: impl IntoIterator<Item = (N, T)>,
-    ) -> Result<Saved> {
-        let (save, tensors) = self.prepare(tensors)?;
-        save.directory(directory, name, tensors)
     }
 
     /// Writes to memory; see [`Save::bytes`].

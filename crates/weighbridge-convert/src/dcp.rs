@@ -1,6 +1,7 @@
 //! Checkpoints that PyTorch's distributed code wrote: every rank its own chunks of the tensors.
 
 mod metadata;
+#[cfg(feature = "fs")]
 mod sharded;
 
 use std::collections::HashMap;
@@ -18,10 +19,13 @@ use crate::ranks::cover::Effort;
 use crate::ranks::mosaic::{Chunk, assemble};
 use metadata::{Described, Metadata, Stored};
 
+#[cfg(feature = "fs")]
 pub use sharded::is_of_rank;
+#[cfg(feature = "fs")]
 pub(crate) use sharded::{Sharded, sharded};
 
 /// What a directory has that `torch.distributed.checkpoint` wrote.
+#[cfg(feature = "fs")]
 pub(crate) const METADATA: &str = ".metadata";
 
 const CLASSES: [(&str, &[&str]); 3] = [
@@ -55,9 +59,9 @@ pub(crate) fn is_metadata(head: &[u8]) -> bool {
 
 /// Reads the metadata, and what it says where.
 pub(crate) fn read(input: &Input, options: &Options) -> Result<Contents> {
-    let pickle = load(Arc::new(input.file().clone()), 0, options)?;
+    let pickle = load(Arc::clone(input.file()), 0, options)?;
     let Metadata { tensors, values } = metadata::of(&pickle)?;
-    let mut files = Files::beside(input.path());
+    let mut files = Files::beside(input);
     let mut effort = Effort::default();
     let mut contents = Contents::default();
     for described in tensors {
@@ -98,13 +102,15 @@ fn tensor(described: Described, files: &mut Files, options: &Options, effort: &m
 
 /// The files beside the metadata, opened once each.
 struct Files {
+    metadata: Input,
     directory: PathBuf,
     open: HashMap<String, Input>,
 }
 
 impl Files {
-    fn beside(metadata: &Path) -> Self {
-        Self { directory: metadata.parent().unwrap_or(Path::new("")).to_owned(), open: HashMap::new() }
+    fn beside(metadata: &Input) -> Self {
+        let directory = metadata.path().parent().unwrap_or(Path::new("")).to_owned();
+        Self { metadata: metadata.clone(), directory, open: HashMap::new() }
     }
 
     /// The bytes of a chunk.
@@ -135,13 +141,14 @@ impl Files {
             return Err(Error::new(ErrorKind::Unsafe, message));
         }
         if !self.open.contains_key(file) {
-            let opened = Input::open(&self.directory.join(path)).map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    let message = format!("the file {file:?} that the metadata names is not there");
-                    Error::new(ErrorKind::MissingShard, message)
-                }
-                _ => error,
-            })?;
+            let opened =
+                self.metadata.another(&self.directory.join(path)).map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => {
+                        let message = format!("the file {file:?} that the metadata names is not there");
+                        Error::new(ErrorKind::MissingShard, message)
+                    }
+                    _ => error,
+                })?;
             self.open.insert(file.to_owned(), opened);
         }
         self.open.get(file).ok_or_else(|| Error::new(ErrorKind::Internal, "it was not opened"))

@@ -1,15 +1,14 @@
 //! The formats: how each is recognised, and what reads it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
-use weighbridge::{Error, ErrorKind, Result, hub_snapshot};
+use weighbridge::{Error, ErrorKind, Result};
 
 use crate::archive::Archive;
 use crate::contents::Contents;
 use crate::input::Input;
 use crate::options::Options;
-use crate::{burn_record, dcp, flax, gguf, gzip, hdf5, numpy, onnx, pickle, zero};
+use crate::{burn_record, dcp, flax, gguf, gzip, hdf5, numpy, onnx, pickle};
 
 /// A format that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,27 +68,6 @@ impl Format {
         }
     }
 
-    /// What a file is, or the file in a directory that [`open`](crate::open) would take; `None` if it is nothing that is read.
-    /// Only the first bytes are looked at, and the names in an archive.
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`ErrorKind::Io`] where the file cannot be read, and with
-    /// [`ErrorKind::Malformed`] for an archive that is broken.
-    pub fn of_file(path: impl AsRef<Path>) -> Result<Option<Self>> {
-        let path = path.as_ref();
-        let format = locate(path).and_then(|located| match located {
-            Located::File(file) => Self::of(&Input::open(&file)?),
-            Located::Sharded(..) => Ok(Self::DistributedSafetensors),
-            Located::Zero(_) => Ok(Self::DeepSpeedZero),
-        });
-        match format {
-            Ok(format) => Ok(Some(format)),
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => Ok(None),
-            Err(error) => Err(error.in_file(path)),
-        }
-    }
-
     /// Looks at the first bytes.
     pub(crate) fn of(input: &Input) -> Result<Self> {
         let head = input.head(0, 64)?;
@@ -112,9 +90,7 @@ impl Format {
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
             }
             // Protocols 0 and 1 do not say what they are.
-            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::new(input.file().clone())) => {
-                Self::Pickle
-            }
+            head if !head.is_empty() && pickle::is_whole(std::sync::Arc::clone(input.file())) => Self::Pickle,
             _ => {
                 let message = "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read";
                 return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
@@ -143,69 +119,25 @@ impl fmt::Display for Format {
     }
 }
 
-/// Reads what is there, whatever it is, and says in which file it was found.
-pub(crate) fn read(path: &Path, options: &Options) -> Result<(Format, PathBuf, Contents)> {
-    let file = match locate(path)? {
-        Located::File(file) => file,
-        Located::Sharded(directory, files) => {
-            return Ok((Format::DistributedSafetensors, directory, files.read(options)?));
-        }
-        Located::Zero(files) => {
-            let contents = zero::read(&files, options)?;
-            return Ok((Format::DeepSpeedZero, files.directory, contents));
-        }
-    };
-    let input = Input::open(&file)?;
-    let format = Format::of(&input)?;
+/// Reads a file, whatever it is.
+pub(crate) fn read(input: &Input, options: &Options) -> Result<(Format, Contents)> {
+    let format = Format::of(input)?;
     let contents = match format {
         Format::TorchZip | Format::TorchLegacy | Format::TorchShards | Format::Pickle => {
-            pickle::read(&input, format, options)?
+            pickle::read(input, format, options)?
         }
-        Format::Distributed => dcp::read(&input, options)?,
+        Format::Distributed => dcp::read(input, options)?,
         Format::DistributedSafetensors | Format::DeepSpeedZero => {
-            return Err(Error::new(ErrorKind::Internal, "a file is no directory").in_file(&file));
+            return Err(Error::new(ErrorKind::Internal, "a file is no directory").in_file(input.path()));
         }
-        Format::Npy => numpy::read(&input, options)?,
+        Format::Npy => numpy::read(input, options)?,
         Format::Npz => numpy::read_archive(&Archive::open(input.whole())?, options)?,
-        Format::Onnx => onnx::read(&input, options)?,
-        Format::Gguf => gguf::read(&input, options)?,
-        Format::Hdf5 => hdf5::read(&input, options)?,
+        Format::Onnx => onnx::read(input, options)?,
+        Format::Gguf => gguf::read(input, options)?,
+        Format::Hdf5 => hdf5::read(input, options)?,
         Format::Keras => hdf5::read_keras(&Archive::open(input.whole())?, options)?,
-        Format::Flax => flax::read(&input, options)?,
-        Format::BurnRecord => burn_record::read(&input, options)?,
+        Format::Flax => flax::read(input, options)?,
+        Format::BurnRecord => burn_record::read(input, options)?,
     };
-    Ok((format, file, contents))
-}
-
-/// What is to be read.
-enum Located {
-    File(PathBuf),
-    /// All safetensors files of a directory together.
-    Sharded(PathBuf, dcp::Sharded),
-    Zero(zero::Files),
-}
-
-/// What is to be read of a directory: as transformers has it, a whole file before an index; then what ranks wrote.
-fn locate(path: &Path) -> Result<Located> {
-    const NAMES: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", dcp::METADATA];
-    // What is not there may be a repository of the cache.
-    let path = &if path.exists() { path.to_owned() } else { hub_snapshot(path)? };
-    if !path.is_dir() {
-        return Ok(Located::File(path.clone()));
-    }
-    let found = NAMES.iter().map(|name| path.join(name)).find(|path| path.exists());
-    if let Some(file) = found {
-        return Ok(Located::File(file));
-    }
-    if let Some(files) = zero::find(path)? {
-        return Ok(Located::Zero(files));
-    }
-    match dcp::sharded(path)? {
-        Some(files) => Ok(Located::Sharded(path.clone(), files)),
-        None => {
-            let message =
-                "it has neither pytorch_model.bin nor its index, nor .metadata; name the file to convert";
-            Err(Error::new(ErrorKind::NotFound, message).in_file(path))
-        }
-    }
+    Ok((format, contents))
 }

@@ -4,11 +4,13 @@
 mod block;
 mod codebook;
 mod dequantised;
+#[cfg(feature = "fs")]
 mod encode;
 mod grids;
 mod header;
 mod quants;
 mod split;
+#[cfg(feature = "fs")]
 mod write;
 
 use std::ops::RangeInclusive;
@@ -26,6 +28,7 @@ use block::Kind;
 use dequantised::Dequantised;
 use header::{Header, Info, Value};
 use split::Part;
+#[cfg(feature = "fs")]
 pub use write::{Type, write};
 
 /// What every such file begins with.

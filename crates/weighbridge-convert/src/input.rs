@@ -1,34 +1,72 @@
 //! The file that is read, and its parts.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use weighbridge::source::{FileSource, Source, Window};
-use weighbridge::{Error, Result};
+#[cfg(feature = "fs")]
+use weighbridge::source::FileSource;
+use weighbridge::source::{Source, Window};
+use weighbridge::{Error, ErrorKind, Result};
 
 /// An open file and its path; cloning is cheap.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Input {
-    file: FileSource,
+    file: Arc<dyn Source>,
     path: Arc<Path>,
+    others: Others,
+}
+
+/// Where the files are that a file names.
+#[derive(Clone)]
+enum Others {
+    #[cfg(feature = "fs")]
+    OnDisk,
+    Given(Arc<BTreeMap<PathBuf, Arc<dyn Source>>>),
 }
 
 /// A range of bytes of a file.
-pub(crate) type FilePart = Window<FileSource>;
+pub(crate) type FilePart = Window<Arc<dyn Source>>;
 
 impl Input {
     /// Opens a regular file; the error names it.
+    #[cfg(feature = "fs")]
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { file: FileSource::open(path)?, path: path.into() })
+        Ok(Self { file: Arc::new(FileSource::open(path)?), path: path.into(), others: Others::OnDisk })
+    }
+
+    /// A file that a source gives, and those that it may name.
+    pub(crate) fn given(
+        path: &Path,
+        file: Arc<dyn Source>,
+        others: Arc<BTreeMap<PathBuf, Arc<dyn Source>>>,
+    ) -> Self {
+        Self { file, path: path.into(), others: Others::Given(others) }
+    }
+
+    /// Opens another file, which this one names.
+    pub(crate) fn another(&self, path: &Path) -> Result<Self> {
+        let Others::Given(others) = &self.others else {
+            #[cfg(feature = "fs")]
+            return Self::open(path);
+        };
+        let missing = || Error::new(ErrorKind::NotFound, "it is not among the files").in_file(path);
+        let file = Arc::clone(others.get(path).ok_or_else(missing)?);
+        Ok(Self { file, path: path.into(), others: self.others.clone() })
+    }
+
+    /// Whether the files that it names are on a disk, where links may lead anywhere.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        !matches!(self.others, Others::Given(_))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn file(&self) -> &FileSource {
+    pub(crate) fn file(&self) -> &Arc<dyn Source> {
         &self.file
     }
 
@@ -43,12 +81,12 @@ impl Input {
 
     /// A part of it as a source of its own; `None` where it is not within the file.
     pub(crate) fn part(&self, range: Range<u64>) -> Option<FilePart> {
-        Window::new(self.file.clone(), range)
+        Window::new(Arc::clone(&self.file), range)
     }
 
     /// All of it.
     pub(crate) fn whole(&self) -> FilePart {
-        Window::whole(self.file.clone())
+        Window::whole(Arc::clone(&self.file))
     }
 }
 

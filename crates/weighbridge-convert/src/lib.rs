@@ -30,6 +30,7 @@
 #[doc = include_str!("../README.md")]
 pub mod formats {}
 
+#[cfg(feature = "fs")]
 mod any;
 mod archive;
 mod arranged;
@@ -45,6 +46,8 @@ mod gzip;
 mod hdf5;
 mod input;
 mod keys;
+#[cfg(feature = "fs")]
+mod locate;
 mod msgpack;
 mod note;
 pub mod numpy;
@@ -57,20 +60,25 @@ pub mod ranks;
 pub mod scan;
 mod spool;
 mod strided;
+#[cfg(feature = "fs")]
 mod zero;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use weighbridge::write::Save;
-use weighbridge::{Checkpoint, Result};
+use weighbridge::{Checkpoint, Result, Source};
 
+#[cfg(feature = "fs")]
 pub use any::{Opened, open_any, open_any_with};
 pub use format::Format;
 pub use note::{Note, NoteKind};
 pub use options::Options;
 pub use pickle::Verdict;
-pub use scan::{Scan, scan};
+#[cfg(feature = "fs")]
+pub use scan::scan;
+pub use scan::{Scan, scan_source};
 pub use weighbridge::write::Aliases;
 
 /// A foreign file as a checkpoint.
@@ -92,25 +100,72 @@ pub struct Foreign {
 /// what safetensors cannot, with [`ErrorKind::Malformed`](weighbridge::ErrorKind::Malformed) for a file that breaks the rules
 /// of its format, and with [`ErrorKind::Unsafe`](weighbridge::ErrorKind::Unsafe) for a pickle that would call something
 /// which is not known to be harmless.
+#[cfg(feature = "fs")]
 pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Foreign> {
     let path = path.as_ref();
-    let (format, file, mut contents) = format::read(path, options).map_err(|error| error.in_file(path))?;
-    let all = contents.tensors.len();
-    contents.tensors.retain(|tensor| options.wants(&tensor.name));
-    let unchosen = contents.unchosen + all - contents.tensors.len();
-    // transformers loads nothing without it.
-    contents.put("format", "pt");
-    let (metadata, mut notes) = (contents.metadata, contents.notes);
-    notes.sort_by_key(Note::kind);
-    let save = save(&metadata);
+    let (format, file, contents) = locate::read(path, options).map_err(|error| error.in_file(path))?;
     let directory = if file.is_dir() { Some(&*file) } else { file.parent() };
-    let checkpoint =
-        assembled::checkpoint_of_blocks(&file, directory, &save, contents.tensors, contents.blocks);
-    let checkpoint = checkpoint.map_err(|error| error.in_file(&file))?;
-    Ok(Foreign { checkpoint, format, metadata, notes, unchosen })
+    Foreign::of(format, contents, &file, directory, options)
+}
+
+/// Opens a file that a [`Source`] gives, by what it is called.
+///
+/// `others` are the files that it may name: other parts of a split model, shards of an index, external data, by their paths from
+/// where `name` is counted from.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use weighbridge::source::MemorySource;
+/// use weighbridge_convert::{Options, open_source};
+///
+/// # fn main() -> weighbridge::Result<()> {
+/// # let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pickle/tied.bin")).unwrap();
+/// let file = Arc::new(MemorySource(bytes));
+/// let foreign = open_source("pytorch_model.bin", file, [], &Options::new())?;
+/// println!("{}: {} tensors", foreign.format(), foreign.checkpoint().len());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_source(
+    name: impl AsRef<Path>,
+    file: Arc<dyn Source>,
+    others: impl IntoIterator<Item = (PathBuf, Arc<dyn Source>)>,
+    options: &Options,
+) -> Result<Foreign> {
+    let name = name.as_ref();
+    let input = input::Input::given(name, file, Arc::new(others.into_iter().collect()));
+    let (format, contents) = format::read(&input, options).map_err(|error| error.in_file(name))?;
+    Foreign::of(format, contents, name, None, options)
 }
 
 impl Foreign {
+    /// Lays out what was read from a file.
+    fn of(
+        format: Format,
+        mut contents: contents::Contents,
+        file: &Path,
+        directory: Option<&Path>,
+        options: &Options,
+    ) -> Result<Self> {
+        let all = contents.tensors.len();
+        contents.tensors.retain(|tensor| options.wants(&tensor.name));
+        let unchosen = contents.unchosen + all - contents.tensors.len();
+        // transformers loads nothing without it.
+        contents.put("format", "pt");
+        let (metadata, mut notes) = (contents.metadata, contents.notes);
+        notes.sort_by_key(Note::kind);
+        let save = save(&metadata);
+        let checkpoint =
+            assembled::checkpoint_of_blocks(file, directory, &save, contents.tensors, contents.blocks);
+        let checkpoint = checkpoint.map_err(|error| error.in_file(file))?;
+        Ok(Self { checkpoint, format, metadata, notes, unchosen })
+    }
+
     /// Its tensors. The metadata of the file is that of [`save`](Self::save).
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint

@@ -2,6 +2,7 @@
 
 pub(crate) mod dtypes;
 mod header;
+#[cfg(feature = "fs")]
 mod write;
 
 use weighbridge::{Result, Source};
@@ -17,6 +18,7 @@ use header::{Found, Header};
 
 use header::MOST_DIMS;
 pub(crate) use header::{MAGIC, end};
+#[cfg(feature = "fs")]
 pub use write::{npy, npz};
 
 /// Of the members of an archive.

@@ -3,6 +3,7 @@
 
 mod external;
 mod graph;
+#[cfg(feature = "fs")]
 mod into;
 mod tensor;
 mod typed;
@@ -22,6 +23,7 @@ use external::Beside;
 use graph::Model;
 use tensor::{Data, Kind, Proto};
 
+#[cfg(feature = "fs")]
 pub use into::Graph;
 
 /// Of the keys of the metadata that say what packed numbers are.
@@ -114,7 +116,7 @@ struct Reader<'i> {
 impl<'i> Reader<'i> {
     fn new(input: &'i Input) -> Self {
         let cursor = Cursor::new(input.file(), 0, input.size());
-        Self { input, cursor, beside: Beside::new(input.path()), spool: Spool::default() }
+        Self { input, cursor, beside: Beside::new(input), spool: Spool::default() }
     }
 
     fn tensor(&mut self, name: &str, body: std::ops::Range<u64>) -> Result<Found> {

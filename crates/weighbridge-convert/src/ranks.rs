@@ -3,4 +3,5 @@
 pub(crate) mod cover;
 pub(crate) mod mosaic;
 
+#[cfg(feature = "fs")]
 pub use crate::dcp::is_of_rank;

@@ -20,9 +20,13 @@ mod zip;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use weighbridge::Result;
+use weighbridge::source::{Source, Window};
 
+use crate::input::FilePart;
+#[cfg(feature = "fs")]
 use crate::input::Input;
 use crate::pickle::Verdict;
 
@@ -127,11 +131,24 @@ impl Scan {
 /// # Errors
 ///
 /// Fails when the file cannot be read. What is in it makes no error but [`Scan::problems`] and [`Pickle::problem`]s.
+#[cfg(feature = "fs")]
 pub fn scan(path: impl AsRef<Path>) -> Result<Scan> {
     let path = path.as_ref();
-    let input = Input::open(path)?;
-    let mut search = search::Search::new(path, input.size());
-    let format = search.look(&input.whole(), search::Place::default());
+    of(path, &Input::open(path)?.whole())
+}
+
+/// The same of a file that a [`Source`] gives; `name` is what it is called.
+///
+/// # Errors
+///
+/// Fails when it cannot be read.
+pub fn scan_source(name: impl AsRef<Path>, file: Arc<dyn Source>) -> Result<Scan> {
+    of(name.as_ref(), &Window::whole(file))
+}
+
+fn of(path: &Path, file: &FilePart) -> Result<Scan> {
+    let mut search = search::Search::new(path, file.size());
+    let format = search.look(file, search::Place::default());
     if let Some(error) = search.unread {
         return Err(error.in_file(path));
     }

@@ -21,16 +21,6 @@ pub(crate) use files::{Files, find};
 /// Tensors may be this many times as long as the files, and a gibibyte more: buffers can be expanded.
 const MOST_RATIO: u64 = 16;
 
-/// Whether a class only holds values: what is read of its objects is a record of these.
-pub(crate) fn is_class(module: &str, name: &str) -> bool {
-    matches!(
-        (module, name),
-        ("deepspeed.runtime.zero.config", "ZeroStageEnum")
-            | ("deepspeed.runtime.fp16.loss_scaler", "LossScaler" | "DynamicLossScaler" | "LossScalerBase")
-            | ("deepspeed.utils.tensor_fragment", "fragment_address")
-    )
-}
-
 /// Reads what the ranks wrote. Nothing but their pickles is read before the tensors are.
 pub(crate) fn read(files: &Files, options: &Options) -> Result<Contents> {
     if let Some(refused) = &files.refused {

@@ -3,17 +3,23 @@
 mod assemble;
 mod catalog;
 mod derived;
+#[cfg(feature = "fs")]
 mod files;
 mod home;
+#[cfg(feature = "fs")]
 mod hub;
 mod listed;
+#[cfg(feature = "fs")]
 mod locate;
+#[cfg(feature = "fs")]
+mod open;
 mod options;
 mod prefixed;
 mod quantized;
 #[cfg(feature = "remote")]
 mod remote;
 mod shard;
+#[cfg(feature = "fs")]
 mod snapshot;
 mod union;
 mod warning;
@@ -28,8 +34,10 @@ use crate::source::Source;
 pub use catalog::TensorRef;
 use catalog::{Catalog, TensorIndex};
 pub(crate) use derived::DerivedTensor;
+#[cfg(feature = "fs")]
 pub use files::CheckpointFiles;
 use home::Home;
+#[cfg(feature = "fs")]
 pub use hub::hub_snapshot;
 pub use options::OpenOptions;
 pub(crate) use quantized::may_be_codes;
@@ -71,63 +79,6 @@ struct Inner {
 }
 
 impl Checkpoint {
-    /// Opens what `location` names, whichever of these it is:
-    ///
-    /// - a safetensors file;
-    /// - an index file, `*.index.json`, whose shards lie beside it;
-    /// - a directory: `model.safetensors`, else `model.safetensors.index.json`, else numbered shards of that
-    ///   name, else the same for `diffusion_pytorch_model`, `adapter_model` and `pytorch_lora_weights`, else
-    ///   the only checkpoint there, whatever its name. The order is that of `transformers`;
-    /// - `share:NAME`: weights that another process [shares](crate::share) under this name, mapped, not read;
-    /// - where no such path exists, a repository id, `org/name` or `org/name@revision`, that the local Hugging
-    ///   Face cache holds (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`). Nothing is
-    ///   downloaded;
-    /// - with the feature `remote`, an address: `hf://org/name[@revision][/path]`, `https://host/model.safetensors`,
-    ///   `s3://bucket/prefix`, `gs://...`, `az://...`. Headers are read now, and of the data what is loaded, when it is.
-    ///
-    /// # Errors
-    ///
-    /// Fails when there is nothing to load, when several checkpoints could be meant, when a header breaks a
-    /// rule of the format, when index and shards disagree (a shard that is not there or whose name leads out
-    /// of the directory, a tensor that its shard does not hold), and when two shards hold a tensor that no
-    /// index lists. Of two that the index does list, the one in the shard that it names counts, and the other
-    /// is a [warning](Self::warnings).
-    pub fn open(location: impl AsRef<Path>) -> Result<Self> {
-        Self::options().open(location)
-    }
-
-    /// Opens several safetensors files as one checkpoint, in the order of the list, wherever they lie.
-    ///
-    /// No index is looked for. For files in which tensors have the same names, see [`union`](Self::union).
-    ///
-    /// ```
-    /// use weighbridge::Checkpoint;
-    ///
-    /// # fn main() -> weighbridge::Result<()> {
-    /// # use weighbridge::write::{Save, Values};
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let paths = ["embed", "layers"].map(|name| dir.path().join(format!("{name}.safetensors")));
-    /// # for (path, name) in paths.iter().zip(["embed.weight", "layers.0.weight"]) {
-    /// #     Save::new().file(path, [(name, Values::new(&[1], &[1.0_f32])?)])?;
-    /// # }
-    /// let ckpt = Checkpoint::open_files(&paths)?; // embed.safetensors, layers.safetensors
-    /// assert_eq!(ckpt.shards().len(), 2);
-    /// assert_eq!(ckpt.tensor("layers.0.weight").unwrap().shard().name(), "layers.safetensors");
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the list is empty or a file is not
-    /// there, with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a path is that of a
-    /// directory or an index, with [`ErrorKind::DuplicateTensor`](crate::ErrorKind::DuplicateTensor) when two
-    /// files hold a tensor of one name (the error names both) or the list has one file twice, and when a header
-    /// breaks a rule of the format.
-    pub fn open_files(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
-        Self::options().open_files(paths)
-    }
-
     /// Opens the bytes of one safetensors file that are in memory; they are kept as they are.
     ///
     /// # Errors

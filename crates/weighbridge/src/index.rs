@@ -13,13 +13,13 @@
 //! The form is that of `transformers` and `huggingface_hub`; shards lie in the directory of the index. Only
 //! `weight_map` is needed; `metadata` is free-form.
 
+#[cfg(feature = "fs")]
+mod read;
+
 use std::collections::HashMap;
-use std::io::Read;
-use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::{Cursor, JsonError};
-use crate::source::open_regular;
 
 /// The index of a sharded checkpoint.
 ///
@@ -87,20 +87,6 @@ impl Index {
             Error::new(ErrorKind::Index, message)
         })?;
         Self::sorted(weights, shards, total_size)
-    }
-
-    /// Reads an index file.
-    ///
-    /// # Errors
-    ///
-    /// As [`parse`](Self::parse), and when the file cannot be read; the error names it.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut text = String::new();
-        open_regular(path)
-            .and_then(|file| file.take(Self::LIMIT + 1).read_to_string(&mut text))
-            .map_err(|error| Error::io("the index cannot be read", error))
-            .and_then(|_| Self::parse(&text))
-            .map_err(|error| error.in_file(path))
     }
 
     fn sorted(mut weights: Weights, shards: Shards, total_size: Option<u64>) -> Result<Self> {

@@ -55,11 +55,14 @@ mod checkpoint;
 mod dequantize;
 mod dtype;
 pub mod engine;
+#[cfg(feature = "fs")]
 pub mod epochs;
 mod error;
+#[cfg(feature = "fs")]
 mod file_names;
 pub mod header;
 pub mod index;
+#[cfg(feature = "fs")]
 mod journal;
 mod linear;
 mod names;
@@ -73,6 +76,7 @@ pub mod remote;
 mod renames;
 mod rule;
 mod scaled;
+#[cfg(feature = "fs")]
 pub mod share;
 mod side_file;
 pub mod slice;
@@ -86,10 +90,9 @@ pub use adapter::{
 };
 pub use blocks::{BlockType, Blocks};
 pub use buffer::HostBuffer;
-pub use checkpoint::{
-    Checkpoint, CheckpointFiles, OpenOptions, QuantMethod, Quantized, QuantizedModule, Shard, TensorRef,
-    hub_snapshot,
-};
+pub use checkpoint::{Checkpoint, OpenOptions, QuantMethod, Quantized, QuantizedModule, Shard, TensorRef};
+#[cfg(feature = "fs")]
+pub use checkpoint::{CheckpointFiles, hub_snapshot};
 pub use dtype::{Dtype, UnknownDtype};
 pub use engine::{HostBytes, Lent, LoadOptions, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
@@ -102,5 +105,7 @@ pub use plan::{Entry, Plan};
 pub use renames::Renames;
 pub use scaled::{CodeType, ScaledCodes};
 pub use slice::Slice;
-pub use source::{Access, Hints, Mapping, Populate, Source};
+#[cfg(feature = "fs")]
+pub use source::{Access, Mapping, Populate};
+pub use source::{Hints, Source};
 pub use view::{Element, SafeTensors, SliceView, TensorView};

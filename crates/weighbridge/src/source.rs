@@ -5,19 +5,21 @@
 //! checkpoint maps its files.
 
 mod concat;
+#[cfg(feature = "fs")]
 mod file;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "fs", target_os = "linux"))]
 mod file_system;
+#[cfg(feature = "fs")]
 mod mapping;
 mod memory;
 #[cfg(test)]
 mod probe;
 mod reader;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "fs", target_os = "linux"))]
 mod remote;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "fs", target_os = "linux"))]
 mod residency;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "fs", target_os = "linux"))]
 mod uncached;
 mod window;
 
@@ -30,10 +32,13 @@ use std::sync::Arc;
 use crate::buffer;
 
 pub use concat::Concat;
+#[cfg(feature = "fs")]
 pub use file::FileSource;
+#[cfg(feature = "fs")]
 pub(crate) use file::open_regular;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "fs", target_os = "linux"))]
 pub(crate) use mapping::MappedSource;
+#[cfg(feature = "fs")]
 pub use mapping::{Access, Mapping, Populate};
 pub use memory::MemorySource;
 pub use reader::SourceReader;

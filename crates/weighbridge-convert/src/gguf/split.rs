@@ -44,7 +44,7 @@ pub(super) fn parts(input: &Input) -> Result<Vec<Part>> {
     let (mut parts, mut missing, mut tensors) = (Vec::new(), Vec::new(), 0);
     for number in 0..count {
         let path = name.path(number);
-        match open(&path, number, count, total).map_err(|error| error.in_file(&path))? {
+        match open(input, &path, number, count, total).map_err(|error| error.in_file(&path))? {
             Some(part) => {
                 tensors += part.header.tensors.len();
                 parts.push(part);
@@ -67,8 +67,8 @@ pub(super) fn parts(input: &Input) -> Result<Vec<Part>> {
 }
 
 /// Reads a part, unless it is not there.
-fn open(path: &Path, number: u64, count: u64, total: Option<u64>) -> Result<Option<Part>> {
-    let input = match Input::open(path) {
+fn open(first: &Input, path: &Path, number: u64, count: u64, total: Option<u64>) -> Result<Option<Part>> {
+    let input = match first.another(path) {
         Ok(input) => input,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -14,16 +14,16 @@ use crate::input::{FilePart, Input};
 pub(super) struct Beside {
     directory: PathBuf,
     /// The model, which may be a link.
-    model: PathBuf,
+    model: Input,
     open: HashMap<String, Input>,
 }
 
 impl Beside {
-    pub(super) fn new(model: &Path) -> Self {
+    pub(super) fn new(model: &Input) -> Self {
         // A bare name has an empty parent, which is the working directory.
-        let parent = model.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = model.path().parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
-        Self { directory, model: model.to_owned(), open: HashMap::new() }
+        Self { directory, model: model.clone(), open: HashMap::new() }
     }
 
     /// The bytes that are meant, of which there must be `bytes`.
@@ -48,7 +48,7 @@ impl Beside {
             return Ok(file.clone());
         }
         let path = self.path(location)?;
-        let file = Input::open(&path)?;
+        let file = self.model.another(&path)?;
         self.open.insert(location.to_owned(), file.clone());
         Ok(file)
     }
@@ -67,10 +67,14 @@ impl Beside {
         if location.is_empty() || backwards || location.contains('\0') || !relative.components().all(within) {
             return Err(outside());
         }
+        if !self.model.is_on_disk() {
+            let directory = self.model.path().parent().unwrap_or(Path::new(""));
+            return Ok(directory.join(relative));
+        }
         let unread = |error| Error::io(&format!("its external data {location:?} cannot be opened"), error);
         let directory = fs::canonicalize(&self.directory).map_err(unread)?;
         let path = fs::canonicalize(directory.join(relative)).map_err(unread)?;
-        let model = fs::canonicalize(&self.model).map_err(unread)?;
+        let model = fs::canonicalize(self.model.path()).map_err(unread)?;
         let beside = |directory: &Path| path.starts_with(directory);
         if beside(&directory) || model.parent().is_some_and(beside) { Ok(path) } else { Err(outside()) }
     }

@@ -203,8 +203,7 @@ impl Graph {
         self.no_external_constants()?;
         let path = free_name(output)?;
         let location = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let (mut file, mut beside, mut at) =
-            (OutputFile::atomic(&path)?, Beside::new(self.input.path()), 0_u64);
+        let (mut file, mut beside, mut at) = (OutputFile::atomic(&path)?, Beside::new(&self.input), 0_u64);
         for slot in self.slots.iter().filter(outside) {
             let Data::External(external) = &slot.proto.data else { continue };
             let mut write = || {

@@ -100,7 +100,7 @@ impl Callable {
             ("decimal", "Decimal") | ("fractions", "Fraction") | ("uuid", "UUID") => Self::Opaque,
             ("ml_dtypes", name) if ML_DTYPES.contains(&name) => Self::MlDtype,
             // Enumerations and scales in what DeepSpeed's ranks write.
-            (module, name) if crate::zero::is_class(module, name) => Self::Record,
+            (module, name) if is_of_deepspeed(module, name) => Self::Record,
             _ => return None,
         })
     }
@@ -306,3 +306,13 @@ const ML_DTYPES: [&str; 19] = [
     "uint4",
     "complex32",
 ];
+
+/// Whether a class of DeepSpeed only holds values: what is read of its objects is a record of these.
+fn is_of_deepspeed(module: &str, name: &str) -> bool {
+    matches!(
+        (module, name),
+        ("deepspeed.runtime.zero.config", "ZeroStageEnum")
+            | ("deepspeed.runtime.fp16.loss_scaler", "LossScaler" | "DynamicLossScaler" | "LossScalerBase")
+            | ("deepspeed.utils.tensor_fragment", "fragment_address")
+    )
+}

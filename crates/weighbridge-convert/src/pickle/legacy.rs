@@ -32,7 +32,7 @@ pub(crate) fn is_legacy(head: &[u8]) -> bool {
 }
 
 pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
-    let source: Arc<dyn Source> = Arc::new(input.file().clone());
+    let source: Arc<dyn Source> = Arc::clone(input.file());
     let mut at = 0;
     let mut next = |options: &Options| {
         let pickle = load(Arc::clone(&source), at, options)?;

@@ -13,7 +13,7 @@ use crate::input::Input;
 use crate::options::Options;
 
 pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
-    let source: Arc<dyn Source> = Arc::new(input.file().clone());
+    let source: Arc<dyn Source> = Arc::clone(input.file());
     let pickle = load(Arc::clone(&source), 0, options)?;
     let open = |storage: &Storage| inline(storage, &source);
     contents(&pickle, Storages { open, swap: false, file_len: input.size() }, options)

@@ -30,7 +30,7 @@ pub(super) fn read(input: &Input, options: &Options) -> Result<Contents> {
     let mut passed_over = Vec::new();
     for name in index.shards() {
         let path = directory.join(name);
-        let shard = Input::open(&path).map_err(|error| match error.kind() {
+        let shard = input.another(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 let message = format!("the shard {name:?} that it names is not there");
                 Error::new(ErrorKind::MissingShard, message).in_file(input.path())

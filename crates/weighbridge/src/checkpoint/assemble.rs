@@ -9,10 +9,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 
 /// Of shards that an index does not name.
-pub(super) fn unlisted(shards: Vec<Shard>, home: Home) -> Result<Checkpoint> {
+pub(super) fn unlisted(shards: Vec<Shard>, home: Option<Home>) -> Result<Checkpoint> {
     let remedy = "remove one of the files, or write an index that says which of them holds it";
     let catalog = Catalog::of(shards, &Duplicates::Refuse(remedy))?;
-    Ok(Checkpoint::with_header_warnings(catalog, Some(home), Vec::new()))
+    Ok(Checkpoint::with_header_warnings(catalog, home, Vec::new()))
 }
 
 /// Of the shards that an index names.
@@ -20,7 +20,7 @@ pub(super) fn listed(
     shards: Result<Vec<Shard>>,
     index: &Index,
     path: &Path,
-    home: Home,
+    home: Option<Home>,
 ) -> Result<Checkpoint> {
     let shards = shards.map_err(|error| match (error.kind(), error.file()) {
         (ErrorKind::NotFound, Some(shard)) => {
@@ -31,5 +31,5 @@ pub(super) fn listed(
     })?;
     let catalog = Catalog::of(shards, &Duplicates::AsListed(index))?;
     let warnings = listed::check(&catalog, path, index)?;
-    Ok(Checkpoint::with_header_warnings(catalog, Some(home), warnings))
+    Ok(Checkpoint::with_header_warnings(catalog, home, warnings))
 }

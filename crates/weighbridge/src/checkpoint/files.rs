@@ -28,7 +28,7 @@ impl OpenOptions {
     ///
     /// Fails when there is nothing to open, or when several checkpoints could be meant.
     pub fn files(&self, location: impl AsRef<Path>) -> Result<CheckpointFiles> {
-        let located = locate(&Self::resolve(location.as_ref())?, self.variant.as_deref())?;
+        let located = locate(&Self::resolve(location.as_ref())?, self.files.variant.as_deref())?;
         let listing = located.listing;
         let place = |name: &String| listing.place(name);
         let (index, shards) = match &located.files {

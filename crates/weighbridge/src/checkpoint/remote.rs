@@ -19,7 +19,7 @@ use crate::source::{Hints, Source};
 
 /// Opens what an address names.
 pub(super) fn open(address: &Address, options: &OpenOptions) -> Result<Checkpoint> {
-    let place = remote::place(address, options.remote.as_ref())?;
+    let place = remote::place(address, options.files.remote.as_ref())?;
     let located = Arc::new(Located { place, options: options.clone() });
     let files = located.files().map_err(|error| error.in_file(&PathBuf::from(address.to_string())))?;
     located.open(files)
@@ -45,7 +45,7 @@ impl Located {
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         };
-        let variant = self.options.variant.as_deref();
+        let variant = self.options.files.variant.as_deref();
         let found = locate::choose(&names, variant)?;
         found.ok_or_else(|| locate::nothing("here", &names, variant, Vec::new()))
     }
@@ -58,12 +58,12 @@ impl Located {
     fn open(self: Arc<Self>, files: Files) -> Result<Checkpoint> {
         let home = Home::Remote(Arc::clone(&self) as Arc<dyn RemoteHome>);
         match files {
-            Files::Single(name) => assemble::unlisted(vec![self.shard(&name)?], home),
-            Files::Set(names) => assemble::unlisted(self.shards(&names)?, home),
+            Files::Single(name) => assemble::unlisted(vec![self.shard(&name)?], Some(home)),
+            Files::Set(names) => assemble::unlisted(self.shards(&names)?, Some(home)),
             Files::Index(name) => {
                 let index = self.index(&name)?;
                 let names: Vec<_> = index.shards().map(str::to_owned).collect();
-                assemble::listed(self.shards(&names), &index, &self.label(&name), home)
+                assemble::listed(self.shards(&names), &index, &self.label(&name), Some(home))
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::source::{Hints, Source};
 pub struct Shard {
     /// What errors call it: the path of a file, or the label of another source.
     label: Option<PathBuf>,
-    is_file: bool,
+    pub(super) is_file: bool,
     source: Arc<dyn Source>,
     /// The same, read past the page cache.
     uncached: Box<dyn Lazily>,
@@ -52,11 +52,6 @@ impl Lazily for Uncached {
 static OPENED: AtomicU64 = AtomicU64::new(0);
 
 impl Shard {
-    /// A safetensors file, already open.
-    pub(super) fn file(path: &Path, header: Header, source: impl Source + 'static) -> Self {
-        Self { is_file: true, ..Self::labelled(Some(path), header, source) }
-    }
-
     /// Bytes that are not a file of their own.
     pub(super) fn labelled(label: Option<&Path>, header: Header, source: impl Source + 'static) -> Self {
         let source: Arc<dyn Source> = Arc::new(source);

@@ -174,10 +174,14 @@ impl LoadOptions {
     }
 
     fn settings_or(self, most_threads: usize, read_ahead: u64) -> Settings {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // Unknown where there are no threads, as in a browser.
+        let cores = std::thread::available_parallelism().map(NonZeroUsize::get);
         Settings {
-            threads: self.threads.unwrap_or_else(|| cores().min(most_threads)),
-            may_have_more_threads: self.threads.is_none(),
+            threads: self
+                .threads
+                .unwrap_or_else(|| cores.as_ref().map_or(1, |&cores| cores.min(most_threads))),
+            may_have_more_threads: self.threads.is_none() && cores.is_ok(),
+            may_begin_alone: cores.is_ok(),
             may_read_further_ahead: self.read_ahead.is_none(),
             read_ahead: self.read_ahead.unwrap_or(read_ahead),
             chunk: self.chunk,
@@ -195,6 +199,8 @@ pub(super) struct Settings {
     pub(super) threads: usize,
     /// Nobody has said how many threads there are to be.
     may_have_more_threads: bool,
+    /// Whether there are threads to come later.
+    may_begin_alone: bool,
     /// Nor how far is to be read ahead.
     may_read_further_ahead: bool,
     pub(super) read_ahead: u64,
@@ -240,7 +246,7 @@ impl Settings {
                 if source.is_cached(first) != Some(true) {
                     self.threads = if more_threads { wanted } else { self.threads };
                     self.read_ahead = if further { in_flight } else { self.read_ahead };
-                    self.begins_alone |= hints.is_far();
+                    self.begins_alone |= self.may_begin_alone && hints.is_far();
                 }
             }
         }

@@ -5,12 +5,38 @@ use std::io;
 use super::data::Stored;
 use super::output::OutputFile;
 use super::watch::Watch;
+use super::writer::Writer;
+use crate::error::{Error, Result};
 
 /// Fewer bytes are gathered in the output's buffer, where they cost no system call of their own.
 const WORTH: u64 = 64 << 10;
 
 pub(super) fn worth_a_call(stored: &Stored<'_>) -> bool {
     stored.range.end.saturating_sub(stored.range.start) >= WORTH
+}
+
+impl Writer<OutputFile> {
+    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is
+    /// still to come.
+    pub(super) fn copy(&mut self, stored: &Stored<'_>, watch: &mut Watch) -> Result<bool> {
+        let name = self.next_name()?;
+        let mut tensor = self.tensor(&name)?;
+        let bytes = stored.range.end.saturating_sub(stored.range.start);
+        if bytes != tensor.left {
+            return Err(tensor.wrong_size("the file has", bytes));
+        }
+        let copied = tensor.writer.sink.copy(stored, watch).map_err(|error| {
+            let from = stored.path.map(|path| format!(" from {}", path.display())).unwrap_or_default();
+            Error::io(&format!("it cannot be copied{from}"), error).in_tensor(&name)
+        })?;
+        if copied {
+            tensor.left = 0;
+            tensor.finish()?;
+        } else {
+            self.open = false;
+        }
+        Ok(copied)
+    }
 }
 
 impl OutputFile {

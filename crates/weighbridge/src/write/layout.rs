@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
-use crate::header::{Decode, Header, MOST_IN_SCHEMA};
+use crate::header::{Decode, MOST_IN_SCHEMA};
 
 /// The order of the tensors in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,16 +179,6 @@ pub(super) struct Entry<'a> {
     pub(super) dtype: Dtype,
     pub(super) shape: &'a [usize],
     pub(super) data: Range<u64>,
-}
-
-/// Entries of a header that was read.
-pub(super) fn entries(header: &Header) -> impl Iterator<Item = Entry<'_>> {
-    header.tensors().map(|tensor| Entry {
-        name: tensor.name(),
-        dtype: tensor.dtype(),
-        shape: tensor.shape(),
-        data: tensor.data_offsets(),
-    })
 }
 
 /// Eight bytes for the length, still zero, and the JSON: as the official writer has it, but for metadata,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::layout::{check_length, encode, entries, pad};
+use super::layout::{Entry, check_length, encode, pad};
 use super::output::OutputFile;
 use super::recover::complete_pending;
 use crate::error::{Error, ErrorKind, Result};
@@ -131,6 +131,16 @@ impl MetadataEdit {
         }
         metadata
     }
+}
+
+/// Entries of a header that was read.
+fn entries(header: &Header) -> impl Iterator<Item = Entry<'_>> {
+    header.tensors().map(|tensor| Entry {
+        name: tensor.name(),
+        dtype: tensor.dtype(),
+        shape: tensor.shape(),
+        data: tensor.data_offsets(),
+    })
 }
 
 /// The power of two at a multiple of which the data starts, as far as somebody may have meant it.

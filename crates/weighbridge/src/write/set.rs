@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use super::beside::SideFile;
 use super::data::TensorData;
 use super::directory::{Directory, Staging, cannot_write, sync_directory};
+use super::files::write_file;
 use super::layout::{Form, Layout, check_names};
 use super::output::OutputFile;
 use super::recover::{complete, roll_forward, unless_gone};
 use super::split::Split;
-use super::tensors::{described, watch, write_file};
+use super::tensors::{described, watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::index::Index;
@@ -108,6 +109,16 @@ pub(super) fn save<T: TensorData>(
         index: index.map(|(file, _)| directory.join(file)),
         total_size: split.total_size(),
     })
+}
+
+impl Split {
+    /// The names of the shards' files, for a stem such as `model` or `model.fp16`.
+    pub(super) fn file_names(&self, stem: &str) -> Vec<String> {
+        match self.shards().len() {
+            1 => vec![file_names::single(stem)],
+            total => (1..=total).map(|number| file_names::shard(stem, number, total)).collect(),
+        }
+    }
 }
 
 /// The stem of a checkpoint's files, and the name of its index.

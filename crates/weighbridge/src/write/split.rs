@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_names;
 
 /// A distribution of tensors over shards, exactly that of `huggingface_hub`
 /// (`split_state_dict_into_shards_factory`).
@@ -74,14 +73,6 @@ impl Split {
     /// least.
     pub fn shards(&self) -> &[Vec<usize>] {
         &self.shards
-    }
-
-    /// The names of the shards' files, for a stem such as `model` or `model.fp16`.
-    pub(super) fn file_names(&self, stem: &str) -> Vec<String> {
-        match self.shards.len() {
-            1 => vec![file_names::single(stem)],
-            total => (1..=total).map(|number| file_names::shard(stem, number, total)).collect(),
-        }
     }
 
     /// The bytes of all tensors, with shared storage counted once.

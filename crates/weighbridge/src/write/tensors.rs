@@ -2,10 +2,8 @@
 
 use std::io;
 
-use super::copy::worth_a_call;
 use super::data::TensorData;
 use super::layout::{Layout, Planned};
-use super::output::OutputFile;
 use super::watch::Watch;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -35,37 +33,6 @@ pub(super) fn write_into<'t, T: TensorData + 't, W: io::Write>(
     let mut writer = layout.writer(sink)?;
     while let Some(given) = writer.given() {
         writer.write(tensor(given), watch)?;
-    }
-    writer.finish()
-}
-
-/// The same into a file, to which the kernel copies what lies in other files, and several threads write what
-/// comes in any order.
-pub(super) fn write_file<'t, T: TensorData + 't>(
-    layout: Layout,
-    output: OutputFile,
-    tensor: impl Fn(usize) -> &'t T,
-    watch: &mut Watch,
-) -> Result<OutputFile> {
-    let mut writer = layout.writer(output)?;
-    // So many of the next tensors are not worth several threads.
-    let mut alone = 0_usize;
-    while let Some(given) = writer.given() {
-        let data = tensor(given);
-        if let Some(stored) = data.stored()
-            && worth_a_call(&stored)
-            && writer.copy(&stored, watch)?
-        {
-            continue;
-        }
-        if alone == 0 && data.ranges().is_some() {
-            alone = writer.write_together(|given| tensor(given).ranges(), watch)?;
-            if alone == 0 {
-                continue;
-            }
-        }
-        writer.write(data, watch)?;
-        alone = alone.saturating_sub(1);
     }
     writer.finish()
 }

@@ -2,9 +2,8 @@
 
 use std::io;
 
-use super::data::{Stored, TensorData};
+use super::data::TensorData;
 use super::layout::{Layout, Planned};
-use super::output::OutputFile;
 use super::watch::{Watch, Watched};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -87,7 +86,7 @@ impl<W: io::Write> Writer<W> {
     }
 
     /// The name of the next tensor, where there is one to be.
-    fn next_name(&self) -> Result<String> {
+    pub(super) fn next_name(&self) -> Result<String> {
         let none = || Error::new(ErrorKind::Internal, "all tensors of the layout are written");
         self.expects().map(str::to_owned).ok_or_else(none)
     }
@@ -118,38 +117,14 @@ impl<W: io::Write> Writer<W> {
     }
 }
 
-impl Writer<OutputFile> {
-    /// Has the kernel write the next tensor, whatever its name; `false` where it cannot, and the tensor is
-    /// still to come.
-    pub(super) fn copy(&mut self, stored: &Stored<'_>, watch: &mut Watch) -> Result<bool> {
-        let name = self.next_name()?;
-        let mut tensor = self.tensor(&name)?;
-        let bytes = stored.range.end.saturating_sub(stored.range.start);
-        if bytes != tensor.left {
-            return Err(tensor.wrong_size("the file has", bytes));
-        }
-        let copied = tensor.writer.sink.copy(stored, watch).map_err(|error| {
-            let from = stored.path.map(|path| format!(" from {}", path.display())).unwrap_or_default();
-            Error::io(&format!("it cannot be copied{from}"), error).in_tensor(&name)
-        })?;
-        if copied {
-            tensor.left = 0;
-            tensor.finish()?;
-        } else {
-            self.open = false;
-        }
-        Ok(copied)
-    }
-}
-
 /// Takes the bytes of one tensor, little-endian and row by row, in pieces of any size.
 ///
 /// It is an [`io::Write`] and takes as many bytes as the tensor has, no more. One that is dropped before
 /// [`finish`](Self::finish) makes the writer refuse what follows.
 #[derive(Debug)]
 pub struct TensorWriter<'w, W> {
-    writer: &'w mut Writer<W>,
-    left: u64,
+    pub(super) writer: &'w mut Writer<W>,
+    pub(super) left: u64,
     excess: bool,
 }
 
@@ -182,7 +157,7 @@ impl<W: io::Write> TensorWriter<'_, W> {
         self.writer.layout.tensors()[self.writer.next].byte_len()
     }
 
-    fn wrong_size(&self, how: &str, came: u64) -> Error {
+    pub(super) fn wrong_size(&self, how: &str, came: u64) -> Error {
         let planned = &self.writer.layout.tensors()[self.writer.next];
         let (dtype, needed) = (planned.dtype(), planned.byte_len());
         let shape = crate::text::brief(planned.shape());
