@@ -250,6 +250,7 @@ def check_other_refusals(binary: str, directory: Path):
         ("config.json", lambda config: config.update(model_type="mpnet"), "mpnet"),
         ("config.json", lambda config: config.update(num_hidden_layers=9), "encoder.layer.2."),
         ("modules.json", lambda modules: modules[2].update(type="sentence_transformers.models.CNN"), "CNN"),
+        ("modules.json", lambda modules: modules[0].update(type="custom_st.Transformer"), "custom_st"),
         ("modules.json", lambda modules: modules[2].update(path="../2_Dense"), "../2_Dense"),
         ("modules.json", lambda modules: modules.reverse(), "modules.json"),
         ("1_Pooling/config.json", lambda pooling: pooling.update(pooling_mode="attention"), "attention"),

@@ -125,6 +125,7 @@ class Family:
 
 
 DECODERS = ("q_proj", "v_proj")
+CODE = ({"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}, "auto_map")
 ROBERTA = [
     size(positions=66),
     size(48, 3, 6, 64, positions=66, type_vocab_size=1, layer_norm_eps=1e-5, hidden_act="gelu_new"),
@@ -220,7 +221,7 @@ FAMILIES = {
     "qwen2": Family(
         "Qwen2",
         [size(num_key_value_heads=2) | rope(10000.0), size(num_key_value_heads=4, is_causal=False) | rope(1e6)],
-        [YARN, ({"head_dim": 16}, "head_dim")],
+        [YARN, ({"head_dim": 16}, "head_dim"), CODE],
         rewrites=[to_transformers4],
         adapted=DECODERS,
         causal=True,

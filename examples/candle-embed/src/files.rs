@@ -26,8 +26,13 @@ pub(crate) struct Module {
 }
 
 impl Module {
+    /// What the class is called; nothing, if it is code of the model's authors.
     pub(crate) fn name(&self) -> &str {
-        self.kind.rsplit('.').next().unwrap_or_default()
+        match self.kind.rsplit_once('.') {
+            None => &self.kind,
+            Some((module, class)) if module.starts_with("sentence_transformers.") => class,
+            Some(_) => "",
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use weighbridge::Checkpoint;
 use weighbridge::write::Save;
+use weighbridge::{Checkpoint, TensorRef};
 use weighbridge_candle::{Loader, Saver};
 
 use crate::embed::Embeddings;
@@ -60,7 +60,7 @@ pub(crate) fn load(path: &Path, made_of: &MadeOf) -> Result<Option<Embeddings>> 
     }
     let at = || path.display().to_string();
     let checkpoint = Checkpoint::open(path)?;
-    let Some(&[rows, dimensions]) = checkpoint.tensor(TENSOR).as_ref().map(|tensor| tensor.shape()) else {
+    let Some(&[rows, dimensions]) = checkpoint.tensor(TENSOR).as_ref().map(TensorRef::shape) else {
         bail!("{}: is no index: it has no matrix \"{TENSOR}\"", at());
     };
     for (key, expected) in made_of.pairs() {

@@ -57,9 +57,6 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let found = Found::open(&cli.model, &cli.adapters()?)?;
     let text = Text::open(&found.files, &found.sentence, &found.blueprint, cli.max_length)?;
-    for line in &found.sentence.notes {
-        note(&format!("note: {line}"));
-    }
     if cli.embed { embed(cli, &found, &text) } else { search(cli, &found, &text) }
 }
 
@@ -74,9 +71,7 @@ fn embed(cli: &Cli, found: &Found, text: &Text) -> Result<()> {
     let embeddings = embedder.embed(&tokens.texts, tokens.skipped)?;
     report::print_loaded(&cli.model, &loaded);
     match &cli.output {
-        Some(path) => {
-            index::save(path, &embeddings, &made_of(cli, found, text, &loaded, Role::Text, &texts)?)
-        }
+        Some(path) => index::save(path, &embeddings, &made_of(cli, found, text, Role::Text, &texts)?),
         None => report::print_embeddings(&texts, &embeddings),
     }
 }
@@ -87,32 +82,27 @@ fn search(cli: &Cli, found: &Found, text: &Text) -> Result<()> {
         Some(path) => (&cli.texts[..], lines(path)?),
         None => (&cli.texts[..1], cli.texts[1..].to_vec()),
     };
+    let made_of = made_of(cli, found, text, Role::Document, &texts)?;
+    let kept = match &cli.index {
+        Some(path) => index::load(path, &made_of)?,
+        None => None,
+    };
     let asked = Tokens::of(Role::Query, queries, cli, found, text)?;
-    let has_index = cli.index.as_ref().is_some_and(|path| path.exists());
-    // With an index, the first text is enough, to see whether the model is still the same.
-    let needed = if has_index { &texts[..1] } else { &texts[..] };
+    // Where vectors were kept, the first text is enough, to see whether the model is still the same.
+    let needed = if kept.is_some() { &texts[..1] } else { &texts[..] };
     let tokens = Tokens::of(Role::Document, needed, cli, found, text)?;
     let (mut embedder, loaded) = load(cli, found, &[&asked, &tokens])?;
 
     let queries_embedded = embedder.embed(&asked.texts, asked.skipped)?;
-    let embeddings = match &cli.index {
-        None => embedder.embed(&tokens.texts, tokens.skipped)?,
-        Some(path) => {
-            let made_of = made_of(cli, found, text, &loaded, Role::Document, &texts)?;
-            let kept = index::load(path, &made_of)?;
-            let embeddings = embedder.embed(&tokens.texts, tokens.skipped)?;
-            match kept {
-                Some(kept) => {
-                    index::check(path, &kept, &embeddings)?;
-                    kept
-                }
-                None => {
-                    index::save(path, &embeddings, &made_of)?;
-                    embeddings
-                }
-            }
+    let mut embeddings = embedder.embed(&tokens.texts, tokens.skipped)?;
+    match (&cli.index, kept) {
+        (Some(path), Some(kept)) => {
+            index::check(path, &kept, &embeddings)?;
+            embeddings = kept;
         }
-    };
+        (Some(path), None) => index::save(path, &embeddings, &made_of)?,
+        (None, _) => {}
+    }
     if !cli.json {
         report::print_loaded(&cli.model, &loaded);
     }
@@ -150,6 +140,9 @@ fn load(cli: &Cli, found: &Found, texts: &[&Tokens]) -> Result<(Embedder, Loaded
     let blueprint = &found.blueprint;
     let head = Head::load(&found.files, &found.sentence, blueprint.hidden, cli.dimensions, &device)?;
     let (encoder, loaded) = found.load(lengths.max().unwrap_or(1), cli.dtype.map(DType::from), &device)?;
+    for line in &found.sentence.notes {
+        note(&format!("note: {line}"));
+    }
     for warning in &loaded.warnings {
         note(&format!("warning: {warning}"));
     }
@@ -165,18 +158,13 @@ fn load(cli: &Cli, found: &Found, texts: &[&Tokens]) -> Result<(Embedder, Loaded
 }
 
 /// What the vectors of texts depend on.
-fn made_of(
-    cli: &Cli,
-    found: &Found,
-    text: &Text,
-    loaded: &Loaded,
-    role: Role,
-    texts: &[String],
-) -> Result<MadeOf> {
+fn made_of(cli: &Cli, found: &Found, text: &Text, role: Role, texts: &[String]) -> Result<MadeOf> {
+    let (tensors, bytes) = found.size();
     let settings = serde_json::json!({
-        "tensors": loaded.tensors,
-        "bytes": loaded.bytes,
-        "dtype": loaded.dtype.as_str(),
+        "tensors": tensors,
+        "bytes": bytes,
+        "adapters": format!("{:?}", cli.adapters()?),
+        "dtype": cli.dtype.map(|dtype| DType::from(dtype).as_str()),
         "prompt": cli.prompt(role, &found.sentence)?,
         "max_length": text.max_tokens,
         "dimensions": cli.dimensions,

@@ -31,8 +31,6 @@ pub(crate) struct Loaded {
     pub(crate) tensors: usize,
     pub(crate) shards: usize,
     pub(crate) bytes: u64,
-    /// What the model computes in.
-    pub(crate) dtype: DType,
     /// From opening the checkpoint to the model built.
     pub(crate) seconds: f64,
     /// What is not as it should be in the files, but did not stand in the way.
@@ -61,6 +59,11 @@ impl Found {
         Ok(Self { files, sentence, blueprint, checkpoint, adapters, unread, start })
     }
 
+    /// The number of tensors, and of their bytes.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        (self.checkpoint.len(), self.checkpoint.byte_len())
+    }
+
     /// Loads the model for texts of so many tokens. `dtype` is what it computes in; without one, f32 on the CPU, where
     /// it is both exact and fastest, and elsewhere the type that most of the checkpoint is stored in, if it is right in
     /// that.
@@ -87,15 +90,14 @@ impl Found {
             loader = loader.dtype(dtype);
         }
         let store = loader.var_builder()?;
-        let dtype = store.dtype();
         let weights = weights::adapt(store, &self.blueprint.names(&self.checkpoint));
         let at = || self.files.place.display().to_string();
         let encoder = weights::caught(|| self.blueprint.build(weights, positions)).with_context(at)?;
         device.synchronize()?;
-        Ok((encoder, self.loaded(dtype)))
+        Ok((encoder, self.loaded()))
     }
 
-    fn loaded(&self, dtype: DType) -> Loaded {
+    fn loaded(&self) -> Loaded {
         let mut warnings = self.checkpoint.warnings().to_vec();
         // The parts of a checkpoint that are for tasks: a pooler, the prediction of words.
         let for_tasks = ["pooler.", "cls.", "lm_head.", "head.", "decoder.", "vocab_", "position_ids"];
@@ -105,11 +107,11 @@ impl Found {
             let more = if rest.is_empty() { "" } else { ", ..." };
             warnings.push(format!("the model does not read {} of the tensors: {first}{more}", unread.len()));
         }
+        let (tensors, bytes) = self.size();
         Loaded {
-            tensors: self.checkpoint.len(),
+            tensors,
             shards: self.checkpoint.shards().len(),
-            bytes: self.checkpoint.byte_len(),
-            dtype,
+            bytes,
             seconds: self.start.elapsed().as_secs_f64(),
             warnings,
         }

@@ -145,9 +145,17 @@ fn key_value_heads(fields: Fields<'_>, stack: &Stack) -> Result<usize> {
     Ok(few)
 }
 
-/// Whether tokens see those before them only.
+/// Whether tokens see those before them only. Authors whose code lets them see all say so here.
 fn is_causal(fields: Fields<'_>) -> Result<bool> {
-    Ok(fields.get("is_causal").is_none() || fields.flag("is_causal")?)
+    if fields.get("is_causal").is_some() {
+        return fields.flag("is_causal");
+    }
+    let code = fields.get("auto_map").and_then(|map| map.get("AutoModel"));
+    ensure!(
+        code.is_none(),
+        "auto_map has code for the model, and there is no is_causal: what a token sees is not known"
+    );
+    Ok(true)
 }
 
 /// Within the window of its attention a model attends to everything, as Candle's does: texts are cut there.

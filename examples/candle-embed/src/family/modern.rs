@@ -14,7 +14,6 @@ pub(super) fn modernbert(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's ModernBERT";
     refuse(fields, who, &["attention_bias", "mlp_bias", "norm_bias"])?;
     expect(fields, who, "hidden_activation", "gelu")?;
-    expect(fields, who, "position_embedding_type", "absolute")?;
     let stack = Stack::read(fields, who, 8192)?.rotates(fields)?;
     let (global_rope_theta, local_rope_theta) = thetas(fields, who)?;
     let config = Config {
