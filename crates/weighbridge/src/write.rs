@@ -59,6 +59,7 @@ mod data;
 mod directory;
 mod flush;
 mod layout;
+mod lock;
 mod metadata;
 mod output;
 mod parallel;
