@@ -104,7 +104,6 @@ fn only_one_replaces_a_set_at_a_time() {
     assert_eq!(names(directory.path()), ["model.safetensors"]);
 }
 
-#[cfg(unix)] // Elsewhere directories cannot be locked.
 #[test]
 fn a_directory_is_locked_by_one() {
     let parent = tempfile::tempdir().unwrap();

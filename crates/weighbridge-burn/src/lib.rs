@@ -48,6 +48,8 @@
 //! - `cuda`, `vulkan`, `metal`: Burn's own backends for GPUs, with loads through a few staging buffers, page-locked on CUDA.
 //!   Others are features of `burn` itself; there each tensor is in memory of the host first.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "training")]
 mod checkpoints;
 mod codes;

@@ -80,6 +80,8 @@
 //! - `convert`: [`open`] takes PyTorch pickles, GGUF, ONNX, NumPy, HDF5 and other formats, too.
 //! - `cuda`, `metal`: Candle's own backends for these devices.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backend;
 mod capability;
 mod catalog;

@@ -6,6 +6,8 @@
 //! Tokens go to the hub alone, and neither they nor signed URLs are in errors or in what is logged down to
 //! `debug`. The HTTP client's own `trace` shows all that is sent and received.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod address;
 pub mod cache;
 mod client;

@@ -74,7 +74,7 @@ impl BlockType {
     pub fn shape_in_words(self, shape: &[usize]) -> Option<Vec<usize>> {
         let (row, outer) = shape.split_last()?;
         let words = self.bytes / self.align.clamp(1, 4);
-        let row = row.is_multiple_of(self.weights.max(1)).then(|| row / self.weights.max(1))?;
+        let row = (row % self.weights.max(1) == 0).then(|| row / self.weights.max(1))?;
         let mut shape = outer.to_vec();
         shape.push(row.checked_mul(words)?);
         Some(shape)

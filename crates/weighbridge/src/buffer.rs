@@ -19,7 +19,8 @@ mod pages;
 mod transpose;
 
 pub(crate) use allocation::{Allocation, Chunk, Filling, huge_pages};
-pub(crate) use fill::{Fault, Filler, fill, zeroed};
+pub use fill::copied;
+pub(crate) use fill::{Fault, Filler, fill, initialised, zeroed};
 pub use host::HostBuffer;
 pub(crate) use pages::HugePage;
 pub(crate) use transpose::transpose;

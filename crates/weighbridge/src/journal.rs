@@ -81,9 +81,7 @@ impl Journal {
         });
         match read {
             // A name for which there is no room has no journal either.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_too_long(&error) => {
                 return Ok(None);
             }
             Err(error) => return Err(Error::io("the journal cannot be read", error).in_file(&path)),
@@ -146,6 +144,16 @@ impl Journal {
             _ => staged,
         }
     }
+}
+
+/// Whether the system says that a name is none that it could have. (`ErrorKind::InvalidFilename`, since Rust 1.87.)
+fn is_too_long(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let codes = [rustix::io::Errno::NAMETOOLONG.raw_os_error(); 2];
+    // ERROR_INVALID_NAME and ERROR_FILENAME_EXCED_RANGE
+    #[cfg(not(unix))]
+    let codes = [123, 206];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 #[cfg(test)]

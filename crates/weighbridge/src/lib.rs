@@ -41,6 +41,8 @@
 //! chunks and proves that it was filled, one maps files, one has the loops that are compiled for the processor at
 //! hand. No input makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}
 
@@ -66,6 +68,7 @@ pub mod index;
 mod journal;
 mod linear;
 mod names;
+mod newer_std;
 mod panics;
 pub mod parallel;
 mod pattern;

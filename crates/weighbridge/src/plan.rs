@@ -11,6 +11,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use crate::buffer::copied;
 pub use crate::cast::{OutOfRange, Overflow};
 pub(crate) use derived::{Derive, Derived};
 pub use input::Input;

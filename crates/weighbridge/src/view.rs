@@ -214,11 +214,10 @@ fn values<T: Element>(dtype: Dtype, bytes: Cow<'_, [u8]>) -> Result<Cow<'_, [T]>
         let message = format!("{} is the type of {}, not of {dtype}", T::NAME, known.join(", "));
         return Err(Error::new(ErrorKind::Dtype, message));
     }
-    if let Cow::Borrowed(bytes) = bytes
-        && (cfg!(target_endian = "little") || size_of::<T>() == 1)
-        && let Ok(values) = bytemuck::try_cast_slice(bytes)
-    {
-        return Ok(Cow::Borrowed(values));
+    if let (Cow::Borrowed(bytes), true) = (&bytes, cfg!(target_endian = "little") || size_of::<T>() == 1) {
+        if let Ok(values) = bytemuck::try_cast_slice(bytes) {
+            return Ok(Cow::Borrowed(values));
+        }
     }
     Ok(Cow::Owned(bytes.chunks_exact(size_of::<T>()).map(T::from_file).collect()))
 }

@@ -66,6 +66,8 @@ mod files;
 mod flush;
 mod layout;
 #[cfg(feature = "fs")]
+mod lock;
+#[cfg(feature = "fs")]
 mod metadata;
 #[cfg(feature = "fs")]
 mod output;

@@ -36,9 +36,11 @@ struct Section {
 
 impl Config {
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        if let Some(path) = checkpoint.beside(FILE)?
-            && let Some(value) = read_json(&path, MOST)?
-        {
+        let config = match checkpoint.beside(FILE)? {
+            Some(path) => read_json(&path, MOST)?.map(|value| (path, value)),
+            None => None,
+        };
+        if let Some((path, value)) = config {
             let parse = || {
                 let fields = value.as_object().ok_or_else(|| malformed("it is no JSON object".to_owned()))?;
                 refuse_others(fields)?;

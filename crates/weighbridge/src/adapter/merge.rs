@@ -234,9 +234,8 @@ impl Turns {
             let factors = || Some((adapter.tensor(module, Part::Down)?, adapter.tensor(module, Part::Up)?));
             let ([target], Some((down, up))) = (&**targets, factors()) else { continue };
             let Some(stored) = base.tensor(&target.weight) else { continue };
-            if let (plain, turned) = fits(&stored, &down, &up)
-                && plain != turned
-            {
+            let (plain, turned) = fits(&stored, &down, &up);
+            if plain != turned {
                 by_name.insert(last(&target.weight).to_owned(), turned);
             }
         }

@@ -257,7 +257,7 @@ fn targets_of(
 fn place_in(total: usize, rows: usize, index: usize, parts: usize) -> Option<usize> {
     match (parts, index) {
         (2, _) => (total == rows.checked_mul(2)?).then_some(index * rows),
-        (_, 0) => (rows <= total && (total - rows).is_multiple_of(2)).then_some(0),
+        (_, 0) => (rows <= total && (total - rows) % 2 == 0).then_some(0),
         (_, 1) => total.checked_sub(rows.checked_mul(2)?),
         _ => total.checked_sub(rows.checked_mul(2)?).map(|start| start + rows),
     }
@@ -277,9 +277,7 @@ fn unmatched(base: &Checkpoint, rule: &Rule, adapter: &Adapter, module: &Module)
     if let Some(nearest) = nearest_name(&wanted, base.tensors().map(|tensor| tensor.name())) {
         message.push_str(&format!(", nearest is {:?}", start_of(nearest)));
     }
-    if let Rule::Flat(names) = rule
-        && names.get(&module.name).is_some_and(Option::is_none)
-    {
+    if matches!(rule, Rule::Flat(names) if names.get(&module.name).is_some_and(Option::is_none)) {
         message =
             "two modules of the model have this name when underscores are in the place of dots".to_owned();
     }

@@ -176,6 +176,7 @@ pub(crate) fn huge_pages<'c>(chunks: impl Iterator<Item = &'c Chunk>) -> HashSet
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::copied;
 
     fn chunks(dtype: Dtype, bytes: usize, size: usize) -> (Filling, Vec<Chunk>) {
         Allocation::new(dtype, bytes).unwrap().into_chunks(size, true)
@@ -186,7 +187,7 @@ mod tests {
         chunk
             .fill(|memory| {
                 let bytes: Vec<u8> = (0..memory.len()).map(|i| first + i as u8).collect();
-                Ok::<_, Error>(memory.write_copy_of_slice(&bytes))
+                Ok::<_, Error>(copied(memory, &bytes))
             })
             .unwrap();
     }
@@ -216,7 +217,7 @@ mod tests {
                     assert_eq!(part.start, end);
                     assert!(part.len > 0 && part.start % 16 == 0);
                     let huge = bytes >= HUGE_PAGES_FROM && part.start > 0;
-                    assert!(!huge || (start + part.start).is_multiple_of(HUGE_PAGE));
+                    assert!(!huge || (start + part.start) % HUGE_PAGE == 0);
                     part.populate();
                     end += part.len;
                 }

@@ -25,7 +25,30 @@ impl From<std::io::Error> for Fault {
 pub(crate) fn zeroed(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
     buf.fill(MaybeUninit::new(0));
     // SAFETY: the line above initialised every byte.
-    unsafe { buf.assume_init_mut() }
+    unsafe { initialised(buf) }
+}
+
+/// Copies `bytes` to `buf`, which is as long, and returns it as bytes.
+///
+/// # Panics
+///
+/// Panics when the two are not of one length.
+pub fn copied<'b>(buf: &'b mut [MaybeUninit<u8>], bytes: &[u8]) -> &'b mut [u8] {
+    assert_eq!(buf.len(), bytes.len(), "lengths differ");
+    buf.iter_mut().zip(bytes).for_each(|(to, &from)| *to = MaybeUninit::new(from));
+    // SAFETY: the line above initialised every byte, since there are as many of both.
+    unsafe { initialised(buf) }
+}
+
+/// `assume_init_mut` of slices, which Rust has had since 1.93.
+///
+/// # Safety
+///
+/// Every byte is initialised.
+pub(crate) unsafe fn initialised(buf: &mut [MaybeUninit<u8>]) -> &mut [u8] {
+    // SAFETY: a byte that is initialised and one that may be have the same layout, the caller promises that all are, and
+    // the exclusive borrow goes over to the result.
+    unsafe { &mut *(std::ptr::from_mut(buf) as *mut [u8]) }
 }
 
 /// A slice that is initialised step by step, from its start to its end.
@@ -83,7 +106,7 @@ impl<'m> Filler<'m> {
         // SAFETY: each step returned an initialised slice that starts where the last one ended (the argument of
         // module `buffer`; a shared slice of that address is as good a proof as an exclusive one, since the
         // step's exclusive borrow left no other path to the memory), and together they cover `memory`.
-        Some(unsafe { self.memory.assume_init_mut() })
+        Some(unsafe { initialised(self.memory) })
     }
 }
 
@@ -120,7 +143,7 @@ mod tests {
                 return Ok(None);
             }
             let len = rest.len().min(4);
-            Ok(Some(rest[..len].write_copy_of_slice(&[done as u8; 4][..len])))
+            Ok(Some(copied(&mut rest[..len], &[done as u8; 4][..len])))
         });
         assert_eq!(filled.unwrap(), [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]);
         assert_eq!(zeroed(&mut memory), [0; 10]);

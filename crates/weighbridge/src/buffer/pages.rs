@@ -54,7 +54,7 @@ fn huge_part(address: usize, bytes: usize, page: usize) -> Option<Range<usize>> 
     let start = address - address % page;
     let end = (address + bytes) / HUGE_PAGE * HUGE_PAGE;
     let is_worth_it = bytes >= HUGE_PAGES_FROM && start < end;
-    (is_worth_it && (end - start).is_multiple_of(page)).then_some(start..end)
+    (is_worth_it && (end - start) % page == 0).then_some(start..end)
 }
 
 /// Has the kernel back memory with pages at once, where it is more than a few small ones.
@@ -65,9 +65,8 @@ pub(super) fn populate(address: usize, len: usize, huge: &Range<usize>) {
     /// Fewer bytes than this are not worth a system call.
     const WORTH: usize = 64 << 10;
     for small in outside(address..address + len, huge) {
-        if small.len() >= WORTH
-            && let Some(pages) = pages_inside(small.start, small.len(), kernel::page_size())
-        {
+        let pages = pages_inside(small.start, small.len(), kernel::page_size());
+        if let Some(pages) = pages.filter(|_| small.len() >= WORTH) {
             kernel::advise(pages, Advice::Populate);
         }
     }

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
+use crate::newer_std::as_chunks;
 use std::mem::MaybeUninit;
 
-use super::fill::{fill, zeroed};
+use super::fill::{copied, fill, initialised, zeroed};
 
 /// Transposes `from`, a matrix of `rows` rows of `columns` units of `unit` bytes, and fills `to` with what
 /// the result has from byte `skipped` on. `None` if the lengths do not fit.
@@ -35,7 +36,7 @@ pub(crate) fn transpose<'t>(
                 let start = ((number % rows) * columns + number / rows) * unit + inside;
                 let len = (unit - inside).min(rest.len());
                 at += len;
-                Ok(Some(rest[..len].write_copy_of_slice(&from[start..start + len])))
+                Ok(Some(copied(&mut rest[..len], &from[start..start + len])))
             })
             .ok()
         }
@@ -53,12 +54,11 @@ fn transpose_units<'t, const U: usize>(
 ) -> Option<&'t mut [u8]> {
     /// Units of a block in each direction: its lines stay in the first cache.
     const BLOCK: usize = 32;
-    let (from, _) = from.as_chunks::<U>();
-    let (units, rest) = to.as_chunks_mut::<U>();
-    if !rest.is_empty() || !skipped.is_multiple_of(U) {
+    let (from, _) = as_chunks::<U, _>(from);
+    if to.len() % U != 0 || skipped % U != 0 {
         return None;
     }
-    let (first, end) = (skipped / U, skipped / U + units.len());
+    let (first, end) = (skipped / U, (skipped + to.len()) / U);
     for column in (first / rows..end.div_ceil(rows)).step_by(BLOCK) {
         let some_columns = column..(column + BLOCK).min(columns);
         for row in (0..rows).step_by(BLOCK) {
@@ -67,16 +67,17 @@ fn transpose_units<'t, const U: usize>(
                 let line = column * rows;
                 let wanted = (line + some_rows.start).max(first)..(line + some_rows.end).min(end);
                 for number in wanted {
-                    units[number - first] = from[(number - line) * columns + column].map(MaybeUninit::new);
+                    let unit = from[(number - line) * columns + column].map(MaybeUninit::new);
+                    to[(number - first) * U..][..U].copy_from_slice(&unit);
                 }
             }
         }
     }
-    // SAFETY: `units` are all of `to` (`rest` is empty); they are the units `first..end` of the result, and
+    // SAFETY: `to` is whole units (checked above), the units `first..end` of the result, and
     // unit `number` is in its row `number / rows`, one of the `columns`, because `end <= rows * columns`
     // (checked by the caller) and `rows > 0` (`to` is not empty). So the loops over blocks, columns and rows
     // come to every number in `first..end` and write it.
-    Some(unsafe { to.assume_init_mut() })
+    Some(unsafe { initialised(to) })
 }
 
 #[cfg(test)]

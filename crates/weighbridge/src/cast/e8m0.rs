@@ -2,6 +2,7 @@
 
 use super::element::{Made, Stored, Wide};
 use super::overflow::Overflow;
+use crate::newer_std::{signed, unsigned};
 
 /// The scales of the Open Compute Project's microscaling (MX) formats: an exponent alone, `2^(b - 127)`, and
 /// NaN for
@@ -42,19 +43,19 @@ impl<W: Wide> Made<W> for E8M0 {
 
     fn limits(overflow: Overflow) -> i32 {
         match overflow {
-            Overflow::Error => (INFINITY + 1).cast_signed(),
+            Overflow::Error => signed(INFINITY + 1),
             Overflow::Infinity | Overflow::Saturate => 0,
         }
     }
 
     #[inline(always)]
     fn make(value: W, refused: i32) -> (u8, bool) {
-        let bits = value.to_odd().to_bits().cast_signed();
+        let bits = signed(value.to_odd().to_bits());
         let magnitude = bits & i32::MAX;
-        let nearest = (magnitude.cast_unsigned() + HALF) >> MANTISSA;
-        let code = if magnitude < LEAST_AND_HALF.cast_signed() { 0 } else { nearest };
-        let beyond = magnitude >= BEYOND.cast_signed();
-        let is_nan = magnitude > INFINITY.cast_signed();
+        let nearest = (unsigned(magnitude) + HALF) >> MANTISSA;
+        let code = if magnitude < signed(LEAST_AND_HALF) { 0 } else { nearest };
+        let beyond = magnitude >= signed(BEYOND);
+        let is_nan = magnitude > signed(INFINITY);
         let code = if beyond { NAN - 1 } else { code };
         let code = if is_nan { NAN } else { code };
         (code as u8, (bits <= 0) & !is_nan | beyond & (magnitude < refused))

@@ -1,5 +1,6 @@
 //! The loops that casts are made of, as functions, and which one is for which dtypes.
 
+use crate::newer_std::{as_chunks, signed};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
@@ -152,9 +153,9 @@ impl Work for AnyBeyond<'_> {
     #[inline(always)]
     fn run(self) -> bool {
         let mut any = false;
-        for value in self.0.as_chunks::<4>().0 {
+        for value in as_chunks::<4, _>(self.0).0 {
             let bits: u32 = bytemuck::cast(*value);
-            any |= (bits & !(1 << 31)).cast_signed() >= BF16_BEYOND;
+            any |= signed(bits & !(1 << 31)) >= BF16_BEYOND;
         }
         any
     }

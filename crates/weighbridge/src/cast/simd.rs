@@ -10,6 +10,8 @@ use std::mem::MaybeUninit;
 
 use bytemuck::Pod;
 
+use crate::buffer::initialised;
+
 /// A conversion of one element. Implementations are to be `#[inline(always)]`, so that they are compiled for
 /// the instructions of the loop around them.
 pub(crate) trait Convert: Copy {
@@ -85,15 +87,25 @@ impl Instructions {
     }
 }
 
+/// # Safety
+///
+/// The processor has AVX2.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[target_feature(enable = "avx2")]
-fn run_avx2<W: Work>(work: W) -> W::Output {
+unsafe fn run_avx2<W: Work>(work: W) -> W::Output {
     work.run()
 }
 
+/// # Safety
+///
+/// The processor has AVX2.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[target_feature(enable = "avx2")]
-fn map_avx2<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8>]) -> Option<&'t mut [u8]> {
+unsafe fn map_avx2<'t, C: Convert>(
+    convert: C,
+    from: &[u8],
+    to: &'t mut [MaybeUninit<u8>],
+) -> Option<&'t mut [u8]> {
     map(convert, from, to)
 }
 
@@ -121,7 +133,7 @@ fn map<'t, C: Convert>(convert: C, from: &[u8], to: &'t mut [MaybeUninit<u8>]) -
     }
     // SAFETY: the loop wrote every element, the elements are all of `to`, and a `Pod` has no padding, so
     // every byte was initialised.
-    let made = unsafe { to.assume_init_mut() };
+    let made = unsafe { initialised(to) };
     (!refused).then_some(made)
 }
 
@@ -138,7 +150,7 @@ mod tests {
         type To = u32;
 
         fn convert(self, value: u16) -> (u32, bool) {
-            (2 * u32::from(value), value.is_multiple_of(2))
+            (2 * u32::from(value), value % 2 == 0)
         }
     }
 

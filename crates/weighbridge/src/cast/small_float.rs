@@ -7,6 +7,7 @@
 //! Everything is done with the bits of an `f32`, and without branches, so that the compiler can make vector
 //! code of it.
 
+use crate::newer_std::{signed, unsigned};
 use bytemuck::Pod;
 
 use super::element::{Made, Stored, Wide};
@@ -125,7 +126,7 @@ impl<F: SmallFloat> Derived<F> {
 }
 
 /// The first magnitude beyond the largest `BF16`, as the bits of an `f32`.
-pub(super) const BF16_BEYOND: i32 = Derived::<BF16>::BEYOND.cast_signed();
+pub(super) const BF16_BEYOND: i32 = signed(Derived::<BF16>::BEYOND);
 
 impl<F: SmallFloat> Stored for F {
     type Bits = F::Bits;
@@ -197,7 +198,7 @@ impl<F: SmallFloat, W: Wide> Made<W> for F {
             Overflow::Error => INFINITY + 1,
             _ => 0,
         };
-        Limits { code, refused: refused.cast_signed() }
+        Limits { code, refused: signed(refused) }
     }
 
     #[inline(always)]
@@ -209,18 +210,18 @@ impl<F: SmallFloat, W: Wide> Made<W> for F {
         let half = (1 << (Derived::<F>::SHIFT - 1)) - 1 + (magnitude >> Derived::<F>::SHIFT & 1);
         let mut code = (magnitude + half).wrapping_sub(Derived::<F>::REBIAS) >> Derived::<F>::SHIFT;
         // Comparisons of signed integers are what vectors have everywhere.
-        let magnitude = magnitude.cast_signed();
+        let magnitude = signed(magnitude);
         if Derived::<F>::REBIAS > 0 {
-            let steps = f32::from_bits(magnitude.cast_unsigned()) + f32::from_bits(Derived::<F>::STEPS);
+            let steps = f32::from_bits(unsigned(magnitude)) + f32::from_bits(Derived::<F>::STEPS);
             let below = steps.to_bits().wrapping_sub(Derived::<F>::STEPS);
-            code = if magnitude < Derived::<F>::NORMAL.cast_signed() { below } else { code };
+            code = if magnitude < signed(Derived::<F>::NORMAL) { below } else { code };
         }
-        let beyond = magnitude >= Derived::<F>::BEYOND.cast_signed();
+        let beyond = magnitude >= signed(Derived::<F>::BEYOND);
         code = if beyond { limits.code } else { code };
         if matches!(F::TOP, Top::Ieee) {
-            code = if magnitude == INFINITY.cast_signed() { Derived::<F>::TOP } else { code };
+            code = if magnitude == signed(INFINITY) { Derived::<F>::TOP } else { code };
         }
-        code = if magnitude > INFINITY.cast_signed() { Derived::<F>::NAN } else { code };
+        code = if magnitude > signed(INFINITY) { Derived::<F>::NAN } else { code };
         let sign = match F::TOP {
             Top::Fnuz if code == 0 => 0,
             _ => sign,

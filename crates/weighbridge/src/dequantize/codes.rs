@@ -1,5 +1,6 @@
 //! How codes are packed: where in the bytes of a stored matrix the code of a row and column is.
 
+use crate::newer_std::{as_chunks, as_chunks_mut};
 use std::ops::Range;
 
 /// A stored matrix of codes, or several behind one another.
@@ -124,8 +125,8 @@ impl Codes {
             }
             Packing::FastGemv => {
                 bits == 4
-                    && columns.is_multiple_of(64)
-                    && rows.is_multiple_of(4)
+                    && columns % 64 == 0
+                    && rows % 4 == 0
                     && rows / 4 <= self.word_rows
                     && columns.checked_mul(2).is_some_and(|len| len <= self.stride)
             }
@@ -319,14 +320,14 @@ impl Codes {
         shifts: [u32; 2],
         out: &mut [u8],
     ) -> Option<()> {
-        if !columns.start.is_multiple_of(2) {
+        if columns.start % 2 != 0 {
             return None;
         }
         let bytes = window.row(row, columns.start / 2, columns.len().div_ceil(2))?;
         let (pairs, last) = out.split_at_mut(columns.len() / 2 * 2);
-        let (eights, rest_out) = pairs.as_chunks_mut::<8>();
+        let (eights, rest_out) = as_chunks_mut::<8, _>(pairs);
         let (fours, rest) = bytes.split_at(eights.len() * 4);
-        let fours = fours.as_chunks::<4>().0;
+        let fours = as_chunks::<4, _>(fours).0;
         let is_low_first = shifts[0] == 0;
         for (four, eight) in fours.iter().zip(&mut *eights) {
             let spread = spread(u32::from_le_bytes(*four));
@@ -351,7 +352,7 @@ impl Codes {
     #[inline(always)]
     fn stream(&self, window: &Window<'_>, row: usize, columns: &Range<usize>, out: &mut [u8]) -> Option<()> {
         let bits = self.bits as usize;
-        if !columns.start.is_multiple_of(8) {
+        if columns.start % 8 != 0 {
             return None;
         }
         let bytes = window.row(row, columns.start / 8 * bits, (columns.len() * bits).div_ceil(8))?;
@@ -426,7 +427,7 @@ impl Codes {
             for word in (0..whole).step_by(WORDS) {
                 let mut lanes = [[0; WORDS]; 8];
                 for (lane, line) in lanes.iter_mut().zip(lines) {
-                    let words = line.get(word * 4..).unwrap_or_default().as_chunks::<4>().0;
+                    let words = as_chunks::<4, _>(line.get(word * 4..).unwrap_or_default()).0;
                     for (spread_word, word) in lane.iter_mut().zip(words) {
                         *spread_word = spread(u32::from_le_bytes(*word));
                     }
@@ -466,13 +467,13 @@ impl Codes {
     ) -> Option<()> {
         let (bits, width) = (self.bits as usize, rows.len());
         let each = 32 / bits;
-        if !rows.start.is_multiple_of(each) || !width.is_multiple_of(each) {
+        if rows.start % each != 0 || width % each != 0 {
             return None;
         }
         let mask = (1_u32 << bits) - 1;
         for number in 0..width / each {
             let words = window.row(rows.start / each + number, columns.start * 4, columns.len() * 4)?;
-            for (lane, word) in words.as_chunks::<4>().0.iter().enumerate() {
+            for (lane, word) in as_chunks::<4, _>(words).0.iter().enumerate() {
                 let word = u32::from_le_bytes(*word);
                 let start = lane * stride + number * each;
                 let codes = out.get_mut(start..start + each)?;

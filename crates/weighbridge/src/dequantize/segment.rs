@@ -269,7 +269,7 @@ impl Recipe {
             Value::Signed => {
                 let unused = 8 - self.codes.bits;
                 out.iter_mut().zip(codes).for_each(|(out, &code)| {
-                    *out = then(f32::from((code << unused).cast_signed() >> unused));
+                    *out = then(f32::from(i8::from_le_bytes([code << unused]) >> unused));
                 });
             }
             Value::E4M3 => out.iter_mut().zip(codes).for_each(|(out, &code)| *out = then(e4m3(code))),

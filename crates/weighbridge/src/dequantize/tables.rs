@@ -1,5 +1,6 @@
 //! What codes stand for.
 
+use crate::newer_std::as_chunks;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, LazyLock};
 
@@ -33,7 +34,7 @@ pub(crate) fn values(dtype: Dtype, factor: f32) -> Option<Table> {
     let mut room = [MaybeUninit::uninit(); 1024];
     let made = kernel.run(&codes, &mut room).ok()?;
     let mut table = [0.0; 256];
-    for (value, made) in table.iter_mut().zip(made.as_chunks::<4>().0) {
+    for (value, made) in table.iter_mut().zip(as_chunks::<4, _>(made).0) {
         *value = bytemuck::pod_read_unaligned::<f32>(made) * factor;
     }
     Some(Arc::new(table))

@@ -12,7 +12,7 @@ use super::companion::Patch;
 use super::recipe::{Band, Gathered, Recipe};
 use super::segment::{Parts, SEGMENT, Segment};
 use crate::blocks::BlockType;
-use crate::buffer::{self, Fault};
+use crate::buffer::{self, Fault, copied};
 use crate::cast::{Instructions, Kernel, Overflow, Work};
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,12 +43,7 @@ impl Weights {
             _ => Some(Kernel::of(Dtype::F32, dtype, overflow)?),
         };
         let instructions = Instructions::detect();
-        dtype.bits().is_multiple_of(8).then(|| Self {
-            recipe: Arc::clone(recipe),
-            dtype,
-            round,
-            instructions,
-        })
+        (dtype.bits() % 8 == 0).then(|| Self { recipe: Arc::clone(recipe), dtype, round, instructions })
     }
 
     fn size(&self) -> u64 {
@@ -250,6 +245,10 @@ impl Tiles for Weights {
 }
 
 impl Derive for Weights {
+    fn as_tiles(self: Arc<Self>) -> Arc<dyn Tiles> {
+        self
+    }
+
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -292,7 +291,7 @@ impl Derive for Weights {
                     values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
                     round.run(bytemuck::cast_slice(values), into).map_err(Error::from)?
                 }
-                None => into.write_copy_of_slice(bytemuck::cast_slice(values)),
+                None => copied(into, bytemuck::cast_slice(values)),
             }))
         })
         .map_err(|Fault(error)| error)

@@ -57,10 +57,11 @@ impl Report {
             if let Some(times) = tally.taken.get_mut(entry.name()) {
                 *times += 1;
             }
-            if let [input] = entry.inputs()
-                && input.dtype() != entry.dtype()
-            {
-                tally.casts.insert(entry.name().to_owned(), (input.dtype(), entry.dtype()));
+            match entry.inputs() {
+                [input] if input.dtype() != entry.dtype() => {
+                    tally.casts.insert(entry.name().to_owned(), (input.dtype(), entry.dtype()));
+                }
+                _ => {}
             }
         });
     }

@@ -47,6 +47,7 @@ trait Work<T>: Stop {
     fn take(&self, slot: usize, entry: &Arc<Entry>) -> Result<T>;
     fn make(&self, entry: &Arc<Entry>) -> Result<T>;
     fn abandon(&self, slot: usize);
+    fn as_stop(self: Arc<Self>) -> Arc<dyn Stop>;
 }
 
 trait Stop: Send + Sync {
@@ -139,8 +140,7 @@ impl<T: Send + 'static> Session<T> {
 
     /// Cancels from elsewhere, and outlives the session.
     pub fn stop_handle(&self) -> StopHandle {
-        let stop: Arc<dyn Stop> = Arc::clone(&self.work) as _;
-        StopHandle(Arc::downgrade(&stop))
+        StopHandle(Arc::downgrade(&Arc::clone(&self.work).as_stop()))
     }
 }
 
@@ -224,6 +224,10 @@ impl<P: Placement> Work<P::Tensor> for Crew<P> {
 
     fn abandon(&self, slot: usize) {
         self.abandon(slot);
+    }
+
+    fn as_stop(self: Arc<Self>) -> Arc<dyn Stop> {
+        self
     }
 }
 

@@ -104,7 +104,7 @@ impl TensorData for Streamed {
     /// What is computed is computed by several threads, and what is far away is asked for by several.
     fn ranges(&self) -> Option<&dyn Ranges> {
         // A range begins and ends between two elements.
-        let has_bytes = self.entry.dtype().bits().is_multiple_of(8);
+        let has_bytes = self.entry.dtype().bits() % 8 == 0;
         let is_for_several = !self.entry.tiles().is_direct() || Spans::hints(&self.entry).is_some();
         (has_bytes && is_for_several).then_some(self)
     }

@@ -9,7 +9,7 @@ use super::job::Run;
 use super::options::PageCache;
 use super::spans::{Arrived, Spans};
 use super::stopping::Stopping;
-use crate::buffer::{self, Fault, Filler};
+use crate::buffer::{self, Fault, Filler, copied};
 use crate::cast::swap_bytes;
 use crate::checkpoint::Shard;
 use crate::error::{Error, ErrorKind, Result};
@@ -190,7 +190,7 @@ impl TileMaker {
             let len: u64 = self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
             let made = if let Some(known) = self.known(entry, len as usize, arrived) {
                 match tiles.is_direct() {
-                    true if known.len() == rest.len() => rest.write_copy_of_slice(known),
+                    true if known.len() == rest.len() => copied(rest, known),
                     true => return Err(internal("an operation asked for too many bytes").into()),
                     false => tiles.compute(part, known, rest)?,
                 }
@@ -241,7 +241,7 @@ impl TileMaker {
             let into =
                 rest.get_mut(..len).ok_or_else(|| internal("an operation asked for too many bytes"))?;
             if let Some(known) = arrived.get(shard.number(), &(offset..offset + len as u64)) {
-                return Ok(Some(into.write_copy_of_slice(known)));
+                return Ok(Some(copied(into, known)));
             }
             read += len as u64;
             Ok(Some(self.reads.read_uninit(shard, offset, into)?))

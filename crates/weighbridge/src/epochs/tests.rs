@@ -134,7 +134,6 @@ fn one_that_is_saved_again_leaves_the_old_one_until_it_is_whole() {
     assert_eq!(numbers(&epochs), [1]);
 }
 
-#[cfg(unix)] // Elsewhere directories cannot be locked.
 #[test]
 fn one_saves_at_a_time() {
     let directory = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 //! The official crate reads headers with `serde_json`, so its grammar is the format's: no depth above 127
 //! containers, no lone surrogates, no numbers above the range of `f64`, no control characters in strings.
 
+use crate::newer_std::as_chunks;
 use std::borrow::Cow;
 
 use crate::text::start_of;
@@ -346,7 +347,7 @@ fn plain_len(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
     let zero_byte = |x: u64| x.wrapping_sub(ONES) & !x & HIGHS;
-    let (words, _) = bytes.as_chunks::<8>();
+    let (words, _) = as_chunks::<8, _>(bytes);
     for (place, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         // A byte of `word` below 0x20, equal to a quote, or equal to a backslash sets its high bit. Borrows

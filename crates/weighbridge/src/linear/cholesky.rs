@@ -1,5 +1,7 @@
 //! A basis out of vectors that may depend on one another.
 
+use std::cmp::Ordering;
+
 /// `G = L Lᵀ` of a symmetric matrix without negative eigenvalues, largest pivots first.
 ///
 /// Of a matrix of products `Vᵀ V` the pivots are columns of `V` that do not depend on those before them; all columns are
@@ -27,8 +29,10 @@ impl Cholesky {
         let mut free: Vec<_> = (0..count).collect();
         while let Some((place, &pivot)) =
             free.iter().enumerate().max_by(|(_, one), (_, other)| left[**one].total_cmp(&left[**other]))
-            && left[pivot] > least
         {
+            if left[pivot].partial_cmp(&least) != Some(Ordering::Greater) {
+                break;
+            }
             free.remove(place);
             let (step, root) = (pivots.len(), left[pivot].sqrt());
             let own = lower[pivot * count..][..step].to_vec();

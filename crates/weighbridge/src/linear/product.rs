@@ -1,5 +1,6 @@
 //! Products of a large matrix with a narrow one.
 
+use crate::newer_std::as_chunks;
 use std::ops::Range;
 
 use super::each;
@@ -128,8 +129,8 @@ impl Work for Block<'_> {
 #[inline(always)]
 fn tile(left: &[f32], right: &[f32]) -> [[f32; COLUMNS]; ROWS] {
     let mut sums = [[0.0_f32; COLUMNS]; ROWS];
-    let (left, _) = left.as_chunks::<ROWS>();
-    let (right, _) = right.as_chunks::<COLUMNS>();
+    let (left, _) = as_chunks::<ROWS, _>(left);
+    let (right, _) = as_chunks::<COLUMNS, _>(right);
     for (left, right) in left.iter().zip(right) {
         for row in 0..ROWS {
             for lane in 0..COLUMNS {

@@ -38,10 +38,8 @@ impl Held {
     /// The shape that a rank has of a tensor of `shape`.
     pub(super) fn shape(&self, shape: &[usize]) -> Vec<usize> {
         let mut own = shape.to_vec();
-        if let (Self::Part { dim, .. }, Some(len)) = (self, self.len())
-            && let Some(size) = own.get_mut(*dim)
-        {
-            *size = len;
+        if let (Self::Part { dim, .. }, Some(len)) = (self, self.len()) {
+            own.iter_mut().skip(*dim).take(1).for_each(|size| *size = len);
         }
         own
     }
@@ -227,7 +225,7 @@ fn cut_of_dim(cut: Cut) -> Cut {
 fn end_to_end(cut: Cut, lengths: &[usize]) -> Result<(usize, Vec<Vec<Range<usize>>>)> {
     let piece = lengths.iter().try_fold(0_usize, |sum, length| sum.checked_add(length / cut.pieces));
     let piece = piece.ok_or_else(too_long)?;
-    if let Some(rank) = lengths.iter().position(|length| !length.is_multiple_of(cut.pieces)) {
+    if let Some(rank) = lengths.iter().position(|length| length % cut.pieces != 0) {
         let message = format!(
             "its rule is `{cut}`, but {} of rank {rank} are no {} equal parts",
             lengths[rank], cut.pieces
@@ -254,7 +252,7 @@ fn scaled(range: Range<usize>, unit: usize) -> Range<usize> {
 
 /// The length of one of `count` equal parts.
 fn unit_of(size: usize, count: usize, cut: Cut, dim: usize) -> Result<usize> {
-    if size.is_multiple_of(count) && size > 0 {
+    if size.checked_rem(count) == Some(0) && size > 0 {
         return Ok(size / count);
     }
     let message = format!("its rule is `{cut}`, but {size} of dimension {dim} are no {count} equal parts");

@@ -21,7 +21,7 @@ pub(super) struct OfRank {
 
 impl Heads {
     pub(super) fn new(query: usize, kv: usize) -> Result<Self> {
-        if query == 0 || kv == 0 || !query.is_multiple_of(kv) {
+        if query == 0 || kv == 0 || query % kv != 0 {
             let message = format!(
                 "{query} attention heads cannot share {kv} heads of keys and values: each of these has equally many"
             );
@@ -105,7 +105,7 @@ mod tests {
                 assert_eq!(own.query.start / group, own.kv.start);
                 assert_eq!((own.query.end - 1) / group + 1, own.kv.end);
                 // A model repeats each of its keys equally often.
-                assert!(own.query.len().is_multiple_of(own.kv.len()), "{query} {kv} {world} {own:?}");
+                assert!(own.query.len() % own.kv.len() == 0, "{query} {kv} {world} {own:?}");
             }
             assert_eq!(next, query);
         }

@@ -113,9 +113,7 @@ pub fn join(ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
 /// Joins them by the rules of a plan.
 pub(super) fn by_rules(plan: &ParallelPlan, ranks: &[Checkpoint], names: &Names) -> Result<Checkpoint> {
     for (place, checkpoint) in ranks.iter().enumerate() {
-        if let Ok(record) = Record::of(checkpoint)
-            && record.rank != place
-        {
+        if let Some(record) = Record::of(checkpoint).ok().filter(|record| record.rank != place) {
             let message = format!("it is of rank {}, but stands in the place of rank {place}", record.rank);
             return Err(blame(checkpoint, Error::new(ErrorKind::Value, message)));
         }

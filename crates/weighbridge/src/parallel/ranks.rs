@@ -278,7 +278,7 @@ fn part(tensor: &TensorRef<'_>, dim: usize, ranges: &[Range<usize>], padding: us
     let slice = |range: &Range<usize>| Slice::along(dim, range.clone());
     let input = Input::of(tensor);
     let ranges: Vec<_> = ranges.iter().filter(|range| !range.is_empty() || padding == 0).collect();
-    let is_packed = !tensor.dtype().bits().is_multiple_of(8);
+    let is_packed = tensor.dtype().bits() % 8 != 0;
     let (inputs, operation): (_, Arc<dyn Operation>) = match (&*ranges, padding) {
         // Rows lie together, and need no pieces.
         ([range], 0) if dim == 0 || is_packed => (vec![input], Arc::new(Part::of(slice(range)))),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::operation::{Bound, Cast, Operation, Piece, Read, Tiles};
 use super::{Entry, Input, Made, Overflow, Rules};
 use crate::blocks::BlockType;
-use crate::buffer::{self, Fault};
+use crate::buffer::{self, Fault, copied};
 use crate::cast::swap_bytes;
 use crate::dequantize::Apart;
 use crate::dtype::Dtype;
@@ -31,6 +31,9 @@ pub(crate) struct Derived {
 pub(crate) trait Derive: Tiles {
     /// Of the output.
     fn dtype(&self) -> Dtype;
+
+    /// The same, one range at a time.
+    fn as_tiles(self: Arc<Self>) -> Arc<dyn Tiles>;
 
     /// Appends to `pieces` what these bytes of the output need.
     fn gather_all(&self, ranges: &[Range<u64>], pieces: &mut Vec<Piece>) {
@@ -118,7 +121,7 @@ impl Derived {
 
     /// Its tiles: in `F32` if that holds its values, and in the dtype that it is said to have.
     pub(super) fn made(&self) -> (Option<Arc<dyn Tiles>>, Arc<dyn Tiles>) {
-        (self.wide.as_ref().map(|wide| Arc::clone(wide) as _), Arc::clone(&self.tiles) as _)
+        (self.wide.clone().map(Derive::as_tiles), Arc::clone(&self.tiles).as_tiles())
     }
 
     /// The same as blocks.
@@ -177,7 +180,7 @@ impl Tiles for Whole {
         out: &'t mut [MaybeUninit<u8>],
     ) -> Result<&'t mut [u8]> {
         match self.of.is_direct() {
-            true if gathered.len() == out.len() => Ok(out.write_copy_of_slice(gathered)),
+            true if gathered.len() == out.len() => Ok(copied(out, gathered)),
             true => Err(unlike()),
             false => self.of.compute(tile, gathered, out),
         }
@@ -197,6 +200,10 @@ impl Tiles for Whole {
 }
 
 impl Derive for Whole {
+    fn as_tiles(self: Arc<Self>) -> Arc<dyn Tiles> {
+        self
+    }
+
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -223,7 +230,7 @@ pub(super) fn flatten(inputs: &Arc<[Input]>, bound: Bound) -> (Arc<[Input]>, Bou
     });
     let origins: Vec<_> = origins.collect();
     let tiles: Arc<dyn Tiles> = match &*origins {
-        [Origin { tiles: Some(tiles), .. }] if Read::is(&bound.tiles) => Arc::clone(tiles) as _,
+        [Origin { tiles: Some(tiles), .. }] if Read::is(&bound.tiles) => Arc::clone(tiles).as_tiles(),
         _ => Arc::new(Through { outer: bound.tiles, origins }),
     };
     (stored.into(), Bound { tiles, ..bound })
@@ -306,7 +313,7 @@ impl Through {
                     }
                     made
                 }
-                None if into.len() == gathered.len() => into.write_copy_of_slice(gathered),
+                None if into.len() == gathered.len() => copied(into, gathered),
                 None => return Err(unlike().into()),
             }))
         })

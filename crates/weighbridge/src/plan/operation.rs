@@ -45,7 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// use std::ops::Range;
 /// use std::sync::Arc;
 ///
-/// use weighbridge::plan::{Bound, Input, Operation, Piece, Tiles};
+/// use weighbridge::plan::{Bound, Input, Operation, Piece, Tiles, copied};
 /// use weighbridge::{Checkpoint, Dtype, Entry, Error, ErrorKind, Plan, Result};
 ///
 /// /// The bytes of a tensor of `U8`, each with all bits flipped.
@@ -67,7 +67,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///     }
 ///
 ///     fn compute<'t>(&self, _: Range<u64>, gathered: &[u8], out: &'t mut [MaybeUninit<u8>]) -> Result<&'t mut [u8]> {
-///         let out = out.write_copy_of_slice(gathered);
+///         let out = copied(out, gathered);
 ///         out.iter_mut().for_each(|byte| *byte = !*byte);
 ///         Ok(out)
 ///     }

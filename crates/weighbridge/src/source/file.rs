@@ -174,9 +174,9 @@ impl Source for FileSource {
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
         let end = self.end(offset, buf.len())?;
         #[cfg(target_os = "linux")]
-        if buf.len() as u64 >= WINDOW
-            && let Some(remote) = self.remote(offset)
-        {
+        let remote = if buf.len() as u64 >= WINDOW { self.remote(offset) } else { None };
+        #[cfg(target_os = "linux")]
+        if let Some(remote) = remote {
             return buffer::fill(buf, |filled, rest| {
                 let start = offset + filled as u64;
                 let len = (window_end(start, end) - start) as usize;

@@ -17,6 +17,7 @@ use memmap2::{Mmap, MmapOptions};
 
 use super::file::open_regular;
 use super::{Source, slice_of};
+use crate::buffer::copied;
 
 /// The promise that files which are opened stay as they are, and how they are to be mapped; for
 /// [`OpenOptions::map`](crate::OpenOptions::map).
@@ -176,7 +177,7 @@ impl Source for MappedSource {
     }
 
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        Ok(buf.write_copy_of_slice(slice_of(&self.map, offset, buf.len())?))
+        Ok(copied(buf, slice_of(&self.map, offset, buf.len())?))
     }
 
     fn as_bytes(&self) -> Option<&[u8]> {

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{Source, slice_of};
+use crate::buffer::copied;
 
 /// Bytes in memory: anything that gives a byte slice, such as `Vec<u8>`, `Arc<[u8]>` or a mapping.
 ///
@@ -34,7 +35,7 @@ impl<T: AsRef<[u8]> + Send + Sync> Source for MemorySource<T> {
     }
 
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
-        Ok(buf.write_copy_of_slice(slice_of(self.0.as_ref(), offset, buf.len())?))
+        Ok(copied(buf, slice_of(self.0.as_ref(), offset, buf.len())?))
     }
 
     fn as_bytes(&self) -> Option<&[u8]> {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::{Hints, Source, slice_of};
+use crate::buffer::copied;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -68,7 +69,7 @@ impl Source for Probe {
 
     fn read_uninit_at<'b>(&self, offset: u64, buf: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b mut [u8]> {
         self.note(Asked::ReadUninit(offset..offset + buf.len() as u64));
-        Ok(buf.write_copy_of_slice(slice_of(&self.bytes, offset, buf.len())?))
+        Ok(copied(buf, slice_of(&self.bytes, offset, buf.len())?))
     }
 
     fn in_file(&self, range: Range<u64>) -> Option<(&File, u64)> {

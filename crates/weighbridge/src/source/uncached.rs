@@ -22,7 +22,7 @@ use rustix::io::{Errno, pread};
 
 use super::residency::{Residency, cold};
 use super::{FileSource, Hints, Source};
-use crate::buffer;
+use crate::buffer::{self, copied};
 
 #[derive(Debug)]
 pub(super) struct Uncached {
@@ -201,7 +201,7 @@ impl Direct {
     /// Bytes to skip so that the rest can be read straight to an address; `None` if it never can.
     fn head(&self, offset: u64, address: usize) -> Option<usize> {
         let head = (offset.next_multiple_of(self.offset as u64) - offset) as usize;
-        (address + head).is_multiple_of(self.address).then_some(head)
+        ((address + head) % self.address == 0).then_some(head)
     }
 }
 
@@ -254,7 +254,7 @@ impl Source for Uncached {
                 Some(head) => head,
                 None => len,
             };
-            self.bounce(direct, offset, len, |bytes| &*rest[..bytes.len()].write_copy_of_slice(bytes))
+            self.bounce(direct, offset, len, |bytes| &*copied(&mut rest[..bytes.len()], bytes))
         })
     }
 

@@ -5,13 +5,14 @@
 //! removed.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 
 use super::beside::SideFile;
+use super::lock::{self, Locked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::journal::{STAGING, TEMPORARY, prefix};
@@ -21,7 +22,7 @@ use crate::journal::{STAGING, TEMPORARY, prefix};
 ///
 /// The lock is advisory and belongs to this value: a second `Directory` of the same path is refused, in this
 /// process or another, until the first is dropped or its process ends, however it ends. Readers need no lock.
-/// Nobody is refused on file systems without locks, and where directories cannot be locked, as on Windows.
+/// Nobody is refused on file systems without locks.
 ///
 /// ```
 /// use weighbridge::{ErrorKind, write::Directory};
@@ -30,7 +31,6 @@ use crate::journal::{STAGING, TEMPORARY, prefix};
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("run");
 /// let directory = Directory::create(&path)?;
-/// # #[cfg(unix)]
 /// assert_eq!(Directory::lock(&path).unwrap_err().kind(), ErrorKind::Busy);
 /// directory.write("state.json", b"{}")?; // atomic, and on the disk when it returns
 /// # Ok(())
@@ -52,7 +52,7 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // To close it is not enough: a child process that was just forked has it open, too, until it executes its
         // program, and would hold the lock for that long.
-        let _ = self.0.unlock();
+        let _ = lock::unlock(&self.0);
     }
 }
 
@@ -65,10 +65,7 @@ impl Directory {
     pub fn lock(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let lock = || {
-            let handle = open_directory(path)?;
-            if !try_lock(&handle)? {
-                return Ok(None);
-            }
+            let Some(handle) = lock::open_directory(path)?.handle() else { return Ok(None) };
             // Whoever created it may have removed it before we got the lock.
             match is_linked(&handle)? {
                 true => Ok(Some((path.canonicalize()?, handle))),
@@ -91,10 +88,7 @@ impl Directory {
         let create = || loop {
             let exists = path.exists();
             fs::create_dir_all(path)?;
-            let handle = open_directory(path)?;
-            if !try_lock(&handle)? {
-                return Ok(None);
-            }
+            let Some(handle) = lock::open_directory(path)?.handle() else { return Ok(None) };
             // Whoever created it may have removed it before we got the lock.
             if !is_linked(&handle)? {
                 continue;
@@ -155,8 +149,9 @@ impl Directory {
             let mut builder = tempfile::Builder::new();
             builder.prefix(&prefix).suffix(STAGING);
             let directory = with_permissions(&mut builder, 0o777).tempdir_in(&self.path)?;
-            let lock = open_directory(directory.path())?;
-            if lock_temporary(&lock)? {
+            // Another writer may be about to remove it.
+            let Some(lock) = lock::open_directory(directory.path())?.handle() else { continue };
+            if is_linked(&lock)? {
                 return Ok(Staging { directory, lock });
             }
         }
@@ -315,7 +310,7 @@ fn with_permissions<'b, 'p, 's>(
 /// Marks a temporary as in use; `false` if another writer removed it before it was locked.
 fn lock_temporary(temporary: &File) -> io::Result<bool> {
     // Without locks nobody else can lock it either, and only what could be locked is removed.
-    if temporary.lock().is_err() {
+    if lock::lock(temporary).is_err() {
         return Ok(true);
     }
     is_linked(temporary)
@@ -348,33 +343,17 @@ pub(super) fn sweep(directory: &Path, name: &OsStr, suffix: &str) {
             continue;
         }
         let path = entry.path();
-        let opened = if kind.is_dir() { open_directory(&path) } else { File::open(&path) };
-        // A living writer holds the lock.
-        let Ok(handle) = opened else { continue };
-        if let Ok(()) = handle.try_lock() {
-            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        // A living writer holds the lock. What cannot be locked is left.
+        if kind.is_dir() {
+            if let Ok(Locked::Ours(_lock)) = lock::open_directory(&path) {
+                let _ = fs::remove_dir_all(&path);
+            }
+        } else if let Ok(file) = File::open(&path) {
+            if let Ok(true) = lock::try_lock(&file) {
+                let _ = fs::remove_file(&path);
+            }
         }
     }
-}
-
-/// Locks a directory against other writers; `false` if another one has it.
-fn try_lock(handle: &File) -> io::Result<bool> {
-    match handle.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(false),
-        // Where there are no locks, nobody can be kept out.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(true),
-    }
-}
-
-fn open_directory(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.read(true);
-    #[cfg(windows)]
-    {
-        // FILE_FLAG_BACKUP_SEMANTICS, without which directories cannot be opened.
-        std::os::windows::fs::OpenOptionsExt::custom_flags(&mut options, 0x0200_0000);
-    }
-    options.open(path)
 }
 
 /// Waits until the bytes are on the disk; pipes and devices have none.
@@ -390,7 +369,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
-    match open_directory(directory)?.sync_all() {
+    match File::open(directory)?.sync_all() {
         // Some network file systems refuse to sync directories.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         other => other,
@@ -406,10 +385,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         fs::create_dir(&path).unwrap();
-        let handle = open_directory(&path).unwrap();
+        let handle = lock::open_directory(&path).unwrap().handle().unwrap();
         assert!(is_linked(&handle).unwrap());
         fs::remove_dir(&path).unwrap();
-        assert!(try_lock(&handle).unwrap() && !is_linked(&handle).unwrap());
+        assert!(!is_linked(&handle).unwrap());
 
         let file = tempfile::NamedTempFile::new_in(parent.path()).unwrap();
         let handle = file.reopen().unwrap();

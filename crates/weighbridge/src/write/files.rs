@@ -197,11 +197,10 @@ pub(super) fn write_file<'t, T: TensorData + 't>(
     let mut alone = 0_usize;
     while let Some(given) = writer.given() {
         let data = tensor(given);
-        if let Some(stored) = data.stored()
-            && worth_a_call(&stored)
-            && writer.copy(&stored, watch)?
-        {
-            continue;
+        if let Some(stored) = data.stored().filter(worth_a_call) {
+            if writer.copy(&stored, watch)? {
+                continue;
+            }
         }
         if alone == 0 && data.ranges().is_some() {
             alone = writer.write_together(|given| tensor(given).ranges(), watch)?;

@@ -229,9 +229,10 @@ fn send(
         let next = parts.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((number, bytes)) = next else { return };
         // After a failure what comes is taken, so that nobody waits, and dropped.
-        if lock().is_none()
-            && let Err(error) = upload.part(number, &bytes)
-        {
+        if lock().is_some() {
+            continue;
+        }
+        if let Err(error) = upload.part(number, &bytes) {
             lock().get_or_insert(error);
         }
     }

@@ -50,9 +50,8 @@ impl<'i> Finder<'i> {
             if !layout.dtypes.contains(&tensor.dtype()) {
                 continue;
             }
-            if let Some(stem) = stem(tensor.name(), layout.anchor)
-                && self.fits(stem, tensor.index(), layout)
-            {
+            let stem = stem(tensor.name(), layout.anchor);
+            if stem.is_some_and(|stem| self.fits(stem, tensor.index(), layout)) {
                 return;
             }
         }
@@ -137,9 +136,8 @@ impl<'i> Finder<'i> {
                 BURN => _ = each_key(&mut Cursor::new(value), |name| told(QuantMethod::Burn, name, "")),
                 COMFY => _ = comfy_layers(value, |layer| told(QuantMethod::ComfyUi, layer, ".weight")),
                 _ => {
-                    if let Some(name) = key.strip_suffix(PYTORCH)
-                        && value.starts_with('{')
-                    {
+                    let pytorch = key.strip_suffix(PYTORCH).filter(|_| value.starts_with('{'));
+                    if let Some(name) = pytorch {
                         told(QuantMethod::PyTorch, name, "");
                     } else if let Some(name) = key.strip_prefix(ONNX) {
                         told(QuantMethod::Onnx, name, "");

@@ -164,7 +164,7 @@ fn fast_gemv<'c>(module: &Module<'c>, Tensors { codes, scales, zeros }: Tensors<
         return Err(module.misshapen(&codes, "where a matrix is expected"));
     };
     let zeros = zeros.ok_or_else(|| module.missing(&format!("{}.qzeros", module.quantized.name())))?;
-    if quarter.checked_mul(4) != Some(height) || !width.is_multiple_of(64) {
+    if quarter.checked_mul(4) != Some(height) || width % 64 != 0 {
         return Err(module.misshapen(&codes, &format!("where a quarter of {height} rows of 64s is expected")));
     }
     if zeros.shape() != scales.shape() || !zeros.dtype().is_float() {

@@ -51,7 +51,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     }
     // As rows and columns where blocks do not go beyond a row: then parts of rows are made together.
     let width = state.shape.last().copied().unwrap_or(1);
-    let (dims, grid) = match width > 0 && width.is_multiple_of(2) && width.is_multiple_of(state.block) {
+    let (dims, grid) = match width > 0 && width % 2 == 0 && width.checked_rem(state.block) == Some(0) {
         true => ([1, elements / width, width], Grid::rows(1, state.block, width / state.block, 0)),
         false => ([1, 1, elements], Grid::rows(1, state.block, blocks, 0)),
     };

@@ -200,7 +200,7 @@ fn group(
             module.blame(module.config.quantization().contradicts("config_groups", &format!("but {why}")))
         );
     }
-    if groups > 0 && width.is_multiple_of(groups) {
+    if groups > 0 && width % groups == 0 {
         return Ok(width / groups);
     }
     Err(module.misshapen(scale, &format!("which is not that of groups of {width} columns")))

@@ -210,7 +210,7 @@ pub(super) fn group(
             let why = format!("{:?} has {groups} rows of scales for {width} inputs", scales.name());
             Err(module.blame(section.contradicts(key, &format!("but {why}"))))
         }
-        _ if groups > 0 && width.is_multiple_of(groups) => Ok(width / groups),
+        _ if groups > 0 && width % groups == 0 => Ok(width / groups),
         _ => {
             let why = format!("which are not the scales of groups of {width} inputs");
             Err(module.misshapen(scales, &why))

@@ -30,9 +30,8 @@ const DESCRIPTIONS: &[&str] = &[
 pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let (codes, scale, zero) = (module.needed("W_q")?, module.needed("scale")?, module.needed("zero")?);
     for name in ["quant_scale", "quant_zero"] {
-        if let Some(flag) = module.own(name)
-            && module.integers(&flag)?.iter().any(|&flag| flag != 0)
-        {
+        let flags = module.own(name).map(|flag| module.integers(&flag)).transpose()?;
+        if flags.is_some_and(|flags| flags.iter().any(|&flag| flag != 0)) {
             let why = format!("its scales or zero points are quantised, too ({name:?}), which is not read");
             return Err(module.unsupported(&why));
         }

@@ -88,7 +88,7 @@ fn packed<'c>(module: &Module<'c>, scale: TensorRef<'c>) -> Result<Dense<'c>> {
 fn height(module: &Module<'_>, groups: usize, columns: usize) -> Result<usize> {
     if let Some(bias) = module.own("bias") {
         let height = bias.elements() as usize;
-        if height > 0 && groups.is_multiple_of(height) {
+        if height > 0 && groups % height == 0 {
             return Ok(height);
         }
         return Err(module.misshapen(&bias, &format!("which {groups} groups are not for")));
@@ -107,9 +107,9 @@ fn height(module: &Module<'_>, groups: usize, columns: usize) -> Result<usize> {
         },
         _ => None,
     };
-    let each = width.filter(|width| width.is_multiple_of(columns)).map(|width| width / columns);
+    let each = width.filter(|width| width.checked_rem(columns) == Some(0)).map(|width| width / columns);
     match each {
-        Some(each) if each > 0 && groups.is_multiple_of(each) => Ok(groups / each),
+        Some(each) if each > 0 && groups % each == 0 => Ok(groups / each),
         _ => Err(module.unsupported(
             "how many inputs it has is not in its tensors; config.json's sizes would say it for the projections of a \
              transformer",

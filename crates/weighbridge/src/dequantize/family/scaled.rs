@@ -127,17 +127,18 @@ fn grid(module: &Module<'_>, codes: &TensorRef<'_>, scale: &TensorRef<'_>, dims:
         return wrong("which has no scale");
     }
     // Of convolutions, one for each output; of experts, one for each, if it cannot be one for each row.
-    if let [first, ref rest @ ..] = *scale.shape()
-        && outer.first() == Some(&first)
-        && rest.iter().all(|&dim| dim == 1)
-        && scale.elements() > 1
-    {
-        let inner: usize = outer[1..].iter().product();
-        let is_other = rest.is_empty() && (first == height || first == width);
-        if inner != 1 || is_other {
-            return wrong("which may be for more than one of the dimensions of its weight");
+    match *scale.shape() {
+        [first, ref rest @ ..]
+            if outer.first() == Some(&first) && rest.iter().all(|&dim| dim == 1) && scale.elements() > 1 =>
+        {
+            let inner: usize = outer[1..].iter().product();
+            let is_other = rest.is_empty() && (first == height || first == width);
+            if inner != 1 || is_other {
+                return wrong("which may be for more than one of the dimensions of its weight");
+            }
+            return Ok(Grid { matrix: 1, ..Grid::ONE });
         }
-        return Ok(Grid { matrix: 1, ..Grid::ONE });
+        _ => {}
     }
     let each = if matrix { shape.iter().product() } else { 0 };
     let is_wide = matches!(module.quantized.method(), QuantMethod::Fp8 | QuantMethod::Fp8Blocks)
@@ -236,10 +237,10 @@ fn block(
     if fits([128, 128]) {
         return Ok([128, 128]);
     }
-    if rows == height && columns > 0 && width.is_multiple_of(columns) {
+    if rows == height && columns > 0 && width % columns == 0 {
         return Ok([1, width / columns]);
     }
-    if rows > 0 && columns > 0 && height.is_multiple_of(rows) && width.is_multiple_of(columns) {
+    if rows > 0 && columns > 0 && height % rows == 0 && width % columns == 0 {
         let [down, across] = [height / rows, width / columns];
         if down.is_power_of_two() && across.is_power_of_two() && down >= 16 && across >= 16 {
             return Ok([down, across]);
@@ -260,16 +261,15 @@ pub(super) fn rows_in_pairs<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let groups = scale.shape().last().copied().unwrap_or(0);
     let fits = groups > 0
         && scale.elements() == (count * height * groups) as u64
-        && width.is_multiple_of(groups)
+        && width % groups == 0
         && scale.dtype().is_float();
     if !fits {
         return Err(module.misshapen(&scale, &format!("which is no grid over {height} x {width} weights")));
     }
     let size = width / groups;
     let section = module.config.quantization();
-    if let Some(said) = section.number("group_size").filter(|&said| said > 0)
-        && usize::try_from(said).ok() != Some(size)
-    {
+    let said = section.number("group_size").filter(|&said| said > 0);
+    if said.is_some_and(|said| usize::try_from(said).ok() != Some(size)) {
         let why = format!("{:?} has {groups} scales for {width} columns", scale.name());
         return Err(module.blame(section.contradicts("group_size", &format!("but {why}"))));
     }
@@ -298,14 +298,14 @@ pub(super) fn bitsandbytes<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         return Err(module.missing(&format!("{}.SCB", module.quantized.name())));
     };
     let format = module.own("weight_format");
-    if let Some(format) = &format
-        && module.integers(format)?.iter().any(|&format| format != 0)
-    {
-        let why = format!(
-            "{:?} says that its rows are in tiles for a GPU; save it in rows, as transformers does",
-            format.name()
-        );
-        return Err(module.unsupported(&why));
+    if let Some(format) = &format {
+        if module.integers(format)?.iter().any(|&format| format != 0) {
+            let why = format!(
+                "{:?} says that its rows are in tiles for a GPU; save it in rows, as transformers does",
+                format.name()
+            );
+            return Err(module.unsupported(&why));
+        }
     }
     let &[height, width] = codes.shape() else {
         return Err(module.misshapen(&codes, "where a matrix is expected"));

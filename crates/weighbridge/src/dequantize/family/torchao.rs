@@ -13,9 +13,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let codes = module.codes()?;
     let described = description(module);
     let class = described.as_ref().and_then(|json| json.get("_type")).and_then(Json::as_str);
-    if let Some(class) = class
-        && !matches!(class, "Int8Tensor" | "Float8Tensor" | "IntxUnpackedToInt8Tensor")
-    {
+    let is_read = |class: &&str| matches!(*class, "Int8Tensor" | "Float8Tensor" | "IntxUnpackedToInt8Tensor");
+    if let Some(class) = class.filter(|class| !is_read(class)) {
         let why = format!(
             "torchao's class {class} is not read; save it as Int8Tensor, or load the unquantised model"
         );
@@ -31,7 +30,7 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
     let value = scaled::bytes(module, &codes)?;
     let grid = match *scale.shape() {
         [] | [1] | [1, 1] => Grid::ONE,
-        [rows, groups] if rows == height && groups > 0 && width.is_multiple_of(groups) => {
+        [rows, groups] if rows == height && groups > 0 && width % groups == 0 => {
             Grid::rows(1, width / groups, groups, 0)
         }
         [rows] if rows == height => Grid::for_rows(0),
@@ -42,10 +41,8 @@ pub(super) fn dense<'c>(module: &Module<'c>) -> Result<Dense<'c>> {
         }
     };
     let block = described.as_ref().and_then(|json| json.get("_data")?.get("block_size")?.get(1)?.as_u64());
-    if let Some(block) = block
-        && grid.across != usize::MAX
-        && usize::try_from(block).ok() != Some(grid.across)
-    {
+    let is_other = |block: u64| grid.across != usize::MAX && usize::try_from(block).ok() != Some(grid.across);
+    if let Some(block) = block.filter(|&block| is_other(block)) {
         return Err(module.misshapen(&scale, &format!("where the metadata says blocks of {block}")));
     }
     let dtype = described

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::recipe::{Recipe, Second, Value};
 use super::super::tables;
 use super::{Maker, Weights, unlike};
-use crate::buffer::{self, Fault};
+use crate::buffer::{self, Fault, copied};
 use crate::cast::Overflow;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
@@ -88,7 +88,7 @@ impl Apart {
         let bits = self.code_type.bits() as usize;
         // Nothing of a row is more than a scale for each of its codes.
         columns.checked_mul(32).ok_or_else(unlike)?;
-        if !(columns * bits).is_multiple_of(8) {
+        if (columns * bits) % 8 != 0 {
             return Err(inexact(&format!("rows of {columns} codes of {bits} bits are not whole bytes")));
         }
         let (matrices_of_scales, block) = match (blocks, self.group()) {
@@ -97,7 +97,7 @@ impl Apart {
             (Some(block), group) => {
                 let group = group.unwrap_or([rows, columns]);
                 let fits = |size: usize, group: usize, all: usize| {
-                    size > 0 && all.is_multiple_of(size) && (group.is_multiple_of(size) || group >= all)
+                    size > 0 && all % size == 0 && (group % size == 0 || group >= all)
                 };
                 if !fits(block[0], group[0], rows) || !fits(block[1], group[1], columns) {
                     return Err(inexact(&format!(
@@ -257,7 +257,7 @@ impl Tiles for ApartTiles {
                 Some(done) => made.get(skip + done..).unwrap_or_default(),
             };
             let len = bytes.len().min(into.len());
-            Ok(Some(into[..len].write_copy_of_slice(&bytes[..len])))
+            Ok(Some(copied(&mut into[..len], &bytes[..len])))
         })
         .map_err(|Fault(error)| error)
     }

@@ -1,5 +1,6 @@
 //! Weights as GGML's blocks: the same codes and scales in other places, where blocks can say them exactly.
 
+use crate::newer_std::as_chunks;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::super::recipe::{Recipe, Value};
 use super::super::segment::{Along, SEGMENT};
 use super::{Maker, Step, Weights, unlike};
 use crate::blocks::BlockType;
-use crate::buffer::{self, Fault};
+use crate::buffer::{self, Fault, copied};
 use crate::cast::Overflow;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
@@ -84,7 +85,7 @@ impl Tiles for BlockTiles {
             let bytes = made.get(skip..).unwrap_or_default();
             skip = 0;
             let len = bytes.len().min(into.len());
-            Ok(Some(into[..len].write_copy_of_slice(&bytes[..len])))
+            Ok(Some(copied(&mut into[..len], &bytes[..len])))
         })
         .map_err(|Fault(error)| error)
     }
@@ -113,7 +114,7 @@ impl BlockTiles {
         let scale = if recipe.second.is_some() { Along { values: scales, ..scale } } else { scale };
         let bias = parts.bias.as_ref().map(of);
         let codes = codes.get(step.codes.clone()).unwrap_or_default();
-        let (blocks, rest) = codes.as_chunks::<BLOCK>();
+        let (blocks, rest) = as_chunks::<BLOCK, _>(codes);
         if !rest.is_empty() {
             return Err(unlike());
         }
@@ -192,7 +193,7 @@ impl Recipe {
             Value::Signed => (half as u8, -half),
             _ => return fail("its codes stand for floating-point numbers; blocks have integers".to_owned()),
         };
-        if !self.columns.is_multiple_of(BLOCK) {
+        if self.columns % BLOCK != 0 {
             return fail(format!("rows of {} weights are not whole blocks of {BLOCK}", self.columns));
         }
         if self.scale.is_none() || self.last.is_some() || self.shift.is_some() {
@@ -214,7 +215,7 @@ impl Recipe {
             Some(_) => {}
             None => {
                 let mut sizes = grids.map(|grid| grid.across);
-                let is_whole = |size: usize| size.is_multiple_of(BLOCK) || size >= self.columns;
+                let is_whole = |size: usize| size % BLOCK == 0 || size >= self.columns;
                 if let Some(size) = sizes.find(|&size| !is_whole(size)) {
                     return fail(format!("its groups of {size} weights are not whole blocks of {BLOCK}"));
                 }
@@ -265,7 +266,7 @@ impl Recipe {
                 }
             }
             Numbers::Stored(Dtype::I8) => match one {
-                Some(byte) => (i16::from(byte.cast_signed()), i16::from(byte.cast_signed())),
+                Some(byte) => (i16::from(i8::from_le_bytes([byte])), i16::from(i8::from_le_bytes([byte]))),
                 None => (-128, 127),
             },
             Numbers::Stored(Dtype::U8) => match one {

@@ -72,7 +72,7 @@ impl Lent {
     /// Whether the bytes begin at a multiple of the elements' size.
     pub fn is_aligned(&self) -> bool {
         let size = (self.dtype.bits() as usize / 8).clamp(1, 8);
-        self.as_bytes().as_ptr().addr().is_multiple_of(size)
+        self.as_bytes().as_ptr().addr() % size == 0
     }
 }
 

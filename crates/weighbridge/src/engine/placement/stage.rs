@@ -158,7 +158,7 @@ impl<D: Device> Stage<D> {
     fn uncast(&self, entry: &Entry) -> Option<Uncast> {
         let (stored, to) = (entry.uncast()?, entry.dtype());
         let (small, large) = (u64::from(stored.dtype().bits()), u64::from(to.bits()));
-        let is_whole = small.is_multiple_of(8) && large.is_multiple_of(small);
+        let is_whole = small % 8 == 0 && large % small == 0;
         let casts = || caught("it was planned", || Ok(self.device.casts(stored.dtype(), to)));
         (is_whole && casts().unwrap_or(false)).then(|| Uncast { entry: stored, to, times: large / small })
     }

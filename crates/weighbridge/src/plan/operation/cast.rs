@@ -129,6 +129,10 @@ impl Tiles for CastTiles {
 }
 
 impl Derive for CastTiles {
+    fn as_tiles(self: Arc<Self>) -> Arc<dyn Tiles> {
+        self
+    }
+
     fn dtype(&self) -> Dtype {
         self.to
     }

@@ -116,7 +116,7 @@ impl LowRank {
 
 /// Whether it is computed with.
 fn is_weight(dtype: Dtype) -> bool {
-    dtype.is_float() && dtype.bits().is_multiple_of(8) && dtype != Dtype::F64 && dtype != Dtype::F8_E8M0
+    dtype.is_float() && dtype.bits() % 8 == 0 && dtype != Dtype::F64 && dtype != Dtype::F8_E8M0
 }
 
 impl Operation for LowRank {

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{Bound, MOST_PIECES, Operation, Piece, Tiles, only};
-use crate::buffer;
+use crate::buffer::{self, copied};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Input;
 use crate::slice::{Region, Slice};
@@ -39,7 +39,7 @@ impl Part {
         let Some(&size) = shape.get(dim) else {
             return fail(format!("there is no dimension {dim} in a tensor of {}", shape.len()));
         };
-        if rank >= world || !size.is_multiple_of(world) {
+        if rank >= world || size % world != 0 {
             return fail(format!("dimension {dim} of {size} has no part {rank} of {world} equal ones"));
         }
         let share = size / world;
@@ -116,7 +116,7 @@ impl Tiles for PartTiles {
             let start = (behind + wanted.start - group.0.start) as usize;
             let len = (wanted.end - wanted.start) as usize;
             match (gathered.get(start..start + len), rest.get_mut(..len)) {
-                (Some(from), Some(into)) => Ok(Some(into.write_copy_of_slice(from))),
+                (Some(from), Some(into)) => Ok(Some(copied(into, from))),
                 _ => Ok(Some(&[])),
             }
         })

@@ -4,6 +4,7 @@
 
 use super::mask::Choice;
 use crate::cast::Work;
+use crate::newer_std::{as_chunks, signed};
 
 /// Adds values times a weight to sums.
 pub(super) struct AddScaled<'b> {
@@ -106,7 +107,7 @@ impl Filter for From {
     #[inline(always)]
     fn kept(&self, difference: f32, _: u32) -> f32 {
         // Comparisons of signed integers are what vectors have.
-        let is_kept = magnitude(difference).cast_signed() >= self.0.cast_signed();
+        let is_kept = signed(magnitude(difference)) >= signed(self.0);
         difference * if is_kept { 1.0 } else { 0.0 }
     }
 }
@@ -209,8 +210,8 @@ impl Work for Products<'_> {
     #[inline(always)]
     fn run(self) {
         let mut lanes = *self.sums;
-        let (first, first_rest) = self.first.as_chunks::<LANES>();
-        let (second, second_rest) = self.second.as_chunks::<LANES>();
+        let (first, first_rest) = as_chunks::<LANES, _>(self.first);
+        let (second, second_rest) = as_chunks::<LANES, _>(self.second);
         for (first, second) in first.iter().zip(second) {
             for lane in 0..LANES {
                 let (a, b) = (f64::from(first[lane]), f64::from(second[lane]));
@@ -252,13 +253,13 @@ impl Work for Count<'_> {
         let mut above = 0_u32;
         for ((place, value), base) in places.iter_mut().zip(values).zip(base) {
             let bits = magnitude(value - base);
-            above += u32::from(bits.cast_signed() > last.cast_signed());
+            above += u32::from(signed(bits) > signed(last));
             *place = bits.wrapping_sub(first);
         }
         // Few are counted: eight are looked at together.
         let width = counters.len() as u32 - 1;
         let places = &places[..values.len().min(base.len()).min(places.len())];
-        let (eights, rest) = places.as_chunks::<8>();
+        let (eights, rest) = as_chunks::<8, _>(places);
         for eight in eights {
             let any = eight.iter().fold(false, |any, &place| any | (place <= width));
             if any {

@@ -1,5 +1,7 @@
 //! The random choice of elements: a hash of what an element is, so that any tile can be made alone.
 
+use crate::newer_std::signed;
+
 /// Which elements of a tensor of a model are kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mask {
@@ -41,7 +43,7 @@ impl Choice {
     #[inline(always)]
     pub(super) fn keeps(&self, element: u32) -> bool {
         let hash = mixed(mixed(self.first.wrapping_add(element) ^ self.keys[0]) ^ self.keys[1]);
-        (hash >> 8).cast_signed() < self.kept
+        signed(hash >> 8) < self.kept
     }
 }
 

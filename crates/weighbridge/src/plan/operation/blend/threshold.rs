@@ -8,6 +8,7 @@ use super::block::BLOCK;
 use super::loops::{Count, magnitude};
 use super::measure::Passes;
 use crate::error::Result;
+use crate::newer_std::unsigned;
 
 /// Counters of what magnitudes begin with, and of what they end with.
 const UPPER: usize = 1 << 16;
@@ -40,12 +41,11 @@ impl Passes {
     pub(super) fn least(&self, densities: &[f64]) -> Result<Vec<u32>> {
         let kept: Vec<_> =
             densities.iter().map(|density| ((density * self.elements as f64) as u64).max(1)).collect();
-        if let Some(brackets) = self.brackets(&kept)?
-            && let Some(least) = self.least_in(&brackets, &kept)?
-        {
-            return Ok(least);
-        }
-        self.least_in_two_passes(&kept)
+        let least = match self.brackets(&kept)? {
+            Some(brackets) => self.least_in(&brackets, &kept)?,
+            None => None,
+        };
+        least.map_or_else(|| self.least_in_two_passes(&kept), Ok)
     }
 
     /// What a sample says; nothing where a sample would be most of it, or does not say enough.
@@ -78,7 +78,7 @@ impl Passes {
                 Some(*found)
             };
             let place = share * count;
-            let last = if place > margin { at(place - margin)? } else { i32::MAX.cast_unsigned() };
+            let last = if place > margin { at(place - margin)? } else { unsigned(i32::MAX) };
             let first = if place + margin < count { at(place + margin)? } else { 0 };
             let counters = last.checked_sub(first)?.checked_add(1)?;
             (counters <= MOST).then_some(Bracket { first, counters: counters as usize })

@@ -64,13 +64,13 @@ impl QuantizeMethod {
         }
         match self {
             Self::Fp8 | Self::Int8 | Self::Nf4 => Ok(()),
-            Self::Int4 { group } if group == 0 || !group.is_multiple_of(8) => {
+            Self::Int4 { group } if group == 0 || group % 8 != 0 => {
                 Err(format!("groups of {group} are not a multiple of 8"))
             }
             Self::Int4 { group } => whole_groups(columns, group),
             Self::Mxfp4 => whole_groups(columns, mxfp4::GROUP),
             Self::Fp8Block => {
-                let uneven = |len: &usize| *len > block::SIDE && !len.is_multiple_of(block::SIDE);
+                let uneven = |len: &usize| *len > block::SIDE && len % block::SIDE != 0;
                 match [rows, columns].into_iter().find(uneven) {
                     Some(len) => {
                         Err(format!("transformers does not read {len} in blocks of {}", block::SIDE))

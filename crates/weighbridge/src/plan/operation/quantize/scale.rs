@@ -1,5 +1,6 @@
 //! The largest magnitude of a group, and scales as they are stored.
 
+use crate::newer_std::{signed, unsigned};
 use half::{bf16, f16};
 
 use crate::dtype::Dtype;
@@ -9,9 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) fn largest(values: &[f32]) -> Result<f32> {
     // Magnitudes are in the order of their bits, NaN above all; comparisons of signed integers are what
     // vectors have.
-    let magnitude = |value: &f32| (value.to_bits() & !SIGN).cast_signed();
+    let magnitude = |value: &f32| signed(value.to_bits() & !SIGN);
     let largest = values.iter().map(magnitude).fold(0, Ord::max);
-    let largest = f32::from_bits(largest.cast_unsigned());
+    let largest = f32::from_bits(unsigned(largest));
     if largest.is_finite() {
         return Ok(largest);
     }
