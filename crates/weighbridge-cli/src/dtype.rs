@@ -41,7 +41,7 @@ pub(crate) fn parse_weight_dtype(text: &str) -> Result<Dtype, String> {
 
 /// Whether the values of a dtype can be looked at: those of 6 bits have no agreed packing.
 pub(crate) fn can_read(dtype: Dtype) -> bool {
-    !matches!(dtype, Dtype::F6_E2M3 | Dtype::F6_E3M2)
+    weighbridge_page::Count::can_read(dtype)
 }
 
 #[cfg(test)]

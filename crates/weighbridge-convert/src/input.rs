@@ -48,12 +48,13 @@ impl Input {
 
     /// Opens another file, which this one names.
     pub(crate) fn another(&self, path: &Path) -> Result<Self> {
-        let Others::Given(others) = &self.others else {
+        let found = match &self.others {
             #[cfg(feature = "fs")]
-            return Self::open(path);
+            Others::OnDisk => return Self::open(path),
+            Others::Given(others) => others.get(path),
         };
         let missing = || Error::new(ErrorKind::NotFound, "it is not among the files").in_file(path);
-        let file = Arc::clone(others.get(path).ok_or_else(missing)?);
+        let file = Arc::clone(found.ok_or_else(missing)?);
         Ok(Self { file, path: path.into(), others: self.others.clone() })
     }
 

@@ -27,6 +27,10 @@
 //! comes out is a [`Checkpoint`] like any other, and everything that is done with one can be done with it: plans,
 //! casts, renaming, parts, loading into a framework, and saving in constant memory.
 
+//!
+//! Without the feature `fs`, which is on by default, nothing is opened by path, as in a browser: [`open_source`] and [`scan_source`] take
+//! what any source gives.
+
 #[doc = include_str!("../README.md")]
 pub mod formats {}
 

@@ -16,6 +16,7 @@ use crate::note::{Note, NoteKind};
 use crate::options::Options;
 use header::{Found, Header};
 
+#[cfg(feature = "fs")]
 use header::MOST_DIMS;
 pub(crate) use header::{MAGIC, end};
 #[cfg(feature = "fs")]

@@ -45,7 +45,9 @@ pub(crate) use opcode::{Op, Opcodes};
 pub(crate) use reader::Reader;
 pub(crate) use value::{Id, Pickle, Value};
 pub use verdict::Verdict;
-pub(crate) use zipped::{Opened, Single, pickle_in, single};
+#[cfg(feature = "fs")]
+pub(crate) use zipped::Opened;
+pub(crate) use zipped::{Single, pickle_in, single};
 
 /// Reads a file that was recognised.
 pub(crate) fn read(input: &Input, format: Format, options: &Options) -> Result<Contents> {

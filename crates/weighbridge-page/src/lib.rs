@@ -10,6 +10,6 @@ pub mod run;
 mod survey;
 pub mod tree;
 
-pub use figures::{Figures, Histogram, Number};
+pub use figures::{BINS, Count, Figures, Histogram, Number};
 pub use html::{Page, STYLE, packed};
 pub use survey::{DtypeTotal, Layer, ShardTotal, Stack, Survey};

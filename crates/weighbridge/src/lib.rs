@@ -40,6 +40,12 @@
 //! promises that nobody does: [`Mapping`]. `unsafe` is in three modules: one hands out uninitialised memory in disjoint
 //! chunks and proves that it was filled, one maps files, one has the loops that are compiled for the processor at
 //! hand. No input makes this crate panic, and the memory that a header takes is bounded by a multiple of its length.
+//!
+//! # Features
+//!
+//! - `fs`, on by default: files, the hub's cache, mapping, shares and training checkpoints. Without it checkpoints come from memory and
+//!   from [`Source`]s, and a session works on the thread that asks: as in a browser (wasm32-unknown-unknown).
+//! - `remote`: checkpoints on the Hugging Face hub, on web servers and in object stores.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

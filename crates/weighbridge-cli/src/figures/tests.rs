@@ -2,10 +2,10 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use weighbridge::Checkpoint;
 use weighbridge::write::{Save, TensorData, Values};
+use weighbridge::{Checkpoint, Dtype};
+use weighbridge_page::BINS;
 
-use super::results::BINS;
 use super::*;
 use crate::global::Global;
 use crate::term::Term;

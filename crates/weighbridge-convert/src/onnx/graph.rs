@@ -34,6 +34,7 @@ pub(super) struct Model {
 }
 
 /// A message, which is as long as its length says.
+#[cfg_attr(not(feature = "fs"), allow(dead_code))]
 pub(super) struct Node {
     /// The bytes of the length.
     pub(super) len: Range<u64>,

@@ -63,6 +63,7 @@ impl Kind {
 }
 
 /// Every field that holds data or says where it is.
+#[cfg(feature = "fs")]
 pub(super) const DATA: [u32; 9] = [4, 5, 6, 7, 9, 10, 11, 13, 14];
 
 /// As in NumPy.

@@ -110,6 +110,7 @@ pub(super) fn varint(cursor: &mut Cursor<'_>) -> Result<u64> {
 }
 
 /// The same, to be written.
+#[cfg(feature = "fs")]
 pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

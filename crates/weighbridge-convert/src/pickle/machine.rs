@@ -51,6 +51,7 @@ pub(crate) fn load(source: Arc<dyn Source>, at: u64, options: &Options) -> Resul
 }
 
 /// The same for a reader that knows which values it wants: unknown classes are an error only where it wants such an object.
+#[cfg(feature = "fs")]
 pub(crate) fn load_known(source: Arc<dyn Source>, options: &Options) -> Result<Pickle> {
     load_by(source, 0, options, true)
 }

@@ -51,6 +51,7 @@ impl<'p> Reader<'p> {
         }
     }
 
+    #[cfg(feature = "fs")]
     pub(crate) fn items(&self, id: Id) -> Result<&'p [Id]> {
         match self.pickle.at(id) {
             Value::Sequence(items) => Ok(items),
@@ -66,6 +67,7 @@ impl<'p> Reader<'p> {
     }
 
     /// A text that must be one: the name of something.
+    #[cfg(feature = "fs")]
     pub(crate) fn name(&self, id: Id) -> Result<&'p str> {
         self.text(id).ok_or_else(|| malformed("a name is not a text"))
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use weighbridge::{Error, ErrorKind, Result, Source};
 
 use super::element::Element;
-use super::machine::{load, load_known};
+use super::machine::load;
+#[cfg(feature = "fs")]
+use super::machine::load_known;
 use super::plain::inline;
 use super::tensors::{Storages, contents};
 use super::value::{Id, Pickle, Place, Storage, Value};
@@ -38,6 +40,7 @@ impl Opened {
     }
 
     /// The same for a reader that knows which values it wants: objects of unknown classes among the others are no error.
+    #[cfg(feature = "fs")]
     pub(crate) fn of_known(file: FilePart, options: &Options) -> Result<Self> {
         Self::read_by(file, |source| load_known(source, options))
     }

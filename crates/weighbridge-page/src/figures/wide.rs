@@ -1,11 +1,10 @@
 //! Sums over values of 32 and 64 bits.
 
-use anyhow::Result;
-use weighbridge::Dtype;
 use weighbridge::plan::cast_into;
+use weighbridge::{Dtype, Result};
 
-use super::results::{Figures, Number, histogram, number};
 use super::tally::{self, Table, Tally};
+use super::{Figures, Number, histogram, number};
 
 /// What is known of some values of more than 16 bits.
 #[derive(Debug, Default)]

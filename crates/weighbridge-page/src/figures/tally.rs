@@ -2,11 +2,10 @@
 
 use std::cmp::Ordering;
 
-use anyhow::Result;
-use weighbridge::Dtype;
 use weighbridge::plan::cast_into;
+use weighbridge::{Dtype, Result};
 
-use super::results::{Figures, histogram, number};
+use super::{Figures, histogram, number};
 
 /// Codes and how often each occurs, in ascending order.
 pub(super) type Tally = Vec<(u16, u64)>;
