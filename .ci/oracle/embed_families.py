@@ -164,7 +164,7 @@ FAMILIES = {
     "jina": Family("JinaBERT", [], model_type="jina"),
     "llama": Family(
         "Qwen2",
-        [size(num_key_value_heads=2) | rope(10000.0), size(is_causal=False) | rope(500000.0)],
+        [size(num_key_value_heads=2) | rope(10000.0), size(positions=32, is_causal=False) | rope(500000.0)],
         [YARN, ({"attention_bias": True}, "attention_bias"), ({"head_dim": 16}, "head_dim")],
         rewrites=[to_transformers4],
         adapted=DECODERS,
@@ -246,7 +246,11 @@ FAMILIES = {
             | {"initializer_factor": 1.0, "relative_attention_max_distance": far}
             for act, far in [("relu", 128), ("gated-gelu", 20)]
         ],
-        [({"feed_forward_proj": "gated-relu"}, "feed_forward_proj")],
+        [
+            ({"feed_forward_proj": "gated-relu"}, "feed_forward_proj"),
+            ({"is_decoder": True}, "is_decoder"),
+            ({"is_gated_act": True}, "is_gated_act"),
+        ],
         adapted=("q", "v"),
         sixteen_bits=True,
     ),

@@ -97,8 +97,10 @@ pub(crate) struct Blueprint {
     pub(crate) layers: usize,
     /// The length of the vectors.
     pub(crate) hidden: usize,
-    /// So many tokens a text may have; `None` where any number will do.
+    /// So many tokens a text has at most, unless sentence-transformers or the command line say otherwise.
     pub(crate) positions: Option<usize>,
+    /// So many it can have; `None` where any number will do.
+    pub(crate) limit: Option<usize>,
     /// The token that fills up a batch.
     pub(crate) padding: u32,
     /// Candle's model masks padding, so that texts of different lengths can be in one batch.
@@ -128,6 +130,7 @@ impl Blueprint {
             layers: stack.layers,
             hidden: stack.hidden,
             positions: stack.positions,
+            limit: stack.limit,
             padding: 0,
             masks_padding: true,
             only_f32: None,

@@ -131,11 +131,11 @@ fn max_tokens(
     saved: Option<usize>,
     asked: Option<usize>,
 ) -> Result<usize> {
-    let positions = blueprint.positions.unwrap_or(usize::MAX);
+    let limit = blueprint.limit.unwrap_or(usize::MAX);
     if let Some(asked) = asked {
-        ensure!(asked <= positions, "--max-length {asked}: {} has {positions} positions here", blueprint.who);
+        ensure!(asked <= limit, "--max-length {asked}: {} has {limit} positions here", blueprint.who);
         return Ok(asked);
     }
-    let wanted = sentence.max_tokens.or(saved).or(blueprint.positions).unwrap_or(DEFAULT_MAX_TOKENS);
-    Ok(wanted.min(positions))
+    let trained = [saved, blueprint.positions].into_iter().flatten().min();
+    Ok(sentence.max_tokens.or(trained).unwrap_or(DEFAULT_MAX_TOKENS).min(limit))
 }

@@ -45,6 +45,7 @@ pub(super) fn electra(fields: Fields<'_>) -> Result<Blueprint> {
 pub(super) fn distilbert(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's BERT";
     refuse(fields, who, &["sinusoidal_pos_embds"])?;
+    let positions = fields.size("max_position_embeddings")?.unwrap_or(512);
     let size = |key, default| Ok::<_, anyhow::Error>(fields.size(key)?.unwrap_or(default));
     let stack = Stack {
         who,
@@ -53,7 +54,8 @@ pub(super) fn distilbert(fields: Fields<'_>) -> Result<Blueprint> {
         inner: size("hidden_dim", 3072)?,
         layers: size("n_layers", 6)?,
         heads: size("n_heads", 12)?,
-        positions: Some(size("max_position_embeddings", 512)?),
+        positions: Some(positions),
+        limit: Some(positions),
     }
     .check()?;
     let config = bert_model::Config { layer_norm_eps: 1e-12, ..config(fields, &stack, 1, "activation")? };
@@ -114,7 +116,7 @@ fn jina(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's JinaBERT";
     encoder(fields, who, "alibi")?;
     expect(fields, who, "feed_forward_type", "geglu")?;
-    let stack = Stack::read(fields, who, 512)?;
+    let stack = Stack { limit: None, ..Stack::read(fields, who, 512)? };
     let code = fields.get("auto_map").map(ToString::to_string).unwrap_or_default();
     ensure!(!code.contains("qk-post-norm"), "auto_map norms queries and keys, {who} computes without");
     let config = jina_model::Config {

@@ -40,7 +40,7 @@ pub(super) fn eurobert(fields: Fields<'_>) -> Result<Blueprint> {
 pub(super) fn qwen3(fields: Fields<'_>) -> Result<Blueprint> {
     let who = "Candle's Qwen3";
     ensure!(is_causal(fields)?, "is_causal is false, {who} sees what is before a token only");
-    let stack = Stack::read(fields, who, 32_768)?;
+    let stack = Stack { limit: None, ..Stack::read(fields, who, 32_768)? };
     let stack = window(fields, stack, fields.flag("use_sliding_window")?)?;
     let head_dim = fields.size("head_dim")?.unwrap_or(128);
     ensure!(head_dim.is_multiple_of(2), "head_dim is {head_dim}, rotary embeddings need an even number");
@@ -158,7 +158,7 @@ fn is_causal(fields: Fields<'_>) -> Result<bool> {
     Ok(true)
 }
 
-/// Within the window of its attention a model attends to everything, as Candle's does: texts are cut there.
+/// Within the window of its attention a model attends to everything, as Candle's does: texts end there.
 fn window(fields: Fields<'_>, mut stack: Stack, slides: bool) -> Result<Stack> {
     if let Some(Value::Array(kinds)) = fields.get("layer_types") {
         for kind in kinds {
@@ -173,7 +173,7 @@ fn window(fields: Fields<'_>, mut stack: Stack, slides: bool) -> Result<Stack> {
         }
     }
     if slides && let Some(window) = fields.size("sliding_window")? {
-        stack.positions = Some(stack.positions.map_or(window, |positions| positions.min(window)));
+        stack.limit = Some(window);
     }
     Ok(stack)
 }

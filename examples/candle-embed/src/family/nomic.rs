@@ -52,11 +52,9 @@ fn authors(fields: Fields<'_>, common: Config) -> Result<(Stack, Config)> {
     }
     let fraction = fields.number("rotary_emb_fraction")?.unwrap_or(0.0);
     ensure!(fraction == 1.0, "rotary_emb_fraction is {fraction}, {WHO} rotates all of a head");
-    let mut positions = fields.size("n_positions")?.unwrap_or(2048);
     // Beyond what it was trained for, frequencies would depend on the length of the text.
-    if fields.get("rotary_scaling_factor").is_some() {
-        positions = positions.min(fields.size("max_trained_positions")?.unwrap_or(2048));
-    }
+    let scales = fields.get("rotary_scaling_factor").is_some();
+    let trained = fields.size("max_trained_positions")?.unwrap_or(2048);
     let stack = Stack {
         who: WHO,
         vocabulary: fields.required_size("vocab_size")?,
@@ -64,10 +62,12 @@ fn authors(fields: Fields<'_>, common: Config) -> Result<(Stack, Config)> {
         inner: fields.required_size("n_inner")?,
         layers: fields.required_size("n_layer")?,
         heads: fields.required_size("n_head")?,
-        positions: Some(positions),
+        positions: Some(fields.size("n_positions")?.unwrap_or(2048)),
+        limit: None,
     }
     .check()?
     .rotates(fields)?;
+    let stack = Stack { limit: scales.then_some(trained), ..stack };
     let config = Config {
         layer_norm_epsilon: eps(fields, "layer_norm_epsilon", 1e-5)?,
         rotary_emb_base: fields.positive("rotary_emb_base")?.unwrap_or(10_000.0),

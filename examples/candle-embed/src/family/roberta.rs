@@ -20,7 +20,7 @@ pub(super) fn roberta(fields: Fields<'_>) -> Result<Blueprint> {
             "max_position_embeddings ({max_position_embeddings}) is too small for pad_token_id ({padding})"
         )
     };
-    stack.positions = Some(positions.ok_or_else(too_few)?);
+    stack.limit = Some(positions.ok_or_else(too_few)?);
     let config = Config {
         hidden_size: stack.hidden,
         layer_norm_eps: eps(fields, "layer_norm_eps", 1e-12)?,

@@ -15,13 +15,16 @@ pub(super) struct Stack {
     pub(super) inner: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
-    /// So many tokens a text may have.
+    /// So many tokens texts have at most, as the model was trained.
     pub(super) positions: Option<usize>,
+    /// So many tokens a text can have; `None` where positions are rotations.
+    pub(super) limit: Option<usize>,
 }
 
 impl Stack {
     /// Reads what transformers calls by the same names in most models.
     pub(super) fn read(fields: Fields<'_>, who: &'static str, positions: usize) -> Result<Self> {
+        let positions = fields.size("max_position_embeddings")?.unwrap_or(positions);
         Self {
             who,
             vocabulary: fields.required_size("vocab_size")?,
@@ -29,7 +32,8 @@ impl Stack {
             inner: fields.required_size("intermediate_size")?,
             layers: fields.required_size("num_hidden_layers")?,
             heads: fields.required_size("num_attention_heads")?,
-            positions: Some(fields.size("max_position_embeddings")?.unwrap_or(positions)),
+            positions: Some(positions),
+            limit: Some(positions),
         }
         .check()
     }
@@ -44,7 +48,7 @@ impl Stack {
     }
 
     /// For models that rotate heads.
-    pub(super) fn rotates(self, fields: Fields<'_>) -> Result<Self> {
+    pub(super) fn rotates(mut self, fields: Fields<'_>) -> Result<Self> {
         let (who, size) = (self.who, self.hidden / self.heads);
         let head_dim = fields.size("head_dim")?.unwrap_or(size);
         ensure!(
@@ -52,6 +56,7 @@ impl Stack {
             "head_dim is {head_dim}, {who} computes only hidden_size / num_attention_heads = {size}"
         );
         ensure!(size.is_multiple_of(2), "heads have {size} elements, rotary embeddings need an even number");
+        self.limit = None;
         Ok(self)
     }
 }

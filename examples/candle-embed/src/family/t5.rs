@@ -5,7 +5,7 @@ use candle_nn::Activation;
 use candle_transformers::models::t5::{ActivationWithOptionalGating, Config, T5EncoderModel};
 use examples_support::Fields;
 
-use super::stack::{Stack, eps};
+use super::stack::{Stack, eps, expect, refuse};
 use super::{Batch, Blueprint};
 
 pub(super) fn t5(fields: Fields<'_>) -> Result<Blueprint> {
@@ -19,15 +19,21 @@ pub(super) fn t5(fields: Fields<'_>) -> Result<Blueprint> {
         heads: fields.required_size("num_heads")?,
         // Distances are what it knows.
         positions: None,
+        limit: None,
     };
-    let (gated, activation) = match fields.text("feed_forward_proj")?.unwrap_or("relu") {
-        "relu" => (false, Activation::Relu),
-        "gated-gelu" => (true, Activation::NewGelu),
-        "gated-silu" => (true, Activation::Silu),
+    refuse(fields, who, &["is_decoder"])?;
+    let (gated, activation, name) = match fields.text("feed_forward_proj")?.unwrap_or("relu") {
+        "relu" => (false, Activation::Relu, "relu"),
+        "gated-gelu" => (true, Activation::NewGelu, "gelu_new"),
+        "gated-silu" => (true, Activation::Silu, "silu"),
         other => bail!(
             "feed_forward_proj is \"{other}\", {who} computes \"relu\", \"gated-gelu\" and \"gated-silu\""
         ),
     };
+    // Transformers writes what follows from that, and reads it, too.
+    expect(fields, who, "dense_act_fn", name)?;
+    let is_gated = fields.get("is_gated_act").is_none() || fields.flag("is_gated_act")? == gated;
+    ensure!(is_gated, "is_gated_act is not what feed_forward_proj says, which {who} goes by");
     let (buckets, far) = ("relative_attention_num_buckets", "relative_attention_max_distance");
     let config = Config {
         vocab_size: stack.vocabulary,
