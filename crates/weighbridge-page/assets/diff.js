@@ -56,7 +56,7 @@ function showSides() {
   const changed = compared.filter((pair) => pair.change.differing > 0);
   const overall = measured(MEASURES.moved, compared);
   const said = [`${plural(inBoth.length, "tensor")} in both`];
-  if (model.hasValues) {
+  if (compared.length > 0) {
     said.push(changed.length === 0 ? "all values the same" : `${count(changed.length)} with other values`);
     if (changed.length > 0 && overall !== null) said.push(`moved by ${asPercent(overall)} in all`);
   }

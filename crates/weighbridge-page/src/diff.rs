@@ -147,7 +147,7 @@ impl<'s> Document<'s> {
             };
             let a = if order.is_le() { left.next() } else { None };
             let b = if order.is_ge() { right.next() } else { None };
-            columns.name.extend(a.or(b).map(|tensor| tensor.name()));
+            columns.name.extend(a.or(b).map(weighbridge::TensorRef::name));
             columns.a.push(a.map(|tensor| forms.place(tensor)));
             columns.b.push(b.map(|tensor| forms.place(tensor)));
         }
