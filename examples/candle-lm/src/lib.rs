@@ -25,12 +25,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use examples_support::chat::{Message, Template};
-use examples_support::lm::{Answer, Summary, Text, show, speed};
+use examples_support::lm::{Answer, Loaded, Summary, Text, show, speed};
 use examples_support::{note, one_line};
 
 use crate::cli::Cli;
 use crate::generate::Generator;
-use crate::model::{Found, Loaded, Model};
+use crate::model::{Found, Model};
 
 /// The program.
 pub fn main() -> ExitCode {
