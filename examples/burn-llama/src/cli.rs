@@ -13,6 +13,7 @@ Examples:
   burn-llama --from samples/adder --epochs 0          ask a checkpoint, without training
   burn-llama --from samples/adder --epochs 0 --export adder-f32
                                                       only convert it
+  burn-llama --from DIR --prompt 'The sea is'         continue a text: burn-lm, whose options there are
   candle-lm --model my-adder --prompt 17+25=       run what was exported in Candle
 
 Ctrl-C stops a run at any time: the last whole epoch is there, and --resume goes on from it as if

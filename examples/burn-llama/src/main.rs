@@ -2,10 +2,10 @@
 //! such checkpoints.
 //!
 //! Three parts of this program are about weights: [`source`] brings a checkpoint into the model, [`train`] keeps the
-//! training state, [`export`] writes the model. None of them names a tensor, because the fields of [`model`] are called
+//! training state, [`export`] writes the model. None of them names a tensor, because the fields of burn-lm's model are called
 //! as Hugging Face calls them. The rest is what every training program needs: [`cli`] the options, [`settings`] what
-//! a run was begun with, [`config`] what `config.json` says, [`tokens`] and [`data`] the sums to learn, [`progress`] what
-//! is shown meanwhile, [`evaluate`] whether it adds, [`report`] what is printed.
+//! a run was begun with, [`tokens`] and [`data`] the sums to learn, [`progress`] what is shown meanwhile, [`evaluate`]
+//! whether it adds, [`report`] what is printed. With `--prompt` it is burn-lm.
 //!
 //! The same seed gives the same bytes, whether a run was interrupted or not: the batches of an epoch follow from the
 //! seed and the number of the epoch alone, and model, optimizer and learning rate go on from the checkpoint exactly.

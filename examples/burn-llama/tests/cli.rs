@@ -117,6 +117,13 @@ fn the_sample_is_right_at_once() {
     assert!(lines.ends_with("3 of 3 held-out sums right (100.0 %)\n"), "{lines}");
 }
 
+#[test]
+fn a_prompt_is_continued() {
+    let output = run(&["--from", text(&sample()), "--prompt", "17+25=", "--max-tokens", "5"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "17+25=42\n");
+}
+
 /// What Candle's Llama gives for the token after a prompt.
 fn candle_logits(directory: &Path, prompt: &[u32]) -> Vec<f32> {
     let config = read_json(&directory.join("config.json"));

@@ -134,14 +134,22 @@ impl From<DTypeChoice> for DType {
 
 /// A device by its name on the command line, not opened yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeviceChoice {
+pub enum DeviceChoice {
+    /// The CPU.
     Flex,
+    /// A GPU.
     Vulkan,
+    /// The GPU of this number.
     Cuda(usize),
 }
 
 impl DeviceChoice {
-    pub(crate) fn open(self) -> Result<Device> {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// The program was built without it, or there is no such device.
+    pub fn open(self) -> Result<Device> {
         match self {
             Self::Flex => Ok(Device::flex()),
             #[cfg(feature = "vulkan")]

@@ -27,6 +27,7 @@ use examples_support::lm::{Answer, Loaded, Summary, show, speed};
 use examples_support::{note, one_line};
 
 use crate::cli::Cli;
+pub use crate::cli::DeviceChoice;
 use crate::generate::Generator;
 use crate::weights::Found;
 

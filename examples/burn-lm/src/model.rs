@@ -172,8 +172,10 @@ impl Llama {
         let device = tokens.device();
         let start = cache.as_ref().map_or(0, |cache| cache.length());
         let mut hidden = self.model.embed_tokens.forward(tokens);
-        let later =
-            || Tensor::<2, Bool>::tril_mask([length, start + length], start as i64, &device).unsqueeze::<4>();
+        let later = || {
+            Tensor::<2, Bool>::tril_mask([length, start + length], start.cast_signed() as i64, &device)
+                .unsqueeze::<4>()
+        };
         let pass = Pass {
             rotary: Rotary::new(start, length, &self.speeds, hidden.dtype(), &device),
             later: (length > 1).then(later),
@@ -227,18 +229,17 @@ impl Attention {
             Some(norm) => norm.forward(values),
             None => values,
         };
-        let queries = project(&self.q_proj, lora.and_then(|lora| lora.q_proj.as_ref()), input.clone());
-        let keys = project(&self.k_proj, lora.and_then(|lora| lora.k_proj.as_ref()), input.clone());
-        let values = project(&self.v_proj, lora.and_then(|lora| lora.v_proj.as_ref()), input);
+        let queries = project(&self.q_proj, lora, |lora| &lora.q_proj, input.clone());
+        let keys = project(&self.k_proj, lora, |lora| &lora.k_proj, input.clone());
+        let values = project(&self.v_proj, lora, |lora| &lora.v_proj, input);
         let queries = pass.rotary.turn(normed(&self.q_norm, split(queries, heads)));
         let keys = pass.rotary.turn(normed(&self.k_norm, split(keys, key_value_heads)));
         let (keys, values) = remember(keys, split(values, key_value_heads));
         let [_, _, all, _] = keys.dims();
 
         // The queries that share keys and values are one matrix, so that these are not repeated.
-        let shared = [rows, key_value_heads, heads / key_value_heads * length];
-        let [a, b, c] = shared;
-        let queries: Tensor<4> = queries.reshape([a, b, c, head_dim]);
+        let sharing = heads / key_value_heads * length;
+        let queries: Tensor<4> = queries.reshape([rows, key_value_heads, sharing, head_dim]);
         let scores: Tensor<4> = queries.matmul(keys.transpose()).reshape([rows, heads, length, all]);
         let scores = scores * (head_dim as f64).powf(-0.5);
         let scores = match &pass.later {
@@ -247,25 +248,30 @@ impl Attention {
         };
         let dtype = scores.dtype();
         let weights = softmax(scores.cast(DType::F32), 3).cast(dtype);
-        let mixed: Tensor<4> = weights.reshape([a, b, c, all]).matmul(values);
+        let mixed: Tensor<4> = weights.reshape([rows, key_value_heads, sharing, all]).matmul(values);
         let mixed: Tensor<4> = mixed.reshape([rows, heads, length, head_dim]).swap_dims(1, 2);
         let mixed = mixed.reshape([rows, length, heads * head_dim]);
-        project(&self.o_proj, lora.and_then(|lora| lora.o_proj.as_ref()), mixed)
+        project(&self.o_proj, lora, |lora| &lora.o_proj, mixed)
     }
 }
 
 impl Mlp {
     /// SwiGLU.
     fn forward(&self, input: Tensor<3>, lora: Option<&LayerLora>) -> Tensor<3> {
-        let gate = project(&self.gate_proj, lora.and_then(|lora| lora.gate_proj.as_ref()), input.clone());
-        let up = project(&self.up_proj, lora.and_then(|lora| lora.up_proj.as_ref()), input);
-        project(&self.down_proj, lora.and_then(|lora| lora.down_proj.as_ref()), silu(gate) * up)
+        let gate = project(&self.gate_proj, lora, |lora| &lora.gate_proj, input.clone());
+        let up = project(&self.up_proj, lora, |lora| &lora.up_proj, input);
+        project(&self.down_proj, lora, |lora| &lora.down_proj, silu(gate) * up)
     }
 }
 
 /// A linear layer, and what is added to it.
-fn project(linear: &Linear, added: Option<&LowRank>, input: Tensor<3>) -> Tensor<3> {
-    match added {
+fn project(
+    linear: &Linear,
+    lora: Option<&LayerLora>,
+    of: fn(&LayerLora) -> &Option<LowRank>,
+    input: Tensor<3>,
+) -> Tensor<3> {
+    match lora.and_then(|lora| of(lora).as_ref()) {
         Some(added) => linear.forward(input.clone()) + added.forward(input),
         None => linear.forward(input),
     }

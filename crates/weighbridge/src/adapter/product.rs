@@ -91,6 +91,31 @@ impl LowRankProduct {
         Ok(Self { up, down, up_shape, down_shape, rank, total, captured })
     }
 
+    /// The product of two factors that are there already, of a training run say: `up` is `B`, of shape `[outputs, rank]`, and `down`
+    /// is `A`, of shape `[rank, inputs]`, both row by row.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::Shape`] when the rank is zero or does not divide their lengths, and with [`ErrorKind::Value`] when they
+    /// have numbers that are not finite, or too large ones.
+    pub fn of_factors(up: Vec<f32>, down: Vec<f32>, rank: usize) -> Result<Self> {
+        if rank == 0 || !up.len().is_multiple_of(rank) || !down.len().is_multiple_of(rank) {
+            let message =
+                format!("factors of {} and {} numbers cannot have rank {rank}", up.len(), down.len());
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        let (outputs, inputs) = (up.len() / rank, down.len() / rank);
+        // The squares of a product add up to the trace of (Bᵀ B) (A Aᵀ).
+        let of_down = gram(&transpose(&down, inputs), rank);
+        let total: f64 = gram(&up, rank).iter().zip(&of_down).map(|(a, b)| a * b).sum();
+        if !total.is_finite() {
+            let message = "a factor has numbers that are not finite, or too large ones";
+            return Err(Error::new(ErrorKind::Value, message));
+        }
+        let (up_shape, down_shape) = (vec![outputs, rank], vec![rank, inputs]);
+        Ok(Self { up, down, up_shape, down_shape, rank, total, captured: total })
+    }
+
     /// Its rank; zero if the matrix is.
     pub fn rank(&self) -> usize {
         self.rank
@@ -243,6 +268,22 @@ mod tests {
 
     fn of(up: &[f32], down: &[f32], rank: usize) -> Vec<f32> {
         product(Matrix::new(up, rank), down, down.len() / rank)
+    }
+
+    #[test]
+    fn factors_are_a_product() {
+        let made =
+            LowRankProduct::of_factors(vec![1.0, 0.0, 2.0, -1.0, 0.0, 3.0], vec![1.0, 2.0, 0.0, 4.0], 2);
+        let made = made.unwrap();
+        assert_eq!((made.rank(), made.up().0, made.down().0), (2, &[3, 2][..], &[2, 2][..]));
+        // [[1, 2], [2, 0], [0, 12]]
+        assert!((made.norm() - 153_f64.sqrt()).abs() < 1e-9 && made.energy() == 1.0, "{}", made.norm());
+        let kind = |up: &[f32], down: &[f32], rank| {
+            LowRankProduct::of_factors(up.to_vec(), down.to_vec(), rank).unwrap_err().kind()
+        };
+        assert_eq!(kind(&[1.0], &[1.0, 2.0], 2), ErrorKind::Shape);
+        assert_eq!(kind(&[1.0], &[1.0], 0), ErrorKind::Shape);
+        assert_eq!(kind(&[f32::NAN], &[1.0], 1), ErrorKind::Value);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Products of two small matrices beside large ones: low-rank adaptation (arXiv:2106.09685).
 
+use anyhow::Result;
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
+use super::floats;
 use crate::config::LlamaConfig;
 
 /// The linear layers that can have one, as Hugging Face calls them.
@@ -31,9 +33,9 @@ pub(super) struct LayerLora {
 #[derive(Module, Debug)]
 pub struct LowRank {
     /// To so many numbers as the rank is.
-    pub lora_a: Linear,
+    lora_a: Linear,
     /// And from these to all.
-    pub lora_b: Linear,
+    lora_b: Linear,
     scale: f64,
 }
 
@@ -83,6 +85,17 @@ impl Lora {
 }
 
 impl LowRank {
+    /// Its factors as Hugging Face lays them out, row by row: the second one, `[outputs, rank]`, and the first one,
+    /// `[rank, inputs]`.
+    ///
+    /// # Errors
+    ///
+    /// The device fails.
+    pub fn factors(&self) -> Result<[Vec<f32>; 2]> {
+        let laid_out = |linear: &Linear| floats(linear.weight.val().transpose());
+        Ok([laid_out(&self.lora_b)?, laid_out(&self.lora_a)?])
+    }
+
     pub(super) fn forward(&self, input: Tensor<3>) -> Tensor<3> {
         self.lora_b.forward(self.lora_a.forward(input)) * self.scale
     }
