@@ -5,7 +5,6 @@ const { show, say } = globalThis.weighbridge;
 
 let worker = null;
 let all = 0;
-let start = 0;
 
 // Bytes that the page carries: gzip, in base64.
 async function carried(id) {
@@ -23,7 +22,6 @@ ready.catch((error) => say(error.message));
 // Each time a worker of its own: what went before leaves no memory, and is not waited for.
 async function look(given) {
   if (given.length === 0) return;
-  start = performance.now();
   worker?.terminate();
   worker = null;
   say("");
@@ -50,8 +48,9 @@ async function look(given) {
 
 const hear = {
   document(text) {
-    show(JSON.parse(text));
-    globalThis.weighbridge.took = performance.now() - start;
+    const shown = JSON.parse(text);
+    show(shown);
+    if (shown.columns.figures) showValues(shown.columns.figures);
     doing("");
   },
   checks({ checks, values }) {
@@ -131,6 +130,12 @@ function showScan({ verdict: found, pickles, imports, more, problems }) {
     return code;
   });
   verdict("plain", "It imports:", { count: lines.length + more, lines });
+}
+
+function showValues(figures) {
+  const odd = figures.filter((of) => of && of.nans + of.positive_infinities + of.negative_infinities > 0).length;
+  if (odd === 0) verdict("good", "All values that can be read are finite.");
+  else verdict("odd", `${odd === 1 ? "1 tensor has" : `${odd} tensors have`} values that are not finite.`);
 }
 
 const choose = () => byId("files").click();

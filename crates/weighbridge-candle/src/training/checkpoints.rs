@@ -10,9 +10,9 @@ use weighbridge::{Error, ErrorKind, Result};
 
 use super::ids::Ids;
 use super::layout::BurnLayout;
+use super::record::{self, IDS, NAMED, RECORD};
 use super::schedule::Schedule;
 use super::weights::{named, weights_for};
-use super::{IDS, NAMED, RECORD, record};
 use crate::Saver;
 use crate::ema::Ema;
 use crate::optim::Stateful;

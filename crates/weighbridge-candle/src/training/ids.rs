@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use weighbridge::epochs::Epochs;
 use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 
-use super::IDS;
+use super::record::IDS;
 
 /// The ids of parameters by their names in a file.
 #[derive(Debug, Default)]

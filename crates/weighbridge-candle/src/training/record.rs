@@ -16,10 +16,19 @@ use weighbridge::{Checkpoint, Error, ErrorKind, Result};
 use super::ids::{Ids, object};
 use super::layout::BurnLayout;
 use super::weights::{fitted, tensors};
-use super::{BY_ID, IDS, NAMED, RECORD, SCALARS};
 use crate::Saver;
 use crate::optim::{Moments, Stateful};
 use crate::tensor::refused;
+
+/// The ids of parameters, by their names; Burn's optimizers know parameters by them.
+pub(super) const IDS: &str = "weighbridge.burn.ids";
+/// Numbers of a record by their names.
+const SCALARS: &str = "weighbridge.burn.scalars";
+/// How the tensors of a record are named.
+pub(super) const RECORD: &str = "weighbridge.burn.record";
+/// By the ids of parameters inside of Burn.
+const BY_ID: &str = "by id";
+pub(super) const NAMED: &str = "named";
 
 const TIME: &str = "momentum.time";
 const RANK: &str = "__rank";

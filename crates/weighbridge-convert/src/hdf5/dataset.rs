@@ -8,8 +8,8 @@ use hdf5_reader::messages::layout::DataLayout;
 use hdf5_reader::{Dataset, Hdf5File};
 use weighbridge::{Error, ErrorKind, Result, Source};
 
-use super::broken;
 use super::datatype::{self, Elements, Numbers};
+use super::read::broken;
 use crate::arranged::{Order, arranged};
 use crate::contents::Tensor;
 use crate::cursor::{malformed, unsupported};
