@@ -99,7 +99,7 @@ impl LowRankProduct {
     /// Fails with [`ErrorKind::Shape`] when the rank is zero or does not divide their lengths, and with [`ErrorKind::Value`] when they
     /// have numbers that are not finite, or too large ones.
     pub fn of_factors(up: Vec<f32>, down: Vec<f32>, rank: usize) -> Result<Self> {
-        if rank == 0 || !up.len().is_multiple_of(rank) || !down.len().is_multiple_of(rank) {
+        if rank == 0 || up.len() % rank != 0 || down.len() % rank != 0 {
             let message =
                 format!("factors of {} and {} numbers cannot have rank {rank}", up.len(), down.len());
             return Err(Error::new(ErrorKind::Shape, message));
