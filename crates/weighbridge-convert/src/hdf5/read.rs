@@ -13,7 +13,7 @@ use weighbridge::{Error, ErrorKind, Result, Source};
 use super::dataset::{self, Found};
 use super::datatype::Numbers;
 use super::links::{self, Child, Children, Link};
-use super::lzf;
+use super::{lzf, start};
 use crate::contents::Contents;
 use crate::cursor::{malformed, unsupported};
 use crate::input::FilePart;

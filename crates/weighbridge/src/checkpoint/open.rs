@@ -216,7 +216,9 @@ impl OpenOptions {
 impl Shard {
     /// A safetensors file, already open.
     pub(super) fn file(path: &Path, header: Header, source: impl Source + 'static) -> Self {
-        Self { is_file: true, ..Self::labelled(Some(path), header, source) }
+        let mut shard = Self::labelled(Some(path), header, source);
+        shard.is_file = true;
+        shard
     }
 }
 
