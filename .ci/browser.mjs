@@ -1,9 +1,9 @@
-// Opens the pages of `weighbridge inspect --html` in Chromium and uses them as people do.
+// Opens the pages of `weighbridge inspect --html` and `diff --html` in Chromium and uses them as people do.
 // browser.mjs CHECKPOINTS WEIGHBRIDGE PLAYWRIGHT SCREENSHOTS
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createRequire } from "node:module";
@@ -28,8 +28,34 @@ function pageOf(name, ...options) {
   return pathToFileURL(html).href;
 }
 
+// That of two checkpoints, which differ: the command says so.
+function diffOf(a, b, name, ...options) {
+  const html = join(screenshots, `${name}.html`);
+  const paths = [join(checkpoints, a), join(checkpoints, b)];
+  const ran = spawnSync(weighbridge, ["diff", ...paths, "--html", html, "--force", "--quiet", ...options], { encoding: "utf8" });
+  assert.equal(ran.status, 1, ran.stderr);
+  return pathToFileURL(html).href;
+}
+
+// Light, dark, and as wide as a telephone.
+async function photograph(page, name) {
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme });
+    await settle(page);
+    await page.screenshot({ path: join(screenshots, `${name}-${colorScheme}.png`), fullPage: true });
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 390, height: 844 });
+  await settle(page);
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+  assert(overflow <= 0, `${name} is ${overflow} pixels too wide for a telephone`);
+  await page.screenshot({ path: join(screenshots, `${name}-narrow.png`), fullPage: true });
+  await page.setViewportSize({ width: 1400, height: 1000 });
+  await settle(page);
+}
+
 // A page, which must not complain or ask for anything.
-async function open(url) {
+async function open(url, shown = "#rows .row") {
   const page = await context.newPage();
   const troubles = [];
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && troubles.push(message.text()));
@@ -39,7 +65,7 @@ async function open(url) {
   page.on("request", (request) => request.url().startsWith("file:") && request.url() !== url && troubles.push(request.url()));
   const start = performance.now();
   await page.goto(url);
-  await page.waitForFunction(() => document.querySelector("#rows .row, #rows .space"));
+  await page.waitForSelector(shown, { state: "attached" });
   const took = performance.now() - start;
   return { page, took, calm: () => assert.deepEqual(troubles, []) };
 }
@@ -208,18 +234,180 @@ async function hostile() {
   await settle(again.page);
   again.calm();
   await again.page.close();
-  const empty = await open(pageOf("empty.safetensors"));
+  const empty = await open(pageOf("empty.safetensors"), "#shown:not([hidden])");
   await settle(empty.page);
   assert.equal(await found(empty.page), "0");
   empty.calm();
   await empty.page.close();
 }
 
+// Layers in reading order, whatever else is in their module.
+async function order() {
+  const { page, calm } = await open(pageOf("llama.safetensors"));
+  await settle(page);
+  const places = await page.evaluate(() => {
+    const at = [];
+    const fill = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) { if (/^\d+$/.test(text)) at.push([Number(text), x, y]); return fill.call(this, text, x, y); };
+    document.getElementById("theme").click();
+    CanvasRenderingContext2D.prototype.fillText = fill;
+    return at;
+  });
+  const read = [...places].sort((a, b) => a[2] - b[2] || a[1] - b[1]).map(([number]) => number);
+  assert.deepEqual(read, [...Array(16).keys()]);
+  calm();
+  await page.close();
+}
+
+// 229,200 tensors: at most 10 MB, and shown in 3 s (median of 5).
+async function vast() {
+  const url = pageOf("vast");
+  const size = statSync(new URL(url)).size;
+  const times = [];
+  for (let i = 0; i < 5; i += 1) {
+    const { page, took, calm } = await open(url);
+    times.push(took);
+    assert.equal(await found(page), "229,200");
+    if (i === 0) {
+      await settle(page);
+      await page.screenshot({ path: join(screenshots, "vast.png"), fullPage: true });
+    }
+    calm();
+    await page.close();
+  }
+  const median = times.sort((a, b) => a - b)[2];
+  console.log(`229,200 tensors: ${(size / 1e6).toFixed(1)} MB, open ${median.toFixed(0)} ms`);
+  assert(size < 10e6 && median < 3000, "229,200 tensors are small and quick");
+}
+
+// A page without data, filled later, and again with others; and a browser that cannot unpack.
+async function filled() {
+  const whole = readFileSync(new URL(pageOf("hostile.safetensors")), "utf8");
+  const html = join(screenshots, "filled.html");
+  writeFileSync(html, whole.replace(/<script type="application\/octet-stream" id="data">[^<]*<\/script>/, ""));
+  const { page, calm } = await open(pathToFileURL(html).href, "#shown[hidden]");
+  const tensor = (name) => ({
+    name, path: `dir/${name}`, tensors_in_all: 2, count: 2, elements: 6, bytes: 24, ranks: 0, stacks: [], metadata: {},
+    dtypes: [{ dtype: "F32", tensors: 2, elements: 6, bytes: 24 }], shards: [{ file: name, tensors: 2, bytes: 24 }],
+    forms: [{ dtype: "F32", shape: [3], elements: 3, bytes: 12 }],
+    columns: { name: [`${name}.a`, `${name}.b`], form: [0, 0], shard: [0, 0], offset: [100, 2 ** 40], figures: null },
+  });
+  for (const name of ["first", "second"]) {
+    await page.evaluate((document) => globalThis.weighbridge.show(document), tensor(name));
+    await settle(page);
+    assert.equal(await page.locator("#title").textContent(), name);
+    assert.deepEqual(await names(page), [`${name}.a`, `${name}.b`]);
+    await rows(page).nth(1).click();
+    assert.match(await page.locator("#details").textContent(), /1,099,511,627,776/);
+    assert.equal(await page.locator(".chip").count(), 1);
+    assert.equal(await page.locator("#heads [role=columnheader]").count(), 5);
+  }
+  calm();
+  await page.close();
+  const old = await context.newPage();
+  await old.addInitScript(() => { delete globalThis.DecompressionStream; });
+  await old.goto(pageOf("hostile.safetensors"));
+  await old.waitForSelector("#message:not([hidden])");
+  assert.match(await old.locator("#message").textContent(), /cannot unpack/);
+  await old.close();
+}
+
+async function diff() {
+  const { page, calm } = await open(diffOf("llama.safetensors", "tuned.safetensors", "moved", "--data"));
+  await settle(page);
+  assert.equal(await page.locator("#title").textContent(), "llama.safetensors → tuned.safetensors");
+  assert.match(await page.locator("#verdict").textContent(), /146 tensors in both .* 1 other shape .* 1 only in A · 1 only in B/);
+  assert.match(await page.locator("#scale").textContent(), /Relative change, ‖B − A‖ \/ ‖A‖.*%/);
+  assert(await page.locator(".cells .cell").count() >= 16 * 9, "a cell for each layer and module");
+  const first = (await names(page))[0];
+  assert.match(first, /layers\.15\..*q_proj/, "what moved most stands first");
+  const colors = () => page.locator(".cells .cell").evaluateAll((all) => all.map((cell) => cell.getAttribute("fill")));
+  const before = await colors();
+  await page.locator(".measure", { hasText: "Largest difference" }).click();
+  assert.match(await page.locator("#scale").textContent(), /Largest \|B − A\| of a value/);
+  assert.notDeepEqual(await colors(), before);
+  await page.locator(".measure", { hasText: "Relative change" }).click();
+  assert.deepEqual(await colors(), before);
+  // By the mouse and by keys.
+  await page.locator(".cells .cell").nth(40).hover();
+  assert.match(await page.locator("#tip").textContent(), /model\.layers\.\d+.*relative change/s);
+  await page.locator(".cells").first().focus();
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowDown");
+  assert.match(await page.locator("#heat-live").textContent(), /model\.layers\.1 mlp.down_proj, .* relative change/);
+  await page.keyboard.press("Enter");
+  assert.equal(await page.locator(".tensor-name").textContent(), "model.layers.1.mlp.down_proj.weight");
+  assert.match(await page.locator("#details").textContent(), /Cosine(1|0\.9\d+)Norm of A/);
+  await page.locator(".chip", { hasText: "only in B" }).click();
+  assert.deepEqual(await names(page), ["model.extra.weight"]);
+  await page.locator(".chip", { hasText: "only in B" }).click();
+  await page.locator("#search").fill("layers.3. up_proj");
+  await settle(page);
+  assert.deepEqual(await names(page), ["model.layers.3.mlp.up_proj.weight"]);
+  await page.locator("#search").fill("");
+  await settle(page);
+  await photograph(page, "diff");
+  calm();
+  await page.close();
+  const plain = await open(diffOf("llama.safetensors", "tuned.safetensors", "structure"));
+  await settle(plain.page);
+  assert.match(await plain.page.locator("#heat-title").textContent(), /What differs/);
+  assert.equal(await plain.page.locator("#measures").isVisible(), false);
+  await photograph(plain.page, "structure");
+  plain.calm();
+  await plain.page.close();
+  const bad = await open(diffOf("hostile.safetensors", "llama.safetensors", "hostile-diff", "--data"));
+  await settle(bad.page);
+  assert.equal(await bad.page.locator("img").count(), 0);
+  bad.calm();
+  await bad.page.close();
+}
+
+async function run() {
+  const { page, calm } = await open(pageOf("run"), "#checkpoints tbody tr");
+  await settle(page);
+  assert.equal(await page.locator("#title").textContent(), "run");
+  assert.match(await page.locator("#totals").textContent(), /Checkpoints8Fromepoch 1Toepoch 8.*seed7/);
+  const titles = await page.locator("#numbers h2").allTextContents();
+  assert.deepEqual(titles, ["Loss", "rate"]);
+  assert.equal(await page.locator("#numbers .card").first().locator("polyline").count(), 2);
+  assert.equal(await page.locator("#checkpoints tbody tr").count(), 8);
+  const lines = await page.locator("#weights polyline").count();
+  assert(lines > 5, "a line for each module");
+  const points = () => page.locator("#weights polyline").evaluateAll((all) => all.map((line) => line.getAttribute("points")).join());
+  const norms = await points();
+  await page.locator("#measures .measure", { hasText: "Change" }).click();
+  assert.notEqual(await points(), norms);
+  await page.locator("#groups .measure", { hasText: "By layer" }).click();
+  assert.match(await page.locator("#modules-title").textContent(), /Change by layer/);
+  assert.equal(await page.locator("#weights polyline").count(), 4);
+  await page.locator("#measures .measure", { hasText: "Norm" }).click();
+  await page.locator("#groups .measure", { hasText: "By module" }).click();
+  await page.locator("#weights svg").focus();
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowRight");
+  assert.match(await page.locator("#tip").textContent(), /epoch 2.*q_proj/s);
+  await page.keyboard.press("Escape");
+  assert.equal(await page.locator("#tip").isVisible(), false);
+  await page.locator("#legend .chip", { hasText: "q_proj" }).click();
+  assert.equal(await page.locator("#weights polyline[opacity='1']").count(), 1);
+  await page.locator("#legend .chip", { hasText: "q_proj" }).click();
+  await photograph(page, "run");
+  calm();
+  await page.close();
+}
+
 try {
   await llama();
+  await order();
   await large();
+  await vast();
   await hostile();
-  console.log("the page works");
+  await filled();
+  await diff();
+  await run();
+  console.log("the pages work");
 } finally {
   await context.close();
   rmSync(profile, { recursive: true, force: true });

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checkpoints for .ci/browser.mjs, written with Python's standard library: a Llama, 20,000 tensors in 100 shards, 229,200 in
-163, and one with hostile names."""
+163, one with hostile names, the Llama after some training, and a run of 8 epochs."""
 import json
+import math
 import random
 import struct
 import sys
@@ -94,13 +95,59 @@ def vast():
         yield f"model.layers.{layer}.self_attn.rotary_emb.inv_freq", "F32", [32]
 
 
+def tuned(before, path):
+    """The Llama, with weights that moved: the later the layer the more, and queries most."""
+    tensors = [(name, dtype, shape) for name, dtype, shape in llama(16, 256) if name != "lm_head.weight"]
+    tensors = [(name, "BF16" if name == "model.norm.weight" else dtype, [2080, 256] if "embed" in name else shape)
+               for name, dtype, shape in tensors]
+    tensors.append(("model.extra.weight", "F32", [16]))
+    file_of(path, tensors, {"format": "pt", "modelspec.title": "A tuned Llama"}, lambda *of: moved(before, *of))
+
+
+def moved(before, name, dtype, shape):
+    values = before.get(name)
+    if values is None or dtype != "BF16" or "embed" in name or name == "model.norm.weight":
+        return bytes(SIZES[dtype] * math.prod(shape))
+    layer = int(name.split(".")[2])
+    by = 0.003 * (1 + layer) * (3 if "q_proj" in name else 0.4 if "mlp" in name else 1)
+    period = []
+    for (value,) in struct.iter_unpack("<f", b"".join(b"\0\0" + values[2 * i : 2 * i + 2] for i in range(1024))):
+        period.append(struct.pack("<f", value + random.gauss(0, 0.02 * by))[2:])
+    return (b"".join(period) * (len(values) // 2048 + 1))[: len(values)]
+
+
+def run(directory):
+    """Epochs as in docs/training.md, with norms that grow and numbers that a program gave."""
+    shapes = [(name, "F32", shape) for name, _, shape in llama(4, 64)]
+    start = {name: [random.gauss(0, 1) for _ in range(256)] for name, _, _ in shapes}
+    checkpoints = []
+    for epoch in range(1, 9):
+        folder = directory / f"epoch-{epoch:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def values(name, _, shape):
+            grown = 0.02 * (1 + (0.4 if "q_proj" in name else 0.1) * (1 - 0.7**epoch))
+            data = struct.pack("<256f", *(value * grown for value in start[name]))
+            return (data * (math.prod(shape) // 256 + 1))[: 4 * math.prod(shape)]
+
+        file_of(folder / "model.safetensors", shapes, {"format": "pt"}, values)
+        numbers = {"seed": "uint 7", "loss": f"float {2.2 * 0.6**epoch + 0.1}", "held-out loss": f"float {2.2 * 0.65**epoch + 0.2}",
+                   "rate": f"float {2e-3 * (1 - epoch / 9)}"}
+        checkpoints.append({"epoch": epoch, "directory": folder.name, "scalars": numbers,
+                            "bytes": {"model.safetensors": (folder / "model.safetensors").stat().st_size}})
+    (directory / "checkpoints.json").write_text(json.dumps({"version": 2, "checkpoints": checkpoints}))
+
+
 def main():
     random.seed(7)
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
+    before = {name: normal(name, dtype, shape) for name, dtype, shape in llama(16, 256)}
     file_of(out / "llama.safetensors", list(llama(16, 256)),
             {"format": "pt", "modelspec.title": "A small Llama",
-             "training": json.dumps({"lr": 3e-4, "batch": 64, "steps": 20000})}, normal)
+             "training": json.dumps({"lr": 3e-4, "batch": 64, "steps": 20000})}, lambda name, *_: before[name])
+    tuned(before, out / "tuned.safetensors")
+    run(out / "run")
     assert len(list(experts())) == 20000
     sharded(out / "large", experts(), 100)
     assert len(list(vast())) == 229_200

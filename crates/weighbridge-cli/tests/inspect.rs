@@ -200,7 +200,7 @@ fn a_page_has_a_tensor_in_each_column() {
     let document = json(&["inspect", path, "--format", "json", "--stats"]);
     let tensors = document["checkpoints"][0]["tensors"].as_array().unwrap();
     let (columns, forms) = (&shown["columns"], &shown["forms"]);
-    assert_eq!(forms.as_array().unwrap().len(), 5);
+    assert_eq!(forms.as_array().unwrap().len(), 6);
     for column in ["name", "form", "shard", "offset", "figures"] {
         assert_eq!(columns[column].as_array().unwrap().len(), tensors.len(), "{column}");
     }

@@ -1,11 +1,5 @@
 // What stands beside the table: one tensor, layers, shards, metadata; and the legend.
 
-function facts(list) {
-  const element = make("dl", "facts");
-  for (const [name, value, bad] of list) element.append(make("dt", "", name), make("dd", bad ? "bad" : "", value));
-  return element;
-}
-
 function showTotals(model) {
   const chosen = model.count === model.tensors_in_all ? count(model.count) : `${count(model.count)} of ${count(model.tensors_in_all)}`;
   const totals = [["Size", bytes(model.bytes)], ["Parameters", spoken(model.elements)], ["Tensors", chosen],
@@ -69,20 +63,6 @@ function histogram(tensor) {
   mark(width, real(high), "end");
   if (low < 0 && high > 0 && at(0) > 60 && at(0) < width - 60) mark(at(0), "0", "middle");
   return chart;
-}
-
-// Buttons of which one at most is pressed; pressing it again releases it.
-function choice(buttons, onChoose) {
-  buttons.forEach(([button, value]) => {
-    button.type = "button";
-    button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", () => {
-      const pressed = button.getAttribute("aria-pressed") !== "true";
-      for (const [other] of buttons) other.setAttribute("aria-pressed", String(pressed && other === button));
-      onChoose(pressed ? value : null);
-    });
-  });
-  return buttons.map(([button]) => button);
 }
 
 function showLegend(model, onChoose) {

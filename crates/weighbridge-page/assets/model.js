@@ -51,28 +51,42 @@ function kindsOf(model) {
   return [...kinds.values()];
 }
 
-// Tensors of a module stand side by side, as they are sorted by path.
+// Tensors of a module stand side by side, as they are sorted by path. A module of one tensor is no node of its own.
 function treeOf(tensors) {
   const root = nodeOf("", null, null);
+  // The modules that are open, and where in the name what is in them begins.
   const open = [root];
-  for (const tensor of tensors) {
-    const parts = tensor.name.split(".");
-    if (parts.length > DEEPEST) parts.splice(DEEPEST - 1, parts.length, parts.slice(DEEPEST - 1).join("."));
-    const last = parts.length - 1;
-    let depth = 0;
-    while (depth < last && depth + 1 < open.length && open[depth + 1].name === parts[depth]) depth += 1;
-    open.length = depth + 1;
-    for (; depth < last; depth += 1) {
-      const module = nodeOf(parts[depth], open[depth], null);
-      open[depth].children.push(module);
-      open.push(module);
+  const begins = [0];
+  let before = 0;
+  tensors.forEach((tensor, place) => {
+    const { name } = tensor;
+    const after = place + 1 < tensors.length ? shared(name, tensors[place + 1].name) : 0;
+    open.length = before + 1;
+    const depth = Math.max(before, after);
+    while (open.length <= depth) {
+      const parent = open[open.length - 1];
+      const begin = begins[open.length - 1];
+      const dot = name.indexOf(".", begin);
+      begins[open.length] = dot + 1;
+      open.push(nodeOf(name.slice(begin, dot), parent, null));
+      parent.children.push(open[open.length - 1]);
     }
-    const leaf = nodeOf(parts[last], open[last], tensor);
+    const leaf = nodeOf(name.slice(begins[depth]), open[depth], tensor);
     tensor.node = leaf;
-    open[last].children.push(leaf);
-  }
+    open[depth].children.push(leaf);
+    before = after;
+  });
   finish(root);
   return root;
+}
+
+// In how many modules both names are.
+function shared(a, b) {
+  let modules = 0;
+  for (let i = 0; i < a.length && a.charCodeAt(i) === b.charCodeAt(i); i += 1) {
+    if (a.charCodeAt(i) === 46) modules += 1;
+  }
+  return Math.min(modules, DEEPEST - 1);
 }
 
 const NONE = Object.freeze([]);

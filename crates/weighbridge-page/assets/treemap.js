@@ -3,6 +3,7 @@
 const HEAD = 18;
 const GAP = 1;
 const SMALLEST = 3;
+const GRAIN = 6;
 const ZOOM_MS = 260;
 
 class Treemap {
@@ -45,7 +46,8 @@ class Treemap {
       if (w < 0.4 || h < 0.4) continue;
       const tile = { node: child, x: left, y: top, w, h, depth, head: 0, open: false };
       this.tiles.push(tile);
-      if (child.tensor || w < 2 * SMALLEST || h < 2 * SMALLEST) continue;
+      // What would be a grain of sand is not drawn.
+      if (child.tensor || w < 2 * SMALLEST || h < 2 * SMALLEST || w * h < GRAIN * child.children.length) continue;
       const roomy = w > 48 && h > 3 * HEAD;
       const edge = roomy ? 3 : w > 14 && h > 14 ? 1 : 0;
       tile.head = roomy ? HEAD : 0;
@@ -70,9 +72,9 @@ class Treemap {
   paintTile(g, { node, x, y, w, h, head, open, depth }) {
     const gap = w > 4 && h > 4 ? GAP : w > 1.5 && h > 1.5 ? 0.3 : 0;
     const [left, top, width, height] = [x + gap / 2, y + gap / 2, w - gap, h - gap];
-    const dim = node.tensor && this.matches && !this.matches.has(node.tensor.place);
+    const dim = this.matches && !open && !this.matched(node);
     g.globalAlpha = dim ? 0.16 : 1;
-    g.fillStyle = node.tensor ? shadeOf(node.tensor) : open && node.children.length ? theme.module : colorOf(node.children[0]?.tensor?.kind);
+    g.fillStyle = node.tensor ? shadeOf(node.tensor) : open ? theme.module : shadeOf(largest(node));
     const round = Math.min(4, width / 4, height / 4);
     if (round > 1) {
       g.beginPath();
@@ -83,6 +85,8 @@ class Treemap {
     }
     if (head) {
       label(g, visible(node.name, 200), x + 7, y + 13, w - 14, `600 11px ${FONT}`, theme.ink, bytes(node.bytes), theme.soft);
+    } else if (!open && !node.tensor && w > 30 && h > 16) {
+      label(g, visible(node.name, 200), x + 6, y + h / 2 + 4, w - 10, `600 11px ${FONT}`, theme.tileInk);
     } else if (node.tensor && w > 38 && h > 16) {
       const roomy = h > 34;
       label(g, visible(node.name, 200), x + 7, y + (roomy ? 16 : h / 2 + 4), w - 12, `500 11.5px ${FONT}`, theme.tileInk);
@@ -91,6 +95,10 @@ class Treemap {
     }
     g.globalAlpha = 1;
     return depth;
+  }
+
+  matched(node) {
+    return node.tensor ? this.matches.has(node.tensor.place) : node.children.some((child) => this.matched(child));
   }
 
   // The picture, and outlines of what is pointed at and selected.
@@ -250,6 +258,12 @@ class Treemap {
     this.picture = this.paint();
     this.draw();
   }
+}
+
+// The tensor whose colour a module has that is not open.
+function largest(node) {
+  while (!node.tensor) [node] = node.children;
+  return node.tensor;
 }
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';

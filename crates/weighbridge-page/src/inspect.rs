@@ -1,14 +1,14 @@
 //! The page of a checkpoint: a map of it by bytes, a table of its tensors, layers, shards and metadata.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
-use weighbridge::{Dtype, TensorRef};
 
 use crate::figures::Figures;
+use crate::forms::{Form, Forms};
 use crate::html::{Page, STYLE, packed};
-use crate::survey::{DtypeTotal, ShardTotal, Stack, Survey, by_name};
+use crate::survey::{DtypeTotal, ShardTotal, Stack, Survey};
 
 /// The body of the page.
 pub const BODY: &str = include_str!("../assets/inspect.html");
@@ -20,6 +20,7 @@ pub const SCRIPT: &str = concat!(
     include_str!("../assets/format.js"),
     include_str!("../assets/theme.js"),
     include_str!("../assets/carried.js"),
+    include_str!("../assets/parts.js"),
     include_str!("../assets/model.js"),
     include_str!("../assets/treemap.js"),
     include_str!("../assets/table.js"),
@@ -61,15 +62,6 @@ pub struct Document<'s> {
     /// The dtypes and shapes that tensors have, each pair once.
     forms: Vec<Form<'s>>,
     columns: Columns<'s>,
-}
-
-#[derive(Debug, Serialize)]
-struct Form<'s> {
-    #[serde(serialize_with = "by_name")]
-    dtype: Dtype,
-    shape: &'s [usize],
-    elements: u64,
-    bytes: u64,
 }
 
 /// A place for each tensor in each of them.
@@ -115,23 +107,6 @@ impl<'s> Document<'s> {
             forms: forms.all,
             columns,
         }
-    }
-}
-
-#[derive(Default)]
-struct Forms<'s> {
-    all: Vec<Form<'s>>,
-    places: HashMap<(Dtype, &'s [usize]), usize>,
-}
-
-impl<'s> Forms<'s> {
-    fn place(&mut self, tensor: &TensorRef<'s>) -> usize {
-        let (dtype, shape) = (tensor.dtype(), tensor.shape());
-        *self.places.entry((dtype, shape)).or_insert_with(|| {
-            let (elements, bytes) = (tensor.elements(), tensor.byte_len());
-            self.all.push(Form { dtype, shape, elements, bytes });
-            self.all.len() - 1
-        })
     }
 }
 

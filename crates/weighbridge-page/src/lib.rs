@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod diff;
 mod figures;
+mod forms;
 mod html;
 pub mod inspect;
+pub mod run;
 mod survey;
 pub mod tree;
 

@@ -63,6 +63,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value_t = 100)]
     every: u64,
 
+    /// Keep so many checkpoints, the last ones; `weighbridge inspect RUN --html` shows them
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    keep: usize,
+
     /// Write the averaged weights as a checkpoint for other programs
     #[arg(long, value_name = "DIR")]
     export: Option<PathBuf>,

@@ -25,7 +25,7 @@ struct Settings {
 }
 
 pub(crate) fn run(cli: &Cli) -> Result<()> {
-    let mut checkpoints = Checkpoints::new(&cli.run).keep_last(2).every(cli.every);
+    let mut checkpoints = Checkpoints::new(&cli.run).keep_last(cli.keep).every(cli.every);
     let latest = checkpoints.latest()?;
     let settings = match (cli.resume, latest) {
         (true, Some(latest)) => Settings::resumed(cli, &checkpoints.scalars(latest)?)?,
@@ -76,8 +76,11 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
         ema.update()?;
         step += 1;
         if checkpoints.is_due(step) || step == end {
-            checkpoints.at(Milestone::at_step(step)).ema(&ema).save(&map, &optimizer, &schedule)?;
-            note(&format!("step {step} of {steps}: loss {:.4}", loss.to_scalar::<f32>()?));
+            let loss = loss.to_scalar::<f32>()?;
+            let checkpoint = checkpoints.at(Milestone::at_step(step)).ema(&ema);
+            let checkpoint = checkpoint.note("loss", f64::from(loss)).note("rate", optimizer.learning_rate());
+            checkpoint.save(&map, &optimizer, &schedule)?;
+            note(&format!("step {step} of {steps}: loss {loss:.4}"));
         }
     }
 

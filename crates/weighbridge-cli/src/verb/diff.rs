@@ -1,8 +1,9 @@
 //! `weighbridge diff`: how two checkpoints differ, whatever their shards.
 
+mod page;
 mod renamed;
 mod structure;
-mod values;
+pub(super) mod values;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::inspect;
 use crate::dense::{ADVICE, Dense};
 use crate::load;
 use crate::outcome::Outcome;
@@ -30,6 +32,7 @@ Exit status: 0 when they are the same, 1 when they differ, 2 on errors.
 Examples:
   weighbridge diff a.safetensors b.safetensors
   weighbridge diff base/ tuned/ --data --top 10
+  weighbridge diff base/ tuned/ --data --html moved.html
   weighbridge diff model.safetensors model-bf16.safetensors --data --rtol 0.01 --ignore dtype
   weighbridge diff Qwen3-8B-FP8 Qwen3-8B --dense --data --top 10")]
 pub(crate) struct Diff {
@@ -68,6 +71,14 @@ pub(crate) struct Diff {
     /// The form of the output
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+
+    /// Write one page for browsers instead: what differs, layers by modules; with --data how far weights moved
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "top"])]
+    html: Option<PathBuf>,
+
+    /// Replace the page that is there already
+    #[arg(long, requires = "html")]
+    force: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,6 +117,9 @@ struct Output<'a> {
 
 impl Diff {
     pub(crate) fn run(&self, term: &Term) -> Result<Outcome> {
+        if let Some(html) = &self.html {
+            inspect::page::check(html, self.force)?;
+        }
         let names = self.select.names()?;
         let look = |path| Ok(self.dense.of(load::look(path, term)?, &names, ADVICE)?);
         let [a, b]: [Result<_>; 2] = [look(&self.a), look(&self.b)];
@@ -122,7 +136,14 @@ impl Diff {
             (rtol, atol) => Tolerance::Within { rtol: rtol.unwrap_or(0.0), atol: atol.unwrap_or(0.0) },
         };
         let values = self.data.then(|| values::compare(&structure.pairs, tolerance, term)).transpose()?;
-        let same = structure.is_same() && values.as_ref().is_none_or(Vec::is_empty);
+        let differs = |moved: &Moved<'_>| moved.differing > 0;
+        let same = structure.is_same() && values.as_ref().is_none_or(|values| !values.iter().any(differs));
+        let outcome = if same { Outcome::Clean } else { Outcome::Findings };
+        if let Some(html) = &self.html {
+            page::write(html, [(&self.a, &a), (&self.b, &b)], &structure, values.as_deref(), &names, term)?;
+            return Ok(outcome);
+        }
+        let values = values.map(|values| values.into_iter().filter(differs).collect());
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
         let (a, b) = (text(&self.a), text(&self.b));
         let output = Output { schema: "weighbridge.diff/1", a, b, same, structure, values };
@@ -135,7 +156,7 @@ impl Diff {
                 out.flush()?;
             }
         }
-        Ok(if same { Outcome::Clean } else { Outcome::Findings })
+        Ok(outcome)
     }
 
     fn print(&self, output: &Output<'_>, term: &Term) -> Result<()> {

@@ -3,6 +3,7 @@
 mod json;
 pub(super) mod page;
 mod quantised;
+mod run;
 mod table;
 mod text;
 mod values;
@@ -36,6 +37,7 @@ Examples:
   weighbridge inspect meta-llama/Llama-3.2-1B --depth 2
   weighbridge inspect model.safetensors --flat --sort size --only '*.mlp.*'
   weighbridge inspect model.safetensors --html model.html --stats
+  weighbridge inspect my-run --html run.html
   weighbridge inspect Llama-3.1-8B-GPTQ --dense
   weighbridge inspect model.safetensors --format json | jq '.checkpoints[].dtypes'")]
 pub(crate) struct Inspect {
@@ -64,7 +66,8 @@ pub(crate) struct Inspect {
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 
-    /// Write one page for browsers instead: a map of the checkpoint, a table of its tensors, its shards
+    /// Write one page for browsers instead: a map of the checkpoint, a table of its tensors, its shards; of a
+    /// directory of training checkpoints charts of the numbers that they keep and of norms of their weights
     #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "flat", "depth", "sort"])]
     html: Option<PathBuf>,
 
@@ -115,6 +118,12 @@ impl Inspect {
             page::check(html, self.force)?;
             if self.paths.len() > 1 {
                 bail!("{}: a page shows one checkpoint; make one for each", html.display());
+            }
+            if let [path] = &*self.paths
+                && run::is_run(path)
+            {
+                run::write(html, path, &chosen, term)?;
+                return Ok(Outcome::Clean);
             }
         }
         let seen: Vec<Seen> = self.paths.iter().map(|path| self.look(path, term)).collect::<Result<_>>()?;

@@ -46,9 +46,9 @@ impl Serialize for Tensor<'_> {
 /// What something of that name is in each.
 #[derive(Serialize)]
 pub(super) struct Changed<'a, T> {
-    name: &'a str,
-    a: T,
-    b: T,
+    pub(super) name: &'a str,
+    pub(super) a: T,
+    pub(super) b: T,
 }
 
 impl<'a> Structure<'a> {

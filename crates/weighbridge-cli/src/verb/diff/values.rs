@@ -14,31 +14,37 @@ use crate::term::Term;
 
 /// When two values are the same.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Tolerance {
+pub(in crate::verb) enum Tolerance {
     /// When their bits are; of different dtypes, when they are equal or both NaN.
     Bits,
     /// When |a - b| <= atol + rtol * |b|, or both are NaN.
     Within { rtol: f64, atol: f64 },
 }
 
-/// A tensor some of whose values differ.
+/// A tensor, and how far its values are from those of the other.
 #[derive(Debug, Serialize)]
-pub(super) struct Moved<'a> {
-    pub(super) name: &'a str,
+pub(in crate::verb) struct Moved<'a> {
+    pub(in crate::verb) name: &'a str,
     /// How many values differ.
-    pub(super) differing: u64,
+    pub(in crate::verb) differing: u64,
     /// Of how many; of a complex number both parts count.
-    pub(super) values: u64,
+    pub(in crate::verb) values: u64,
     /// The greatest |a - b| of finite values.
-    pub(super) max_absolute: Option<f64>,
+    pub(in crate::verb) max_absolute: Option<f64>,
     /// The greatest |a - b| / max(|a|, |b|).
-    pub(super) max_relative: Option<f64>,
+    pub(in crate::verb) max_relative: Option<f64>,
     /// The norm of a - b, as a share of the norm of a.
-    pub(super) moved: Option<f64>,
+    pub(in crate::verb) moved: Option<f64>,
+    /// The cosine of the angle between a and b, over values that are finite in both.
+    pub(in crate::verb) cosine: Option<f64>,
+    #[serde(skip)]
+    pub(in crate::verb) distance: Option<f64>,
+    #[serde(skip)]
+    pub(in crate::verb) norm: Option<f64>,
 }
 
-/// The tensors that differ, those that moved most first.
-pub(super) fn compare<'a>(
+/// All tensors, those that moved most first.
+pub(in crate::verb) fn compare<'a>(
     pairs: &[[TensorRef<'a>; 2]],
     tolerance: Tolerance,
     term: &Term,
@@ -56,6 +62,9 @@ pub(super) fn compare<'a>(
             max_absolute: None,
             max_relative: None,
             moved: None,
+            cosine: None,
+            distance: None,
+            norm: None,
         })
         .collect();
     let firsts: Vec<_> = pairs.iter().map(|[a, _]| *a).collect();
@@ -72,7 +81,7 @@ pub(super) fn compare<'a>(
             sums.add(&part);
             if chunk.range.end == chunk.tensor.byte_len() {
                 let sums = std::mem::take(&mut sums);
-                found.extend((sums.differing > 0).then(|| sums.moved(chunk.tensor.name())));
+                found.push(sums.moved(chunk.tensor.name()));
             }
             Ok(())
         },
@@ -134,6 +143,8 @@ struct Sums {
     /// Of (a - b)² and of a².
     squares: f64,
     all_squares: f64,
+    /// Of a², b² and a b where both are finite.
+    products: [f64; 3],
 }
 
 /// Pairs at a time; they stay in the first-level cache.
@@ -160,8 +171,12 @@ impl Sums {
                 };
                 sums.measure(left, right);
             }
-            sums.all_squares +=
+            let squares =
                 left.iter().filter(|value| value.is_finite()).map(|value| value * value).sum::<f64>();
+            sums.all_squares += squares;
+            if same {
+                sums.products.iter_mut().for_each(|product| *product += squares);
+            }
         }
         Ok(sums)
     }
@@ -176,6 +191,11 @@ impl Sums {
                 self.max_relative = self.max_relative.max(relative);
                 self.squares += distance * distance;
             }
+            if a.is_finite() && b.is_finite() {
+                for (sum, product) in self.products.iter_mut().zip([a * a, b * b, a * b]) {
+                    *sum += product;
+                }
+            }
         }
     }
 
@@ -187,10 +207,14 @@ impl Sums {
         self.max_relative = self.max_relative.max(other.max_relative);
         self.squares += other.squares;
         self.all_squares += other.all_squares;
+        for (sum, product) in self.products.iter_mut().zip(other.products) {
+            *sum += product;
+        }
     }
 
     fn moved<'a>(&self, name: &'a str) -> Moved<'a> {
         let number = |value: f64| (!self.packed).then_some(value);
+        let [a, b, both] = self.products;
         Moved {
             name,
             differing: self.differing,
@@ -199,6 +223,11 @@ impl Sums {
             max_relative: number(self.max_relative),
             // From nothing everything is infinitely far.
             moved: number((self.squares / self.all_squares).sqrt()).filter(|share| share.is_finite()),
+            // Of one and the same the roots may round so that it would be beyond 1.
+            cosine: number((both / (a.sqrt() * b.sqrt())).clamp(-1.0, 1.0))
+                .filter(|cosine| cosine.is_finite()),
+            distance: number(self.squares.sqrt()).filter(|norm| norm.is_finite()),
+            norm: number(self.all_squares.sqrt()).filter(|norm| norm.is_finite()),
         }
     }
 }

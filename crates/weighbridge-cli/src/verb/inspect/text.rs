@@ -62,8 +62,7 @@ fn title(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
     Ok(())
 }
 
-fn tensors(out: &mut impl Write, looked: &Looked<'_>, view: View, sort: Sort) -> Result<()> {
-    let survey = &looked.survey;
+fn tensors(out: &mut impl Write, survey: &Survey<'_>, view: View, sort: Sort) -> Result<()> {
     let rows = Rows { survey, sort, total: survey.bytes() };
     let mut titles: Vec<&str> = vec!["tensor", "dtype", "shape"];
     let mut aligns = vec![Align::Left, Align::Left, Align::Left];
