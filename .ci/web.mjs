@@ -131,7 +131,11 @@ async function inspect(url) {
   await shot(page, "dark");
   await page.bringToFront();
   await page.locator("#another").focus();
-  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.keyboard.press("Enter")]);
+  // The browser is told to hand choosers over; a press before that opens one of its own.
+  const choosing = page.waitForEvent("filechooser");
+  await page.waitForTimeout(300);
+  await page.keyboard.press("Enter");
+  const chooser = await choosing;
   await chooser.setFiles(join(files, "hostile.pkl"));
   await page.waitForFunction(() => document.getElementById("verdicts").innerText.includes("Dangerous"));
   await shot(page, "hostile-dark");
