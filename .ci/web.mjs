@@ -131,7 +131,11 @@ async function inspect(url) {
   await shot(page, "dark");
   await page.bringToFront();
   await page.locator("#another").focus();
-  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.keyboard.press("Enter")]);
+  // The browser is told to hand choosers over; a press before that opens one of its own.
+  const choosing = page.waitForEvent("filechooser");
+  await page.waitForTimeout(300);
+  await page.keyboard.press("Enter");
+  const chooser = await choosing;
   await chooser.setFiles(join(files, "hostile.pkl"));
   await page.waitForFunction(() => document.getElementById("verdicts").innerText.includes("Dangerous"));
   await shot(page, "hostile-dark");
@@ -189,7 +193,7 @@ async function add(ranges) {
   const { page, calm } = await open(`${url}adder/`, [url]);
   const answer = (text) => page.waitForFunction((text) => document.getElementById("answer").textContent === text, text, { timeout: 120000 });
   await answer("579");
-  assert.match(await page.locator("#state").textContent(), ranges ? /1\.5 MB fetched in \d+ requests/ : /whole, as this host ignores ranges/);
+  assert.match(await page.locator("#state").textContent(), ranges ? /1\.[56] MB fetched in \d+ requests/ : /whole, as this host ignores ranges/);
   assert.equal(asked.some(([, range]) => range), true);
   for (const [one, two] of [[7, 8], [999, 999], [120, 46]]) {
     await page.locator("#one").fill(String(one));
