@@ -110,7 +110,7 @@ impl Manifest {
             lines.push(Line::parse(line).with_context(wrong)?);
         }
         lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        if let Some([first, _]) = lines.array_windows().find(|[a, b]| a.name == b.name) {
+        if let Some([first, _]) = lines.windows(2).find(|pair| pair[0].name == pair[1].name) {
             bail!("the manifest lists {} twice", quoted(&first.name));
         }
         let manifest = Self { algorithm, lines };
