@@ -8,6 +8,12 @@ default:
 demo *arguments:
     cargo run --release -p candle-lm -- {{arguments}}
 
+# Format, lints and unit tests of one crate: what to run after each change.
+quick package="weighbridge":
+    cargo fmt --all
+    cargo clippy -p {{package}} --all-targets -- --deny warnings
+    cargo test -p {{package}} --lib --bins
+
 # What CI runs.
 ci:
     .ci/run
@@ -19,6 +25,10 @@ test:
 # Everything that CI does not have the time for.
 extended:
     .ci/extended
+
+# Archives, wheels and checksums, as they are released.
+release *targets:
+    scripts/release {{targets}}
 
 # Us beside every peer, in one run.
 peers *arguments:

@@ -62,6 +62,7 @@ pub(crate) enum Verb {
     #[cfg(feature = "remote")]
     Cache(verb::cache::Cache),
     Generate(verb::generate::Generate),
+    Version(verb::version::Version),
 }
 
 impl Verb {
@@ -95,6 +96,7 @@ impl Verb {
             #[cfg(feature = "remote")]
             Self::Cache(verb) => verb.run(term),
             Self::Generate(verb) => verb.run(term),
+            Self::Version(verb) => verb.run(term),
         }
     }
 }

@@ -28,3 +28,4 @@ pub(crate) mod share;
 pub(crate) mod split;
 pub(crate) mod stat;
 pub(crate) mod verify;
+pub(crate) mod version;

@@ -167,11 +167,13 @@ mod kernel {
 
     /// Whether the advice was taken. A kernel that does not know it, or cannot follow it, refuses, which is no failure.
     pub(super) fn advise(pages: Range<usize>, advice: Advice) -> bool {
+        /// Linux's; libc does not have it for musl.
+        const MADV_COLLAPSE: libc::c_int = 25;
         let start = std::ptr::without_provenance_mut(pages.start);
         let advice = match advice {
             Advice::Huge => libc::MADV_HUGEPAGE,
             Advice::Populate => libc::MADV_POPULATE_WRITE,
-            Advice::Collapse => libc::MADV_COLLAPSE,
+            Advice::Collapse => MADV_COLLAPSE,
         };
         // SAFETY: these three change how the kernel backs pages, never what they hold, so they may be given
         // about any memory; of addresses at which there is none, the kernel says so.
