@@ -24,6 +24,7 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
+#[cfg(target_os = "linux")]
 pub(crate) use decode::FIRST_READ;
 pub use decode::{Decode, Diagnosis, HeaderDecoder};
 pub(crate) use json::{Cursor, JsonError};
