@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::MemorySource;
 
 #[derive(Debug)]
 pub(super) enum Owner {}
@@ -19,7 +20,7 @@ impl Owner {
     }
 }
 
-pub(super) fn open(_: &str) -> Result<(Vec<u8>, Option<PathBuf>)> {
+pub(super) fn open(_: &str) -> Result<(MemorySource<Vec<u8>>, Option<PathBuf>)> {
     Err(unsupported())
 }
 
