@@ -4,8 +4,7 @@
     python book.py [--bin DIR]... [--update] [--all] [PAGE ...]
 
 A block of commands and their output is fenced as ```console: lines that begin with "$ " are commands ("> " continues one), the others are
-what they print.  Each page runs in a directory of its own that shows the checkout, so that commands read as a user types them in the root of
-a checkout, and leave nothing there.  Programs are taken from the directories of --bin, and `cargo run --release -p NAME -- ...` from there,
+what they print.  Each page runs in a directory of its own that shows the checkout, so that commands leave nothing there.  Programs are taken from the directories of --bin, and `cargo run --release -p NAME -- ...` from there,
 too.  A page's comment <!-- run: COMMAND --> is a command that readers do not see.
 
 Blocks whose program is not in --bin are skipped, and named; with --all that is a failure.  Durations and speeds, which differ from run to
@@ -99,7 +98,9 @@ class Page:
             ["bash", "-c", command], cwd=self.directory, env=self.environment, text=True, timeout=TIMEOUT,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )
-        printed = done.stdout.replace(f"{self.directory}/", "").replace(str(ROOT) + "/", "")
+        printed = done.stdout.replace(f"{self.directory}/.home", "~").replace(f"{self.directory}/", "").replace(str(ROOT) + "/", "")
+        # Examples know the sample by the place that they were built in.
+        printed = re.sub(r"/\S*/samples/adder", "samples/adder", printed)
         return [line.rstrip() for line in printed.splitlines()]
 
     def close(self):

@@ -123,13 +123,5 @@ fn summary(results: &Results) -> Option<String> {
             );
         }
     }
-    if let Some(limit) = load.row("limit") {
-        let cores = results.machine.cores;
-        let _ = writeln!(
-            text,
-            "\n{cores} threads that only read the file into memory take {:.2} s.",
-            limit.median.seconds
-        );
-    }
     Some(text)
 }

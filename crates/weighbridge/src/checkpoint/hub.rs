@@ -51,10 +51,13 @@ impl<'a> RepoId<'a> {
     fn find_in(&self, cache: &Path) -> Result<PathBuf> {
         let repository = cache.join(format!("models--{}", self.name.replace('/', "--")));
         if !repository.is_dir() {
-            let message = format!(
+            let mut message = format!(
                 "no such file or directory, and no repository of that name in the Hugging Face cache {}",
                 cache.display()
             );
+            if self.name.contains('/') {
+                message += &format!("; hf://{} is that of the hub", self.name);
+            }
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         let revision = self.revision.unwrap_or("main");
