@@ -21,7 +21,7 @@
 //!
 //! # How it works
 //!
-//! A reader takes a foreign file apart into tensors: a name, a dtype, a shape, and a [`Source`](weighbridge::Source) that
+//! A reader takes a foreign file apart into tensors: a name, a dtype, a shape, and a [`Source`] that
 //! gives the bytes when they are asked for: a place in the file, elements gathered from one, a block that is decompressed
 //! or dequantised. These are laid out as a safetensors file that is nowhere, whose bytes are made as they are read. So what
 //! comes out is a [`Checkpoint`] like any other, and everything that is done with one can be done with it: plans,

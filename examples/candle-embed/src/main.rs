@@ -3,8 +3,8 @@
 //!
 //! A sentence becomes tokens ([`text`]), these become vectors, the model's last hidden states ([`family`] has what each
 //! kind of model needs of its `config.json`, [`model`] the few lines that are about weights), and these become one vector
-//! ([`head`]), as the JSON files of sentence-transformers say ([`files`], [`sentence`]). [`embed`] does that for many
-//! texts at a time; [`search`] compares vectors, [`mod@index`] keeps them.
+//! ([`head`]), as the JSON files of sentence-transformers say ([`files`], [`sentence`]). [`mod@embed`] does that for many
+//! texts at a time; [`mod@search`] compares vectors, [`mod@index`] keeps them.
 //!
 //! Standard output carries the results, or with `--json` one object a query; everything else goes to standard error. A
 //! failure is one line there and exit code 1.

@@ -9,11 +9,11 @@ use weighbridge::write::Saved;
 use super::Saver;
 
 impl Saver {
-    /// Writes one file; see [`Save::file`].
+    /// Writes one file; see [`Save::file`](weighbridge::write::Save::file).
     ///
     /// # Errors
     ///
-    /// As [`Save::file`]; fails, too, for a dtype that the format does not have.
+    /// As [`Save::file`](weighbridge::write::Save::file); fails, too, for a dtype that the format does not have.
     pub fn file<N: Into<String>, T: AsRef<Tensor>>(
         &self,
         path: impl AsRef<Path>,
@@ -23,11 +23,11 @@ impl Saver {
         save.file(path, tensors)
     }
 
-    /// Writes a checkpoint into a directory; see [`Save::directory`].
+    /// Writes a checkpoint into a directory; see [`Save::directory`](weighbridge::write::Save::directory).
     ///
     /// # Errors
     ///
-    /// As [`Save::directory`]; fails, too, for a dtype that the format does not have.
+    /// As [`Save::directory`](weighbridge::write::Save::directory); fails, too, for a dtype that the format does not have.
     pub fn directory<N: Into<String>, T: AsRef<Tensor>>(
         &self,
         directory: impl AsRef<Path>,

@@ -17,6 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
 use crate::journal::{STAGING, TEMPORARY, prefix};
 
+/// So often a directory may be removed while it is created, before that is an error.
+const ATTEMPTS: u32 = 1000;
+
 /// A directory that is locked for writing: for programs that keep several files in step, as
 /// [`Save::directory`](super::Save::directory) does, which takes the same lock.
 ///
@@ -85,10 +88,16 @@ impl Directory {
     /// As [`lock`](Self::lock), and when the directory cannot be created.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let create = || loop {
+        let mut attempts = 0;
+        let mut create = || loop {
+            attempts += 1;
             let exists = path.exists();
-            fs::create_dir_all(path)?;
-            let Some(handle) = lock::open_directory(path)?.handle() else { return Ok(None) };
+            let opened = fs::create_dir_all(path).and_then(|()| lock::open_directory(path));
+            let locked = match opened {
+                Err(error) if attempts < ATTEMPTS && is_removed(path, &error) => continue,
+                opened => opened?,
+            };
+            let Some(handle) = locked.handle() else { return Ok(None) };
             // Whoever created it may have removed it before we got the lock.
             if !is_linked(&handle)? {
                 continue;
@@ -307,6 +316,16 @@ fn with_permissions<'b, 'p, 's>(
     builder
 }
 
+/// Whether a directory could not be made or opened because, it seems, its last owner removed it meanwhile.
+fn is_removed(path: &Path, error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound => true,
+        // Nothing but a directory may be there by now.
+        io::ErrorKind::AlreadyExists => fs::symlink_metadata(path).map_or(true, |there| there.is_dir()),
+        _ => false,
+    }
+}
+
 /// Marks a temporary as in use; `false` if another writer removed it before it was locked.
 fn lock_temporary(temporary: &File) -> io::Result<bool> {
     // Without locks nobody else can lock it either, and only what could be locked is removed.
@@ -379,6 +398,22 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    /// Files in the place of directories, and paths at which none can be made, are errors and no endless loop.
+    #[test]
+    fn what_cannot_be_created_is_an_error() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = parent.path().join("file");
+        fs::write(&file, b"").unwrap();
+        assert_eq!(Directory::create(&file).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(Directory::create("").unwrap_err().kind(), ErrorKind::NotFound);
+        #[cfg(unix)]
+        {
+            let dangling = parent.path().join("dangling");
+            std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+            assert_eq!(Directory::create(&dangling).unwrap_err().kind(), ErrorKind::Io);
+        }
+    }
 
     #[test]
     fn what_was_removed_before_it_was_locked_is_recognised() {

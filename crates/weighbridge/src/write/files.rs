@@ -42,7 +42,7 @@ impl Default for FileOptions {
 
 impl Save {
     /// Sets the bytes of tensors that a shard has at most, unless one tensor alone has more; 5 GB
-    /// otherwise, as in `huggingface_hub`. See [`parse_size`] for `5GB` and `5GiB`.
+    /// otherwise, as in `huggingface_hub`. See [`parse_size`](super::parse_size) for `5GB` and `5GiB`.
     #[must_use]
     pub fn max_shard_size(mut self, bytes: u64) -> Self {
         self.files.max_shard_size = bytes;
@@ -141,7 +141,7 @@ impl Save {
     /// All new files are written to a subdirectory and synced before the first one is renamed. A journal
     /// beside them makes the switch: from the moment it is there,
     /// [`Checkpoint::open`](crate::Checkpoint::open) reads the new set, however far the renaming got, and the
-    /// next save or [`recover`] completes what an interrupted one left. A program that does not know the
+    /// next save or [`recover`](super::recover) completes what an interrupted one left. A program that does not know the
     /// journal may see old and new shards mixed during the renaming, for as long as a few system calls a
     /// shard take.
     ///
@@ -151,7 +151,7 @@ impl Save {
     /// old set has is deleted afterwards. A set that is one object replaces the old one at once.
     ///
     /// Shards that are links are replaced, not followed. With [`unprotected`](Self::unprotected) the shards
-    /// are written over the old ones. The directory is [locked](Directory) while it is written.
+    /// are written over the old ones. The directory is [locked](super::Directory) while it is written.
     ///
     /// # Errors
     ///

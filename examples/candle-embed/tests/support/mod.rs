@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Output;
 
 use examples_support::testing::{self, Directory, weights};
+#[allow(unused_imports)] // Not by each of the test programs.
 pub(crate) use examples_support::testing::{error_of, json_of};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
