@@ -92,7 +92,7 @@ pub trait Ranges: Sync {
 
 /// Bytes of a file.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "fs"), allow(dead_code))]
+#[cfg_attr(not(all(feature = "fs", target_os = "linux")), allow(dead_code))]
 pub struct Stored<'a> {
     pub(super) file: &'a File,
     pub(super) path: Option<&'a Path>,

@@ -224,8 +224,27 @@ impl Temporary {
 
     /// Renames the file over its target, and syncs the directory.
     pub(super) fn rename(self) -> io::Result<()> {
-        self.file.persist(&self.target).map_err(|error| error.error)?;
+        // Its lock is kept until it has its name.
+        let (_file, temporary) = self.file.keep().map_err(|error| error.error)?;
+        if let Err(error) = rename(&temporary, &self.target) {
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
         sync_directory(parts(&self.target)?.0)
+    }
+}
+
+/// Renames a file over another one. On Windows that may fail while somebody has the other one open, as readers, indexers and virus
+/// scanners do for a moment: it is tried for two seconds.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let mut attempts = if cfg!(windows) { 100 } else { 1 };
+    loop {
+        attempts -= 1;
+        match fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && attempts > 0 => {}
+            other => return other,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::directory::{Directory, cannot_write, sync_directory};
+use super::directory::{Directory, cannot_write, rename, sync_directory};
 use crate::error::{Error, Result};
 use crate::file_names;
 use crate::journal::Journal;
@@ -60,7 +60,7 @@ pub(super) fn complete(directory: &Path, stem: &str) -> Result<bool> {
 pub(super) fn roll_forward(directory: &Path, journal: &Journal) -> Result<()> {
     for file in &journal.files {
         let (staged, last) = journal.places(directory, file);
-        match fs::rename(&staged, &last) {
+        match rename(&staged, &last) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && last.exists() => {}
             Err(error) => return Err(cannot_write(error).in_file(&last)),
             Ok(()) => {}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{ErrorKind as Io, Read as _};
+use std::io::{self, ErrorKind as Io, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{Hold, Place, Read, check_length};
@@ -27,8 +27,9 @@ impl Place for InDirectory<'_> {
     fn manifest(&self) -> Result<Read<'_>> {
         let file = open_manifest(self.0)?;
         let text = file.as_ref().map(|file| read(file, self.0)).transpose()?;
-        // The file stays open, so that no other one has its number.
-        Ok(Read { text, is_current: Box::new(move || is_current(self.0, file.as_ref())) })
+        let seen = file.zip(text.as_deref()).map(|(file, text)| Seen::new(file, text)).transpose();
+        let seen = seen.map_err(|error| unreadable(error, &self.path(MANIFEST)))?;
+        Ok(Read { text, is_current: Box::new(move || is_current(self.0, seen.as_ref())) })
     }
 
     fn length(&self, name: &str) -> Result<u64> {
@@ -70,27 +71,56 @@ fn read(mut manifest: &File, directory: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn is_current(directory: &Path, file: Option<&File>) -> Result<bool> {
+fn is_current(directory: &Path, seen: Option<&Seen>) -> Result<bool> {
     let path = directory.join(MANIFEST);
-    let now = match fs::metadata(&path) {
-        Ok(now) => now,
-        Err(error) if error.kind() == Io::NotFound => return Ok(file.is_none()),
-        Err(error) => return Err(unreadable(error, &path)),
+    let is_current = match seen {
+        Some(seen) => seen.is_at(&path),
+        None => fs::metadata(&path).map(|_| false),
     };
-    let Some(file) = file else { return Ok(false) };
-    Ok(is_same(&file.metadata().map_err(|error| unreadable(error, &path))?, &now))
+    match is_current {
+        Err(error) if error.kind() == Io::NotFound => Ok(seen.is_none()),
+        other => other.map_err(|error| unreadable(error, &path)),
+    }
 }
 
+/// What tells a manifest from those that take its place: the file, which stays open, so that no other one has its number.
 #[cfg(unix)]
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
+struct Seen(File);
+
+#[cfg(unix)]
+impl Seen {
+    #[allow(clippy::unnecessary_wraps)] // elsewhere it may fail
+    fn new(file: File, _: &str) -> io::Result<Self> {
+        Ok(Self(file))
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let (seen, now) = (self.0.metadata()?, fs::metadata(path)?);
+        Ok((seen.dev(), seen.ino()) == (now.dev(), now.ino()))
+    }
+}
+
+/// What tells a manifest from those that take its place: when it was written, and its text, as clocks may be coarse. The file does
+/// not stay open: there are Windows file systems on which it could not be replaced.
+#[cfg(not(unix))]
+struct Seen {
+    modified: Option<std::time::SystemTime>,
+    text: String,
 }
 
 #[cfg(not(unix))]
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    let key = |metadata: &fs::Metadata| (metadata.len(), metadata.modified().ok());
-    key(one) == key(other)
+impl Seen {
+    fn new(file: File, text: &str) -> io::Result<Self> {
+        Ok(Self { modified: file.metadata()?.modified().ok(), text: text.to_owned() })
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let mut file = File::open(path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text == self.text && file.metadata()?.modified().ok() == self.modified)
+    }
 }
 
 impl Hold for Directory {
@@ -104,13 +134,11 @@ impl Hold for Directory {
         let committed = self.committed()?;
         let mut name = milestone.directory();
         let mut number = 1;
-        while committed.iter().any(|other| other.directory == name) {
+        while committed.iter().any(|other| other.directory == name) || !self.is_free(&name, parts) {
             number += 1;
             name = format!("{}-{number}", milestone.directory());
         }
         let path = self.path().join(&name);
-        // A process that died may have left it.
-        remove(&path, parts, None);
         fs::create_dir_all(&path).map_err(|error| Error::io("it cannot be created", error).in_file(&path))?;
         Ok(name)
     }
@@ -147,6 +175,19 @@ impl Hold for Directory {
             }
         }
         Ok(())
+    }
+}
+
+impl Directory {
+    /// Whether a checkpoint's directory has none of the files that are to be written, once what a process that died may have left
+    /// is removed. On Windows a file that somebody reads may keep its name until it is closed.
+    fn is_free(&self, name: &str, parts: &Parts) -> bool {
+        let path = self.path().join(name);
+        remove(&path, parts, None);
+        let files = parts.files_of(None);
+        let is_file =
+            |entry: fs::DirEntry| entry.file_name().to_str().is_some_and(|name| files.contains(name));
+        !fs::read_dir(&path).into_iter().flatten().flatten().any(is_file)
     }
 }
 
