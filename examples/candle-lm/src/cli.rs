@@ -2,16 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{ArgGroup, Parser};
 use examples_support::device::{DTypeChoice, DeviceChoice};
-use examples_support::lm::Sampling;
-
-/// The sample checkpoint of this repository: a tiny Llama that adds two numbers.
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples/adder");
-
-/// What the sample is asked when nothing else is.
-const QUESTIONS: [&str; 5] = ["123+456=", "7+8=", "999+1=", "250+250=", "64+936="];
+use examples_support::lm::{Sampling, request};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,11 +42,11 @@ pub(crate) struct Cli {
     pub(crate) system: Option<String>,
 
     /// The number of tokens that a conversation without --prompt may have
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = parse_token_count)]
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = request::parse_token_count)]
     pub(crate) context: usize,
 
     /// Stop after so many tokens, if the model does not stop before
-    #[arg(long, value_name = "N", default_value = "64", value_parser = parse_token_count)]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = request::parse_token_count)]
     pub(crate) max_new_tokens: usize,
 
     #[command(flatten)]
@@ -63,7 +57,7 @@ pub(crate) struct Cli {
     adapter: Vec<PathBuf>,
 
     /// How much the adapter at the same place counts [default: 1]
-    #[arg(long, value_name = "W", requires = "adapter", allow_hyphen_values = true, value_parser = parse_weight)]
+    #[arg(long, value_name = "W", requires = "adapter", allow_hyphen_values = true, value_parser = request::parse_weight)]
     adapter_weight: Vec<f32>,
 
     /// The type to compute in [default: f32 on the CPU, elsewhere the type that most of the
@@ -86,22 +80,12 @@ pub(crate) struct Cli {
 
 impl Cli {
     pub(crate) fn checkpoint(&self) -> PathBuf {
-        match &self.model {
-            Some(model) => model.clone(),
-            // Without the `..` it reads better; where it does not exist, the error should name it
-            // all the same.
-            None => std::fs::canonicalize(SAMPLE).unwrap_or_else(|_| PathBuf::from(SAMPLE)),
-        }
+        request::checkpoint(self.model.as_deref())
     }
 
     /// The adapters with what each counts.
     pub(crate) fn adapters(&self) -> Result<Vec<(PathBuf, f32)>> {
-        let (adapters, weights) = (self.adapter.len(), self.adapter_weight.len());
-        if weights > adapters {
-            bail!("--adapter-weight is given {weights} times, --adapter {adapters} times");
-        }
-        let weights = self.adapter_weight.iter().copied().chain(std::iter::repeat(1.0));
-        Ok(self.adapter.iter().cloned().zip(weights).collect())
+        request::weighted(&self.adapter, &self.adapter_weight)
     }
 
     /// Whether questions come from standard input.
@@ -111,21 +95,8 @@ impl Cli {
 
     /// At least one.
     pub(crate) fn prompts(&self) -> Vec<String> {
-        if self.prompt.is_empty() { QUESTIONS.map(str::to_owned).to_vec() } else { self.prompt.clone() }
+        request::prompts(&self.prompt)
     }
-}
-
-/// The bound keeps the table of rotary positions, which is as long as prompt and answer together,
-/// from being asked of the allocator in sizes that no machine has.
-fn parse_token_count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count) if count <= 1_000_000 => Ok(count),
-        _ => Err("expected a whole number from 0 to 1000000".into()),
-    }
-}
-
-fn parse_weight(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|weight: &f32| weight.is_finite()).ok_or_else(|| "expected a number".into())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What programs around a language model share, whichever framework computes it: tokens, their choice, what is printed.
 
 mod report;
+pub mod request;
 mod sampling;
 mod text;
 
