@@ -97,22 +97,6 @@ function showLists() {
   byId("renamed").replaceChildren(...model.renamed.flatMap(({ from, to }) => [make("dd", "was", visible(from)), make("dd", "is", visible(to))]));
 }
 
-let typing = 0;
-byId("search").addEventListener("input", (event) => {
-  clearTimeout(typing);
-  typing = setTimeout(() => table.search(event.target.value), model.count > 5000 ? 80 : 0);
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || !model || event.target instanceof HTMLInputElement) return;
-  byId("search").focus();
-  event.preventDefault();
-});
-
-function search(text) {
-  byId("search").value = text;
-  table.search(text);
-}
-
 function select(pair) {
   const panel = byId("details");
   if (!pair) {

@@ -36,22 +36,6 @@ function show(shown) {
   select(null);
 }
 
-let typing = 0;
-byId("search").addEventListener("input", (event) => {
-  clearTimeout(typing);
-  typing = setTimeout(() => table.search(event.target.value), model.count > 5000 ? 80 : 0);
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || !model || event.target instanceof HTMLInputElement) return;
-  byId("search").focus();
-  event.preventDefault();
-});
-
-function search(text) {
-  byId("search").value = text;
-  table.search(text);
-}
-
 function select(tensor) {
   showTensor(tensor, model);
   if (!tensor) return;

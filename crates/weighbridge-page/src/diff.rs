@@ -26,6 +26,7 @@ pub const SCRIPT: &str = concat!(
     include_str!("../assets/heat.js"),
     include_str!("../assets/difference.js"),
     include_str!("../assets/heatmap.js"),
+    include_str!("../assets/search.js"),
     include_str!("../assets/diff.js"),
     "})();\n"
 );

@@ -26,6 +26,7 @@ pub const SCRIPT: &str = concat!(
     include_str!("../assets/table.js"),
     include_str!("../assets/columns.js"),
     include_str!("../assets/details.js"),
+    include_str!("../assets/search.js"),
     include_str!("../assets/main.js"),
     "})();\n"
 );
