@@ -13,7 +13,7 @@ use weighbridge::write::{Save, Split, TensorData, parse_size};
 use weighbridge::{Checkpoint, ErrorKind, Progress};
 
 use crate::interrupt;
-use crate::load::is_remote;
+use crate::load::{below, is_remote};
 use crate::outcome::Outcome;
 use crate::show::{self, safe};
 use crate::term::Term;
@@ -59,10 +59,7 @@ impl Folder<'_> {
 
     /// What people call a file of it.
     pub(crate) fn path_of(&self, name: &str) -> String {
-        match is_remote(self.path) {
-            true => format!("{}/{name}", self.path.to_string_lossy().trim_end_matches('/')),
-            false => self.path.join(name).display().to_string(),
-        }
+        below(self.path, name).display().to_string()
     }
 }
 

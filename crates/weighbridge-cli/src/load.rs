@@ -1,6 +1,6 @@
 //! Opening the checkpoints that the command line names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use weighbridge::{Checkpoint, natural_order};
@@ -86,6 +86,14 @@ pub(crate) fn is_remote(location: &Path) -> bool {
     {
         let _ = location;
         false
+    }
+}
+
+/// What has this name in a directory or at an address, whose separator is `/` everywhere.
+pub(crate) fn below(location: &Path, name: &str) -> PathBuf {
+    match is_remote(location) {
+        true => PathBuf::from(format!("{}/{name}", location.to_string_lossy().trim_end_matches('/'))),
+        false => location.join(name),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Commands that are killed while they replace something: it is what it was or what it was to be, and what is left over
 //! the next run takes away.
 
-#![cfg(unix)]
 #![allow(clippy::unwrap_used)] // Helpers of tests are not tests to clippy.
 
 mod support;

@@ -177,8 +177,8 @@ fn fetch_fills_the_cache_and_what_is_there_is_not_asked_for() {
     let listed = world.run(&["cache", "list"]).clean();
     assert!(listed.contains("hf://org/name") && listed.contains("main"), "{listed}");
     world.run(&["cache", "verify"]).clean();
-    let mut files = fs::read_dir(snapshot).unwrap().flatten().map(|entry| entry.path());
-    let shard = files.find(|path| path.extension().is_some_and(|end| end == "safetensors")).unwrap();
+    let files: Vec<_> = fs::read_dir(snapshot).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let shard = files.iter().find(|path| path.extension().is_some_and(|end| end == "safetensors")).unwrap();
     let blob = shard.canonicalize().unwrap();
     let mut bytes = fs::read(&blob).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

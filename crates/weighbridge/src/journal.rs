@@ -37,6 +37,10 @@ pub(crate) const TEMPORARY: &str = ".tmp";
 /// a journal may speak of.
 pub(crate) const STAGING: &str = ".staging";
 
+/// What files end with that were moved aside for a new one of their name, while somebody had them open. They may be
+/// removed once there is the new one.
+pub(crate) const REPLACED: &str = ".replaced";
+
 /// What the names of temporary files and stagings for a destination start with. A long name is cut, so that the whole
 /// is a valid name, and told from others of the same start by a hash.
 pub(crate) fn prefix(name: &OsStr) -> String {

@@ -85,15 +85,25 @@ impl Fetch {
             term.note(format_args!("{}, {}", plural(files.files.len(), "file"), bytes(files.bytes())));
             return Ok(Outcome::Clean);
         }
+        let fetched = plural(files.files.len(), "file");
+        let said = format!("{}: {fetched}, {}", files.address(), bytes(files.bytes()));
         let place = match &self.to {
-            Some(directory) => into_directory(&files, directory, term)?,
+            Some(directory) => {
+                into_directory(&files, directory, term)?;
+                // Windows removes no directory with files in it that are open, as their locks are.
+                drop((files, remote));
+                let unfinished = directory.join(UNFINISHED);
+                if unfinished.exists() {
+                    fs::remove_dir_all(&unfinished).with_context(|| unfinished.display().to_string())?;
+                }
+                directory.clone()
+            }
             None => in_cache(&files, &address, term)?,
         };
         let mut out = term.raw();
         writeln!(out, "{}", place.display())?;
         out.flush()?;
-        let fetched = plural(files.files.len(), "file");
-        term.note(format_args!("{}: {fetched}, {}", files.address(), bytes(files.bytes())));
+        term.note(said);
         Ok(Outcome::Clean)
     }
 }
@@ -115,7 +125,7 @@ fn in_cache(files: &Files, address: &Address, term: &Term) -> Result<PathBuf> {
 }
 
 /// Fetches into a directory what is not there yet.
-fn into_directory(files: &Files, directory: &Path, term: &Term) -> Result<PathBuf> {
+fn into_directory(files: &Files, directory: &Path, term: &Term) -> Result<()> {
     let targets: Vec<_> = files.files.iter().map(|file| directory.join(&file.name)).collect();
     for (target, file) in targets.iter().zip(&files.files) {
         let is_other = fs::metadata(target).is_ok_and(|data| !data.is_file() || data.len() != file.size);
@@ -126,9 +136,5 @@ fn into_directory(files: &Files, directory: &Path, term: &Term) -> Result<PathBu
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     let missing: Vec<_> = files.files.iter().filter(|file| !directory.join(&file.name).exists()).collect();
     files.fetch_into(directory, &missing, term)?;
-    let unfinished = directory.join(UNFINISHED);
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).with_context(|| unfinished.display().to_string())?;
-    }
-    Ok(directory.to_owned())
+    Ok(())
 }

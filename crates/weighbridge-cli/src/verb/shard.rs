@@ -11,7 +11,7 @@ use weighbridge::{Checkpoint, Plan};
 use crate::beside::Beside;
 use crate::dense;
 use crate::destination::Destination;
-use crate::load::look;
+use crate::load::{below, look};
 use crate::metadata;
 use crate::outcome::Outcome;
 use crate::parallel::{Parallel, RULES};
@@ -72,7 +72,7 @@ impl Shard {
             some => some.to_vec(),
         };
         chosen.iter().try_for_each(|rank| ranks.require(*rank))?;
-        let beyond = self.output.join(format!("rank-{:05}", ranks.len()));
+        let beyond = below(&self.output, &format!("rank-{:05}", ranks.len()));
         if beyond.try_exists()? {
             bail!(
                 "{}: it is of a cut for more ranks; remove it, or name another directory",
@@ -99,7 +99,7 @@ impl Shard {
     }
 
     fn prepare(&self, ranks: &Ranks, rank: usize) -> Result<(usize, PathBuf, Checkpoint)> {
-        let directory = self.output.join(format!("rank-{rank:05}"));
+        let directory = below(&self.output, &format!("rank-{rank:05}"));
         let own = ranks.checkpoint(rank).map_err(|error| error.in_file(&self.input))?;
         Destination::new(&directory, self.force).check(&directory)?;
         Ok((rank, directory, own))

@@ -49,10 +49,22 @@ impl Ran {
         self.stdout
     }
 
-    /// The same text with a path of this machine replaced.
+    /// The same text with a path of this machine replaced, and with `/` in the paths that begin with it.
     pub fn without(&self, path: &Path) -> String {
+        let said = format!("{}{}", self.stdout, self.stderr);
         let path = path.to_str().unwrap();
-        format!("{}{}", self.stdout, self.stderr).replace(path, "[dir]")
+        if !cfg!(windows) {
+            return said.replace(path, "[dir]");
+        }
+        let said = said.replace(&path.replace('\\', r"\\"), "[dir]").replace(path, "[dir]");
+        let mut parts = said.split("[dir]");
+        let mut text = parts.next().unwrap().to_owned();
+        for part in parts {
+            let end = part.find(|c: char| c.is_whitespace() || r#""`:;,"#.contains(c)).unwrap_or(part.len());
+            let below = part[..end].replace(r"\\", "/").replace('\\', "/");
+            text.extend(["[dir]", &below, &part[end..]]);
+        }
+        text
     }
 }
 

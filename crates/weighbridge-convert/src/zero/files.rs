@@ -1,7 +1,7 @@
 //! The files of a directory that DeepSpeed wrote, by their names.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use weighbridge::{Error, ErrorKind, Result};
 
@@ -35,7 +35,10 @@ pub(crate) fn find(directory: &Path) -> Result<Option<Files>> {
     }
     let Ok(tag) = fs::read_to_string(&latest) else { return Ok(None) };
     let tag = tag.trim();
-    if tag.is_empty() || tag == ".." || tag.contains(['/', '\\', '\0']) {
+    // A name and no path, not even one of another drive.
+    let mut parts = Path::new(tag).components();
+    let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    if !is_name || tag.contains(['/', '\\', '\0']) {
         return Ok(None);
     }
     let step = directory.join(tag);

@@ -93,7 +93,9 @@ fn symlink(target: &Path, path: &Path) -> io::Result<()> {
 
 #[cfg(windows)]
 fn symlink(target: &Path, path: &Path) -> io::Result<()> {
-    std::os::windows::fs::symlink_file(target, path)
+    std::os::windows::fs::symlink_file(target, path)?;
+    // Wine says that it made one, and makes none.
+    path.symlink_metadata().map(drop)
 }
 
 #[cfg(not(any(unix, windows)))]

@@ -25,10 +25,7 @@ impl TemporaryDirectory {
         let parent = std::env::temp_dir();
         for _ in 0..16 {
             let path = parent.join(format!("weighbridge-{:016x}", crate::retry::random().to_bits()));
-            let mut builder = fs::DirBuilder::new();
-            #[cfg(unix)]
-            std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-            match builder.create(&path) {
+            match create_private(&path) {
                 Ok(()) => return Ok(Self(path)),
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failed(&path, &error)),
@@ -40,6 +37,14 @@ impl TemporaryDirectory {
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
+}
+
+/// A directory that nobody but the user may look into. (On Windows the user's temporary directory is such a one.)
+fn create_private(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(path);
+    #[cfg(not(unix))]
+    return fs::create_dir(path);
 }
 
 impl Drop for TemporaryDirectory {

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -15,7 +16,7 @@ use super::beside::SideFile;
 use super::lock::{self, Locked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_names;
-use crate::journal::{STAGING, TEMPORARY, prefix};
+use crate::journal::{REPLACED, STAGING, TEMPORARY, prefix};
 
 /// So often a directory may be removed while it is created, before that is an error.
 const ATTEMPTS: u32 = 1000;
@@ -213,6 +214,7 @@ impl Temporary {
         sweep(directory, name, TEMPORARY);
         let file = temporary(directory, name, old.as_ref())?;
         if let Some(old) = old {
+            sweep(directory, name, REPLACED);
             take_after(file.as_file(), &old)?;
         }
         Ok(Self { file, target })
@@ -234,18 +236,51 @@ impl Temporary {
     }
 }
 
-/// Renames a file over another one. On Windows that may fail while somebody has the other one open, as readers, indexers and virus
-/// scanners do for a moment: it is tried for two seconds.
+/// Renames a file over another one, whoever has that one open: on Unix the file system sees to it, on Windows NTFS does.
+///
+/// Elsewhere on Windows nothing can take the name of an open file. Most have it open for a moment, as readers of small files,
+/// indexers and virus scanners, so it is tried for two seconds. Who reads from the file that it writes never closes it in time; but
+/// an open file can be renamed, if whoever opened it let others remove it, as Rust's programs do. So it is moved aside before
+/// long. Killed between the two renames, the process leaves both files, under other names.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let mut attempts = if cfg!(windows) { 100 } else { 1 };
+    const PAUSE: Duration = Duration::from_millis(20);
+    /// So many pauses are made.
+    const MOST: u32 = 100;
+    /// So many of them before the file is moved aside.
+    const PATIENT: u32 = 10;
+    let mut attempt = 0;
     loop {
-        attempts -= 1;
-        match fs::rename(from, to) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && attempts > 0 => {}
+        let denied = match fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && cfg!(windows) => error,
             other => return other,
+        };
+        if attempt >= PATIENT && rename_aside(from, to).is_ok() {
+            return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        if attempt >= MOST {
+            return Err(denied);
+        }
+        attempt += 1;
+        std::thread::sleep(PAUSE);
     }
+}
+
+/// Moves a file aside and gives its name to another one. The first is removed as soon as nobody has it open.
+fn rename_aside(from: &Path, to: &Path) -> io::Result<()> {
+    // Nothing but a file gives way to one.
+    if !fs::symlink_metadata(to)?.is_file() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let (directory, name) = parts(to)?;
+    let prefix = prefix(name);
+    let mut builder = tempfile::Builder::new();
+    let aside = builder.prefix(&prefix).suffix(REPLACED).make_in(directory, |aside| fs::rename(to, aside))?;
+    let renamed = fs::rename(from, to);
+    if renamed.is_err() {
+        let aside = aside.into_temp_path().keep()?;
+        fs::rename(aside, to)?;
+    }
+    renamed
 }
 
 pub(super) fn cannot_write(error: io::Error) -> Error {
@@ -414,11 +449,58 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
+    /// Of two files with one name both can be read: the new one by its name, the old one by who has it open. The old one does
+    /// not stay.
+    #[test]
+    fn a_file_is_replaced_while_it_is_open() {
+        let parent = tempfile::tempdir().unwrap();
+        let (old, new) = (parent.path().join("m.safetensors"), parent.path().join("new"));
+        fs::write(&old, b"old").unwrap();
+        fs::write(&new, b"new").unwrap();
+        let mut reader = File::open(&old).unwrap();
+        rename(&new, &old).unwrap();
+        assert_eq!(fs::read(&old).unwrap(), b"new");
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "old");
+        drop(reader);
+        let left: Vec<_> =
+            fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["m.safetensors"]);
+    }
+
+    #[test]
+    fn a_directory_gives_way_to_no_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let (directory, new) = (parent.path().join("m"), parent.path().join("new"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(&new, b"new").unwrap();
+        rename(&new, &directory).unwrap_err();
+        assert!(directory.is_dir() && new.is_file());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2);
+    }
+
+    /// What a file was moved aside for may not have been put in its place.
+    #[test]
+    fn what_was_moved_aside_goes_once_there_is_a_new_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let (target, aside) = (parent.path().join("m"), parent.path().join(".m.aB3dE6.replaced"));
+        fs::write(&aside, b"old").unwrap();
+        drop(Temporary::beside(target.clone()).unwrap());
+        assert!(aside.is_file());
+        fs::write(&target, b"new").unwrap();
+        drop(Temporary::beside(target).unwrap());
+        assert!(!aside.exists());
+    }
+
     /// Files in the place of directories, and paths at which none can be made, are errors and no endless loop.
+    #[cfg(unix)]
     #[test]
     fn what_cannot_be_created_is_an_error() {
         let parent = tempfile::tempdir().unwrap();
@@ -426,14 +508,12 @@ mod tests {
         fs::write(&file, b"").unwrap();
         assert_eq!(Directory::create(&file).unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(Directory::create("").unwrap_err().kind(), ErrorKind::NotFound);
-        #[cfg(unix)]
-        {
-            let dangling = parent.path().join("dangling");
-            std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-            assert_eq!(Directory::create(&dangling).unwrap_err().kind(), ErrorKind::Io);
-        }
+        let dangling = parent.path().join("dangling");
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        assert_eq!(Directory::create(&dangling).unwrap_err().kind(), ErrorKind::Io);
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_was_removed_before_it_was_locked_is_recognised() {
         let parent = tempfile::tempdir().unwrap();

@@ -40,12 +40,13 @@ impl Search {
         let (mut least, mut largest) = (values[0], values[0]);
         let (mut sum_weights, mut sum) = (weights[0], weights[0] * values[0]);
         for (&value, &weight) in values.iter().zip(weights).skip(1) {
-            least = least.min(value);
-            largest = largest.max(value);
+            // Not `min` and `max`: which of two zeros these give is up to the machine.
+            least = if value < least { value } else { least };
+            largest = if value > largest { value } else { largest };
             sum_weights += weight;
             sum += weight * value;
         }
-        least = least.min(0.0);
+        least = if least > 0.0 { 0.0 } else { least };
         if largest == least {
             return Fit { scale: 0.0, below: -least, codes: [0; 32] };
         }
@@ -111,7 +112,9 @@ fn grouped(values: &[f32], search: &Search, out: &mut [u8]) -> Option<[i32; 256]
         search.fit(values, &weights)
     });
     fits.iter().all(|fit| fit.scale.is_finite() && fit.below.is_finite()).then_some(())?;
-    let largest = |of: fn(&Fit) -> f32| fits.iter().map(of).fold(0.0, f32::max);
+    let largest = |of: fn(&Fit) -> f32| {
+        fits.iter().map(of).fold(0.0, |largest, value| if value > largest { value } else { largest })
+    };
     let (scale, below) = (largest(|fit| fit.scale), largest(|fit| fit.below));
     let factor = |largest: f32| if largest > 0.0 { 63.0 / largest } else { 0.0 };
     let (scales, belows) = (factor(scale), factor(below));
