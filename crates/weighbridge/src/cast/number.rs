@@ -169,11 +169,18 @@ float! {
 macro_rules! of_float {
     ($($name:ident $float:ty)*) => {$(
         #[inline(always)]
+        #[allow(clippy::cast_possible_wrap, reason = "only the ends of what is shorter become an `i64`")]
         fn $name(value: $float) -> (Self, bool) {
             // Both ends are powers of two or 0, which a float holds exactly; NaN fails the comparisons.
             let end = 2.0 * ((Self::MAX / 2 + 1) as $float);
             let inside = (value > Self::MIN as $float - 1.0) | (value == Self::MIN as $float);
-            (value as Self, !(inside & (value < end)))
+            // A vector of NEON's turns an `f64` into 64 bits only, one of AVX2's into 32 only.
+            let is_shorter = size_of::<Self>() < size_of::<$float>() && size_of::<$float>() == 8;
+            let made = match is_shorter && cfg!(target_arch = "aarch64") {
+                true => (value as i64).clamp(Self::MIN as i64, Self::MAX as i64) as Self,
+                false => value as Self,
+            };
+            (made, !(inside & (value < end)))
         }
     )*};
 }

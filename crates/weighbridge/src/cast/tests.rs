@@ -443,10 +443,9 @@ fn both_values_of_a_byte_are_cast_the_first_from_the_low_bits() {
     assert_eq!(blame(Dtype::F8_E8M0, &[0x21, 0x02]), ("0".to_owned(), Vec::new()));
 }
 
-/// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones what is special and at
+/// Elements as the file has them: all of 8 and of 16 bits, and of the larger ones those of every class and at
 /// random.
 fn patterns(dtype: Dtype) -> Vec<u8> {
-    let size = bytes(dtype, group(dtype));
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = move || {
         random ^= random << 13;
@@ -454,11 +453,45 @@ fn patterns(dtype: Dtype) -> Vec<u8> {
         random ^= random << 17;
         random
     };
-    match size {
-        1 => (0..1 << 13).map(|code: u32| code as u8).collect(),
-        2 => (0..=u16::MAX).flat_map(u16::to_le_bytes).collect(),
-        _ => (0..1 << 13).flat_map(|_| next().to_le_bytes()).collect(),
+    match (dtype, bytes(dtype, group(dtype))) {
+        (_, 1) => (0..1 << 13).map(|code: u32| code as u8).collect(),
+        (_, 2) => (0..=u16::MAX).flat_map(u16::to_le_bytes).collect(),
+        (_, 4) => {
+            // The steps of `F16`, `BF16` and the floats of 8 bits end at these bits of a mantissa.
+            let floats = classes(23, 0..256, &[13, 16, 20, 21, 23]).chain(whole(32));
+            let random = (0..1 << 12).map(|_| next());
+            floats.chain(random).flat_map(|bits| (bits as u32).to_le_bytes()).collect()
+        }
+        _ => {
+            // Those that an `F32` reaches to, and the ends.
+            let exponents = (0..2).chain(1023 - 151..1023 + 129).chain(2045..2048);
+            let floats = classes(52, exponents, &[29, 42, 45, 49, 50, 52]).chain(whole(64));
+            let random = (0..1 << 12).map(|_| next());
+            floats.chain(random).flat_map(u64::to_le_bytes).collect()
+        }
     }
+}
+
+/// Floats of either sign with these exponents, whose mantissas are the ends, and around the middle between two
+/// multiples of `1 << step`, of which the first is even or odd.
+fn classes(mantissa: u32, exponents: impl Iterator<Item = u64>, steps: &[u32]) -> impl Iterator<Item = u64> {
+    let (one, sign) = (1_u64 << mantissa, if mantissa == 23 { 1 << 31 } else { 1 << 63 });
+    let middles = steps.iter().flat_map(|step| [1 << (step - 1), 3 << (step - 1)]);
+    let around = middles.flat_map(|middle: u64| [middle - 1, middle, middle + 1]);
+    let mantissas: Vec<u64> = [0, 1, one - 1].into_iter().chain(around.filter(|bits| *bits < one)).collect();
+    exponents.flat_map(move |exponent| {
+        let positive = mantissas.clone().into_iter().map(move |mantissa| exponent << one.ilog2() | mantissa);
+        positive.flat_map(move |bits| [bits, bits | sign])
+    })
+}
+
+/// Integers of so many bits: sums of two powers of two, which are the ties of a rounding, what is next to them, and
+/// their negatives.
+fn whole(bits: u32) -> impl Iterator<Item = u64> {
+    let mask = u64::MAX >> (64 - bits);
+    let sums = (0..bits).flat_map(|high| (0..=high).map(move |low| (1_u64 << high).wrapping_add(1 << low)));
+    let around = sums.flat_map(|sum| [sum.wrapping_sub(1), sum, sum.wrapping_add(1)]);
+    around.flat_map(move |sum| [sum & mask, sum.wrapping_neg() & mask])
 }
 
 #[test]

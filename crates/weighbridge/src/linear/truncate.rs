@@ -5,6 +5,7 @@
 //! algorithms 4.4 and 5.1).
 
 use super::{Cholesky, Matrix, eigen, gram, product, transpose};
+use crate::newer_std::as_chunks;
 
 /// How large a product may be.
 #[derive(Clone, Copy, Debug)]
@@ -130,13 +131,14 @@ fn orthonormal(mut values: Vec<f32>, mut count: usize) -> Option<(Vec<f32>, usiz
 
 /// The sum of the squares, in an order of its own.
 pub(crate) fn squares(values: &[f32]) -> f64 {
+    let square = |value: f32| f64::from(value) * f64::from(value);
     let blocks = values.chunks(4096).map(|values| {
         let mut sums = [0.0_f64; 8];
-        for values in values.chunks(8) {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum += f64::from(*value) * f64::from(*value);
-            }
+        let (eights, rest) = as_chunks::<8, _>(values);
+        for eight in eights {
+            sums.iter_mut().zip(eight).for_each(|(sum, value)| *sum += square(*value));
         }
+        sums.iter_mut().zip(rest).for_each(|(sum, value)| *sum += square(*value));
         sums.iter().sum::<f64>()
     });
     blocks.sum()

@@ -2,7 +2,7 @@
 //! it.
 
 use super::scale::largest;
-use super::symmetric::each;
+use super::symmetric::{each, put_pairs};
 use crate::cast::{Convert, Instructions};
 use crate::error::Result;
 use crate::plan::operation::Encode;
@@ -67,8 +67,7 @@ impl Encode for Codes {
 
 /// Two codes a byte, the first in the low four bits.
 fn pack(codes: &[u8], first: usize, out: &mut [u8]) {
-    let pairs = codes.chunks(2).map(|pair| pair[0] | pair.get(1).unwrap_or(&0) << 4);
-    out[first / 2..].iter_mut().zip(pairs).for_each(|(out, pair)| *out = pair);
+    put_pairs(codes, first, out, 0, |one, other| one | other << 4);
 }
 
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! bitsandbytes' NormalFloat of 4 bits: blocks of 64 values of the flattened matrix.
 
 use super::scale::largest;
-use super::symmetric::each;
+use super::symmetric::{each, put_pairs};
 use crate::cast::{Convert, Instructions};
 use crate::error::Result;
 use crate::plan::operation::Encode;
@@ -90,8 +90,7 @@ impl Encode for Codes {
 
 /// Two codes a byte, the first in the high four bits; zero behind the last one.
 fn pack(codes: &[u8], first: usize, out: &mut [u8]) {
-    let pairs = codes.chunks(2).map(|pair| pair[0] << 4 | pair.get(1).unwrap_or(&7));
-    out[first / 2..].iter_mut().zip(pairs).for_each(|(out, pair)| *out = pair);
+    put_pairs(codes, first, out, 7, |one, other| one << 4 | other);
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use super::scale::{largest, rounded, size, store};
 use crate::cast::{Convert, Instructions, to_f8_e4m3};
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::newer_std::as_chunks;
 use crate::plan::operation::Encode;
 
 /// Rows or groups of `group` values, with scales of a dtype.
@@ -130,10 +131,22 @@ pub(super) fn put(codes: &[u8], first: usize, out: &mut [u8]) {
     out[first..first + codes.len()].copy_from_slice(codes);
 }
 
+/// Two codes a byte, as `join` makes it of them; `last` is beside a code that is alone.
+#[inline(always)]
+pub(super) fn put_pairs(codes: &[u8], first: usize, out: &mut [u8], last: u8, join: impl Fn(u8, u8) -> u8) {
+    let (pairs, rest) = as_chunks::<2, _>(codes);
+    let out = &mut out[first / 2..];
+    for (out, [one, other]) in out.iter_mut().zip(pairs) {
+        *out = join(*one, *other);
+    }
+    if let (Some(out), [one]) = (out.get_mut(pairs.len()), rest) {
+        *out = join(*one, last);
+    }
+}
+
 /// Two codes a byte, with the first in the low four bits.
 fn pack(codes: &[u8], first: usize, out: &mut [u8]) {
-    let pairs = codes.chunks(2).map(|pair| (pair[0] ^ 8) & 15 | (pair.get(1).unwrap_or(&8) ^ 8) << 4);
-    out[first / 2..].iter_mut().zip(pairs).for_each(|(out, pair)| *out = pair);
+    put_pairs(codes, first, out, 8, |one, other| (one ^ 8) & 15 | (other ^ 8) << 4);
 }
 
 #[derive(Clone, Copy)]
