@@ -74,7 +74,7 @@ impl Fetch {
         };
         let files = Files::of(&remote, &address, |name| names.contains(name))?;
         if files.files.is_empty() {
-            bail!("{address}: no file has such a name");
+            bail!("{address}: no file of it is chosen: --except leaves out what there is");
         }
         if self.list {
             let mut out = term.text();
