@@ -108,8 +108,8 @@ impl Casts {
     pub(crate) fn check<N: AsRef<str>>(&self, location: &Path, names: &[N], term: &Term) -> Result<()> {
         let globs = self.to.iter().filter_map(|To { glob, dtype }| Some((glob.as_deref()?, dtype)));
         let to = globs.map(|(glob, dtype)| Pattern::part("--to", &format!("{glob}={}", dtype.name()), glob));
-        pattern::must_match(location, &to.collect::<Result<Vec<_>>>()?, names)?;
-        pattern::should_match(location, &Pattern::globs("--keep", &self.keep)?, names, term);
+        pattern::must_match("tensor", location, &to.collect::<Result<Vec<_>>>()?, names)?;
+        pattern::should_match("tensor", location, &Pattern::globs("--keep", &self.keep)?, names, term);
         Ok(())
     }
 

@@ -70,17 +70,8 @@ pub(crate) fn names(checkpoint: &Checkpoint) -> Vec<Cow<'_, str>> {
     stored.chain(checkpoint.quantized().map(|module| Cow::from(module.weight()))).collect()
 }
 
-/// Fails at the first pattern that matches no name: what was asked for is not there.
+/// Fails at the first pattern that matches no name: what was asked for is not there. `noun` says what the names are of.
 pub(crate) fn must_match<N: AsRef<str>>(
-    location: &Path,
-    patterns: &[Pattern<'_>],
-    names: &[N],
-) -> Result<()> {
-    must_match_a("tensor", location, patterns, names)
-}
-
-/// The same of files and others.
-pub(crate) fn must_match_a<N: AsRef<str>>(
     noun: &str,
     location: &Path,
     patterns: &[Pattern<'_>],
@@ -94,12 +85,13 @@ pub(crate) fn must_match_a<N: AsRef<str>>(
 
 /// Warns of patterns that match no name: of those which are a precaution, as a script may give them for many checkpoints.
 pub(crate) fn should_match<N: AsRef<str>>(
+    noun: &str,
     location: &Path,
     patterns: &[Pattern<'_>],
     names: &[N],
     term: &Term,
 ) {
-    for missed in patterns.iter().filter_map(|pattern| pattern.missed(names, "tensor")) {
+    for missed in patterns.iter().filter_map(|pattern| pattern.missed(names, noun)) {
         term.warn(format_args!("{}: {missed}", location.display()));
     }
 }

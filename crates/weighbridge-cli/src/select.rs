@@ -38,8 +38,8 @@ impl Select {
 
     /// Fails where a pattern that chooses matches none of these names, and warns where one that leaves out does not.
     pub(crate) fn check<N: AsRef<str>>(&self, location: &Path, names: &[N], term: &Term) -> Result<()> {
-        pattern::must_match(location, &self.choosing()?, names)?;
-        pattern::should_match(location, &Pattern::globs("--except", &self.except)?, names, term);
+        pattern::must_match("tensor", location, &self.choosing()?, names)?;
+        pattern::should_match("tensor", location, &Pattern::globs("--except", &self.except)?, names, term);
         Ok(())
     }
 
@@ -52,10 +52,10 @@ impl Select {
         all: impl FnOnce() -> Result<Vec<String>>,
     ) -> Result<()> {
         let choosing = self.choosing()?;
-        let Err(missed) = pattern::must_match(location, &choosing, chosen) else { return Ok(()) };
+        let Err(missed) = pattern::must_match("tensor", location, &choosing, chosen) else { return Ok(()) };
         // What else there is may be what cannot be opened.
         let Ok(all) = all() else { return Err(missed) };
-        pattern::must_match(location, &choosing, &all)
+        pattern::must_match("tensor", location, &choosing, &all)
     }
 
     /// The patterns that choose.

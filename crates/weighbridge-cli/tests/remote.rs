@@ -323,6 +323,19 @@ fn errors_say_what_to_do_and_no_secret() {
         assert!(ran.stderr.to_lowercase().contains(words), "{address}: {}", ran.stderr);
         assert!(!ran.stderr.contains("hf_right") && !ran.stderr.contains("pass@"), "{ran:?}");
     }
+    for (only, words) in [
+        (
+            "confg.json",
+            "no file has a name that matches --only \"confg.json\"; did you mean \"config.json\"?",
+        ),
+        ("readme*", "; a glob is for whole names, and \"*readme*\" matches 1"),
+    ] {
+        let ran = world.run(&["fetch", "hf://org/name", "--only", only]);
+        assert!(ran.status == 2 && ran.stderr.trim_end().ends_with(words), "{ran:?}");
+        let ran = world.run(&["fetch", "hf://org/name", "--list", "--only", "*.json", "--only", only]);
+        assert!(ran.status == 0 && ran.stderr.starts_with("warning: "), "{ran:?}");
+        assert!(ran.stderr.contains(words), "{ran:?}");
+    }
     let ran = world.run(&["fetch", "model.safetensors"]);
     assert!(ran.status == 2 && ran.stderr.contains("no address"), "{ran:?}");
 }

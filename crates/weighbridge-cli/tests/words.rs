@@ -166,6 +166,11 @@ fn files_of_other_kinds_are_called_what_they_are() {
     assert!(said.contains("m.bin: its format is not recognised: this is a Git LFS pointer"), "{said}");
     // A header that is cut off is that of safetensors.
     llama(&dir.path().join("whole.safetensors"), None);
+    let said = refused(dir.path(), "convert {}/whole.safetensors -o {}/out.safetensors");
+    assert!(
+        said.ends_with("whole.safetensors: it is safetensors already: there is nothing to convert"),
+        "{said}"
+    );
     let whole = fs::read(dir.path().join("whole.safetensors")).unwrap();
     fs::write(dir.path().join("m.safetensors"), &whole[..100]).unwrap();
     let said = refused(dir.path(), "inspect {}/m.safetensors");

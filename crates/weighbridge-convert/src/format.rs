@@ -98,6 +98,9 @@ impl Format {
         const HEAD: usize = 512;
         let message = match input.head(0, HEAD) {
             Ok(head) if head.is_empty() => "the file is empty: fetch it again".to_owned(),
+            Ok(head) if matches!(*head, [_, _, _, _, 0, 0, 0, 0, b'{', ..]) => {
+                "it is safetensors already: there is nothing to convert".to_owned()
+            }
             Ok(head) => match disguise(&head) {
                 Some(what) => format!("its format is not recognised: this is {what}"),
                 None => "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read"

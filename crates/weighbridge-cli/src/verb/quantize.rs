@@ -91,8 +91,8 @@ impl Quantize {
             return Err(module.refusal(codes, "`weighbridge dequantize` makes weights of it first").into());
         }
         let names = pattern::names(&checkpoint);
-        pattern::must_match(&self.input, &Pattern::globs("--only", &self.only)?, &names)?;
-        pattern::should_match(&self.input, &Pattern::globs("--keep", &self.keep)?, &names, term);
+        pattern::must_match("tensor", &self.input, &Pattern::globs("--only", &self.only)?, &names)?;
+        pattern::should_match("tensor", &self.input, &Pattern::globs("--keep", &self.keep)?, &names, term);
         let choice = Choice::new(method, &self.only, &self.keep)?;
         let beside = Beside::of(&checkpoint, &self.destination)?;
         beside.check()?;
