@@ -186,7 +186,7 @@ def lora(binaries: Path, work: Path, name: str, base: Path, *more) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     made = run(
         str(binaries / "burn-lora"), "--base", base, "--steps", 8, "--batch-size", 8, "--every", 4, "--rate", 0.01,
-        "--checkpoint-dir", work / "lora", "--export", adapter, "--logits", PROMPT, *more,
+        "--checkpoint-dir", work / "lora", "--force", "--export", adapter, "--logits", PROMPT, *more,
     )
     burn = torch.tensor(made["logits"])
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

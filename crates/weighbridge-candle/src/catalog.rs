@@ -11,8 +11,8 @@ use candle_nn::var_builder::Shard;
 use weighbridge::plan::{Input, Operation, Overflow, Part, Read};
 use weighbridge::slice::Region;
 use weighbridge::{
-    Checkpoint, Entry, Error, ErrorKind, Names, Quantized, QuantizedModule, Renames, Result, Slice,
-    TensorRef, nearest_name,
+    Checkpoint, Entry, Error, ErrorKind, Names, NearestNames, Quantized, QuantizedModule, Renames, Result,
+    Slice, TensorRef,
 };
 
 use crate::dtype::{Target, keeps_bits, target};
@@ -129,9 +129,9 @@ impl Catalog {
         Some(Item { rules: &self.rules, row, tensor: self.checkpoint.tensor(row.stored())? })
     }
 
-    /// The name that is most like another.
-    pub(crate) fn nearest(&self, name: &str) -> Option<&str> {
-        nearest_name(name, self.rows.iter().map(|row| &*row.name))
+    /// The names that are most like another.
+    pub(crate) fn nearest(&self, name: &str) -> NearestNames<'_> {
+        NearestNames::of(name, self.rows.iter().map(|row| &*row.name))
     }
 
     /// The name under which a tensor of the checkpoint is here.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Device, Error, Result, Shape, Tensor};
-use weighbridge::nearest_name;
+use weighbridge::NearestNames;
 
 use crate::quantized::Weight;
 
@@ -117,8 +117,7 @@ impl QuantizedVarBuilder {
     fn find(&self, name: &str) -> Result<&Weight> {
         let name = self.full(name);
         self.weights.get(&name).ok_or_else(|| {
-            let near = nearest_name(&name, self.weights.keys().map(String::as_str));
-            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let near = NearestNames::of(&name, self.weights.keys().map(String::as_str)).hint();
             Error::msg(format!("tensor {name:?}: there is none of this name{near}"))
         })
     }

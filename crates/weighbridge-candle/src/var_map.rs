@@ -75,8 +75,7 @@ impl Loader {
             let fail = |kind, message: String| Err(Error::new(kind, message).in_tensor(name));
             catalog.refuse_codes(name)?;
             let Some(item) = catalog.item(name) else {
-                let near = catalog.nearest(name);
-                let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+                let near = catalog.nearest(name).hint();
                 let message = format!("the checkpoint has no tensor for this variable{near}");
                 return fail(ErrorKind::MissingTensor, message);
             };

@@ -1,5 +1,7 @@
 //! Which dtypes tensors get: options that several verbs have.
 
+use std::path::Path;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use weighbridge::plan::{OutOfRange, Overflow};
@@ -7,7 +9,9 @@ use weighbridge::{Checkpoint, Dtype, Error, Names, QuantizedModule, TensorRef};
 
 use crate::dense;
 use crate::dtype::{can_read, parse_dtype};
+use crate::pattern::{self, Pattern};
 use crate::show::{plural, safe};
+use crate::term::Term;
 
 /// Choosing dtypes.
 #[derive(Clone, Debug, Default, Args)]
@@ -98,6 +102,15 @@ impl Casts {
     /// Whether the codes of quantised modules are taken as they are.
     pub(crate) fn is_raw(&self) -> bool {
         self.quantized.is_raw()
+    }
+
+    /// Fails where a glob of `--to` matches none of these names, and warns where one of `--keep` does not.
+    pub(crate) fn check<N: AsRef<str>>(&self, location: &Path, names: &[N], term: &Term) -> Result<()> {
+        let globs = self.to.iter().filter_map(|To { glob, dtype }| Some((glob.as_deref()?, dtype)));
+        let to = globs.map(|(glob, dtype)| Pattern::part("--to", &format!("{glob}={}", dtype.name()), glob));
+        pattern::must_match("tensor", location, &to.collect::<Result<Vec<_>>>()?, names)?;
+        pattern::should_match("tensor", location, &Pattern::globs("--keep", &self.keep)?, names, term);
+        Ok(())
     }
 
     /// The rules, ready to be asked.
@@ -286,8 +299,6 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use weighbridge::Plan;
     use weighbridge::plan::cast_into;
     use weighbridge::write::{Save, Values};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use weighbridge::{Checkpoint, natural_order};
+use weighbridge::{Checkpoint, Error, ErrorKind, natural_order};
 use weighbridge_convert::{Foreign, Format, Opened, Options, open_any_with};
 
 use crate::show::{bytes, plural, safe};
@@ -13,14 +13,8 @@ use crate::term::Term;
 /// safetensors.
 pub(crate) fn open(location: &Path, term: &Term) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(location).map_err(|error| match foreign(location) {
-        Ok(Some(format)) => {
-            let verb = match format {
-                Format::Distributed | Format::DistributedSafetensors | Format::DeepSpeedZero => "consolidate",
-                _ => "convert",
-            };
-            anyhow!("{}: {format}; `weighbridge {verb}` makes safetensors of it", location.display())
-        }
-        _ => error.into(),
+        Ok(Some(format)) => anyhow!("{}: {format}; {}", location.display(), cure(format)),
+        _ => misnamed(location, error),
     })?;
     tell(location, &checkpoint, term);
     Ok(checkpoint)
@@ -43,7 +37,8 @@ pub(crate) fn any(location: &Path, options: &Options, term: &Term) -> Result<(Ch
         return Ok((Checkpoint::open(location)?, None));
     }
     let location = on_disk(location, |_| true, term)?;
-    Ok(match open_any_with(location.path(), options)? {
+    let opened = open_any_with(location.path(), options).map_err(|error| misnamed(location.path(), error))?;
+    Ok(match opened {
         Opened::Safetensors(checkpoint) => (checkpoint, None),
         Opened::Foreign(foreign) => (foreign.checkpoint().clone(), Some(foreign)),
     })
@@ -115,6 +110,36 @@ fn foreign(location: &Path) -> weighbridge::Result<Option<Format>> {
     }
     let is_ours = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
     if is_ours { Ok(None) } else { Format::of_file(location) }
+}
+
+/// What makes safetensors of a file of another format.
+fn cure(format: Format) -> String {
+    let verb = match format {
+        Format::Distributed | Format::DistributedSafetensors | Format::DeepSpeedZero => "consolidate",
+        _ => "convert",
+    };
+    format!("`weighbridge {verb}` makes safetensors of it")
+}
+
+/// The error of a file that is called like ours and is not: of which format it is, if that is known.
+fn misnamed(location: &Path, error: Error) -> anyhow::Error {
+    let kinds = [
+        ErrorKind::HeaderTooLarge,
+        ErrorKind::HeaderTruncated,
+        ErrorKind::HeaderSyntax,
+        ErrorKind::HeaderEncoding,
+    ];
+    let is_called_so = location.to_string_lossy().to_lowercase().ends_with(".safetensors");
+    if !is_called_so || !kinds.contains(&error.kind()) || is_remote(location) {
+        return error.into();
+    }
+    match Format::of_file(location) {
+        // An index is JSON, and so is much else.
+        Ok(Some(format)) if format != Format::TorchShards => {
+            error.advised(&format!("{format}: {}", cure(format))).into()
+        }
+        _ => error.into(),
+    }
 }
 
 /// What a location is called: its last part, or what that stands for where it is `.` or `..`.

@@ -16,6 +16,7 @@ mod load;
 mod metadata;
 mod outcome;
 mod parallel;
+mod pattern;
 #[cfg(feature = "remote")]
 mod remote;
 mod rename;

@@ -89,7 +89,7 @@ impl Files {
                 if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let path = fetch(&file.name, &mut progress);
-            paths.push(path.with_context(|| format!("{}/{}", self.place.address(), file.name))?);
+            paths.push(path.with_context(|| self.place.address_of(&file.name))?);
             bar.add(file.size.saturating_sub(told));
         }
         Ok(paths)

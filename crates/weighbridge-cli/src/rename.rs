@@ -9,6 +9,10 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use weighbridge::Renames;
 
+use crate::pattern;
+use crate::show::safe;
+use crate::term::Term;
+
 /// Renaming tensors: rules are applied in the order in which they are given, each to what the ones before it
 /// made.
 #[derive(Clone, Debug, Default)]
@@ -65,14 +69,64 @@ impl Renaming {
 
     /// The rules, ready to be applied.
     pub(crate) fn renames(&self) -> Result<Renames> {
-        self.0.iter().try_fold(Renames::new(), |renames, rule| {
-            Ok(match rule {
-                Rule::Glob(Pair { from, to }) => renames.glob(from, to)?,
-                Rule::Prefix(Pair { from, to }) => renames.prefix(from, to),
-                Rule::Regex(Pair { from, to }) => renames.regex(from, to)?,
-                Rule::Map(file) => with_map(renames, file)?,
-            })
+        self.0.iter().try_fold(Renames::new(), |renames, rule| rule.add_to(renames))
+    }
+
+    /// The rules that change no name, given what the ones before them made of these.
+    pub(crate) fn idle<N: AsRef<str>>(&self, names: &[N]) -> Result<Idle> {
+        let mut names: Vec<_> = names.iter().map(|name| name.as_ref().to_owned()).collect();
+        let mut said = Vec::new();
+        for rule in &self.0 {
+            let renames = rule.add_to(Renames::new())?;
+            let renamed: Vec<_> = names.iter().map(|name| renames.apply(name)).collect();
+            if renamed == names {
+                said.push(rule.idle(&names));
+            }
+            names = renamed;
+        }
+        Ok(Idle { are_all: said.len() == self.0.len(), said })
+    }
+
+    /// Warns of rules that change no name: there may be some in a list that is given for many checkpoints.
+    pub(crate) fn warn<N: AsRef<str>>(&self, location: &Path, names: &[N], term: &Term) -> Result<()> {
+        for said in self.idle(names)?.said {
+            term.warn(format_args!("{}: {said}", location.display()));
+        }
+        Ok(())
+    }
+}
+
+/// Rules that change no name.
+pub(crate) struct Idle {
+    /// What is to be said of each.
+    pub(crate) said: Vec<String>,
+    /// Whether there are no others.
+    pub(crate) are_all: bool,
+}
+
+impl Rule {
+    fn add_to(&self, renames: Renames) -> Result<Renames> {
+        Ok(match self {
+            Self::Glob(Pair { from, to }) => renames.glob(from, to)?,
+            Self::Prefix(Pair { from, to }) => renames.prefix(from, to),
+            Self::Regex(Pair { from, to }) => renames.regex(from, to)?,
+            Self::Map(file) => with_map(renames, file)?,
         })
+    }
+
+    /// What is said of a rule that changes none of these names.
+    fn idle(&self, names: &[String]) -> String {
+        let pair =
+            |option: &str, Pair { from, to }: &Pair| format!("{option} {:?}", safe(&format!("{from}={to}")));
+        let (rule, hint) = match self {
+            Self::Glob(rule) => {
+                (pair("--rename", rule), pattern::hint(&rule.from, || names.iter().map(String::as_str)))
+            }
+            Self::Prefix(rule) => (pair("--rename-prefix", rule), String::new()),
+            Self::Regex(rule) => (pair("--rename-regex", rule), String::new()),
+            Self::Map(file) => (format!("--rename-map {}", file.display()), String::new()),
+        };
+        format!("{rule} changes no name{hint}")
     }
 }
 

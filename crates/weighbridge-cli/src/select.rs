@@ -1,8 +1,13 @@
 //! Which tensors: options that several verbs have.
 
+use std::path::Path;
+
 use anyhow::Result;
 use clap::Args;
 use weighbridge::Names;
+
+use crate::pattern::{self, Pattern};
+use crate::term::Term;
 
 /// Choosing tensors by name.
 #[derive(Clone, Debug, Default, Args)]
@@ -29,6 +34,37 @@ impl Select {
         let globs = self.only.iter().map(|glob| Names::glob(glob));
         let regexes = self.regex.iter().map(|regex| Names::regex(regex));
         chosen(globs.chain(regexes), &self.except)
+    }
+
+    /// Fails where a pattern that chooses matches none of these names, and warns where one that leaves out does not.
+    pub(crate) fn check<N: AsRef<str>>(&self, location: &Path, names: &[N], term: &Term) -> Result<()> {
+        pattern::must_match("tensor", location, &self.choosing()?, names)?;
+        pattern::should_match("tensor", location, &Pattern::globs("--except", &self.except)?, names, term);
+        Ok(())
+    }
+
+    /// As [`check`](Self::check), where only what was chosen was opened; `all` gives the names of everything, and is asked only
+    /// where it may be that a pattern matches nothing.
+    pub(crate) fn check_chosen<N: AsRef<str>>(
+        &self,
+        location: &Path,
+        chosen: &[N],
+        all: impl FnOnce() -> Result<Vec<String>>,
+    ) -> Result<()> {
+        let choosing = self.choosing()?;
+        let Err(missed) = pattern::must_match("tensor", location, &choosing, chosen) else { return Ok(()) };
+        // What else there is may be what cannot be opened.
+        let Ok(all) = all() else { return Err(missed) };
+        pattern::must_match("tensor", location, &choosing, &all)
+    }
+
+    /// The patterns that choose.
+    fn choosing(&self) -> Result<Vec<Pattern<'_>>> {
+        let mut choosing = Pattern::globs("--only", &self.only)?;
+        for regex in &self.regex {
+            choosing.push(Pattern::regex("--regex", regex)?);
+        }
+        Ok(choosing)
     }
 
     /// Whether nothing is chosen, which is everything.

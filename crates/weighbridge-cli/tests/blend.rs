@@ -269,7 +269,7 @@ fn models_that_differ_are_refused_and_nothing_is_written() {
         ("{}/a {}/a --method linear --weight 1 --density 0.5", "linear has no density"),
         ("{}/a {}/a --method linear --weight 1 --seed 1", "--seed is of dare_linear and dare_ties"),
         ("{}/a {}/a --method ties --weight 1 --density 2 --base {}/a", "a density is 2; it must be"),
-        ("{}/a {}/a --method linear --weight 1 --only y", "none of its tensors is chosen"),
+        ("{}/a {}/a --method linear --weight 1 --only y", "no tensor has a name that matches --only \"y\""),
         (
             "{}/a {}/a --method linear --weight 1 --take y",
             "no tensor that is blended has a name that matches \"y\"",

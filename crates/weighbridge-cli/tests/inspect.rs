@@ -83,8 +83,8 @@ fn lists_are_sorted_and_filtered() {
     assert!(sorted[11].contains("11.self_attn.k_proj"), "{sorted:?}");
 
     let ran = weighbridge(["inspect", path, "--only", "nothing"]);
-    assert_eq!(ran.status, 0);
-    assert!(ran.stderr.contains("no tensor has such a name"), "{ran:?}");
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("no tensor has a name that matches --only \"nothing\""), "{ran:?}");
 }
 
 #[test]

@@ -255,6 +255,58 @@ fn a_fetch_that_was_killed_goes_on() {
 }
 
 #[test]
+fn what_cannot_be_reached_is_said_once_and_what_to_do() {
+    let world = World::new();
+    // A port that nobody listens at.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let here = format!("http://{closed}");
+    let file = format!("{here}/model.safetensors");
+    let store = [
+        ("AWS_ENDPOINT_URL", &*here),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ALLOW_HTTP", "true"),
+    ];
+    let proxied = [("HF_ENDPOINT", "https://hub.test"), ("HTTPS_PROXY", &*here), ("NO_PROXY", "")];
+    let advice = "; check the address and the network, and HTTPS_PROXY where a proxy is needed";
+    for (arguments, environment, start, end) in [
+        (
+            ["inspect", "hf://org/name"],
+            &[("HF_ENDPOINT", &*here)][..],
+            "hf://org/name",
+            "; the cache has nothing of it",
+        ),
+        (
+            ["fetch", "hf://org/name"],
+            &[("HF_ENDPOINT", &*here)][..],
+            "hf://org/name",
+            "; the cache has nothing of it",
+        ),
+        (["inspect", "hf://org/name"], &proxied[..], "hf://org/name", "; the cache has nothing of it"),
+        (["inspect", &file], &[][..], &file, ""),
+        (["inspect", "s3://bucket/m.safetensors"], &store[..], "s3://bucket/m.safetensors", ""),
+    ] {
+        let ran = world.run_with(&arguments, environment);
+        assert_eq!(ran.status, 2, "{ran:?}");
+        let said = ran.stderr.trim_end();
+        assert!(said.starts_with(&format!("error: {start}: connection refused (")), "{said}");
+        assert!(said.ends_with(&format!("{advice}{end}")), "{said}");
+        assert_eq!((said.lines().count(), said.matches("refused").count()), (1, 1), "{said}");
+        assert_eq!(said.contains("through the proxy"), environment.len() == 3, "{said}");
+    }
+    // What was asked for before is there without a network.
+    world.run(&["inspect", "hf://org/name"]).clean();
+    world.run(&["fetch", "hf://org/name"]).clean();
+    world.run_with(&["inspect", "hf://org/name"], &[("HF_ENDPOINT", &here)]).clean();
+    let offline = world.run_with(&["inspect", "hf://org/other"], &[("HF_HUB_OFFLINE", "1")]);
+    assert!(
+        offline.stderr.contains("HF_HUB_OFFLINE is set, and the cache lacks the revision"),
+        "{offline:?}"
+    );
+}
+
+#[test]
 fn errors_say_what_to_do_and_no_secret() {
     let world = World::new();
     let secret = [("HF_TOKEN", "hf_right")];
@@ -270,6 +322,19 @@ fn errors_say_what_to_do_and_no_secret() {
         assert!(ran.stderr.lines().count() == 1, "{ran:?}");
         assert!(ran.stderr.to_lowercase().contains(words), "{address}: {}", ran.stderr);
         assert!(!ran.stderr.contains("hf_right") && !ran.stderr.contains("pass@"), "{ran:?}");
+    }
+    for (only, words) in [
+        (
+            "confg.json",
+            "no file has a name that matches --only \"confg.json\"; did you mean \"config.json\"?",
+        ),
+        ("readme*", "; a glob is for whole names, and \"*readme*\" matches 1"),
+    ] {
+        let ran = world.run(&["fetch", "hf://org/name", "--only", only]);
+        assert!(ran.status == 2 && ran.stderr.trim_end().ends_with(words), "{ran:?}");
+        let ran = world.run(&["fetch", "hf://org/name", "--list", "--only", "*.json", "--only", only]);
+        assert!(ran.status == 0 && ran.stderr.starts_with("warning: "), "{ran:?}");
+        assert!(ran.stderr.contains(words), "{ran:?}");
     }
     let ran = world.run(&["fetch", "model.safetensors"]);
     assert!(ran.status == 2 && ran.stderr.contains("no address"), "{ran:?}");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use weighbridge::header::disguise;
 use weighbridge::{Error, ErrorKind, Result};
 
 use crate::archive::Archive;
@@ -85,17 +86,29 @@ impl Format {
             head if gzip::is_compressed(head) && burn_record::is_compressed_record(input) => Self::BurnRecord,
             head if flax::is_tree(head) => Self::Flax,
             head if head.trim_ascii_start().starts_with(b"{") => Self::TorchShards,
-            head if gzip::is_compressed(head) => {
-                let message = "it is compressed with gzip, and not a record of Burn's; unpack it first";
-                return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
-            }
             // Protocols 0 and 1 do not say what they are.
             head if !head.is_empty() && pickle::is_whole(std::sync::Arc::clone(input.file())) => Self::Pickle,
-            _ => {
-                let message = "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read";
-                return Err(Error::new(ErrorKind::Unsupported, message).in_file(input.path()));
-            }
+            _ => return Err(Self::unknown(input)),
         })
+    }
+
+    /// The error for a file of none of the formats, with what it is where that is known.
+    fn unknown(input: &Input) -> Error {
+        /// What all that is told apart needs.
+        const HEAD: usize = 512;
+        let message = match input.head(0, HEAD) {
+            Ok(head) if head.is_empty() => "the file is empty: fetch it again".to_owned(),
+            Ok(head) if matches!(*head, [_, _, _, _, 0, 0, 0, 0, b'{', ..]) => {
+                "it is safetensors already: there is nothing to convert".to_owned()
+            }
+            Ok(head) => match disguise(&head) {
+                Some(what) => format!("its format is not recognised: this is {what}"),
+                None => "its format is not recognised; pickle, NumPy, ONNX, GGUF, HDF5, Flax and Burn's records are read"
+                    .to_owned(),
+            },
+            Err(error) => return error,
+        };
+        Error::new(ErrorKind::Unsupported, message).in_file(input.path())
     }
 
     /// Looks at what is in a zip archive.

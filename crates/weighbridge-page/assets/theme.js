@@ -19,9 +19,16 @@ function readTheme() {
   };
 }
 
+// The blocks of GGML (Q4_K, IQ2_XS) are among the 8-bit floats, those of more bits further on.
+function hueOf(kind) {
+  const bits = /^(?:Q|IQ|TQ|MXFP|NVFP)(\d)/.exec(kind);
+  return HUES[kind] ?? (bits ? 8 + 12 * Number(bits[1]) : undefined);
+}
+
 function colorOf(kind, lighter = 0, turn = 0) {
-  const chroma = kind in HUES ? theme.chroma : 0.012;
-  return `oklch(${(theme.lightness + lighter).toFixed(3)} ${chroma} ${(HUES[kind] ?? 0) + turn})`;
+  const hue = hueOf(kind);
+  const chroma = hue === undefined ? 0.012 : theme.chroma;
+  return `oklch(${(theme.lightness + lighter).toFixed(3)} ${chroma} ${(hue ?? 0) + turn})`;
 }
 
 // Light or dark as the system is, until somebody chooses; `recolor` draws anew what CSS does not colour.

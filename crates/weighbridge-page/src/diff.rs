@@ -149,8 +149,8 @@ impl<'s> Document<'s> {
             let a = if order.is_le() { left.next() } else { None };
             let b = if order.is_ge() { right.next() } else { None };
             columns.name.extend(a.or(b).map(weighbridge::TensorRef::name));
-            columns.a.push(a.map(|tensor| forms.place(tensor)));
-            columns.b.push(b.map(|tensor| forms.place(tensor)));
+            columns.a.push(a.map(|tensor| forms.place(tensor, difference.a.shown())));
+            columns.b.push(b.map(|tensor| forms.place(tensor, difference.b.shown())));
         }
         let of_name = |changes: &HashMap<&str, Change>| {
             columns.name.iter().map(|name| changes.get(name).copied()).collect()
@@ -178,7 +178,7 @@ impl<'s> Side<'s> {
             elements: survey.elements(),
             bytes: survey.bytes(),
             shards: survey.file_count(),
-            dtypes: survey.dtypes().iter().map(|total| total.dtype.name()).collect(),
+            dtypes: survey.dtypes().iter().map(|total| total.dtype).collect(),
         }
     }
 }

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use weighbridge::{Dtype, TensorRef};
+use weighbridge::TensorRef;
 
-use crate::survey::by_name;
+use crate::shown::Shown;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Form<'s> {
-    #[serde(serialize_with = "by_name")]
-    dtype: Dtype,
+    dtype: &'static str,
     shape: &'s [usize],
     elements: u64,
     bytes: u64,
@@ -19,15 +18,15 @@ pub(crate) struct Form<'s> {
 #[derive(Default)]
 pub(crate) struct Forms<'s> {
     pub(crate) all: Vec<Form<'s>>,
-    places: HashMap<(Dtype, &'s [usize]), usize>,
+    places: HashMap<(&'static str, &'s [usize]), usize>,
 }
 
 impl<'s> Forms<'s> {
     /// Which of all that of a tensor is.
-    pub(crate) fn place(&mut self, tensor: &TensorRef<'s>) -> usize {
-        let (dtype, shape) = (tensor.dtype(), tensor.shape());
+    pub(crate) fn place(&mut self, tensor: &TensorRef<'s>, shown: Shown) -> usize {
+        let (dtype, shape) = (shown.dtype(tensor), tensor.shape());
         *self.places.entry((dtype, shape)).or_insert_with(|| {
-            let (elements, bytes) = (tensor.elements(), tensor.byte_len());
+            let (elements, bytes) = (tensor.elements(), shown.bytes(tensor));
             self.all.push(Form { dtype, shape, elements, bytes });
             self.all.len() - 1
         })

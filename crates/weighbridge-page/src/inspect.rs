@@ -87,7 +87,7 @@ impl<'s> Document<'s> {
         let mut columns = Columns::default();
         for tensor in &survey.tensors {
             columns.name.push(tensor.name());
-            columns.form.push(forms.place(tensor));
+            columns.form.push(forms.place(tensor, survey.shown()));
             columns.shard.push(survey.file_of(tensor));
             columns.offset.push(survey.offset_of(tensor));
         }

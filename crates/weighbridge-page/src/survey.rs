@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use weighbridge::{Checkpoint, Dtype, Names, TensorRef};
+use weighbridge::{Checkpoint, Names, TensorRef};
 
 use crate::figures::Figures;
+use crate::shown::Shown;
 use crate::tree::{Node, by_path};
 
 /// A checkpoint, and those of its tensors that were chosen.
@@ -22,6 +23,7 @@ pub struct Survey<'c> {
     files: Vec<usize>,
     /// How many files there are.
     stored: usize,
+    shown: Shown,
 }
 
 impl<'c> Survey<'c> {
@@ -45,7 +47,17 @@ impl<'c> Survey<'c> {
         });
         let (files, stored) = (files.collect(), stored.shards().len());
         let (name, path) = (name.into(), path.into());
-        Self { name, path, checkpoint, tensors, figures: None, ranks: 0, files, stored }
+        Self {
+            name,
+            path,
+            checkpoint,
+            tensors,
+            figures: None,
+            ranks: 0,
+            files,
+            stored,
+            shown: Shown::default(),
+        }
     }
 
     /// With figures of the values: one for each of [`tensors`](Self::tensors), `None` where values cannot be read.
@@ -58,6 +70,17 @@ impl<'c> Survey<'c> {
     #[must_use]
     pub fn with_ranks(self, ranks: usize) -> Self {
         Self { ranks, ..self }
+    }
+
+    /// With this told of tensors that are stored in blocks.
+    #[must_use]
+    pub fn showing(self, shown: Shown) -> Self {
+        Self { shown, ..self }
+    }
+
+    /// What is told of tensors that are stored in blocks.
+    pub fn shown(&self) -> Shown {
+        self.shown
     }
 
     /// Its title.
@@ -95,19 +118,20 @@ impl<'c> Survey<'c> {
         self.files.get(tensor.shard_number()).copied().unwrap_or(0)
     }
 
-    /// The byte of that file at which its data starts, if it is stored.
+    /// The byte of that file at which its data starts, if it is stored as it is.
     pub fn offset_of(&self, tensor: &TensorRef<'_>) -> Option<u64> {
-        (tensor.shard_number() < self.stored).then(|| tensor.info().file_range().start)
+        let is_stored = tensor.shard_number() < self.stored && tensor.block_type().is_none();
+        is_stored.then(|| tensor.info().file_range().start)
     }
 
     /// The module of all tensors.
     pub fn root(&self) -> Node<'_, 'c> {
-        Node::root(&self.tensors)
+        Node::root(&self.tensors, self.shown)
     }
 
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(TensorRef::byte_len).sum()
+        self.tensors.iter().map(|tensor| self.shown.bytes(tensor)).sum()
     }
 
     /// Elements of all tensors; hostile files have more than can be counted, of empty tensors none.
@@ -119,7 +143,7 @@ impl<'c> Survey<'c> {
     pub fn dtypes(&self) -> Vec<DtypeTotal> {
         let mut totals: Vec<DtypeTotal> = Vec::new();
         for tensor in &self.tensors {
-            let dtype = tensor.dtype();
+            let dtype = self.shown.dtype(tensor);
             let place = totals.iter().position(|total| total.dtype == dtype).unwrap_or_else(|| {
                 totals.push(DtypeTotal { dtype, tensors: 0, elements: 0, bytes: 0 });
                 totals.len() - 1
@@ -127,7 +151,7 @@ impl<'c> Survey<'c> {
             let total = &mut totals[place];
             total.tensors += 1;
             total.elements = total.elements.saturating_add(tensor.elements());
-            total.bytes += tensor.byte_len();
+            total.bytes += self.shown.bytes(tensor);
         }
         totals.sort_by_key(|total| (std::cmp::Reverse(total.bytes), total.dtype));
         totals
@@ -149,7 +173,7 @@ impl<'c> Survey<'c> {
         for tensor in &self.tensors {
             let total = &mut totals[self.file_of(tensor)];
             total.tensors += 1;
-            total.bytes += tensor.byte_len();
+            total.bytes += self.shown.bytes(tensor);
         }
         totals
     }
@@ -172,9 +196,8 @@ impl<'c> Survey<'c> {
 /// Totals of the tensors of a dtype.
 #[derive(Debug, Serialize)]
 pub struct DtypeTotal {
-    /// Their dtype.
-    #[serde(serialize_with = "by_name")]
-    pub dtype: Dtype,
+    /// Their dtype, or the type of their blocks.
+    pub dtype: &'static str,
     /// How many tensors.
     pub tensors: u64,
     /// Their elements.
@@ -212,11 +235,6 @@ pub struct ShardTotal {
     pub tensors: u64,
     /// Their bytes.
     pub bytes: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
-pub(crate) fn by_name<S: serde::Serializer>(dtype: &Dtype, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(dtype.name())
 }
 
 fn find_stacks<'c>(module: &Node<'_, 'c>, stacks: &mut Vec<Stack<'c>>) {

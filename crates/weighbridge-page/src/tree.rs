@@ -10,6 +10,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use weighbridge::{TensorRef, natural_order};
 
+use crate::shown::Shown;
+
 /// Deeper than this, the rest of a name is one name: the tree is walked recursively, and no model is as deep.
 const DEEPEST: usize = 64;
 
@@ -48,12 +50,21 @@ pub struct Node<'t, 'c> {
     /// The numbers of the siblings that it stands for, if it does.
     numbers: Vec<u64>,
     depth: usize,
+    shown: Shown,
 }
 
 impl<'t, 'c> Node<'t, 'c> {
     /// The module of all tensors, which must be sorted [`by_path`].
-    pub fn root(tensors: &'t [TensorRef<'c>]) -> Self {
-        Self { tensors, starts: vec![0], len: tensors.len(), part: 0..0, numbers: Vec::new(), depth: 0 }
+    pub fn root(tensors: &'t [TensorRef<'c>], shown: Shown) -> Self {
+        Self {
+            tensors,
+            starts: vec![0],
+            len: tensors.len(),
+            part: 0..0,
+            numbers: Vec::new(),
+            depth: 0,
+            shown,
+        }
     }
 
     /// Whether it is the module of all tensors.
@@ -86,6 +97,11 @@ impl<'t, 'c> Node<'t, 'c> {
         self.first().first().map_or("", |first| &first.name()[..self.part.end])
     }
 
+    /// What is told of tensors that are stored in blocks.
+    pub fn shown(&self) -> Shown {
+        self.shown
+    }
+
     /// The numbers that are folded in it; none if nothing is.
     pub fn numbers(&self) -> &[u64] {
         &self.numbers
@@ -109,7 +125,7 @@ impl<'t, 'c> Node<'t, 'c> {
 
     /// Their bytes.
     pub fn bytes(&self) -> u64 {
-        self.first().iter().map(TensorRef::byte_len).sum::<u64>() * self.starts.len() as u64
+        self.first().iter().map(|tensor| self.shown.bytes(tensor)).sum::<u64>() * self.starts.len() as u64
     }
 
     /// Their elements.
@@ -161,6 +177,7 @@ impl<'t, 'c> Node<'t, 'c> {
                 part: inside..end,
                 numbers: Vec::new(),
                 depth: self.depth + 1,
+                shown: self.shown,
             });
             place += len;
         }
@@ -168,9 +185,9 @@ impl<'t, 'c> Node<'t, 'c> {
     }
 
     /// What must be equal in siblings that are folded: of each tensor the rest of the name, dtype and shape.
-    fn structure(&self) -> impl Iterator<Item = (&'c str, weighbridge::Dtype, &'c [usize])> {
-        let inside = self.part.end;
-        self.first().iter().map(move |tensor| (&tensor.name()[inside..], tensor.dtype(), tensor.shape()))
+    fn structure(&self) -> impl Iterator<Item = (&'c str, &'static str, &'c [usize])> {
+        let (inside, shown) = (self.part.end, self.shown);
+        self.first().iter().map(move |tensor| (&tensor.name()[inside..], shown.dtype(tensor), tensor.shape()))
     }
 }
 

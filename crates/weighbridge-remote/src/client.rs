@@ -143,6 +143,9 @@ impl Remote {
                 (Ok(Revision::Unknown), _) => asked.to_owned(),
                 // Nobody answers: what it was when it was last asked for.
                 (Err(error), Some(commit)) if error.kind() == ErrorKind::Io => commit,
+                (Err(error), _) if error.kind() == ErrorKind::Io && cache.is_some() => {
+                    return Err(error.advised("the cache has nothing of it"));
+                }
                 (Err(error), _) => return Err(error),
             },
         };
@@ -281,6 +284,17 @@ impl Place {
             What::Web(address) => address.to_string(),
             #[cfg(feature = "stores")]
             What::Objects(place) => place.address(),
+        }
+    }
+
+    /// What to call a file of it, for people.
+    pub fn address_of(&self, name: &str) -> String {
+        match &self.what {
+            // Such an address names a file.
+            What::Web(address) => {
+                address.beside(name).map_or_else(|_| address.to_string(), |file| file.to_string())
+            }
+            _ => format!("{}/{name}", self.address().trim_end_matches('/')),
         }
     }
 

@@ -64,6 +64,12 @@ impl Error {
         })
     }
 
+    /// Adds what to know or do about it.
+    #[must_use]
+    pub(crate) fn advised(self, advice: &str) -> Self {
+        self.edit(|inner| inner.message = format!("{}; {advice}", inner.message).into())
+    }
+
     /// Adds the error behind this one.
     #[must_use]
     pub fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {

@@ -174,7 +174,7 @@ impl Http {
             return Failure::fatal(cancelled);
         }
         match self.shared.agents.generation() == generation {
-            true => Failure::of(error, uri),
+            true => Failure::of(error, uri, self.shared.agents.is_proxied(uri)),
             false => Failure::woken(),
         }
     }
@@ -187,7 +187,9 @@ impl Http {
             Trouble::ToldToWait(wait) => budget.told_to_wait(wait, random()),
             // Asking again for a name that nobody knows is in vain but for the first time.
             Trouble::NoSuchHost if budget.failures() > 0 => Next::GiveUp,
-            Trouble::NoSuchHost | Trouble::Passing => budget.failed(self.now(), random()),
+            Trouble::NoSuchHost | Trouble::Unreachable | Trouble::Passing => {
+                budget.failed(self.now(), random())
+            }
         };
         match next {
             Next::Again(wait) => stop.sleep(wait),

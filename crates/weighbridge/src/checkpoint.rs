@@ -29,7 +29,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::names::nearest_name;
+use crate::names::NearestNames;
 use crate::source::Source;
 pub use catalog::TensorRef;
 use catalog::{Catalog, TensorIndex};
@@ -174,6 +174,12 @@ impl Checkpoint {
         }
     }
 
+    /// How many files it has: its shards without those that are no files, whose weights are made of codes
+    /// ([`dequantized`](Self::dequantized)).
+    pub fn file_count(&self) -> usize {
+        self.shards().iter().filter(|shard| !shard.is_derived()).count()
+    }
+
     /// What is not as it should be but did not stand in the way, one line each: departures from the
     /// specification, tensors that an index does not list, and duplicates that it passes over.
     pub fn warnings(&self) -> &[String] {
@@ -182,7 +188,12 @@ impl Checkpoint {
 
     /// The name among the tensors that is most like `name`, to suggest in a message.
     pub fn nearest_name(&self, name: &str) -> Option<&str> {
-        nearest_name(name, self.tensors().map(|tensor| tensor.name()))
+        self.nearest_names(name).first()
+    }
+
+    /// The names among the tensors that are most like `name`.
+    pub fn nearest_names(&self, name: &str) -> NearestNames<'_> {
+        NearestNames::of(name, self.tensors().map(|tensor| tensor.name()))
     }
 }
 

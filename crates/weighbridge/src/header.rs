@@ -15,6 +15,7 @@
 
 mod decode;
 mod dims;
+mod disguise;
 mod json;
 mod parse;
 mod rules;
@@ -27,6 +28,7 @@ use hashbrown::HashTable;
 #[cfg(all(feature = "fs", target_os = "linux"))]
 pub(crate) use decode::FIRST_READ;
 pub use decode::{Decode, Diagnosis, HeaderDecoder};
+pub use disguise::disguise;
 pub(crate) use json::{Cursor, JsonError};
 pub(crate) use parse::MOST_IN_SCHEMA;
 pub use rules::{Finding, Profile};

@@ -106,7 +106,7 @@ pub use dtype::{Dtype, UnknownDtype};
 pub use engine::{HostBytes, Lent, LoadOptions, Progress, Report, Session};
 pub use error::{Error, ErrorKind, Result};
 pub use header::{Header, Profile};
-pub use names::{natural_order, nearest_name};
+pub use names::{NearestNames, natural_order, nearest_name};
 #[doc(hidden)]
 pub use panics::caught_as;
 pub use pattern::Names;

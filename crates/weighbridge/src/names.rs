@@ -1,6 +1,10 @@
 //! Names of tensors compared: in the order in which models are built, and by likeness.
 
+mod nearest;
+
 use std::cmp::Ordering;
+
+pub use nearest::{NearestNames, nearest_name};
 
 /// Compares two names with the numbers in them by value, so that `layers.2` comes before `layers.10`.
 ///
@@ -44,36 +48,6 @@ fn split_number(text: &[u8]) -> (&[u8], &[u8]) {
     let zeros = text.iter().take_while(|&&byte| byte == b'0').count();
     let digits = text[zeros..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     text[zeros..].split_at(digits)
-}
-
-/// The one among `names` that is most like `name`, to suggest in a message.
-pub fn nearest_name<'n>(name: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let candidates = names.into_iter().take(NEAREST_AMONG);
-    let (distance, nearest) =
-        candidates.map(|other| (distance(name, other), other)).min_by_key(|known| known.0)?;
-    (distance <= name.len() / 3).then_some(nearest)
-}
-
-/// A suggestion is not worth more comparisons than this.
-const NEAREST_AMONG: usize = 20_000;
-
-/// The edit distance of two names; `usize::MAX` for long names and for names of very different lengths.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len().abs_diff(b.len()) > a.len() / 3 || a.len() > 256 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -121,13 +95,5 @@ mod tests {
                 assert_eq!(natural_order(a, c), Ordering::Less, "{a:?} {b:?} {c:?}");
             }
         }
-    }
-
-    #[test]
-    fn the_nearest_name_is_a_likely_one() {
-        let names = ["model.norm.weight", "model.norm.bias", "lm_head.weight"];
-        assert_eq!(nearest_name("model.norm.wieght", names), Some("model.norm.weight"));
-        assert_eq!(nearest_name("x", names), None);
-        assert_eq!(nearest_name("", []), None);
     }
 }

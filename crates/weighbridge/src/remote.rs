@@ -67,7 +67,7 @@ pub(crate) fn place_to_write(address: &Address, remote: Option<&Remote>) -> Resu
 
 /// What errors call a file of a place.
 pub(crate) fn label(place: &Place, name: &str) -> PathBuf {
-    PathBuf::from(format!("{}/{name}", place.address().trim_end_matches('/')))
+    PathBuf::from(place.address_of(name))
 }
 
 /// An error of the network as one of ours. The file is named by who knows it.

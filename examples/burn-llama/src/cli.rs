@@ -32,13 +32,17 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "K", value_parser = parse_positive)]
     pub(crate) steps_per_epoch: Option<usize>,
 
-    /// Where checkpoints are kept; without --resume, those of an earlier run are replaced
+    /// Where checkpoints are kept
     #[arg(long, value_name = "DIR", default_value = "target/burn-llama")]
     pub(crate) checkpoint_dir: PathBuf,
 
     /// Go on from the last checkpoint in that directory
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Begin anew, and replace the checkpoints of an earlier run in that directory
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) force: bool,
 
     /// Start from a Hugging Face checkpoint: a directory, a safetensors or index file, or the id
     /// (`org/name[@revision]`) of a repository in the local cache [default: a new model, of the

@@ -39,10 +39,19 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// Fails when there is nothing to resume, and when the command line asks for something else than the run has.
+    /// Fails when there is nothing to resume, when the command line asks for something else than the run has, and when a run
+    /// would be replaced unasked.
     pub(crate) fn read(cli: &Cli) -> Result<Self> {
         let from = cli.from.as_ref().map(|from| fs::canonicalize(from).unwrap_or_else(|_| from.clone()));
+        let directory = &cli.checkpoint_dir;
         if !cli.resume {
+            let replaces = cli.epochs > 0 && !cli.force && Checkpoints::new(directory).newest()?.is_some();
+            if replaces {
+                bail!(
+                    "{}: there is a run already; --resume goes on with it, --force replaces it",
+                    directory.display()
+                );
+            }
             let settings = Settings {
                 from,
                 seed: cli.seed.unwrap_or(0),
@@ -52,7 +61,6 @@ impl Run {
             return Ok(Self { settings, latest: None });
         }
 
-        let directory = &cli.checkpoint_dir;
         let Some(latest) = Checkpoints::new(directory).latest()? else {
             bail!("{}: there is no checkpoint to resume from", directory.display());
         };
@@ -74,7 +82,7 @@ impl Run {
         }
     }
 
-    /// Makes the directory ready: a run that begins takes the place of an earlier one there.
+    /// Makes the directory ready: a run that begins takes the place of an earlier one there, as `--force` asks.
     pub(crate) fn begin(&self, directory: &Path) -> Result<()> {
         if self.latest.is_some() {
             return Ok(());

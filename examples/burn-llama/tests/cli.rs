@@ -247,8 +247,19 @@ fn an_interrupted_run_exports_the_same_bytes() {
     let error = error_of(&[&resume[..], &["--epochs", "3"]].concat());
     assert!(error.contains("optimizer.safetensors"), "{error}");
 
-    // A run that begins takes the place of the one before, and another seed is another run.
-    let other = train(&path("b"), &path("other"), &small("1", "6"));
+    // A run is not replaced unasked.
+    let kept = files(&directory);
+    let begin = [&resume[..2], &small("1", "6")].concat();
+    let error = error_of(&begin);
+    assert!(
+        error.ends_with("b: there is a run already; --resume goes on with it, --force replaces it"),
+        "{error}"
+    );
+    assert!(files(&directory) == kept);
+    assert_eq!(run(&[&begin[..], &["--resume", "--force"]].concat()).status.code(), Some(2));
+
+    // Where it is, the new one takes its place, and another seed is another run.
+    let other = train(&path("b"), &path("other"), &[&small("1", "6")[..], &["--force"]].concat());
     assert_eq!(other["epochs"], 1);
     assert!(files(&path("other")) != files(&path("first")));
 }

@@ -117,7 +117,7 @@ impl Found {
         warnings.extend(Loaded::unread(unread));
         Loaded {
             tensors: self.checkpoint.len(),
-            shards: self.checkpoint.shards().len(),
+            shards: self.checkpoint.file_count(),
             dtypes,
             bytes: self.checkpoint.byte_len(),
             dtype: dtype.name(),

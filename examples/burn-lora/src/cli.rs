@@ -68,13 +68,17 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
 
-    /// Where checkpoints are kept; without --resume, those of an earlier run are replaced
+    /// Where checkpoints are kept
     #[arg(long, value_name = "DIR", default_value = "target/burn-lora")]
     pub(crate) checkpoint_dir: PathBuf,
 
     /// Go on from the last checkpoint in that directory, with the options that the run was begun with
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Begin anew, and replace the checkpoints of an earlier run in that directory
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) force: bool,
 
     /// Write a PEFT adapter there: adapter_config.json and adapter_model.safetensors
     #[arg(long, value_name = "DIR")]

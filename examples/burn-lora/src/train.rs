@@ -64,14 +64,23 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// With `--resume` goes on from the last checkpoint, else forgets those that are there.
+    /// With `--resume` goes on from the last checkpoint, with `--force` forgets those that are there.
     ///
     /// # Errors
     ///
-    /// Fails when there is none, when it is damaged, and when the run was begun with other options.
+    /// Fails when there is none, when it is damaged, when the run was begun with other options, and when it would be replaced
+    /// unasked.
     pub(crate) fn resume(&mut self) -> Result<()> {
         let directory = self.cli.checkpoint_dir.display();
         if !self.cli.resume {
+            let replaces = self.cli.steps > 0 && !self.cli.force && self.checkpoints.newest()?.is_some();
+            ensure!(
+                !replaces,
+                "{directory}: there is a run already; --resume goes on with it, --force replaces it"
+            );
+            if self.cli.steps == 0 {
+                return Ok(());
+            }
             let manifest = self.cli.checkpoint_dir.join("checkpoints.json");
             return match fs::remove_file(&manifest) {
                 Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

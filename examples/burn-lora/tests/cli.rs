@@ -136,6 +136,17 @@ fn an_interrupted_run_exports_the_same_bytes() {
     assert_eq!((&again["steps"], &again["loss"]), (&json!(5), &Value::Null));
     assert!(weights("once") == weights("again"));
 
+    // A run is not replaced unasked.
+    let error = error_of(&["--steps", "5", "--checkpoint-dir", text(&path("b"))]);
+    assert!(
+        error.ends_with("b: there is a run already; --resume goes on with it, --force replaces it"),
+        "{error}"
+    );
+    train(&path("b"), &path("kept"), &["--steps", "5", "--seed", "7", "--resume"]);
+    assert!(weights("once") == weights("kept"));
+    train(&path("b"), &path("anew"), &["--steps", "3", "--seed", "7", "--force"]);
+    assert!(weights("first") == weights("anew"));
+
     let directory = path("b");
     let resume = [&SMALL[..4], &["--checkpoint-dir", text(&directory), "--resume"]].concat();
     let error = error_of(&[&resume[..], &["--rank", "4", "--seed", "8"]].concat());

@@ -110,7 +110,7 @@ impl Found {
         let (tensors, bytes) = self.size();
         Loaded {
             tensors,
-            shards: self.checkpoint.shards().len(),
+            shards: self.checkpoint.file_count(),
             bytes,
             seconds: self.start.elapsed().as_secs_f64(),
             warnings,

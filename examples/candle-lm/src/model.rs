@@ -232,7 +232,7 @@ impl Safetensors {
         warnings.extend(Loaded::unread(&self.unread));
         Loaded {
             tensors: self.checkpoint.len(),
-            shards: self.checkpoint.shards().len(),
+            shards: self.checkpoint.file_count(),
             dtypes,
             bytes: self.checkpoint.byte_len(),
             dtype: dtype.as_str(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{Tensor, Var};
 use candle_nn::VarMap;
-use weighbridge::{Checkpoint, Error, ErrorKind, Quantized, Result, nearest_name};
+use weighbridge::{Checkpoint, Error, ErrorKind, NearestNames, Quantized, Result};
 
 use super::layout::BurnLayout;
 use crate::Loader;
@@ -40,8 +40,7 @@ pub(crate) fn weights_for(
     for (variable, var) in vars {
         let name = layout.name(variable);
         let Some(tensor) = stored.remove(&name) else {
-            let near = nearest_name(&name, stored.keys().map(String::as_str));
-            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let near = NearestNames::of(&name, stored.keys().map(String::as_str)).hint();
             let message = format!("the checkpoint has no tensor for this variable{near}");
             return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(&name));
         };

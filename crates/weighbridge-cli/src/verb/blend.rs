@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use weighbridge::plan::{Blend as Operation, BlendMethod, Input, Overflow, Read};
 use weighbridge::write::Save;
@@ -22,6 +22,7 @@ use crate::destination::Destination;
 use crate::dtype::parse_dtype;
 use crate::metadata;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::select::Select;
 use crate::show::plural;
 use crate::term::Term;
@@ -110,6 +111,8 @@ impl Blend {
         let recipe = Recipe::new(&self.settings, self.seed, self.recipe.as_deref(), &self.take)?;
         let names = self.select.names()?;
         let models = Models::open(&self.inputs, self.base.as_deref(), &names, term)?;
+        let known: Vec<_> = models.all().flat_map(|model| pattern::names(&model.stored)).collect();
+        self.select.check(&models.main().path, &known, term)?;
         if !self.any_tokenizer {
             tokens::check(models.all(), term)?;
         }
@@ -120,7 +123,7 @@ impl Blend {
             entries.push(self.entry(&name, made)?);
         }
         if entries.is_empty() {
-            bail!("{}: none of its tensors is chosen", models.main().path.display());
+            return Err(pattern::nothing_left(&models.main().path, models.main().dense.len()));
         }
         recipe.check_used(tally.uses_base || self.base.is_none())?;
         self.write(entries, &models, &tally, term)

@@ -13,6 +13,7 @@ use crate::dense;
 use crate::destination::Destination;
 use crate::load::open;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::reshape::{self, Reshape};
 use crate::show::plural;
 use crate::term::Term;
@@ -48,6 +49,7 @@ impl Cast {
             bail!("no dtype is given to cast to: --to bf16");
         }
         let checkpoint = open(&self.input, term)?;
+        self.casts.check(&self.input, &pattern::names(&checkpoint), term)?;
         let reshape = Reshape { casts: self.casts.rules()?, ..Reshape::default() };
         let plan = reshape.plan(&checkpoint)?;
         let dequantised: HashSet<_> =

@@ -12,13 +12,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use weighbridge::plan::{Overflow, Part};
 use weighbridge::write::OutputFile;
-use weighbridge::{Checkpoint, Dtype, Plan, QuantizedModule, Slice};
+use weighbridge::{Checkpoint, Dtype, NearestNames, Plan, QuantizedModule, Slice};
 
 use crate::casts::OnQuantized;
 use crate::dense;
 use crate::dtype::parse_dtype;
 use crate::load;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::show::safe;
 use crate::term::{Bar, Term};
 use stream::stream;
@@ -185,9 +186,11 @@ impl Cat {
                 return Ok((tensor.name(), Some(slice)));
             }
         }
-        let hint = match checkpoint.nearest_name(name) {
-            Some(nearest) => format!("did you mean {:?}?", safe(nearest)),
-            None => format!("`weighbridge inspect {}` lists them", self.path.display()),
+        let names = pattern::names(checkpoint);
+        let near = NearestNames::of(name, names.iter().map(AsRef::as_ref));
+        let hint = match near.is_empty() {
+            true => format!("`weighbridge inspect {}` lists them", self.path.display()),
+            false => near.to_string(),
         };
         bail!("{}: there is no tensor {:?}; {hint}", self.path.display(), safe(name))
     }

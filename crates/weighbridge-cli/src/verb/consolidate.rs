@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use weighbridge::parallel::{self, ParallelPlan};
-use weighbridge::{Checkpoint, Plan};
+use weighbridge::{Checkpoint, Names, Plan};
 use weighbridge_convert::{Aliases, Foreign, Format, Options, open_any};
 
 use crate::beside::Beside;
@@ -13,6 +13,7 @@ use crate::casts::Rules as Casts;
 use crate::destination::Destination;
 use crate::load::tell;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::rename::Renaming;
 use crate::reshape::{self, Reshape};
 use crate::select::Select;
@@ -87,21 +88,22 @@ impl Consolidate {
         let ranks = inputs.iter().map(|input| open_rank(input)).collect::<Result<Vec<_>>>()?;
         // Each has the files of the model beside it.
         let destination = Beside::of(&inputs[0], &ranks[0])?.into(&self.destination, None)?;
-        let joined = parallel::join(&ranks, &self.select.names()?);
-        self.write_joined(joined, &inputs[0], ranks.len(), &destination, term)
+        let join = |names: &Names| parallel::join(&ranks, names);
+        self.write_joined(&join, &inputs[0], ranks.len(), &destination, term)
     }
 
     fn directory(&self, input: &Path, term: &Term) -> Result<Outcome> {
-        let foreign = self.open(input)?;
-        let plan = self.plan(foreign.checkpoint(), input)?;
+        let foreign = self.open(input, &self.select)?;
+        let all = || Ok(self.open(input, &Select::default())?.checkpoint().clone());
+        let plan = self.plan(foreign.checkpoint(), input, all, term)?;
         let outcome = reshape::write(std::slice::from_ref(&plan), &self.destination, term)?;
         report(foreign.notes(), term);
         Ok(outcome)
     }
 
-    fn open(&self, input: &Path) -> Result<Foreign> {
+    fn open(&self, input: &Path, select: &Select) -> Result<Foreign> {
         let options = Options::new().aliases(Aliases::Each);
-        let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
+        let options = if select.is_all() { options } else { options.only(select.names()?) };
         let options = self.allow_global.iter().fold(options, Options::allow_global);
         match Format::of_file(input)? {
             Some(Format::Distributed | Format::DistributedSafetensors | Format::DeepSpeedZero) => {
@@ -123,25 +125,38 @@ impl Consolidate {
             tell(input, &checkpoint, term);
             checkpoints.push(checkpoint);
         }
-        let joined = plan.join(&checkpoints, &self.select.names()?);
-        self.write_joined(joined, file, checkpoints.len(), &self.destination, term)
+        let join = |names: &Names| plan.join(&checkpoints, names);
+        self.write_joined(&join, file, checkpoints.len(), &self.destination, term)
     }
 
     fn write_joined(
         &self,
-        joined: weighbridge::Result<Checkpoint>,
+        join: &dyn Fn(&Names) -> weighbridge::Result<Checkpoint>,
         named: &Path,
         ranks: usize,
         destination: &Destination,
         term: &Term,
     ) -> Result<Outcome> {
-        let plan = self.plan(&joined?, named)?;
+        let joined = join(&self.select.names()?)?;
+        let plan = self.plan(&joined, named, || Ok(join(&Names::all())?), term)?;
         let outcome = reshape::write(std::slice::from_ref(&plan), destination, term)?;
         term.note(format_args!("from {}", plural(ranks, "rank")));
         Ok(outcome)
     }
 
-    fn plan(&self, checkpoint: &Checkpoint, named: &Path) -> Result<Plan> {
+    /// What is written of a checkpoint that has the chosen tensors; `all` opens it with the others.
+    fn plan(
+        &self,
+        checkpoint: &Checkpoint,
+        named: &Path,
+        all: impl FnOnce() -> Result<Checkpoint>,
+        term: &Term,
+    ) -> Result<Plan> {
+        let chosen = pattern::names(checkpoint);
+        self.select.check_chosen(named, &chosen, || {
+            Ok(all()?.tensors().map(|tensor| tensor.name().to_owned()).collect())
+        })?;
+        self.renaming.warn(named, &chosen, term)?;
         if checkpoint.is_empty() {
             bail!("{}: no tensor of it is selected", named.display());
         }

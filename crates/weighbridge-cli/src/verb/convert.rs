@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use weighbridge_convert::{Aliases, Foreign, Note, NoteKind, Options};
+use weighbridge::Checkpoint;
+use weighbridge_convert::{Aliases, Foreign, Note, NoteKind, Options, open_any_with};
 
 mod export;
 
@@ -12,6 +13,7 @@ use crate::casts::{self, Casts};
 use crate::destination::Destination;
 use crate::load;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::rename::Renaming;
 use crate::reshape::{self, Reshape};
 use crate::select::Select;
@@ -25,7 +27,7 @@ const SHOWN: usize = 10;
 /// safetensors, without running any of their code
 ///
 /// An output that ends in .npz, .npy or .gguf is written in that format; the names of tensors stay as they
-/// are. The format of the input is recognised by the content of the file, not by its name. A pickle that
+/// are, so that llama.cpp does not run such a .gguf. The format of the input is recognised by the content of the file, not by its name. A pickle that
 /// imports something not
 /// known to be harmless is refused: `weighbridge scan` lists what it imports. Everything that is renamed,
 /// left out or changed is reported on standard error.
@@ -111,9 +113,10 @@ impl Convert {
         let input = load::on_disk(&self.input, |_| true, term)?;
         let foreign = weighbridge_convert::open(input.path(), &self.options()?)?;
         let checkpoint = foreign.checkpoint();
+        self.check(checkpoint, term)?;
         let plan = self.reshape()?.plan(checkpoint).map_err(|error| error.in_file(&self.input))?;
         let chosen = plan.entries().len();
-        if self.is_nothing(chosen, checkpoint.len() + foreign.unchosen(), foreign.notes(), term) {
+        if self.is_nothing(chosen, checkpoint.len() + foreign.unchosen(), foreign.notes(), term)? {
             return Ok(Outcome::Findings);
         }
         let outcome = reshape::write(&[plan], &self.destination, term)?;
@@ -129,6 +132,7 @@ impl Convert {
     /// Something else than safetensors comes out; safetensors may go in, too.
     fn export(&self, export: &export::Export<'_>, term: &Term) -> Result<Outcome> {
         let (checkpoint, foreign) = load::any(&self.input, &self.options()?, term)?;
+        self.check(&checkpoint, term)?;
         let mut reshape = self.reshape()?;
         if self.cast_into {
             reshape.casts = reshape.casts.before_casts();
@@ -136,12 +140,15 @@ impl Convert {
         let plan = reshape.plan(&checkpoint).map_err(|error| error.in_file(&self.input))?;
         let unchosen = foreign.as_ref().map_or(0, Foreign::unchosen);
         let notes = foreign.as_ref().map_or(&[][..], Foreign::notes);
-        if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term) {
+        if self.is_nothing(plan.entries().len(), checkpoint.len() + unchosen, notes, term)? {
             return Ok(Outcome::Findings);
         }
         let notes = export.write(&plan, self.casts.is_raw()).map_err(casts::in_options)?;
         foreign.iter().for_each(|foreign| report(foreign.notes(), term));
         report(&notes, term);
+        if let Some(what) = export.is_good_for() {
+            term.note(what);
+        }
         let from = foreign.map_or("safetensors", |foreign| foreign.format().name());
         term.note(format_args!(
             "{} from {from}",
@@ -150,23 +157,35 @@ impl Convert {
         Ok(Outcome::Clean)
     }
 
-    /// Warns if no tensor is converted, and says whether to stop there.
-    fn is_nothing(&self, chosen: usize, all: usize, notes: &[Note], term: &Term) -> bool {
+    /// Fails where a pattern that chooses or casts matches nothing, and warns of others that do not.
+    fn check(&self, checkpoint: &Checkpoint, term: &Term) -> Result<()> {
+        let names = pattern::names(checkpoint);
+        self.select.check_chosen(&self.input, &names, || {
+            let input = load::on_disk(&self.input, |_| true, term)?;
+            let all = open_any_with(input.path(), &self.options_for_all())?;
+            Ok(all.checkpoint().tensors().map(|tensor| tensor.name().to_owned()).collect())
+        })?;
+        self.casts.check(&self.input, &names, term)?;
+        self.renaming.warn(&self.input, &names, term)
+    }
+
+    /// Warns if there is no tensor to convert, and says whether to stop there; fails if there is one that is not chosen.
+    fn is_nothing(&self, chosen: usize, all: usize, notes: &[Note], term: &Term) -> Result<bool> {
         if chosen > 0 {
-            return false;
+            return Ok(false);
         }
-        let why = match all {
-            0 if notes.iter().any(|note| note.kind() == NoteKind::Dropped) => {
-                "everything in it was left out".to_owned()
-            }
-            0 => "it contains no tensors".to_owned(),
-            all => format!("none of its {} is selected", plural(all, "tensor")),
+        if all > 0 {
+            return Err(pattern::nothing_left(&self.input, all));
+        }
+        let why = match notes.iter().any(|note| note.kind() == NoteKind::Dropped) {
+            true => "everything in it was left out",
+            false => "it contains no tensors",
         };
         term.warn(format_args!("{}: no tensor is converted: {why}", self.input.display()));
         if self.strict {
             report(notes, term);
         }
-        self.strict
+        Ok(self.strict)
     }
 
     fn reshape(&self) -> Result<Reshape> {
@@ -178,6 +197,12 @@ impl Convert {
     }
 
     fn options(&self) -> Result<Options> {
+        let options = self.options_for_all();
+        Ok(if self.select.is_all() { options } else { options.only(self.select.names()?) })
+    }
+
+    /// Those that choose no tensors.
+    fn options_for_all(&self) -> Options {
         let aliases = match self.aliases {
             OnAlias::Once => Aliases::Once,
             OnAlias::Each => Aliases::Each,
@@ -189,8 +214,7 @@ impl Convert {
         if self.skip_unsupported {
             options = options.skip_unsupported();
         }
-        let options = if self.select.is_all() { options } else { options.only(self.select.names()?) };
-        Ok(self.allow_global.iter().fold(options, Options::allow_global))
+        self.allow_global.iter().fold(options, Options::allow_global)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::destination::Destination;
 use crate::dtype::parse_weight_dtype;
 use crate::load;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::select::Select;
 use crate::show::plural;
 use crate::term::Term;
@@ -64,6 +65,7 @@ impl Dequantize {
         let options = self.to.map_or_else(Options::new, |to| Options::new().dequantise(to));
         let (checkpoint, foreign) = load::any(&self.input, &options, term)?;
         load::tell(&self.input, &checkpoint, term);
+        self.select.check(&self.input, &pattern::names(&checkpoint), term)?;
         let names = self.select.names()?;
         let advice = "nothing is written; --except leaves modules out";
         let dense = dense::weights(&checkpoint, &names, advice)?;
@@ -84,7 +86,7 @@ impl Dequantize {
         let is_cast = |tensor: &TensorRef<'_>| is_small_float(tensor) && !weights.contains(tensor.name());
         let cast = chosen(&dense, &names).filter(is_cast).count();
         if plan.entries().is_empty() {
-            bail!("{}: none of its {} is chosen", self.input.display(), plural(dense.len(), "tensor"));
+            return Err(pattern::nothing_left(&self.input, dense.len()));
         }
         // Blocks of GGUF are weights as soon as they are read.
         if weights.is_empty() && cast == 0 && foreign.is_none() {

@@ -16,6 +16,7 @@ use super::inspect;
 use crate::dense::{ADVICE, Dense};
 use crate::load;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::select::Select;
 use crate::show::{self, safe};
 use crate::term::Term;
@@ -124,6 +125,7 @@ impl Diff {
         let look = |path| Ok(self.dense.of(load::look(path, term)?, &names, ADVICE)?);
         let [a, b]: [Result<_>; 2] = [look(&self.a), look(&self.b)];
         let (a, b) = (a?, b?);
+        self.select.check(&self.a, &[pattern::names(&a), pattern::names(&b)].concat(), term)?;
         let mut structure = Structure::of(&a, &b, &names)?;
         if self.ignore.contains(&Ignore::Dtype) {
             structure.dtypes.clear();

@@ -1,5 +1,6 @@
 //! `weighbridge fetch`.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use weighbridge::Names;
 use weighbridge_remote::{Address, CacheMode, Remote};
 
 use crate::outcome::Outcome;
+use crate::pattern::{self, Pattern};
 use crate::remote::{Files, address};
 use crate::select::chosen;
 use crate::show::{bytes, plural, safe};
@@ -72,9 +74,20 @@ impl Fetch {
             }
             None => Remote::shared()?,
         };
-        let files = Files::of(&remote, &address, |name| names.contains(name))?;
+        let all = RefCell::new(Vec::new());
+        let files = Files::of(&remote, &address, |name| {
+            all.borrow_mut().push(name.to_owned());
+            names.contains(name)
+        })?;
+        let all = all.into_inner();
+        let only = Pattern::globs("--only", &self.only)?;
         if files.files.is_empty() {
-            bail!("{address}: no file has such a name");
+            pattern::must_match("file", &self.address, &only, &all)?;
+            bail!("{address}: no file of it is chosen: --except leaves out what there is");
+        }
+        // Where the address names a file, there is nothing to choose. A list of globs is for many repositories.
+        if !all.is_empty() {
+            pattern::should_match("file", &self.address, &only, &all, term);
         }
         if self.list {
             let mut out = term.text();

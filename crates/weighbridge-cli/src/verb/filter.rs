@@ -8,6 +8,7 @@ use clap::Args;
 use crate::destination::Destination;
 use crate::load::open;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::reshape::{self, Reshape};
 use crate::select::Select;
 use crate::show::plural;
@@ -40,11 +41,12 @@ impl Filter {
             bail!("nothing says which tensors to keep: --only, --regex or --except");
         }
         let checkpoint = open(&self.input, term)?;
+        self.select.check(&self.input, &pattern::names(&checkpoint), term)?;
         let reshape = Reshape { names: self.select.names()?, ..Reshape::default() };
         let plan = reshape.plan(&checkpoint)?;
         let (kept, all) = (plan.entries().len(), checkpoint.len());
         if kept == 0 {
-            bail!("{}: none of its {} is chosen", self.input.display(), plural(all, "tensor"));
+            return Err(pattern::nothing_left(&self.input, all));
         }
         let outcome = reshape::write(&[plan], &self.destination, term)?;
         term.note(format_args!("{} left out", plural(all - kept, "tensor")));

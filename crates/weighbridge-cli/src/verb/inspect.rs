@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use weighbridge::Checkpoint;
-use weighbridge_page::Survey;
+use weighbridge::{Checkpoint, TensorRef};
 use weighbridge_page::tree::{Sort, position};
+use weighbridge_page::{Shown, Survey};
 
 use crate::dense::Dense;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::select::Select;
 use crate::show::safe;
 use crate::term::Term;
@@ -127,9 +128,13 @@ impl Inspect {
             }
         }
         let seen: Vec<Seen> = self.paths.iter().map(|path| self.look(path, term)).collect::<Result<_>>()?;
+        let known: Vec<_> = seen.iter().flat_map(|seen| pattern::names(&seen.stored)).collect();
+        self.select.check(&self.paths[0], &known, term)?;
         let looked = self.paths.iter().zip(&seen).map(|(path, seen)| {
             let (name, shown) = (load::name_of(path), seen.shown(self.dense.dense));
-            let survey = Survey::new(name, path.display().to_string(), shown, &seen.stored, &chosen);
+            let told = if self.dense.dense { Shown::Weights } else { Shown::Stored };
+            let survey =
+                Survey::new(name, path.display().to_string(), shown, &seen.stored, &chosen).showing(told);
             if !self.select.is_all() && survey.tensors().is_empty() && !seen.stored.is_empty() {
                 term.warn(format_args!("{}: no tensor has such a name", path.display()));
             }
@@ -211,7 +216,8 @@ fn read<'c>(survey: Survey<'c>, term: &Term) -> Result<Survey<'c>> {
     let mut order: Vec<usize> = (0..survey.tensors().len()).collect();
     order.sort_by_key(|&place| position(&survey.tensors()[place]));
     let tensors: Vec<_> = order.iter().map(|&place| survey.tensors()[place]).collect();
-    let read = figures::of(&tensors, &term.bar("reading", survey.bytes()))?;
+    let bytes = tensors.iter().map(TensorRef::byte_len).sum();
+    let read = figures::of(&tensors, &term.bar("reading", bytes))?;
     let mut figures = vec![None; read.len()];
     for (place, read) in order.into_iter().zip(read) {
         figures[place] = read;

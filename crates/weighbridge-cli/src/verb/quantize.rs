@@ -16,6 +16,7 @@ use crate::destination::Destination;
 use crate::load::open;
 use crate::metadata;
 use crate::outcome::Outcome;
+use crate::pattern::{self, Pattern};
 use crate::show::{plural, safe};
 use crate::term::Term;
 use beside::Beside;
@@ -89,6 +90,9 @@ impl Quantize {
             let codes = module.codes().next().map_or("", |codes| codes.name());
             return Err(module.refusal(codes, "`weighbridge dequantize` makes weights of it first").into());
         }
+        let names = pattern::names(&checkpoint);
+        pattern::must_match("tensor", &self.input, &Pattern::globs("--only", &self.only)?, &names)?;
+        pattern::should_match("tensor", &self.input, &Pattern::globs("--keep", &self.keep)?, &names, term);
         let choice = Choice::new(method, &self.only, &self.keep)?;
         let beside = Beside::of(&checkpoint, &self.destination)?;
         beside.check()?;
@@ -164,7 +168,8 @@ fn of_weight(error: anyhow::Error) -> anyhow::Error {
             let made = error.tensor().unwrap_or_default();
             let name = made.rfind(WEIGHT).map_or(made, |at| &made[..at + WEIGHT.len()]);
             let message = format!("{}; --keep leaves a tensor as it is", error.message());
-            weighbridge::Error::new(error.kind(), message).in_tensor(name).into()
+            let told = weighbridge::Error::new(error.kind(), message).in_tensor(name);
+            error.file().map_or_else(|| told.clone(), |file| told.clone().in_file(file)).into()
         }
         Ok(error) => error.into(),
         Err(other) => other,

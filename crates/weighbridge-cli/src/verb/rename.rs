@@ -42,13 +42,16 @@ impl Rename {
             bail!("no rule is given: --rename, --rename-prefix, --rename-regex or --rename-map");
         }
         let checkpoint = open(&self.input, term)?;
+        let idle =
+            self.renaming.idle(&checkpoint.tensors().map(|tensor| tensor.name()).collect::<Vec<_>>())?;
+        match &idle.said[..] {
+            [first, ..] if idle.are_all => bail!("{}: {first}", self.input.display()),
+            said => said.iter().for_each(|said| term.warn(format_args!("{}: {said}", self.input.display()))),
+        }
         let reshape = Reshape { renames: self.renaming.renames()?, ..Reshape::default() };
         let plan = reshape.plan(&checkpoint)?;
         let names = checkpoint.tensors().map(|tensor| tensor.name()).zip(plan.entries());
         let changed = names.filter(|(old, entry)| *old != entry.name()).count();
-        if changed == 0 {
-            term.warn("no rule changes a name");
-        }
         let outcome = reshape::write(&[plan], &self.destination, term)?;
         term.note(format_args!("{} renamed", plural(changed, "tensor")));
         Ok(outcome)

@@ -1,5 +1,7 @@
 //! `weighbridge scan`: what pickles would import.
 
+mod code;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,10 +28,11 @@ use crate::{interrupt, show};
 /// A file is harmless if every byte of it belongs to a known format, and its pickles import only what makes
 /// data and does nothing else. Dangerous globals run code, or reach something that does. Unknown globals are
 /// in no list: look them up before you load the file, then allow them. A file is incomplete if parts of it
-/// were not understood or could not be looked into.
+/// were not understood or could not be looked into. Programs (`modeling_x.py`) hold no pickles; what they do is not looked
+/// into, which is said, and they are counted by themselves.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 where everything is harmless, 1 where something is dangerous, unknown or incomplete, 2 where something could not
+Exit status: 0 where everything that was looked into is harmless, 1 where something is dangerous, unknown or incomplete, 2 where something could not
 be read.
 
 Examples:
@@ -119,7 +122,7 @@ impl Scan {
         let mut worst = Verdict::Harmless;
         let mut counts: BTreeMap<Verdict, usize> = BTreeMap::new();
         let (mut files, mut errors) = (Vec::new(), Vec::new());
-        let mut complete = true;
+        let (mut complete, mut programs) = (true, 0);
         let mut out = term.text();
         let mut unread = |path: &Path, error: anyhow::Error| {
             let error = show::one_line(&error);
@@ -144,6 +147,17 @@ impl Scan {
                         continue;
                     }
                 };
+                if let Some(language) = code::language(&found) {
+                    programs += 1;
+                    match self.format {
+                        Format::Text => {
+                            let path = found.path.display().to_string();
+                            writeln!(out, "{}: {}", safe(&path), code::said(language))?;
+                        }
+                        Format::Json => files.push(File { verdict: "code", ..File::of(&found, &allowed) }),
+                    }
+                    continue;
+                }
                 let verdict = found.verdict_without(|global| allowed.contains(global));
                 *counts.entry(verdict).or_default() += 1;
                 worst = worst.max(verdict);
@@ -156,15 +170,16 @@ impl Scan {
                 }
             }
         }
-        let looked_at = counts.values().sum::<usize>();
-        if self.format == Format::Text && looked_at != 1 {
-            let each: Vec<_> =
+        let all = counts.values().sum::<usize>() + programs;
+        if self.format == Format::Text && all != 1 {
+            let mut each: Vec<_> =
                 counts.iter().rev().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+            each.extend((programs > 0).then(|| format!("{programs} not looked into")));
             let each = if each.is_empty() { "nothing was looked at".to_owned() } else { each.join(", ") };
-            writeln!(out, "{}: {each}", plural(looked_at, "file"))?;
+            writeln!(out, "{}: {each}", plural(all, "file"))?;
         }
         out.flush()?;
-        if looked_at == 0 {
+        if all == 0 {
             worst = Verdict::Incomplete;
             complete = false;
         }

@@ -13,6 +13,7 @@ use crate::dtype::can_read;
 use crate::figures::{self, Figures, Number};
 use crate::load;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::select::Select;
 use crate::show::{self, safe};
 use crate::term::Term;
@@ -80,6 +81,8 @@ impl Stat {
         let names = self.select.names()?;
         let look = |path| Ok(self.dense.of(load::look(path, term)?, &names, ADVICE)?);
         let checkpoints = self.paths.iter().map(|path| look(path)).collect::<Result<Vec<_>>>()?;
+        let known: Vec<_> = checkpoints.iter().flat_map(pattern::names).collect();
+        self.select.check(&self.paths[0], &known, term)?;
         let mut output = Output { schema: "weighbridge.stat/1", checkpoints: Vec::new() };
         for (path, checkpoint) in self.paths.iter().zip(&checkpoints) {
             let mut tensors = load::by_name(checkpoint);

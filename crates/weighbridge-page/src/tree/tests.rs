@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use weighbridge::{Checkpoint, TensorRef};
 
 use super::{Node, Sort, by_path, ranges};
+use crate::Shown;
 
 /// A checkpoint of bytes, all tensors of that name and length.
 fn checkpoint(tensors: &[(String, usize)]) -> Checkpoint {
@@ -69,7 +70,7 @@ proptest! {
     ) {
         let checkpoint = checkpoint(&given);
         let tensors = sorted(&checkpoint);
-        let root = Node::root(&tensors);
+        let root = Node::root(&tensors, Shown::Stored);
         let mut found = Vec::new();
         expand(&root, &[String::new()], sort, &mut found);
         found.sort();
@@ -81,7 +82,7 @@ proptest! {
     fn places_are_those_of_the_names(given in tensors()) {
         let checkpoint = checkpoint(&given);
         let tensors = sorted(&checkpoint);
-        let mut nodes = Node::root(&tensors).children(Sort::Name);
+        let mut nodes = Node::root(&tensors, Shown::Stored).children(Sort::Name);
         let mut seen = Vec::new();
         while let Some(node) = nodes.pop() {
             if let Some(tensor) = node.tensor() {
@@ -121,7 +122,7 @@ fn equal_layers_are_one() {
     let given = [layers(&[0, 1, 2, 3, 5, 7, 8, 9], 4), layers(&[4, 6], 2)].concat();
     let checkpoint = checkpoint(&given);
     let tensors = sorted(&checkpoint);
-    let module = Node::root(&tensors).children(Sort::Name).remove(0);
+    let module = Node::root(&tensors, Shown::Stored).children(Sort::Name).remove(0);
     let labels: Vec<_> = module.children(Sort::Name).iter().map(|n| (n.label(), n.bytes())).collect();
     assert_eq!(labels, [("[0-3,5,7-9]".to_owned(), 32), ("[4,6]".to_owned(), 4)]);
 }
@@ -138,6 +139,6 @@ fn deep_names_end() {
     let checkpoint = checkpoint(&[(deep.clone(), 1), (format!("{deep}x"), 2)]);
     let tensors = sorted(&checkpoint);
     let mut found = Vec::new();
-    expand(&Node::root(&tensors), &[String::new()], Sort::Name, &mut found);
+    expand(&Node::root(&tensors, Shown::Stored), &[String::new()], Sort::Name, &mut found);
     assert_eq!(found, [(deep.clone(), 1), (format!("{deep}x"), 2)]);
 }

@@ -94,6 +94,11 @@ impl Agents {
         agent.run(request)
     }
 
+    /// Whether requests go through a proxy.
+    pub(crate) fn is_proxied(&self, uri: &Uri) -> bool {
+        self.shared.proxies.of(uri).is_some()
+    }
+
     fn route(&self, uri: &Uri, guarded: bool) -> Result<Route, ureq::Error> {
         let proxied = self.shared.proxies.of(uri).is_some();
         // Behind a proxy only it knows a name's address.

@@ -24,13 +24,18 @@ pub(crate) enum Trouble {
     Fatal,
     /// It may pass.
     Passing,
-    /// As [`Self::Passing`], but names seldom come into being.
+    /// As [`Self::Passing`]; there was no connection.
+    Unreachable,
+    /// As [`Self::Unreachable`], but names seldom come into being.
     NoSuchHost,
     /// The server said when to come back.
     ToldToWait(Duration),
     /// Somebody else's requests were interrupted.
     Woken,
 }
+
+/// What to do where there is no connection.
+const CURE: &str = "; check the address and the network, and HTTPS_PROXY where a proxy is needed";
 
 impl Failure {
     pub(crate) fn fatal(error: Error) -> Self {
@@ -39,6 +44,10 @@ impl Failure {
 
     pub(crate) fn passing(message: impl Into<String>) -> Self {
         Self { trouble: Trouble::Passing, error: Error::new(ErrorKind::Io, message) }
+    }
+
+    fn unreachable(message: impl Into<String>) -> Self {
+        Self { trouble: Trouble::Unreachable, error: Error::new(ErrorKind::Io, message) }
     }
 
     pub(crate) fn told_to_wait(wait: Duration, error: Error) -> Self {
@@ -50,17 +59,21 @@ impl Failure {
     }
 
     /// What an error of the agent means. No text of it has a URL in it, which could be a signed one.
-    pub(crate) fn of(error: &ureq::Error, uri: &Uri) -> Self {
+    pub(crate) fn of(error: &ureq::Error, uri: &Uri, is_proxied: bool) -> Self {
         let host = host_of(uri);
-        let from = if host.is_empty() { String::new() } else { format!(" ({host})") };
+        let from = match (host.is_empty(), is_proxied) {
+            (true, _) => String::new(),
+            (false, false) => format!(" ({host})"),
+            (false, true) => format!(" ({host}, through the proxy that HTTPS_PROXY or HTTP_PROXY names)"),
+        };
         let fatal = |kind, message: String| Self::fatal(Error::new(kind, message));
         match error {
             ureq::Error::Io(error) => Self::of_io(error, &host, &from),
             ureq::Error::Timeout(ureq::Timeout::Connect) => {
-                Self::passing(format!("no connection in time{from}"))
+                Self::unreachable(format!("no connection in time{from}"))
             }
             ureq::Error::Timeout(ureq::Timeout::Resolve) => {
-                Self::passing(format!("the name was not looked up in time{from}"))
+                Self::unreachable(format!("the name was not looked up in time{from}"))
             }
             ureq::Error::Timeout(_) => Self::passing(format!("the server was silent for too long{from}")),
             ureq::Error::HostNotFound => {
@@ -76,8 +89,10 @@ impl Failure {
             ureq::Error::LargeResponseHeader(..) => {
                 fatal(ErrorKind::Malformed, format!("the answer's headers are too long{from}"))
             }
-            ureq::Error::ConnectProxyFailed(_) => Self::passing(format!("the proxy could not connect{from}")),
-            ureq::Error::ConnectionFailed => Self::passing(format!("no connection{from}")),
+            ureq::Error::ConnectProxyFailed(_) => {
+                Self::unreachable(format!("the proxy could not connect{from}"))
+            }
+            ureq::Error::ConnectionFailed => Self::unreachable(format!("no connection{from}")),
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired => {
                 fatal(ErrorKind::Io, format!("no encrypted connection could be made{from}"))
             }
@@ -109,7 +124,14 @@ impl Failure {
             }
             _ => text,
         };
-        Self::passing(format!("{what}{from}"))
+        let message = format!("{what}{from}");
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown => Self::unreachable(message),
+            _ => Self::passing(message),
+        }
     }
 
     /// The error to report when it was tried often enough.
@@ -123,7 +145,12 @@ impl Failure {
             _ => {
                 let attempts = budget.failures();
                 let noun = if attempts == 1 { "attempt" } else { "attempts" };
-                format!("{message}, {attempts} {noun} in {} s without progress", budget.waited(now).as_secs())
+                let cure = match self.trouble {
+                    Trouble::Unreachable | Trouble::NoSuchHost => CURE,
+                    _ => "",
+                };
+                let seconds = budget.waited(now).as_secs();
+                format!("{message}, {attempts} {noun} in {seconds} s without progress{cure}")
             }
         };
         Error::new(self.error.kind(), message)

@@ -496,7 +496,7 @@ impl Reader {
 
 impl Failure {
     fn is_passing(&self) -> bool {
-        self.trouble == super::failure::Trouble::Passing
+        matches!(self.trouble, super::failure::Trouble::Passing | super::failure::Trouble::Unreachable)
     }
 
     fn is_fatal(&self) -> bool {

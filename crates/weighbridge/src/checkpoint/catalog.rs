@@ -9,6 +9,7 @@ use hashbrown::hash_table::Entry;
 
 use super::prefixed::PrefixedNames;
 use super::shard::Shard;
+use crate::blocks::BlockType;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::header::TensorInfo;
@@ -223,6 +224,24 @@ impl<'a> TensorRef<'a> {
     /// The number of bytes, as stored.
     pub fn byte_len(&self) -> u64 {
         self.info.byte_len()
+    }
+
+    /// The type of the blocks that its file stores it in, as GGUF does; [`dtype`](Self::dtype) is that of the weights which are
+    /// made of them then.
+    pub fn block_type(&self) -> Option<BlockType> {
+        self.shard().blocks(self.number()).map(|(block_type, _)| *block_type)
+    }
+
+    /// The number of bytes in its file: of its blocks, where it has a [block type](Self::block_type).
+    pub fn stored_len(&self) -> u64 {
+        let blocks = self.shard().blocks(self.number());
+        blocks.map_or_else(
+            || self.byte_len(),
+            |(_, input)| {
+                let range = input.range();
+                range.end - range.start
+            },
+        )
     }
 
     /// The header's entry, whose name has no prefix.

@@ -165,8 +165,7 @@ impl Checkpoint {
     /// Fails with [`ErrorKind::MissingTensor`] when there is no tensor of this name, and when reading fails.
     pub fn read(&self, name: &str) -> Result<HostBuffer> {
         let Some(tensor) = self.tensor(name) else {
-            let near = self.nearest_name(name);
-            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            let near = self.nearest_names(name).hint();
             let message = format!("the checkpoint has no tensor of this name{near}");
             return Err(Error::new(ErrorKind::MissingTensor, message).in_tensor(name));
         };

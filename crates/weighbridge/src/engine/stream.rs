@@ -12,6 +12,7 @@ use super::spans::Spans;
 use super::tile::TileMaker;
 use crate::cast::swap_bytes;
 use crate::dtype::Dtype;
+use crate::error::Error;
 use crate::plan::{Entry, Plan};
 use crate::write::{Ranges, Stored, TensorData};
 
@@ -70,6 +71,13 @@ impl Streamed {
     /// What is made, and how.
     pub fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// Names the file in an error where all of the inputs are in one; otherwise it is for who writes to say which.
+    fn blame(&self, error: Error) -> Error {
+        let Some((first, others)) = self.entry.inputs().split_first() else { return error };
+        let is_of_one = others.iter().all(|other| other.shard().number() == first.shard().number());
+        if is_of_one { first.shard().blame(error) } else { error }
     }
 
     /// The bytes that are made at a time: whole steps of the operation where these are not too large.
@@ -134,7 +142,7 @@ impl Ranges for Streamed {
                 let begin = if is_in_large_steps { start / tile * tile } else { start };
                 let end = bytes.end.min(begin.saturating_add(tile));
                 let made = maker.make(entry, start..end, &mut memory[..(end - start) as usize]);
-                let (bytes, _) = made.map_err(io::Error::other)?;
+                let (bytes, _) = made.map_err(|error| io::Error::other(self.blame(error)))?;
                 if cfg!(target_endian = "big") {
                     swap_bytes(entry.dtype(), bytes);
                 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Header;
+use super::disguise::{disguise, is_header};
 use super::parse::{self, MOST_TEXT, Parsed};
 use super::rules::{Finding, Profile};
 use crate::error::{Error, ErrorKind, Result};
@@ -134,6 +135,9 @@ pub struct HeaderDecoder {
 /// The bytes that hold the length of the JSON.
 const PREFIX: usize = 8;
 
+/// The bytes behind it that are looked at to tell what else a file may be.
+const HEAD: usize = 504;
+
 impl HeaderDecoder {
     /// The bytes of the file that are wanted next; `None` when the header is there.
     ///
@@ -143,7 +147,13 @@ impl HeaderDecoder {
     pub fn wants(&self) -> Result<Option<Range<u64>>> {
         let Some(len) = self.len else {
             if let Some(size) = self.file_size.filter(|&size| size < PREFIX as u64) {
-                let message = format!("a file of {size} bytes is not a safetensors file: the header needs 8");
+                let message = match size {
+                    0 => {
+                        "the file is empty, as a download or a copy leaves it that broke off: fetch it again"
+                            .to_owned()
+                    }
+                    _ => format!("a file of {size} bytes is not a safetensors file: the header needs 8"),
+                };
                 return Err(Error::new(ErrorKind::HeaderTooSmall, message));
             }
             return Ok(Some(self.prefix.len() as u64..PREFIX as u64));
@@ -165,7 +175,7 @@ impl HeaderDecoder {
             self.prefix.extend_from_slice(prefix);
             bytes = rest;
             if let Ok(prefix) = <[u8; PREFIX]>::try_from(&*self.prefix) {
-                self.len = Some(self.checked_len(prefix)?);
+                self.len = Some(self.checked_len(prefix, bytes)?);
             }
         }
         let Some(len) = self.len else {
@@ -184,25 +194,37 @@ impl HeaderDecoder {
         Ok(())
     }
 
-    fn checked_len(&self, prefix: [u8; PREFIX]) -> Result<u64> {
+    /// The length of the JSON that the prefix says, if it can be one; `rest` is what follows of the file, as far as it is there.
+    fn checked_len(&self, prefix: [u8; PREFIX], rest: &[u8]) -> Result<u64> {
         let len = u64::from_le_bytes(prefix);
         let limit = self.options.limit;
-        if len > limit {
-            // A length that could be one is taken for what it says.
-            let hint = disguise(&prefix).map_or_else(String::new, |what| format!("; this looks like {what}"));
+        let head: Vec<u8> = prefix.iter().chain(rest.iter().take(HEAD)).copied().collect();
+        let room = self.file_size.map(|size| size.saturating_sub(PREFIX as u64));
+        let is_too_large = len > limit;
+        let is_cut = room.is_some_and(|room| len > room);
+        // A length that could be one is taken for what it says, unless what follows is seen, and no header.
+        if (is_too_large || !rest.is_empty())
+            && let Some(what) = disguise(&head)
+        {
+            let kind = match (is_too_large, is_cut) {
+                (true, _) => ErrorKind::HeaderTooLarge,
+                (_, true) => ErrorKind::HeaderTruncated,
+                _ => ErrorKind::HeaderSyntax,
+            };
+            return Err(Error::new(kind, format!("it is not safetensors; this is {what}")));
+        }
+        if is_too_large {
+            let hint = if is_header(&head) { "" } else { "; it is not safetensors, or damaged" };
             let message = format!("the header claims {len} bytes, the limit is {limit}{hint}");
             return Err(Error::new(ErrorKind::HeaderTooLarge, message));
         }
-        match self.file_size {
-            Some(size) if len > size.saturating_sub(PREFIX as u64) => {
-                let message = format!(
-                    "the header claims {len} bytes, but only {} follow its length: the file is cut short",
-                    size.saturating_sub(PREFIX as u64)
-                );
-                Err(Error::new(ErrorKind::HeaderTruncated, message))
-            }
-            _ => Ok(len),
+        if let Some(room) = room.filter(|_| is_cut) {
+            let message = format!(
+                "the header claims {len} bytes, but only {room} follow its length: the file is cut short"
+            );
+            return Err(Error::new(ErrorKind::HeaderTruncated, message));
         }
+        Ok(len)
     }
 
     /// The header, once [`wants`](Self::wants) gives `None`.
@@ -243,25 +265,4 @@ impl HeaderDecoder {
         })?;
         Ok((parse::parse(text, self.options.profile)?, data_start))
     }
-}
-
-/// What a file is whose first bytes are no header's length.
-fn disguise(prefix: &[u8; PREFIX]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 9] = [
-        (b"PK\x03\x04", "a zip archive, such as PyTorch's own (pickle) checkpoints are"),
-        (b"\x80\x02", "a pickle, such as PyTorch's own checkpoints are"),
-        (b"\x80\x03", "a pickle"),
-        (b"\x80\x04", "a pickle"),
-        (b"\x80\x05", "a pickle"),
-        (b"GGUF", "a GGUF file"),
-        (b"\x89HDF", "an HDF5 file"),
-        (b"\x93NUMPY", "a NumPy array"),
-        (b"version ", "a Git LFS pointer: the file itself was not downloaded"),
-    ];
-    let by_magic = KNOWN.iter().find(|(magic, _)| prefix.starts_with(magic)).map(|known| known.1);
-    by_magic.or(match prefix {
-        [b'<', ..] => Some("a web page"),
-        [b'{', ..] => Some("JSON without the length that comes before it"),
-        _ => None,
-    })
 }

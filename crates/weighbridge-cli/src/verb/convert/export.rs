@@ -46,6 +46,17 @@ impl<'a> Export<'a> {
         Ok(destination.foreign_file(&["npy"])?.map(Self::Npy))
     }
 
+    /// What the file is good for, where more might be expected.
+    pub(super) fn is_good_for(&self) -> Option<&'static str> {
+        match self {
+            Self::Gguf(..) => Some(
+                "for programs that read tensors by these names; llama.cpp and candle-lm do not run it: it has neither \
+                 llama.cpp's names nor its hyperparameters and tokenizer",
+            ),
+            _ => None,
+        }
+    }
+
     /// Writes what is planned; returns what was left as it was, and what has no place. Codes of quantised
     /// modules go into GGUF only if they are wanted `raw`.
     pub(super) fn write(&self, plan: &Plan, raw: bool) -> Result<Vec<Note>> {

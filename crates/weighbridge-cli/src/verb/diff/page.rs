@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use weighbridge::{Checkpoint, Names};
-use weighbridge_page::Survey;
 use weighbridge_page::diff::{self, Change, Difference, Entry, Renamed};
+use weighbridge_page::{Shown, Survey};
 
 use super::structure::{Changed, Structure};
 use super::values::Moved;
@@ -26,6 +26,7 @@ pub(super) fn write(
     let [a, b] = [0, 1].map(|side| {
         let (path, checkpoint) = sides[side];
         Survey::new(titles[side].as_str(), path.display().to_string(), checkpoint, checkpoint, names)
+            .showing(Shown::Weights)
     });
     let change = |moved: &Moved<'_>| Change {
         differing: moved.differing,

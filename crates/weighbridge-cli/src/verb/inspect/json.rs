@@ -5,7 +5,6 @@ use std::io::Write;
 use anyhow::Result;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use weighbridge::TensorRef;
 use weighbridge_page::tree::{Node, Sort, position};
 use weighbridge_page::{DtypeTotal, ShardTotal, Stack, Survey};
 
@@ -126,7 +125,7 @@ impl<'s, 'c> Branch<'s, 'c> {
         Self {
             name: node.label(),
             numbers: node.numbers().to_vec(),
-            dtype: tensor.map(|tensor| tensor.dtype().name()),
+            dtype: tensor.map(|tensor| node.shown().dtype(&tensor)),
             shape: tensor.map(|tensor| tensor.shape()),
             count: node.count(),
             elements: node.elements(),
@@ -157,16 +156,16 @@ struct Tensor<'s> {
 
 impl Serialize for Tensors<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let order = order(self.survey.tensors(), self.sort);
+        let order = order(self.survey, self.sort);
         serializer.collect_seq(order.into_iter().map(|place| {
             let tensor = self.survey.tensors()[place];
             let figures = self.survey.figures();
             Tensor {
                 name: tensor.name(),
-                dtype: tensor.dtype().name(),
+                dtype: self.survey.shown().dtype(&tensor),
                 shape: tensor.shape(),
                 elements: tensor.elements(),
-                bytes: tensor.byte_len(),
+                bytes: self.survey.shown().bytes(&tensor),
                 shard: self.survey.file_of(&tensor),
                 offset: self.survey.offset_of(&tensor),
                 figures: figures.and_then(|figures| figures[place].as_ref()),
@@ -176,11 +175,12 @@ impl Serialize for Tensors<'_, '_> {
 }
 
 /// The places of tensors, which are sorted by path, in another order.
-pub(super) fn order(tensors: &[TensorRef<'_>], sort: Sort) -> Vec<usize> {
+pub(super) fn order(survey: &Survey<'_>, sort: Sort) -> Vec<usize> {
+    let (tensors, shown) = (survey.tensors(), survey.shown());
     let mut places: Vec<usize> = (0..tensors.len()).collect();
     match sort {
         Sort::Name => {}
-        Sort::Size => places.sort_by_key(|&place| std::cmp::Reverse(tensors[place].byte_len())),
+        Sort::Size => places.sort_by_key(|&place| std::cmp::Reverse(shown.bytes(&tensors[place]))),
         Sort::Offset => places.sort_by_key(|&place| position(&tensors[place])),
     }
     places

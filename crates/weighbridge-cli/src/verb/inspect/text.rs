@@ -104,7 +104,7 @@ impl<'s, 'c> Rows<'s, 'c> {
         match view {
             View::Tree { depth } => self.under(&self.survey.root(), "", depth, emit),
             View::Flat => {
-                let mut places = order(self.survey.tensors(), self.sort).into_iter();
+                let mut places = order(self.survey, self.sort).into_iter();
                 places.try_for_each(|place| emit(&self.listed(place)))
             }
         }
@@ -139,7 +139,7 @@ impl<'s, 'c> Rows<'s, 'c> {
     fn branch(&self, node: &Node<'s, 'c>, lead: String, label: &str) -> Vec<Cell> {
         let tensor = node.tensor();
         let style = if tensor.is_some() { PLAIN } else { BOLD };
-        let (dtype, shape) = tensor.map_or_else(Default::default, kind);
+        let (dtype, shape) = tensor.map_or_else(Default::default, |tensor| self.kind(tensor));
         let count = cell(show::count(node.count()), DIM);
         let mut row = vec![Cell { text: safe(label).into_owned(), style, lead }, dtype, shape, count];
         row.extend(self.size(node.bytes(), style));
@@ -151,17 +151,22 @@ impl<'s, 'c> Rows<'s, 'c> {
 
     fn listed(&self, place: usize) -> Vec<Cell> {
         let tensor = self.survey.tensors()[place];
-        let (dtype, shape) = kind(tensor);
+        let (dtype, shape) = self.kind(tensor);
         let shard = match self.survey.file_count() {
             1 => String::new(),
             _ => (self.survey.file_of(&tensor) + 1).to_string(),
         };
         let mut row = vec![cell(safe(tensor.name()), PLAIN), dtype, shape, cell(shard, DIM)];
-        row.extend(self.size(tensor.byte_len(), PLAIN));
+        row.extend(self.size(self.survey.shown().bytes(&tensor), PLAIN));
         if let Some(figures) = self.survey.figures() {
             row.extend(values(&Values::of([figures[place].as_ref()].into_iter())));
         }
         row
+    }
+
+    fn kind(&self, tensor: TensorRef<'_>) -> (Cell, Cell) {
+        let dtype = self.survey.shown().dtype(&tensor);
+        (cell(dtype, color(dtype)), cell(shape(tensor.shape()), PLAIN))
     }
 
     fn size(&self, bytes: u64, style: Style) -> [Cell; 3] {
@@ -173,10 +178,6 @@ impl<'s, 'c> Rows<'s, 'c> {
             cell(bar(share), AnsiColor::Blue.on_default()),
         ]
     }
-}
-
-fn kind(tensor: TensorRef<'_>) -> (Cell, Cell) {
-    (cell(tensor.dtype().name(), color(tensor.dtype())), cell(shape(tensor.shape()), PLAIN))
 }
 
 /// A part of a name; an empty one can be seen.
@@ -234,14 +235,14 @@ fn bar(share: f64) -> String {
     format!("{}{}", "█".repeat(eighths / 8), PARTS[eighths % 8])
 }
 
-/// Wide floats, 16 bits, 8 bits, fewer, and integers look different, as in the page.
-fn color(dtype: Dtype) -> Style {
-    let color = match dtype {
-        Dtype::BF16 => AnsiColor::Blue,
-        Dtype::F16 => AnsiColor::Cyan,
-        Dtype::F32 | Dtype::F64 | Dtype::C64 => AnsiColor::Magenta,
-        dtype if dtype.is_float() => AnsiColor::Yellow,
-        _ => AnsiColor::Green,
+/// Wide floats, 16 bits, 8 bits and fewer, blocks of such codes among them, and integers look different, as in the page.
+fn color(dtype: &str) -> Style {
+    let color = match dtype.parse() {
+        Ok(Dtype::BF16) => AnsiColor::Blue,
+        Ok(Dtype::F16) => AnsiColor::Cyan,
+        Ok(Dtype::F32 | Dtype::F64 | Dtype::C64) => AnsiColor::Magenta,
+        Ok(dtype) if !dtype.is_float() => AnsiColor::Green,
+        _ => AnsiColor::Yellow,
     };
     color.on_default()
 }
@@ -252,7 +253,7 @@ fn totals(out: &mut impl Write, survey: &Survey<'_>) -> Result<()> {
     let dtypes = survey.dtypes();
     let rows = dtypes.iter().map(|of| {
         let parameters = show::plural(of.elements as usize, "parameter");
-        let name = cell(of.dtype.name(), color(of.dtype));
+        let name = cell(of.dtype, color(of.dtype));
         sized(name, show::plural(of.tensors as usize, "tensor"), of.bytes, total, parameters)
     });
     section(out, "dtypes", rows.collect())?;

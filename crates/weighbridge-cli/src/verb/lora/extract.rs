@@ -16,6 +16,7 @@ use crate::dtype::parse_weight_dtype;
 use crate::interrupt;
 use crate::load;
 use crate::outcome::Outcome;
+use crate::pattern;
 use crate::select::Select;
 use crate::show::{plural, safe};
 use crate::term::Term;
@@ -70,7 +71,7 @@ impl Extract {
         let truncation = self.ranks.truncation()?;
         self.output.check(AdapterFormat::Peft)?;
         let [base, tuned] = [self.open(&self.base, term)?, self.open(&self.tuned, term)?];
-        let pairs = self.pairs(&base, &tuned)?;
+        let pairs = self.pairs(&base, &tuned, term)?;
         let layers = Layers::of(&base, &pairs)?;
         let mut adapter = NewAdapter::new(AdapterFormat::Peft);
         if layers.has_transposed() {
@@ -127,6 +128,7 @@ impl Extract {
         &self,
         base: &'c Checkpoint,
         tuned: &'c Checkpoint,
+        term: &Term,
     ) -> Result<Vec<(TensorRef<'c>, TensorRef<'c>)>> {
         let names = self.select.names()?;
         let chosen = |checkpoint: &'c Checkpoint| {
@@ -141,6 +143,7 @@ impl Extract {
         if let Some(tensor) = chosen(base).find(|tensor| tuned.tensor(tensor.name()).is_none()) {
             return Err(lacks(&self.tuned, tensor.name()));
         }
+        self.select.check(&self.tuned, &[pattern::names(base), pattern::names(tuned)].concat(), term)?;
         let mut pairs = Vec::new();
         for tensor in chosen(tuned) {
             let before = base.tensor(tensor.name()).ok_or_else(|| lacks(&self.base, tensor.name()))?;
@@ -152,7 +155,7 @@ impl Extract {
             pairs.push((before, tensor));
         }
         if pairs.is_empty() {
-            bail!("{}: none of its tensors is chosen", self.tuned.display());
+            return Err(pattern::nothing_left(&self.tuned, tuned.len()));
         }
         Ok(pairs)
     }

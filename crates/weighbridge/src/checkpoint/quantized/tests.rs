@@ -207,3 +207,12 @@ fn modules_without_a_name() {
     );
     assert!(ckpt.quantized_weight("weight").is_some() && ckpt.quantized_weight("é").is_none());
 }
+
+#[test]
+fn weights_that_are_made_are_in_no_file_of_their_own() {
+    let stored = checkpoint(&[("up.weight", "I8", &[2, 32]), ("up.weight_scale", "BF16", &[2, 1])]);
+    assert_eq!(stored.file_count(), 1);
+    let dense = stored.dequantized().unwrap();
+    assert_eq!(dense.tensor("up.weight").map(|weight| weight.dtype()), Some(Dtype::BF16));
+    assert_eq!((dense.shards().len(), dense.file_count()), (2, 1));
+}
