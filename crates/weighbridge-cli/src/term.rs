@@ -72,7 +72,8 @@ impl Term {
             true => ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr()),
             false => ProgressBar::hidden(),
         };
-        let form = "{msg:>10} {bar:32} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
+        // It fits into 80 columns.
+        let form = "{msg:>10} {bar:20} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(form) {
             bar.set_style(style);
         }

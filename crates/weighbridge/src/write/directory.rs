@@ -72,7 +72,7 @@ impl Directory {
             let Some(handle) = lock::open_directory(path)?.handle() else { return Ok(None) };
             // Whoever created it may have removed it before we got the lock.
             match is_linked(&handle)? {
-                true => Ok(Some((path.canonicalize()?, handle))),
+                true => Ok(Some((real(path)?, handle))),
                 false => Err(io::ErrorKind::NotFound.into()),
             }
         };
@@ -103,7 +103,7 @@ impl Directory {
             if !is_linked(&handle)? {
                 continue;
             }
-            let path = path.canonicalize()?;
+            let path = real(path)?;
             let created = (!exists).then(|| Created(path.clone()));
             if let (Some(_), Some(parent)) = (&created, path.parent()) {
                 sync_directory(parent)?;
@@ -165,6 +165,15 @@ impl Directory {
                 return Ok(Staging { directory, lock });
             }
         }
+    }
+}
+
+/// The absolute path of what is there, with links resolved; on some drives of Windows, as those in memory, that cannot be found out,
+/// and they stay.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(_) if cfg!(windows) => std::path::absolute(path),
+        other => other,
     }
 }
 
