@@ -16,6 +16,7 @@ pages! {
     Choose: "recipes/choose.md",
     Quantised: "recipes/quantised.md",
     Adapters: "recipes/adapters.md",
+    Lora: "recipes/lora.md",
     Ranks: "recipes/ranks.md",
     Remote: "recipes/remote.md",
     Training: "recipes/training.md",

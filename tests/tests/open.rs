@@ -145,12 +145,14 @@ fn files_that_are_something_else() {
     let path = directory.path().join("model.safetensors");
     let whole = file(&[("a", stored(1))]);
     let cases: &[(&[u8], ErrorKind, &str)] = &[
-        (b"", ErrorKind::HeaderTooSmall, "0 bytes"),
+        (b"", ErrorKind::HeaderTooSmall, "empty"),
         (b"1234567", ErrorKind::HeaderTooSmall, "7 bytes"),
         (b"PK\x03\x04\0\0\x08\x08 and so on", ErrorKind::HeaderTooLarge, "pickle"),
         (b"\x80\x02}q\0(X\x05\0\0", ErrorKind::HeaderTooLarge, "pickle"),
         (b"GGUF\x03\0\0\0 and so on", ErrorKind::HeaderTooLarge, "GGUF"),
         (b"version https://git-lfs.github.com/spec/v1\n", ErrorKind::HeaderTooLarge, "LFS"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03 and so on", ErrorKind::HeaderTruncated, "gzip"),
+        (&[0; 64], ErrorKind::HeaderSyntax, "zeros"),
         (&whole[..whole.len() - 1], ErrorKind::DataLength, "cut short"),
         (&whole[..40], ErrorKind::HeaderTruncated, "cut short"),
         (&[&whole[..], b"x"].concat(), ErrorKind::DataLength, "left over"),
