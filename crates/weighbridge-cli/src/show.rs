@@ -62,13 +62,15 @@ pub(crate) fn is_unsafe(c: char) -> bool {
 
 /// An error and its causes on one line, without what one repeats of another.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    // Windows has two ways to write one path.
+    let plain = |text: &str| if cfg!(windows) { text.replace('\\', "/") } else { text.to_owned() };
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
         let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        if text.contains(&line) {
+        if plain(&text).contains(&plain(&line)) {
             line = text;
-        } else if !line.contains(&text) {
+        } else if !plain(&line).contains(&plain(&text)) {
             line.push_str(": ");
             line.push_str(&text);
         }
