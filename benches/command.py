@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-BEGIN, END = "<!-- begin command:table -->", "<!-- end command:table -->"
+import marked
+
 
 
 PICKLE = """
@@ -238,10 +239,7 @@ def main():
     text = f"A checkpoint of {size / 1e9:.2f} GB, page cache hot; medians of {arguments.repeat}.\n\n" + "\n".join(table)
     print(text)
     if arguments.update:
-        page = arguments.update.read_text()
-        before, rest = page.split(BEGIN)
-        after = rest.split(END)[1]
-        arguments.update.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        marked.replace(arguments.update, "command:table", text)
 
 
 if __name__ == "__main__":

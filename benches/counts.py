@@ -16,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-BEGIN, END = "<!-- begin counts -->", "<!-- end counts -->"
+import marked
+
 
 # Work, layout, and its ways with their titles.
 CANDLE = "candle `VarBuilder::from_mmaped_safetensors`"
@@ -84,10 +85,7 @@ def main():
     table = "\n".join(lines)
     print(table)
     if arguments.update:
-        page = arguments.update.read_text()
-        before, rest = page.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        arguments.update.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+        marked.replace(arguments.update, "counts", table)
 
 
 if __name__ == "__main__":

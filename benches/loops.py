@@ -20,7 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-BEGIN, END = "<!-- begin loops -->", "<!-- end loops -->"
+import marked
+
 ELEMENTS = 262_144
 PLUGIN = Path(__file__).with_suffix(".c")
 
@@ -116,10 +117,7 @@ def main():
     table = "\n".join(tables(counts))
     print(table)
     if arguments.update:
-        page = arguments.update.read_text()
-        before, rest = page.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        arguments.update.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+        marked.replace(arguments.update, "loops", table)
 
 
 if __name__ == "__main__":
