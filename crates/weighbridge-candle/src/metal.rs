@@ -99,7 +99,7 @@ impl engine::Device for Metal {
         Some(unsafe { std::slice::from_raw_parts_mut(start.cast(), (bytes.end - bytes.start) as usize) })
     }
 
-    fn copy(&self, (): &mut (), _: &[Transfer<'_, Shared>]) -> Result<()> {
+    unsafe fn copy(&self, (): &mut (), _: &[Transfer<'_, Shared>]) -> Result<()> {
         Err(no_copies())
     }
 
