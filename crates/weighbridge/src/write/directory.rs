@@ -249,14 +249,14 @@ impl Temporary {
 ///
 /// Elsewhere on Windows nothing can take the name of an open file. Most have it open for a moment, as readers of small files,
 /// indexers and virus scanners, so it is tried for two seconds. Who reads from the file that it writes never closes it in time; but
-/// an open file can be renamed, if whoever opened it let others remove it, as Rust's programs do. So it is moved aside before
-/// long. Killed between the two renames, the process leaves both files, under other names.
+/// an open file can be renamed, if whoever opened it let others remove it, as Rust's programs do. So it is moved aside after a
+/// second, and for a moment nothing has its name. Killed between the two renames, the process leaves both files, under other names.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     const PAUSE: Duration = Duration::from_millis(20);
     /// So many pauses are made.
     const MOST: u32 = 100;
     /// So many of them before the file is moved aside.
-    const PATIENT: u32 = 10;
+    const PATIENT: u32 = 50;
     let mut attempt = 0;
     loop {
         let denied = match fs::rename(from, to) {
