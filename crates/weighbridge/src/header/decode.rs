@@ -203,9 +203,8 @@ impl HeaderDecoder {
         let is_too_large = len > limit;
         let is_cut = room.is_some_and(|room| len > room);
         // A length that could be one is taken for what it says, unless what follows is seen, and no header.
-        if (is_too_large || !rest.is_empty())
-            && let Some(what) = disguise(&head)
-        {
+        let is_doubtful = is_too_large || !rest.is_empty();
+        if let Some(what) = disguise(&head).filter(|_| is_doubtful) {
             let kind = match (is_too_large, is_cut) {
                 (true, _) => ErrorKind::HeaderTooLarge,
                 (_, true) => ErrorKind::HeaderTruncated,
