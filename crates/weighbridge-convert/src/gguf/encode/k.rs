@@ -1,7 +1,7 @@
 //! The K formats: 256 values with scales of their groups, which are quantised themselves. Scales are searched
 //! for.
 
-use super::half;
+use super::{bounds, half};
 
 /// The nearest whole number, halfway the even one, of a value of at most a few thousand.
 fn nearest(value: f32) -> i32 {
@@ -37,15 +37,13 @@ impl Search {
     /// are tried: for each spacing of codes the best line through the values. What is found to be better is
     /// where the next step begins.
     fn fit(&self, values: &[f32], weights: &[f32; 32]) -> Fit {
-        let (mut least, mut largest) = (values[0], values[0]);
+        let (mut least, largest) = bounds(values);
         let (mut sum_weights, mut sum) = (weights[0], weights[0] * values[0]);
         for (&value, &weight) in values.iter().zip(weights).skip(1) {
-            // Not `min` and `max`: which of two zeros these give is up to the machine.
-            least = if value < least { value } else { least };
-            largest = if value > largest { value } else { largest };
             sum_weights += weight;
             sum += weight * value;
         }
+        // Not `min`: which of two zeros that gives is up to the machine, as is that of `max`.
         least = if least > 0.0 { 0.0 } else { least };
         if largest == least {
             return Fit { scale: 0.0, below: -least, codes: [0; 32] };
